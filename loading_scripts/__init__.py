@@ -1,0 +1,1 @@
+"""One corpus = one file = one `--dataset` value. The folder is the registry."""

@@ -1,0 +1,23 @@
+"""Speech emotion recognition the Hugging Face way. Names load when used, so that `import ser_hf` stays fast."""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "load_corpus": "corpora",
+    "list_corpora": "corpora",
+    "split": "protocols",
+    "check_disjoint": "protocols",
+    "SerConfig": "models",
+    "SerForAudioClassification": "models",
+    "SerError": "schema",
+}
+
+__all__ = ["__version__", *_LAZY]
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module 'ser_hf' has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
