@@ -194,7 +194,8 @@ def find_corpus(name: str, data_dir: str | Path | None = None) -> Path:
             raise SerError(f"--data_dir {data_dir}: no such folder; give the folder that holds {corpus.CARD.title}")
     else:
         base = os.environ.get("SER_DATA_DIR")
-        places = [Path(base).expanduser().absolute() / folder for folder in (name, *corpus.CARD.folders)] if base else []
+        folders = dict.fromkeys((name, *corpus.CARD.folders)) if base else ()
+        places = [Path(base).expanduser().absolute() / folder for folder in folders]
     for place in places:
         found = corpus.root(place) if place.is_dir() else None
         if found is not None:

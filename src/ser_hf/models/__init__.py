@@ -1,0 +1,14 @@
+"""Models that ship to the Hub. Registration is here and not in the shipped files: registering there would make the
+first repository loaded serve the code of all later ones (shared/PLATFORM.md 2.3)."""
+
+from transformers import AutoConfig, AutoModelForAudioClassification
+
+from .configuration_ser import SerConfig
+from .modeling_ser import SerForAudioClassification
+
+AutoConfig.register("ser", SerConfig, exist_ok=True)
+AutoModelForAudioClassification.register(SerConfig, SerForAudioClassification, exist_ok=True)
+SerConfig.register_for_auto_class()
+SerForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+
+__all__ = ["SerConfig", "SerForAudioClassification"]

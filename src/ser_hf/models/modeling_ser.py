@@ -1,0 +1,209 @@
+"""The audio model. Ships to the Hub beside the weights: imports nothing of this project but its configuration."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.auto import modeling_auto
+
+from .configuration_ser import SerConfig
+
+# Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
+modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser", "SerForAudioClassification")
+
+
+def pool(frames: torch.Tensor, mask: torch.Tensor, pooling: str, scores: torch.Tensor | None = None) -> torch.Tensor:
+    """One vector a clip from its real frames; padding never counts.
+
+    Args:
+        frames: `(batch, frames, dim)`.
+        mask: `(batch, frames)`, True = real frame; every clip has at least one.
+        pooling: `mean`, `max`, `meanmax` or `attentive`.
+        scores: `(batch, frames, 1)`, for `attentive`: a softmax over real frames makes the weights.
+
+    Returns:
+        `(batch, dim)`, or `(batch, 2 * dim)` for `meanmax`.
+
+    >>> pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]), "meanmax")
+    tensor([[2., 3.]])
+    """
+    real = mask.unsqueeze(-1)
+    if pooling == "attentive":
+        weights = scores.masked_fill(~real, torch.finfo(scores.dtype).min).softmax(dim=1)
+        return (frames * weights).sum(dim=1)
+    mean = frames.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1)
+    if pooling == "mean":
+        return mean
+    largest = frames.masked_fill(~real, torch.finfo(frames.dtype).min).amax(dim=1)
+    return largest if pooling == "max" else torch.cat([mean, largest], dim=-1)
+
+
+class SerPreTrainedModel(PreTrainedModel):
+    """Loading rules and initialisation of the audio model."""
+
+    config_class = SerConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_values"
+    input_modalities = "audio"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    # The loss below is a plain batch mean. Trainer takes a forward with **kwargs for one that normalises by
+    # num_items_in_batch and then does not divide by the accumulation steps.
+    accepts_loss_kwargs = False
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers, but weights the checkpoint does not have are an error and never random in silence.
+
+        Raises:
+            ValueError: names the missing weights.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        missing = sorted(info["missing_keys"])
+        if missing:
+            shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+            raise ValueError(
+                f"{args[0] if args else 'checkpoint'}: weights {shown} are missing, the model would answer at random; "
+                "give a fine-tuned checkpoint, or train a new head on this encoder with a recipe"
+            )
+        return (model, info) if output_loading_info else model
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, SerForAudioClassification) and module.config.use_weighted_layer_sum:
+            module.ser_layer_weights.fill_(1.0 / len(module.ser_layer_weights))
+
+
+class SerForAudioClassification(SerPreTrainedModel):
+    """Emotion of a clip: classes, several labels at once, or continuous values, by `config.problem_type`."""
+
+    def __init__(self, config: SerConfig):
+        super().__init__(config)
+        if not hasattr(config.audio_config, "conv_kernel"):
+            raise ValueError(
+                f"encoder {config.audio_config.model_type!r} does not read raw audio: "
+                "use wav2vec2, XLSR, HuBERT, WavLM or data2vec-audio"
+            )
+        self.encoder = AutoModel.from_config(config.audio_config)
+        layers = config.audio_config.num_hidden_layers + 1  # and the input of the first
+        if config.use_weighted_layer_sum:
+            self.ser_layer_weights = nn.Parameter(torch.ones(layers) / layers)
+        # No encoder has modules of these names: PEFT's modules_to_save would swallow one that has (PLATFORM.md 0.8).
+        width = config.hidden_size
+        if config.head == "linear":
+            self.ser_projector = nn.Linear(width, config.head_size)
+            width = config.head_size
+        if config.pooling == "attentive":
+            self.ser_pool = nn.Sequential(nn.Linear(width, 128), nn.Tanh(), nn.Linear(128, 1))
+        width *= 2 if config.pooling == "meanmax" else 1
+        if config.head == "mlp":
+            self.ser_dense = nn.Linear(width, width)
+            self.ser_dropout = nn.Dropout(config.head_dropout)
+        self.ser_classifier = nn.Linear(width, config.num_labels)
+        self.post_init()
+
+    def freeze_feature_encoder(self) -> None:
+        """Stop the gradients of the convolutions that read the waveform."""
+        self.encoder.feature_extractor._freeze_parameters()
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples the convolutions need for one frame (400 = 25 ms at 16 kHz in all published encoders)."""
+        return self._samples_for(1)
+
+    def _samples_for(self, frames: int) -> int:
+        samples = frames
+        audio = self.config.audio_config
+        for kernel, stride in zip(reversed(audio.conv_kernel), reversed(audio.conv_stride), strict=True):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
+    def _long_enough(self, values: torch.Tensor, mask: torch.Tensor | None):
+        """Zeros behind clips that are too short for one frame (counted as real, alone and in a batch alike), and
+        behind batches too short for SpecAugment's masks (counted as padding), both of which transformers refuses."""
+        needed = self.receptive_field
+        if mask is not None and (short := mask.sum(dim=-1) < needed).any():
+            columns = torch.arange(mask.shape[1], device=mask.device) < needed
+            mask = torch.where(short.unsqueeze(-1) & columns, torch.ones_like(mask), mask)
+        if values.shape[1] < needed:
+            extra = needed - values.shape[1]
+            values = F.pad(values, (0, extra))
+            mask = None if mask is None else F.pad(mask, (0, extra), value=1)
+        audio = self.config.audio_config
+        # data2vec's configuration has no such switch and always masks.
+        if self.training and getattr(audio, "apply_spec_augment", True) and audio.mask_time_prob > 0:
+            extra = self._samples_for(audio.mask_time_length + 1) - values.shape[1]
+            if extra > 0:
+                mask = torch.ones_like(values, dtype=torch.long) if mask is None else mask
+                values, mask = F.pad(values, (0, extra)), F.pad(mask, (0, extra))
+        return values, mask
+
+    def _frame_mask(self, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """`(batch, frames)`, True where the frame is of the clip and not of its padding."""
+        if mask is None:
+            return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+        lengths = self.encoder._get_feat_extract_output_lengths(mask.sum(dim=-1)).clamp(min=1)
+        return torch.arange(frames.shape[1], device=frames.device) < lengths.unsqueeze(-1)
+
+    def forward(
+        self,
+        input_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple:
+        """Scores of a batch of clips.
+
+        Args:
+            input_values: `(batch, samples)`, each clip normalised as its feature extractor does.
+            attention_mask: `(batch, samples)`, 1 = real sample; None when no clip is padded.
+            labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
+
+        Returns:
+            `logits` `(batch, labels)`; `loss` (batch mean) when labels are given.
+        """
+        values, mask = self._long_enough(input_values, attention_mask)
+        out = self.encoder(
+            values,
+            attention_mask=mask,
+            output_hidden_states=output_hidden_states or self.config.use_weighted_layer_sum,
+            output_attentions=output_attentions,
+            return_dict=True,
+        )
+        frames = out.last_hidden_state  # (batch, frames, hidden)
+        if self.config.use_weighted_layer_sum:
+            weights = self.ser_layer_weights.softmax(dim=-1)
+            frames = torch.einsum("l,lbfh->bfh", weights.to(frames), torch.stack(out.hidden_states))
+        logits = self._head(frames, self._frame_mask(frames, mask))
+        loss = None if labels is None else self._loss(logits, labels)
+        if return_dict is False:
+            return (logits,) if loss is None else (loss, logits)
+        hidden_states = out.hidden_states if output_hidden_states else None
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=hidden_states, attentions=out.attentions
+        )
+
+    def _head(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        linear = self.config.head == "linear"
+        if linear and self.config.pooling == "mean":
+            # A mean commutes with a projection: the stock head's result at 1/frames of its cost.
+            return self.ser_classifier(self.ser_projector(pool(frames, mask, "mean")))
+        if linear:
+            frames = self.ser_projector(frames)
+        scores = self.ser_pool(frames) if self.config.pooling == "attentive" else None
+        pooled = pool(frames, mask, self.config.pooling, scores)
+        if not linear:
+            pooled = self.ser_dropout(torch.tanh(self.ser_dense(self.ser_dropout(pooled))))
+        return self.ser_classifier(pooled)
+
+    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self.config.problem_type == "regression":
+            return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
+        if self.config.problem_type == "multi_label_classification":
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return F.cross_entropy(logits, labels)
