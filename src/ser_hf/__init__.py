@@ -11,7 +11,7 @@ _LAZY = {
     "check_disjoint": "protocols",
     "SerConfig": "models",
     "SerForAudioClassification": "models",
-    "SerError": "schema",
+    "SerError": "errors",
 }
 
 __all__ = ["__version__", *_LAZY]
@@ -20,4 +20,6 @@ __all__ = ["__version__", *_LAZY]
 def __getattr__(name: str):
     if name not in _LAZY:
         raise AttributeError(f"module 'ser_hf' has no attribute {name!r}")
+    if _LAZY[name] == "models":
+        importlib.import_module(".torchaudio_cpu", __name__).check()
     return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)

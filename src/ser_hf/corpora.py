@@ -18,8 +18,9 @@ import pyarrow as pa
 import xxhash
 
 from . import __version__
-from .audio import scan
-from .schema import COLUMNS, CorpusCard, LabelConfig, SerError, features
+from .audio import AudioError, cut, scan
+from .errors import SerError
+from .schema import COLUMNS, CorpusCard, LabelConfig, features
 
 logger = datasets.logging.get_logger(__name__)
 
@@ -51,7 +52,8 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
     def utterances(self, root: Path) -> list[dict]:
         """All utterances in a fixed order: `id`, `audio` (a path, `{"bytes", "path"}`, or None in a corpus of texts),
         `emotion` (a word of `schema.EMOTIONS`), `text`, `speaker`, the optional columns, and `scores`
-        (`{target: value}`) for vector labels.
+        (`{target: value}`) for vector labels. `cut: True` makes the audio `start` to `end` seconds of its recording;
+        `problem` says why a clip cannot be used, where the loading script knows better than the decoder.
         """
         raise NotImplementedError
 
@@ -74,7 +76,7 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
         with ThreadPoolExecutor(max_workers=2) as pool:  # reading files overlaps hashing; libsndfile frees the GIL
             for first in range(0, len(rows), 256):
                 block = rows[first : first + 256]
-                scans = list(pool.map(lambda row: scan(row["audio"]) if row["audio"] else {}, block))
+                scans = list(pool.map(_scan, block))
                 table = [self._row(row, found) for row, found in zip(block, scans, strict=True)]
                 yield first, pa.Table.from_pylist(table, schema=schema)
 
@@ -92,6 +94,19 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
             return None if None in vector else [float(value) for value in vector]
         word = self.config.label_map.get(row["emotion"])
         return None if word is None else self.config.label_names.index(word)
+
+
+def _scan(row: dict) -> dict:
+    """`audio.scan` of a row, and its `audio` if it is to be cut: here, so that only a block at a time is in memory."""
+    if row.get("problem") or not row["audio"]:
+        return {"problem": row.get("problem")}
+    if not row.get("cut"):
+        return scan(row["audio"])
+    try:
+        audio = {"bytes": cut(row["audio"], row["start"], row["end"]), "path": f"{row['id']}.flac"}
+    except AudioError as error:
+        return {"problem": str(error)}
+    return {**scan(audio), "audio": audio}
 
 
 @dataclass
@@ -260,7 +275,7 @@ def load_corpus(
     )
     builder.download_and_prepare(num_proc=num_proc, verification_mode="no_checks")
     everything = builder.as_dataset(split="train")
-    usable, report = _select(everything, name, config, corpus.CARD)
+    usable, report = _select(everything, name, config, corpus.CARD, root)
     for line in report.lines():
         logger.info(line)
     if strict and (report.missing or report.problems):
@@ -270,10 +285,11 @@ def load_corpus(
     return (usable, report) if return_report else usable
 
 
-def _select(everything: datasets.Dataset, name: str, config: LabelConfig, card: CorpusCard):
+def _select(everything: datasets.Dataset, name: str, config: LabelConfig, card: CorpusCard, root: Path):
     """Usable rows that carry a label, and the report on all others."""
     table = everything.with_format("arrow")[:]
-    problems = table[_PROBLEM].to_pylist()
+    # Relative to the corpus: these lines go into results and cards, which name no folder of this machine.
+    problems = [text and text.replace(f"{root}/", "") for text in table[_PROBLEM].to_pylist()]
     labels = table["label"].to_pylist()
     keep = [i for i, problem in enumerate(problems) if problem is None and labels[i] is not None]
     usable = everything.select(keep).remove_columns(_PROBLEM)

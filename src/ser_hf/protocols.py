@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from .schema import SerError
+from .errors import SerError
 
 PARTS = ("train", "validation", "test")
 VALIDATION_FRACTION = 0.2  # of the training utterances, as EmoBox's 80/20
@@ -121,7 +121,7 @@ def find_protocol(corpus: str, name: str | None = None) -> Protocol:
     return known[name]
 
 
-def test_folds(dataset: Dataset, protocol: Protocol, seed: int = 42) -> list[np.ndarray]:
+def folds_of(dataset: Dataset, protocol: Protocol, seed: int = 42) -> list[np.ndarray]:
     """Test row numbers of every fold of a protocol, sorted. `seed` only matters for `random`."""
     if protocol.by == "random":
         return _random_folds(dataset, len(protocol.folds), seed)
@@ -182,7 +182,7 @@ def split(
         SerError: no such protocol or fold; a part is empty; too few speakers to carve validation from.
     """
     chosen = find_protocol(corpus, protocol)
-    tests = test_folds(dataset, chosen, seed)
+    tests = folds_of(dataset, chosen, seed)
     if not 0 <= fold < len(tests):
         raise SerError(f"--fold {fold}: {corpus}'s protocol {chosen.name!r} has folds 0 to {len(tests) - 1}")
     test = tests[fold]

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 import datasets
 from datasets import Audio, ClassLabel, Features, List, Value
 
+from .errors import SerError as SerError  # loading scripts take everything from here
+
 # Full words, one spelling for all corpora, so that a model trained on one can be tested on another.
 EMOTIONS = (
     "angry",
@@ -54,10 +56,6 @@ OPTIONAL_COLUMNS = {
     "votes": List(Value("float32")),  # one number a label: how many raters chose it
     "split": Value("string"),  # the corpus's official part: "train", "validation" or "test"
 }
-
-
-class SerError(Exception):
-    """A mistake the user can mend. The message is one line: the thing, the value got, the next step (exit status 2)."""
 
 
 @dataclass

@@ -46,6 +46,7 @@ class Speaker:
     tilt: float  # fall of the source's spectrum, exponent of the harmonic number
     breath: float  # dB of aspiration noise relative to the voice
     rough: float  # depth of the period-doubling
+    bright: float  # dB by which the voice stands out around 3 kHz
     noise: float  # dB of room noise relative to the voice
     expression: float
 
@@ -59,9 +60,10 @@ def speakers(women: int, men: int, rng: np.random.Generator) -> list[Speaker]:
     everyone = women + men
     shared = {
         "tempo": spread(4.0, 5.6, everyone),
-        "tilt": spread(1.15, 1.55, everyone),
-        "breath": spread(-30.0, -18.0, everyone),
-        "rough": spread(0.0, 0.12, everyone),
+        "tilt": spread(1.2, 1.5, everyone),
+        "breath": spread(-28.0, -20.0, everyone),
+        "rough": spread(0.0, 0.08, everyone),
+        "bright": spread(-2.5, 2.5, everyone),
         "noise": spread(-50.0, -36.0, everyone),
         "expression": spread(0.8, 1.2, everyone),
     }
@@ -118,20 +120,20 @@ def _pitch(speaker, arousal, valence, starts, lengths, samples, rng) -> np.ndarr
 
 def _roughness(speaker: Speaker, arousal: float, valence: float) -> float:
     """Depth of period doubling: a pressed, harsh voice when the mood is bad, most of all when it is loud."""
-    return float(np.clip(speaker.rough + 0.35 * max(0.0, -valence) * (1 + 0.6 * arousal), 0.0, 0.7))
+    return float(np.clip(speaker.rough + 0.6 * max(0.0, -valence) * (1 + 0.4 * arousal), 0.0, 0.8))
 
 
 def _source(speaker, arousal, valence, pitch, rng) -> np.ndarray:
     """The voice at the glottis: a band-limited pulse read at the phase of `pitch`, rough and breathy as asked."""
     phase = np.cumsum(pitch / RATE)
     harmonics = np.arange(1, int(7600 / pitch.max()) + 1)
-    tilt = max(0.7, speaker.tilt - 0.45 * arousal + rng.normal(0, 0.08))
+    tilt = max(0.7, speaker.tilt - 0.6 * arousal + rng.normal(0, 0.08))
     spectrum = np.zeros(1025, dtype=complex)
     spectrum[harmonics] = -1j * harmonics**-tilt
     table = np.fft.irfft(spectrum)
     voice = table[(phase % 1 * len(table)).astype(int)]
     voice *= 1 + _roughness(speaker, arousal, valence) * np.sin(np.pi * phase)
-    breath = 10 ** ((speaker.breath - 8.0 * arousal + rng.normal(0, 2.0)) / 20)
+    breath = 10 ** ((speaker.breath - 12.0 * arousal + rng.normal(0, 2.0)) / 20)
     opening = 0.6 + 0.4 * np.cos(2 * np.pi * phase)  # breath flows while the glottis is open
     return voice / voice.std() + breath * opening * rng.normal(0, 1.0, len(voice)) * 3
 
@@ -160,6 +162,7 @@ def _articulate(speaker, arousal, valence, source, starts, lengths, rng) -> np.n
         heard = sosfilt(_resonators(vowel), voiced)
         stop = min(last + tail, len(out))
         out[first + onset : stop] += (heard / (heard.std() + 1e-9) * gain)[: stop - first - onset]
+    out = sosfilt(_bell(speaker.bright + 9.0 * valence), out)
     out += rng.normal(0, 10 ** (speaker.noise / 20), len(out))
     level = 0.05 * 10 ** ((5.0 * arousal + rng.normal(0, 2.0)) / 20)
     return np.tanh(out * level).astype(np.float32)
@@ -179,3 +182,11 @@ def _resonators(frequencies: np.ndarray, bandwidths: np.ndarray = BANDWIDTHS) ->
     middle = -2 * radius * np.cos(2 * np.pi * np.minimum(frequencies, 7500) / RATE)
     zero = np.zeros_like(radius)
     return np.stack([1 + middle + radius**2, zero, zero, zero + 1, middle, radius**2], axis=1)
+
+
+def _bell(gain: float) -> np.ndarray:
+    """A bell of `gain` dB at 3 kHz, one octave and a half wide (R. Bristow-Johnson, Audio EQ cookbook), (1, 6)."""
+    amplitude, angle = 10 ** (gain / 40), 2 * np.pi * 3000 / RATE
+    alpha, middle = np.sin(angle) / (2 * 0.9), -2 * np.cos(angle)
+    up, down = alpha * amplitude, alpha / amplitude
+    return np.array([[1 + up, middle, 1 - up, 1 + down, middle, 1 - down]]) / (1 + down)

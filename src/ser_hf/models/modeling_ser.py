@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto import modeling_auto
 
@@ -104,6 +104,33 @@ class SerForAudioClassification(SerPreTrainedModel):
             self.ser_dropout = nn.Dropout(config.head_dropout)
         self.ser_classifier = nn.Linear(width, config.num_labels)
         self.post_init()
+
+    @classmethod
+    def from_encoder(cls, name_or_path: str, overrides: dict | None = None, **config) -> "SerForAudioClassification":
+        """A pretrained encoder under a new, random head, to be trained.
+
+        Args:
+            name_or_path: Hub id or folder of an encoder, or of any model with one (its own head is left behind).
+            overrides: Changes to the encoder's configuration.
+            config: Of `SerConfig`: pooling, head, id2label, problem_type, ...
+
+        Raises:
+            ValueError: weights of the encoder itself are missing from the checkpoint.
+        """
+        audio = AutoConfig.from_pretrained(name_or_path, **(overrides or {}))
+        if audio.model_type == "ser":
+            encoder = cls.from_pretrained(name_or_path).encoder
+            missing = []
+        else:
+            encoder, info = AutoModel.from_pretrained(name_or_path, config=audio, output_loading_info=True)
+            # masked_spec_embed fills what SpecAugment masks; some published checkpoints never had one.
+            missing = sorted(key for key in info["missing_keys"] if not key.endswith("masked_spec_embed"))
+        if missing:
+            raise ValueError(f"{name_or_path}: the encoder's weights {', '.join(missing[:4])} are missing")
+        model = cls(SerConfig(audio_config=encoder.config, **config))
+        model.encoder = encoder
+        model.config.audio_config = encoder.config
+        return model
 
     def freeze_feature_encoder(self) -> None:
         """Stop the gradients of the convolutions that read the waveform."""

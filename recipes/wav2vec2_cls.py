@@ -1,0 +1,69 @@
+"""Fine-tune a speech encoder to classify emotions.
+
+    accelerate launch recipes/wav2vec2_cls.py --dataset emodb --data_dir /corpora/emodb
+    accelerate launch recipes/wav2vec2_cls.py --dataset demo
+    accelerate launch --multi_gpu --num_processes 4 recipes/wav2vec2_cls.py --dataset ravdess \
+        --model_name_or_path facebook/wav2vec2-large-xlsr-53 --pooling max
+
+Corpus -> speaker-independent split -> encoder, pooling, head -> selected on validation -> test scored once -> a folder
+that `pipeline("audio-classification", model=folder)` loads.
+"""
+
+from ser_hf import args, run
+
+
+def main() -> None:
+    # 1. Flags. Nothing heavy is imported before this line, so that --help and a typo answer at once.
+    data, model_args, run_args, training, given = args.parse(__doc__, system="wav2vec2")
+
+    from ser_hf.collator import SpeechCollator
+    from ser_hf.corpora import load_corpus
+    from ser_hf.losses import class_weights
+    from ser_hf.metrics import load_metric
+    from ser_hf.protocols import check_disjoint, find_protocol, split
+    from ser_hf.trainer import SerTrainer
+
+    # 2. Everything that can be wrong is found out before anything slow.
+    run.check_names(data)
+    run.start(training, run_args)
+
+    # 3. Corpus and folds.
+    with training.main_process_first():
+        corpus, report = load_corpus(
+            data.dataset, data.labels, data.data_dir, num_proc=data.num_proc, strict=data.strict, return_report=True
+        )
+    protocol = find_protocol(data.dataset, data.protocol)
+    splits = split(corpus, data.dataset, data.protocol, data.fold, data.validation_fraction, data.split_seed)
+    check_disjoint(splits, protocol.speaker_independent)
+    run.say(*report.lines(), run.split_line(splits, protocol, data.fold))
+
+    # 4. Model.
+    model, extractor = run.audio_model(model_args, report, training.do_train)
+
+    # 5. Trainer: selected by UAR on validation.
+    run.select_on_validation(training, "uar", has_validation=len(splits["validation"]) > 0)
+    metric = load_metric()
+    trainer = SerTrainer(
+        model=model,
+        args=training,
+        train_dataset=splits["train"],
+        eval_dataset=splits["validation"],
+        processing_class=extractor,
+        data_collator=SpeechCollator(extractor, skip_unreadable=True),
+        eval_collator=SpeechCollator(extractor),
+        compute_metrics=lambda p: metric.compute(predictions=p.predictions.argmax(-1), references=p.label_ids),
+        batch_seconds=run_args.batch_seconds,
+        class_weights=class_weights(splits["train"]["label"], len(report.label_names))
+        if run_args.class_weights == "balanced"
+        else None,
+        exact_evaluation=run.pads_change_output(model),
+    )
+    trained = run.train(trainer, training) if training.do_train else None
+
+    # 6. Test, once; model, card, results, push.
+    run.finish(trainer, training, "wav2vec2_cls", given, extractor, splits, report, protocol, data.fold, trained)
+    trainer.end()
+
+
+if __name__ == "__main__":
+    run.cli(main)

@@ -1,0 +1,257 @@
+"""Flags and YAML of all recipes. A YAML is flat and its keys are the flags; the command line wins.
+
+Nothing heavy is imported before it is needed: `--help` answers without torch.
+"""
+
+import json
+import sys
+from dataclasses import MISSING, dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from .errors import SerError
+
+# Where these recipes differ from transformers' TrainingArguments.
+TRAINING_DEFAULTS = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,  # the best and the last
+    "load_best_model_at_end": True,
+    "learning_rate": "3e-5",
+    "warmup_steps": 0.1,  # of all steps
+    "num_train_epochs": 15,
+    "logging_strategy": "epoch",
+    "remove_unused_columns": False,  # the collator reads columns the model does not know
+    "do_train": True,
+}
+# Never written into run.yaml: they are this machine's, or secrets, or not part of what was computed.
+NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "hub_token", "config")
+
+
+@dataclass
+class DataArguments:
+    """What is learned from."""
+
+    dataset: str = field(default="", metadata={"help": "Name of a corpus, a file of loading_scripts/."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "The corpus's folder. Without it the corpus is looked for under $SER_DATA_DIR."}
+    )
+    labels: str | None = field(
+        default=None, metadata={"help": "Label configuration of the corpus, such as 4class; its default otherwise."}
+    )
+    protocol: str | None = field(
+        default=None, metadata={"help": "How to split; the corpus's default, which is speaker-independent, otherwise."}
+    )
+    fold: int = field(default=0, metadata={"help": "Fold of the protocol, from 0."})
+    validation_fraction: float = field(
+        default=0.2, metadata={"help": "Part of train that becomes validation, as whole speakers; 0 for none."}
+    )
+    split_seed: int = field(default=42, metadata={"help": "Chooses validation speakers; not the training seed."})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that scan the corpus the first time."})
+    strict: bool = field(
+        default=False, metadata={"help": "Stop when files are missing or unusable instead of reporting it."}
+    )
+
+
+@dataclass
+class ModelArguments:
+    """What is fine-tuned."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Pretrained encoder: a Hub id or a folder. facebook/wav2vec2-base if nothing else is said."},
+    )
+    model_type: str | None = field(
+        default=None, metadata={"help": "Instead: train a random encoder of this type (wav2vec2, hubert, wavlm)."}
+    )
+    config_overrides: str | None = field(
+        default=None, metadata={"help": 'JSON changes to the encoder\'s configuration, such as {"layerdrop": 0}.'}
+    )
+    pooling: Literal["mean", "max", "meanmax", "attentive"] = field(
+        default="mean", metadata={"help": "Frames to one vector. Mean-pooled models are published as stock classes."}
+    )
+    head: Literal["linear", "mlp"] = field(
+        default="linear", metadata={"help": "linear: project, pool, classify. mlp: pool, dense, tanh, project (soxan)."}
+    )
+    head_size: int = field(default=256, metadata={"help": "Width of the linear head's projection."})
+    use_weighted_layer_sum: bool = field(default=False, metadata={"help": "Learn a weighted sum of all layers."})
+    freeze_feature_encoder: bool = field(
+        default=True, metadata={"help": "Do not train the convolutions; set to false for a random encoder."}
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoint."})
+
+
+@dataclass
+class RunArguments:
+    """How it is trained, beside transformers' TrainingArguments."""
+
+    batch_seconds: float | None = field(
+        default=36.0,
+        metadata={"help": "Padded seconds of audio in a device's batch; 0: per_device_train_batch_size clips instead."},
+    )
+    class_weights: Literal["none", "balanced"] = field(
+        default="none", metadata={"help": "balanced: each class weighs the inverse of its frequency in train."}
+    )
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Start anew in a folder that holds a run."})
+    config: str | None = field(
+        default=None,
+        metadata={"help": "YAML of flags. recipes/configs/<dataset>_<recipe>.yaml if there is one; none: no YAML."},
+    )
+
+
+OWN = (DataArguments, ModelArguments, RunArguments)
+
+
+def parse(doc: str, system: str, argv: list[str] | None = None):
+    """The flags of a recipe.
+
+    Args:
+        doc: The recipe's docstring; its text opens `--help`.
+        system: Its system's name: `recipes/configs/<dataset>_<system>.yaml` holds the corpus's own settings.
+        argv: Arguments without the program's name; those of this process if None.
+
+    Returns:
+        `(DataArguments, ModelArguments, RunArguments, TrainingArguments, given)`; `given` are all flags that were set
+        by defaults, YAML or command line, as strings or lists of strings.
+
+    Raises:
+        SerError: unknown flag, YAML key or value; suggests the nearest.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "--help" in argv or "-h" in argv:
+        sys.stdout.write(help_text(doc))
+        raise SystemExit(0)
+    cli = _pairs(argv)
+    path = _config_path(cli, system)
+    from_yaml = _read_yaml(path) if path else {}
+    if "model_name_or_path" in cli:  # a checkpoint on the command line replaces a YAML's random encoder
+        from_yaml = {key: value for key, value in from_yaml.items() if key not in ("model_type", "config_overrides")}
+    given = {**TRAINING_DEFAULTS, **from_yaml, **cli}
+    if path and "config" not in given:
+        given["config"] = path.name
+
+    parser = _parser()
+    known = {action.dest for action in parser._actions}
+    for source, keys in ((path, from_yaml), ("command line", cli)):
+        for key in keys:
+            if key not in known and key != "help_all":
+                near = get_close_matches(key, known, n=1)
+                name = f"--{key}" if source == "command line" else f"{source}: key {key!r}"
+                raise SerError(f"unknown flag {name}: " + (f"did you mean --{near[0]}?" if near else "see --help_all"))
+    if "help_all" in given:
+        parser.print_help()
+        raise SystemExit(0)
+    data, _, _, _ = early = _dataclasses(parser, {**given, "output_dir": given.get("output_dir", "runs/unnamed")})
+    _check(*early[:3])
+    if "output_dir" not in given:
+        early[3].output_dir = f"runs/{data.dataset}_{system}_fold{data.fold}_seed{early[3].seed}"
+    return *early, given
+
+
+def _pairs(argv: list[str]) -> dict[str, Any]:
+    """`--key value ...` to a dict; a flag without a value is true.
+
+    >>> _pairs(["--fold", "3", "--bf16", "--lr-scheduler=cosine"])
+    {'fold': '3', 'bf16': 'true', 'lr_scheduler': 'cosine'}
+    """
+    pairs: dict[str, Any] = {}
+    key = None
+    for word in argv:
+        if word.startswith("--"):
+            key, _, value = word[2:].partition("=")
+            key = key.replace("-", "_")
+            pairs[key] = [value] if value else []
+        elif key is None:
+            raise SerError(f"{word!r}: flags are written --name value")
+        else:
+            pairs[key].append(word)
+    return {key: "true" if not v else v[0] if len(v) == 1 else v for key, v in pairs.items()}
+
+
+def _config_path(cli: dict, system: str) -> Path | None:
+    folder = Path(__file__).parents[2] / "recipes" / "configs"
+    if not folder.is_dir():  # an installed wheel
+        folder = Path(__file__).parent / "recipes" / "configs"
+    wanted = cli.get("config")
+    if wanted == "none":
+        return None
+    if wanted is None:
+        own = folder / f"{cli.get('dataset')}_{system}.yaml"
+        return own if own.is_file() else None
+    for path in (Path(wanted), folder / wanted, folder / f"{wanted}.yaml"):
+        if path.is_file():
+            return path
+    near = get_close_matches(Path(wanted).stem, [file.stem for file in folder.glob("*.yaml")], n=1)
+    raise SerError(f"--config {wanted}: no such file" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise SerError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    if not isinstance(loaded, dict):
+        raise SerError(f"{path}: must hold `flag: value` lines, got {type(loaded).__name__}")
+    return {key: json.dumps(v) if isinstance(v, dict) else v for key, v in loaded.items() if v is not None and v != []}
+
+
+def _parser():
+    from transformers import HfArgumentParser, TrainingArguments
+
+    class OneLineParser(HfArgumentParser):
+        def error(self, message):
+            raise SerError(message)
+
+    return OneLineParser((*OWN, TrainingArguments), allow_abbrev=False, add_help=False)
+
+
+def _dataclasses(parser, given: dict[str, Any]):
+    argv = []
+    for key, value in given.items():
+        if key != "config" or value:
+            argv += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+    try:
+        return parser.parse_args_into_dataclasses(args=argv)
+    except (ValueError, TypeError, ImportError) as error:
+        raise SerError(" ".join(str(error).split())) from None
+
+
+def _check(data: DataArguments, model: ModelArguments, run: RunArguments) -> None:
+    if not data.dataset:
+        raise SerError("--dataset is missing: name a corpus, `ser-hf corpora` lists them")
+    if not 0 <= data.validation_fraction < 1:
+        raise SerError(f"--validation_fraction {data.validation_fraction}: must be at least 0 and below 1")
+    if model.model_type and model.model_name_or_path:
+        raise SerError("--model_type trains a random encoder and --model_name_or_path a pretrained one: give one")
+    if run.batch_seconds is not None and run.batch_seconds <= 0:
+        run.batch_seconds = None
+    if model.config_overrides:
+        try:
+            overrides = json.loads(model.config_overrides)
+        except json.JSONDecodeError:
+            overrides = None
+        if not isinstance(overrides, dict):
+            raise SerError(f'--config_overrides {model.config_overrides}: must be JSON such as {{"layerdrop": 0}}')
+
+
+def help_text(doc: str) -> str:
+    """`--help` of a recipe: its docstring and this project's flags, written without importing transformers."""
+    lines = [doc.strip(), ""]
+    for kind in OWN:
+        lines.append(kind.__doc__.strip())
+        for entry in fields(kind):
+            choices = get_args(entry.type) if get_origin(entry.type) is Literal else ()
+            default = "" if entry.default in (None, "", MISSING) else f" (default: {entry.default})"
+            lines.append(f"  --{entry.name} {'{' + ','.join(choices) + '}' if choices else ''}".rstrip())
+            lines.append(f"      {entry.metadata['help']}{default}")
+        lines.append("")
+    changed = ", ".join(f"{key}={value}" for key, value in TRAINING_DEFAULTS.items())
+    lines += [
+        "And every flag of transformers.TrainingArguments (--help_all lists them), with these defaults of ours:",
+        f"  {changed}",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,169 @@
+"""The Trainer with batches by seconds of audio, an exactly normalised loss, and results in dataset order."""
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
+
+from .batching import LengthBatchSampler, evaluation_batches
+from .losses import loss_sum, weight_of
+
+COLUMNS = ["id", "audio", "label"]
+
+
+class EpochDataLoader(DataLoader):
+    """Tells its batch sampler the epoch, as the Trainer expects of a loader it did not make."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+class SerTrainer(Trainer):
+    """Trainer over datasets with the columns `audio`, `label` and `duration`.
+
+    Loaders are made per rank here and not by accelerate, whose sharding completes the last batch with repeated clips:
+    every clip is seen exactly once an epoch and scored exactly once, by any number of processes.
+
+    Args:
+        batch_seconds: Budget of padded audio for a batch on one device; None for `per_device_train_batch_size` clips.
+        class_weights: `(labels,)` weights of the single-label loss, or None.
+        eval_collator: Like `data_collator`, for evaluation.
+        exact_evaluation: No padding at all in evaluation (see `batching.evaluation_batches`).
+        Others: as in `Trainer`.
+    """
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the weight of the whole accumulated batch
+
+    def __init__(
+        self,
+        *args,
+        batch_seconds: float | None = None,
+        class_weights: torch.Tensor | None = None,
+        eval_collator=None,
+        exact_evaluation: bool = False,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.batch_seconds, self.class_weights = batch_seconds, class_weights
+        self.eval_collator = eval_collator or self.data_collator
+        self.exact_evaluation = exact_evaluation
+
+    # ---- data
+
+    def _loader(self, dataset: Dataset, batch_sampler, collator, kind=DataLoader) -> DataLoader:
+        workers = self.args.dataloader_num_workers
+        return kind(
+            dataset.select_columns(COLUMNS),
+            batch_sampler=batch_sampler,
+            collate_fn=collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        sampler = LengthBatchSampler(
+            np.array(self.train_dataset["duration"]),
+            seconds=self.batch_seconds,
+            count=self.args.per_device_train_batch_size,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
+        )
+        return self._loader(self.train_dataset, sampler, self.data_collator, EpochDataLoader)
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        """This rank's share of the evaluation batches; ranks with one batch less repeat one, which is not counted, so
+        that all go through as many forwards (a sharded model waits for all of them)."""
+        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        batches = evaluation_batches(
+            np.array(dataset["duration"]),
+            self.batch_seconds,
+            self.args.per_device_eval_batch_size,
+            exact=self.exact_evaluation,
+        )
+        rank, world = self.args.process_index, self.args.world_size
+        rounds = -(-len(batches) // world)
+        mine = [batches[min(rank + i * world, len(batches) - 1)].tolist() for i in range(rounds)]
+        loader = self._loader(dataset, mine, self.eval_collator)
+        loader.counted = [rank + i * world < len(batches) for i in range(rounds)]
+        return loader
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        return self.get_eval_dataloader(test_dataset)
+
+    # ---- loss
+
+    def _problem_type(self) -> str:
+        return self.accelerator.unwrap_model(self.model).config.problem_type
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """Weight of all clips of one update, over the accumulation steps and all ranks."""
+        if not batch_samples:
+            return None
+        problem_type = self._problem_type()
+        weight = sum(weight_of(batch["labels"], problem_type, self.class_weights) for batch in batch_samples).to(device)
+        return self.accelerator.gather(weight.reshape(1)).sum() if self.args.world_size > 1 else weight
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        labels = inputs["labels"]
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        problem_type = self._problem_type()
+        total = loss_sum(outputs.logits, labels, problem_type, self.class_weights, self.args.label_smoothing_factor)
+        if num_items_in_batch is None:
+            loss = total / weight_of(labels, problem_type, self.class_weights)
+        else:  # DDP averages gradients over ranks; the sum over ranks is wanted
+            loss = total / num_items_in_batch * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    # ---- evaluation
+
+    def _prepared_for_evaluation(self):
+        """The model ready for a forward, also when nothing was trained before (as in Trainer.evaluation_loop)."""
+        model = self._wrap_model(self.model, training=False)
+        if not self.accelerator._models and model is self.model:
+            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+                model = self.accelerator.prepare(model)
+            else:
+                model = self.accelerator.prepare_model(model, evaluation_mode=True)
+            if self.is_fsdp_enabled:
+                self.model = model
+            if model is not self.model:
+                self.model_wrapped = model
+        return model.eval()
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Logits and labels of every utterance once, in the order of the dataset, on every rank."""
+        model = self._prepared_for_evaluation()
+        self.callback_handler.eval_dataloader = dataloader
+        rows, logits, labels = [], [], []
+        for batch, counted, inputs in zip(dataloader.batch_sampler, dataloader.counted, dataloader, strict=True):
+            _, scores, truth = self.prediction_step(model, inputs, prediction_loss_only=False)
+            if counted:
+                rows += batch
+                logits.append(scores.float().cpu().numpy())
+                labels.append(truth.cpu().numpy())
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        parts = [(rows, np.concatenate(logits), np.concatenate(labels))] if rows else []
+        if self.args.world_size > 1:
+            parts = gather_object(parts)
+        order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
+        scores = np.concatenate([part[1] for part in parts])[order]
+        truth = np.concatenate([part[2] for part in parts])[order]
+        metrics = {}
+        if self.compute_metrics is not None:
+            metrics = dict(self.compute_metrics(EvalPrediction(predictions=scores, label_ids=truth)))
+        target = torch.from_numpy(truth)
+        problem_type = self._problem_type()
+        metrics["loss"] = float(
+            loss_sum(torch.from_numpy(scores), target, problem_type, self.class_weights)
+            / weight_of(target, problem_type, self.class_weights)
+        )
+        prefixed = {f"{metric_key_prefix}_{name}": value for name, value in denumpify_detensorize(metrics).items()}
+        return EvalLoopOutput(predictions=scores, label_ids=truth, metrics=prefixed, num_samples=len(scores))
