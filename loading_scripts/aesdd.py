@@ -13,7 +13,7 @@ from ser_hf.schema import CorpusCard, LabelConfig
 
 EMOTIONS = {"a": "angry", "d": "disgust", "f": "fearful", "h": "happy", "s": "sad"}
 FOLDERS = ("anger", "disgust", "fear", "happiness", "sadness")
-COUNTS = {"angry": 121, "disgust": 122, "fearful": 120, "happy": 119, "sad": 122}  # readable files
+COUNTS = {"angry": 121, "disgust": 122, "fearful": 120, "happy": 119, "sad": 123}  # with the unreadable `s05 (3).wav`
 
 # emotion, utterance (speaker) take
 NAME = re.compile(r"([adfhs])\d\d \((\d+)\)[ab]?\.wav$")
@@ -36,7 +36,7 @@ class Aesdd(SpeechCorpus):
             "Vryzas et al. (2018), Speech Emotion Recognition for Performance Interaction, "
             "Journal of the Audio Engineering Society 66(6)"
         ),
-        utterances=604,
+        utterances=605,
         speakers=6,
         hours=0.689,
         folders=("AESDD", "Acted Emotional Speech Dynamic Database"),

@@ -60,9 +60,9 @@ def _head(path: Path) -> tuple[str, str]:
 
 def label_files(root: Path) -> list[Path]:
     """The files that hold the labels of a corpus at `root`, all of one kind; empty if this is not the corpus."""
-    csd = [root / name / "CMU_MOSEI_Labels.csd" for name in ("", "Raw", "csd", "labels", "Labels", "Raw/Labels")]
-    if any(path.is_file() for path in csd):
-        return [path for path in csd if path.is_file()][:1]
+    places = [root / name / "CMU_MOSEI_Labels.csd" for name in ("", "Raw", "csd", "labels", "Labels", "Raw/Labels")]
+    if csd := [path for path in places if path.is_file()]:
+        return csd[:1]
     tables = sorted(_folder(root, "Labels").glob("*.csv"))
     if mturk := [path for path in tables if VIDEO in _head(path)[0]]:
         return mturk

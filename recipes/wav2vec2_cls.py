@@ -34,7 +34,7 @@ def main() -> None:
         )
     protocol = find_protocol(data.dataset, data.protocol)
     splits = split(corpus, data.dataset, data.protocol, data.fold, data.validation_fraction, data.split_seed)
-    check_disjoint(splits, protocol.speaker_independent)
+    check_disjoint(splits, protocol.speaker_independent, protocol.validation)
     run.say(*report.lines(), run.split_line(splits, protocol, data.fold))
 
     # 4. Model.

@@ -8,7 +8,7 @@ _LAZY = {
     "load_corpus": "corpora",
     "list_corpora": "corpora",
     "split": "protocols",
-    "check_disjoint": "protocols",
+    "check_disjoint": "leaks",
     "SerConfig": "models",
     "SerForAudioClassification": "models",
     "SerError": "errors",

@@ -51,7 +51,7 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
 
     def utterances(self, root: Path) -> list[dict]:
         """All utterances in a fixed order: `id`, `audio` (a path, `{"bytes", "path"}`, or None in a corpus of texts),
-        `emotion` (a word of `schema.EMOTIONS`), `text`, `speaker`, the optional columns, and `scores`
+        `emotion` (a word of `schema.EMOTIONS`, None where there is no single one), `text`, `speaker`, the optional columns, and `scores`
         (`{target: value}`) for vector labels. `cut: True` makes the audio `start` to `end` seconds of its recording;
         `problem` says why a clip cannot be used, where the loading script knows better than the decoder.
         """
@@ -293,7 +293,9 @@ def _select(everything: datasets.Dataset, name: str, config: LabelConfig, card: 
     labels = table["label"].to_pylist()
     keep = [i for i, problem in enumerate(problems) if problem is None and labels[i] is not None]
     usable = everything.select(keep).remove_columns(_PROBLEM)
-    official = sum(config.counts.values()) or card.utterances
+    outside = sum(p is None and label is None for p, label in zip(problems, labels, strict=True))
+    # Where nobody published counts for a label set, what lies outside it cannot be told from what is missing.
+    official = sum(config.counts.values()) or card.utterances - outside
     per_label = {}
     if not config.targets:
         per_label = {word: sum(labels[i] == index for i in keep) for index, word in enumerate(config.label_names)}
@@ -308,7 +310,7 @@ def _select(everything: datasets.Dataset, name: str, config: LabelConfig, card: 
         speakers=len(set(usable["speaker"]) - {None}),
         per_label=per_label,
         official_per_label=dict(config.counts) if per_label else {},
-        outside_labels=sum(problem is None and label is None for problem, label in zip(problems, labels, strict=True)),
+        outside_labels=outside,
         problems=[p for p, label in zip(problems, labels, strict=True) if p is not None and label is not None],
     )
     return usable, report

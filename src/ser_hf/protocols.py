@@ -6,13 +6,13 @@ train by speakers; it selects the model, and test is scored once.
 """
 
 import math
-from dataclasses import dataclass, field
-from itertools import combinations
+from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 
 from .errors import SerError
+from .leaks import check_disjoint as check_disjoint  # the check belongs to every split
 
 PARTS = ("train", "validation", "test")
 VALIDATION_FRACTION = 0.2  # of the training utterances, as EmoBox's 80/20
@@ -26,11 +26,12 @@ class Protocol:
         name: Value of `--protocol`.
         source: Who uses it.
         by: What keeps together, and is held out: a column (`speaker`, `session`, `split`), `prefix` (the first six
-            letters of the id) or `random`.
+            letters of the id), `speakers-in-five`, or `random` (clips; texts where there is no audio).
         folds: Test groups, one tuple of `by` values a fold; empty means one fold for each value found. For `random`
             the number of folds is `len(folds)`.
         validation: `carve` (whole speakers, or sessions where `by` is one, from train), `partner` (the other speaker
-            of the test speaker's session) or an explicit tuple of `by` values.
+            of the test speaker's session), `texts` (whole sentences of the training speakers, where only one speaker
+            is left to train on) or an explicit tuple of `by` values.
         speaker_independent: False marks a protocol that leaks speakers by construction.
     """
 
@@ -42,7 +43,7 @@ class Protocol:
     speaker_independent: bool = True
 
 
-def _two_digits(*groups: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
+def _ids(*groups) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(f"{number:02d}" for number in group) for group in groups)
 
 
@@ -51,6 +52,13 @@ RANDOM = Protocol(
     "utterances shuffled, 80/20: speakers are in train and test, only for comparison with papers that did so",
     by="random",
     folds=((), (), (), (), ()),
+    speaker_independent=False,
+)
+EMOBOX_SIZES = Protocol(
+    "random-75-25-leaks-speakers",
+    "random 75/25, the sizes of EmoBox's only fold of this corpus (its file list is not shipped here); fold 0 of four",
+    by="random",
+    folds=((), (), (), ()),
     speaker_independent=False,
 )
 LEAVE_ONE_SPEAKER_OUT = Protocol("leave-one-speaker-out", "each speaker is the test set once")
@@ -62,16 +70,14 @@ PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
         Protocol(
             "6fold",
             "EmoBox (Ma et al. 2024): 6 folds of 4 actors",
-            folds=_two_digits(
+            folds=_ids(
                 (1, 11, 20, 21), (4, 10, 12, 14), (8, 9, 19, 23), (3, 5, 7, 24), (2, 15, 16, 18), (6, 13, 17, 22)
             ),
         ),
         Protocol(
             "5fold",
             "Luna-Jimenez et al. (2021), MMEmotionRecognition: subject-wise 5-fold",
-            folds=_two_digits(
-                (2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 17, 21, 23, 24), (1, 4, 9, 22)
-            ),
+            folds=_ids((2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 17, 21, 23, 24), (1, 4, 9, 22)),
         ),
     ),
     "emodb": (
@@ -79,9 +85,73 @@ PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
         Protocol(
             "audeering",
             "audEERING's published split: test speakers 12 14 15 16",
-            folds=_two_digits((12, 14, 15, 16)),
+            folds=_ids((12, 14, 15, 16)),
         ),
         SPEAKER_FOLDS,
+    ),
+    "tess": (
+        Protocol(
+            "leave-one-speaker-out",
+            "train on one actress, test on the other; validation holds out words, for there is no third speaker",
+            validation="texts",
+        ),
+        EMOBOX_SIZES,
+    ),
+    "aesdd": (LEAVE_ONE_SPEAKER_OUT, EMOBOX_SIZES),
+    "crema_d": (
+        Protocol(
+            "5fold",
+            "EMO-SUPERB (SLT 2024): five speaker folds",
+            folds=_ids(range(1037, 1055), range(1001, 1019), range(1073, 1092), range(1055, 1073), range(1019, 1037)),
+        ),
+        Protocol(
+            "audeering",
+            "audEERING's release 1.1.0: 56 / 18 / 17 actors",
+            folds=_ids(
+                (1048, 1069, 1071, 1074, 1076, 1077, 1078, 1079, 1082, 1083, 1084, 1086, 1087, 1088, 1089, 1090, 1091)
+            ),
+            validation=_ids(
+                (
+                    1049,
+                    1053,
+                    1054,
+                    1055,
+                    1058,
+                    1059,
+                    1061,
+                    1062,
+                    1063,
+                    1064,
+                    1065,
+                    1066,
+                    1067,
+                    1068,
+                    1070,
+                    1075,
+                    1080,
+                    1085,
+                )
+            )[0],
+        ),
+        EMOBOX_SIZES,
+    ),
+    "cmu_mosei": (
+        Protocol(
+            "official",
+            "CMU-MultimodalSDK's standard folds by video; a video is taken for a speaker",
+            by="split",
+            folds=(("test",),),
+            validation=("validation",),
+        ),
+    ),
+    "smile": (
+        Protocol(
+            "5fold-by-text-speakers-unknown",
+            "five random folds, equal texts kept together; who wrote a tweet is not known",
+            by="random",
+            folds=((), (), (), (), ()),
+            speaker_independent=False,
+        ),
     ),
     "iemocap": (
         Protocol("leave-one-session-out", "EmoBox, SUPERB, FT-w2v2-ser: 5 folds", by="session"),
@@ -138,6 +208,13 @@ def _keys(dataset: Dataset, by: str) -> list[str]:
     return [str(value) for value in dataset[by]]
 
 
+def _clips(dataset: Dataset) -> np.ndarray:
+    """What makes two utterances the same: their audio, or their text where there is no audio."""
+    if dataset["audio_hash"][0] is not None:
+        return np.array(dataset["audio_hash"])
+    return np.array([text.strip().lower() for text in dataset["text"]])
+
+
 def _balanced_groups(speakers: list[str], groups: int) -> list[str]:
     """A fold name for each row: speakers dealt from the largest to the group that holds the fewest utterances."""
     names, counts = np.unique(speakers, return_counts=True)
@@ -150,9 +227,9 @@ def _balanced_groups(speakers: list[str], groups: int) -> list[str]:
 
 
 def _random_folds(dataset: Dataset, folds: int, seed: int) -> list[np.ndarray]:
-    """Rows dealt at random; equal audio stays together, for even a leaking split must not test on a training clip."""
+    """Rows dealt at random; equal clips stay together, for even a leaking split must not test on a training clip."""
     rng = np.random.default_rng(seed)
-    hashes, clip = np.unique(np.array(dataset["audio_hash"]), return_inverse=True)
+    hashes, clip = np.unique(_clips(dataset), return_inverse=True)
     fold = np.empty(len(hashes), dtype=int)
     fold[rng.permutation(len(hashes))] = np.arange(len(hashes)) % folds
     return [np.flatnonzero(fold[clip] == number) for number in range(folds)]
@@ -187,31 +264,34 @@ def split(
         raise SerError(f"--fold {fold}: {corpus}'s protocol {chosen.name!r} has folds 0 to {len(tests) - 1}")
     test = tests[fold]
     rest = np.setdiff1d(np.arange(len(dataset)), test)
-    if not len(test) or not len(rest):
-        part = "test" if not len(test) else "train"
-        raise SerError(
-            f"fold {fold} of {chosen.name!r} leaves {part} empty: the files found of {corpus} hold the speakers "
-            f"{', '.join(map(str, sorted(set(dataset['speaker']))))}; try another --fold or a complete corpus"
-        )
-    validation = _validation(dataset, chosen, rest, test, validation_fraction, (seed, fold))
-    train = np.setdiff1d(rest, validation)
-    if not len(train):
-        raise SerError(f"fold {fold} of {chosen.name!r}: validation leaves no training utterance")
-    rows = {"train": train, "validation": validation, "test": test}
+    if chosen.by == "split":  # utterances in no official part are not trained on
+        rest = rest[np.isin(np.array(_keys(dataset, "split"))[rest], PARTS)]
+    rows = {"test": test, "train": rest}
+    if len(test) and len(rest) and validation_fraction > 0:
+        rows["validation"] = _validation(dataset, chosen, rest, test, validation_fraction, (seed, fold))
+        rows["train"] = np.setdiff1d(rest, rows["validation"])
+    for part, found in rows.items():
+        if not len(found):
+            names = sorted({str(name) for name in dataset["speaker"]})
+            shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+            raise SerError(
+                f"fold {fold} of {chosen.name!r} leaves {part} empty: the files found of {corpus} hold the speakers "
+                f"{shown}; try another --fold or a complete corpus"
+            )
+    rows.setdefault("validation", np.array([], dtype=int))
     return DatasetDict({part: dataset.select(rows[part]) for part in PARTS})
 
 
 def _validation(dataset, protocol: Protocol, rest, test, fraction: float, seed: tuple[int, int]) -> np.ndarray:
-    if fraction <= 0:
-        return np.array([], dtype=int)
     if isinstance(protocol.validation, tuple):
-        keys = np.array(_keys(dataset, protocol.by))
-        return rest[np.isin(keys[rest], protocol.validation)]
+        return rest[np.isin(np.array(_keys(dataset, protocol.by))[rest], protocol.validation)]
     if protocol.validation == "partner":
         sessions = np.array(dataset["session"])
         return rest[np.isin(sessions[rest], sessions[test])]
     if not protocol.speaker_independent:
-        return _carve(rest, np.array(dataset["audio_hash"])[rest], fraction, seed)
+        return _carve(rest, _clips(dataset)[rest], fraction, seed)
+    if protocol.validation == "texts":
+        return _carve(rest, np.array(dataset["text"])[rest], fraction, seed)
     unit = "session" if protocol.by == "session" else "speaker"
     keys = np.array(dataset[unit])[rest]
     if len(set(keys)) < 2:
@@ -235,39 +315,3 @@ def _carve(rows: np.ndarray, keys: np.ndarray, fraction: float, seed: tuple[int,
         chosen.append(name)
         taken += size
     return rows[np.isin(keys, chosen)]
-
-
-@dataclass
-class Leak:
-    """What two parts share. Empty lists mean that nothing does."""
-
-    parts: tuple[str, str]
-    speakers: list[str] = field(default_factory=list)
-    clips: list[tuple[str, str]] = field(default_factory=list)
-
-
-def find_leaks(splits: DatasetDict) -> list[Leak]:
-    """Speakers and identical clips that any two parts share."""
-    leaks = []
-    for first, second in combinations([part for part in splits if len(splits[part])], 2):
-        a, b = splits[first], splits[second]
-        speakers = sorted((set(a["speaker"]) & set(b["speaker"])) - {None})
-        ids = dict(zip(a["audio_hash"], a["id"], strict=True))
-        clips = [(ids[h], i) for h, i in zip(b["audio_hash"], b["id"], strict=True) if h is not None and h in ids]
-        if speakers or clips:
-            leaks.append(Leak((first, second), speakers, clips))
-    return leaks
-
-
-def check_disjoint(splits: DatasetDict, speaker_independent: bool = True) -> None:
-    """Stop when two parts share a speaker (unless the protocol says that it leaks) or an identical clip.
-
-    Raises:
-        SerError: names the parts and what they share.
-    """
-    for leak in find_leaks(splits):
-        pair = " and ".join(leak.parts)
-        if leak.clips:
-            raise SerError(f"leak: {pair} share {len(leak.clips)} identical clips, first {' = '.join(leak.clips[0])}")
-        if leak.speakers and speaker_independent:
-            raise SerError(f"leak: {pair} share the speakers {', '.join(leak.speakers)}")

@@ -3,6 +3,7 @@
 The texts and ratings are made up. Times tie to the clips' lengths as in the corpus: frames = (end - start) x 16000.
 """
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,7 @@ ROWS = {
     "Ses01F_impro01_F005": {"label": "sad", "text": "It\ufffds gone. [BREATHING]"},
     # the man of session 1, in the dialog in which the woman wears the markers
     "Ses01F_impro01_M000": {"speaker": "Ses01M", "gender": "male", "start": 6.5, "end": 6.75},
+    "Ses02M_script01_1_F000": {"label": "angry", "text": None, "speaker": "Ses02F"},  # no file of transcripts
     "Ses03M_impro05a_F005": {"label": "sad", "speaker": "Ses03F", "session": "3", "dialog": "Ses03M_impro05a"},
     "Ses05M_script01_1b_M004": {"label": "neutral", "speaker": "Ses05M", "session": "5", "arousal": 2.0},
 }
@@ -120,6 +122,7 @@ def make(root: Path) -> None:
         second = {3: "Ses03M_impro05a", 5: "Ses05M_script01_1b"}.get(session, f"Ses0{session}M_script01_1")
         for dialog in (f"Ses0{session}F_impro01", second):
             _dialog(root / f"Session{session}", dialog)
+    (root / "Session2/dialog/transcriptions/Ses02M_script01_1.txt").unlink()
     wav = root / "Session2/sentences/wav/Ses02F_impro01"
     (wav / f"{MISSING}.wav").unlink()
     (wav / f"{EMPTY}.wav").write_bytes(b"")
@@ -150,8 +153,8 @@ def _dialog(session: Path, dialog: str) -> None:
             name = f"{dialog}_{actor}{number:03d}"
             start = offset + number * 0.125  # turns overlap
             end = start + 0.25 + number / 100
-            seed = int.from_bytes(name.encode(), "little") % 2**31
-            voice(session / "sentences" / "wav" / dialog / f"{name}.wav", end - start, seed=seed)
+            clip = session / "sentences" / "wav" / dialog / f"{name}.wav"
+            voice(clip, end - start, seed=zlib.crc32(name.encode()))
             blocks.append(_block(name, code, start, end))
             text = TEXTS.get(name, f"Synthetic line {number}.".encode())
             if text is not None:
@@ -186,4 +189,5 @@ def _block(name: str, code: str, start: float, end: float) -> str:
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
-    path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07\x00\x02\xff\xfe")
+    remains = b"\x00\x05\x16\x07\x00\x02\xff\xfe\n" + content.replace(b"_F00", b"_F90").replace(b"_M00", b"_M90")
+    path.with_name(f"._{path.name}").write_bytes(remains)

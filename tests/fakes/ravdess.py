@@ -45,7 +45,7 @@ ROWS = {
     },
     "03-01-05-02-01-01-24": {
         "label": "angry",
-        "text": "Kids are sitting by the door",
+        "text": "Kids are talking by the door",
         "speaker": "24",
         "gender": "female",
         "intensity": "strong",

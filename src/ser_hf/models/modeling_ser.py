@@ -88,6 +88,8 @@ class SerForAudioClassification(SerPreTrainedModel):
                 "use wav2vec2, XLSR, HuBERT, WavLM or data2vec-audio"
             )
         self.encoder = AutoModel.from_config(config.audio_config)
+        # What FSDP wraps and device_map keeps whole; wav2vec2 and WavLM do not say it themselves.
+        self._no_split_modules = [type(self.encoder.encoder.layers[0]).__name__]
         layers = config.audio_config.num_hidden_layers + 1  # and the input of the first
         if config.use_weighted_layer_sum:
             self.ser_layer_weights = nn.Parameter(torch.ones(layers) / layers)

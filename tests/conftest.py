@@ -1,0 +1,90 @@
+"""Every test is offline, with caches of its own, and one thread (two processes test at a time on two cores)."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.pop("SER_DATA_DIR", None)
+
+import pytest
+
+REPO = Path(__file__).parents[1]
+sys.path.insert(0, str(REPO / "tests"))
+
+# The smallest encoder that trains: 40 ms frames of 25 ms, no dropout, so that equal steps are equal numbers.
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [16, 16],
+    "conv_kernel": [80, 8],
+    "conv_stride": [80, 8],
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "feat_extract_norm": "layer",
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "feat_proj_dropout": 0.0,
+    "layerdrop": 0.0,
+    "apply_spec_augment": False,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_caches(tmp_path_factory):
+    """No test reads or writes the user's caches."""
+    home = tmp_path_factory.mktemp("hf")
+    import datasets
+
+    os.environ["HF_HOME"] = str(home)
+    os.environ["HF_DATASETS_CACHE"] = str(home / "datasets")
+    datasets.config.HF_DATASETS_CACHE = home / "datasets"
+    return home
+
+
+@pytest.fixture(scope="session")
+def fake_corpus(tmp_path_factory):
+    """`fake_corpus(name)` is the folder of a corpus's synthetic copy, made once a session."""
+    made = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            root = tmp_path_factory.mktemp(name)
+            importlib.import_module(f"fakes.{name}").make(root)
+            made[name] = root
+        return made[name]
+
+    return make
+
+
+def tiny_flags(**overrides) -> list[str]:
+    """Flags for a random encoder of TINY's shape with `overrides`."""
+    return [
+        *("--model_type", "wav2vec2", "--config_overrides", json.dumps({**TINY, **overrides})),
+        *("--freeze_feature_encoder", "false", "--learning_rate", "1e-3", "--use_cpu", "true"),
+        *("--disable_tqdm", "true", "--head_size", "16", "--config", "none"),
+    ]
+
+
+def run_recipe(recipe: str, *flags: str, processes: int = 1, env: dict | None = None, timeout: int = 280):
+    """A recipe in a process of its own, as users start it; returns the completed process with its output."""
+    start = [sys.executable]
+    if processes > 1:
+        start += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        start += ["--main_process_port", "0", "--mixed_precision", "no", "--num_machines", "1"]
+        start += ["--dynamo_backend", "no"]
+    return subprocess.run(
+        [*start, str(REPO / "recipes" / f"{recipe}.py"), *map(str, flags)],
+        env={**os.environ, **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )

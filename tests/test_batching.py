@@ -1,0 +1,99 @@
+"""Batches: every clip exactly once, the budget held, equal on any number of processes."""
+
+import numpy as np
+import pytest
+from ser_hf.batching import LengthBatchSampler, cut_by_seconds, evaluation_batches, padding_factor, split_to
+
+
+def iemocap_like(clips: int) -> np.ndarray:
+    """Log-normal seconds, median 3.4, longest 34, as IEMOCAP's (shared/PERFORMANCE.md)."""
+    rng = np.random.default_rng(0)
+    return np.clip(np.exp(rng.normal(np.log(3.4), 0.7, clips)), 0.6, 34.0)
+
+
+def test_cut_by_seconds_by_hand():
+    durations = np.array([1.0, 2.0, 3.0, 4.0, 20.0])
+    # 1+2: 2 x 2 s = 4 <= 9; with 3 it is 3 x 3 = 9 <= 9; with 4 it would be 16. The clip over the budget is alone.
+    assert [b.tolist() for b in cut_by_seconds(durations, np.arange(5), 9.0)] == [[0, 1, 2], [3], [4]]
+    assert cut_by_seconds(durations, np.array([], dtype=int), 9.0) == []
+
+
+def test_split_to_halves_the_heaviest():
+    durations = np.array([1.0, 1.0, 5.0, 5.0])
+    made = split_to([np.array([0, 1]), np.array([2, 3])], 3, durations)
+    assert [b.tolist() for b in made] == [[0, 1], [2], [3]]
+    assert len(split_to(made, 9, durations)) == 4  # single clips cannot be halved
+
+
+@pytest.mark.parametrize("seconds", [36.0, None])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("clips", [3, 11, 270])
+def test_every_clip_once_an_epoch_and_ranks_agree(clips, world_size, seconds):
+    durations = iemocap_like(clips)
+    ranks = [LengthBatchSampler(durations, seconds, 4, 7, rank, world_size) for rank in range(world_size)]
+    orders = []
+    for epoch in range(3):
+        seen = []
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+            batches = list(sampler)
+            assert len(batches) == len(sampler) == len(ranks[0])  # the Trainer counts its steps once
+            seen += [clip for batch in batches for clip in batch]
+            if seconds:
+                assert all(durations[b].max() * len(b) <= seconds or len(b) == 1 for b in batches)
+            else:
+                assert all(len(batch) <= 4 for batch in batches)
+        assert sorted(seen) == list(range(clips))
+        orders.append(seen)
+    if clips > 3:
+        assert orders[0] != orders[1] != orders[2]
+
+
+def test_padding_and_largest_batch():
+    durations = iemocap_like(6000)
+    batches = LengthBatchSampler(durations, 36.0).batches(3)
+    seconds = [durations[b].max() * len(b) for b in batches]
+    assert padding_factor(durations, batches) <= 1.05
+    assert max(seconds) / np.mean(seconds) <= 1.3
+    random = np.random.default_rng(0).permutation(6000).reshape(-1, 8)
+    assert padding_factor(durations, list(random)) > 2  # what the usual way computes
+
+
+def test_epochs_mix_batches_with_noise_alone():
+    durations = np.full(40, 3.0) + np.linspace(0, 0.01, 40)
+    sampler = LengthBatchSampler(durations, 30.0)
+    partners = [frozenset(next(b for b in sampler.batches(epoch) if 0 in b).tolist()) for epoch in range(5)]
+    assert len(set(partners)) > 1
+
+
+def test_same_seed_same_batches_and_order_is_a_function_of_the_epoch():
+    durations = iemocap_like(100)
+    first, second = LengthBatchSampler(durations, 20.0, seed=1), LengthBatchSampler(durations, 20.0, seed=1)
+    list(first), list(first)
+    first.set_epoch(5), second.set_epoch(5)
+    assert list(first) == list(second)
+    other = LengthBatchSampler(durations, 20.0, seed=2)
+    other.set_epoch(5)
+    assert list(other) != list(first)
+
+
+def test_two_ranks_take_turns_through_one_ranks_batches():
+    durations = iemocap_like(64)
+    whole = LengthBatchSampler(durations, 20.0, world_size=2).batches(0)
+    halves = [list(LengthBatchSampler(durations, 20.0, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert [b.tolist() for b in whole] == [half[i] for i in range(len(halves[0])) for half in halves]
+
+
+def test_too_few_clips_for_the_processes():
+    with pytest.raises(ValueError, match="1 clips cannot be shared by 2"):
+        LengthBatchSampler(np.array([1.0]), 10.0, world_size=2)
+
+
+def test_evaluation_batches_hold_everything_longest_first():
+    durations = np.array([1.0, 5.0, 2.0, 5.0, 2.0])
+    assert [b.tolist() for b in evaluation_batches(durations, 10.0)] == [[1, 3], [2, 4, 0]]
+    assert [b.tolist() for b in evaluation_batches(durations, None, count=3)] == [[1, 3, 2], [4, 0]]
+    exact = evaluation_batches(durations, 100.0, exact=True)
+    assert [b.tolist() for b in exact] == [[1, 3], [2, 4], [0]]
+    assert padding_factor(durations, exact) == 1.0
+    assert evaluation_batches(np.array([]), 10.0, exact=True) == []

@@ -1,0 +1,118 @@
+"""Metrics and losses against hand-computed values and scikit-learn, also where a class is absent."""
+
+import evaluate
+import numpy as np
+import pytest
+import sklearn.metrics as sk
+import torch
+from ser_hf.losses import class_weights, loss_sum, weight_of
+from ser_hf.metrics import (
+    bootstrap_intervals,
+    classification_metrics,
+    confusion,
+    from_confusion,
+    load_metric,
+    per_class,
+)
+
+
+def test_by_hand():
+    # angry: 2 of 4 right, happy: 3 of 3, sad: 0 of 1
+    references, predictions = [0, 0, 0, 0, 1, 1, 1, 2], [0, 0, 1, 2, 1, 1, 1, 0]
+    scores = classification_metrics(references, predictions, 3)
+    assert scores["uar"] == pytest.approx((0.5 + 1 + 0) / 3)
+    assert scores["wa"] == pytest.approx(5 / 8)
+    # F1: angry 2*2/(4+3), happy 2*3/(3+4), sad 0
+    assert scores["macro_f1"] == pytest.approx((4 / 7 + 6 / 7 + 0) / 3)
+    assert scores["weighted_f1"] == pytest.approx((4 * 4 / 7 + 3 * 6 / 7 + 0) / 8)
+    table = per_class(references, predictions, ["angry", "happy", "sad"])
+    assert table["angry"] == {"precision": 2 / 3, "recall": 0.5, "f1": pytest.approx(4 / 7), "support": 4}
+    assert table["sad"]["precision"] == 0.0 and table["sad"]["support"] == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_scikit_learn(seed):
+    rng = np.random.default_rng(seed)
+    references, predictions = rng.integers(0, 5, 80), rng.integers(0, 5, 80)
+    scores = classification_metrics(references, predictions, 5)
+    assert scores["uar"] == pytest.approx(sk.balanced_accuracy_score(references, predictions))
+    assert scores["wa"] == pytest.approx(sk.accuracy_score(references, predictions))
+    assert scores["macro_f1"] == pytest.approx(sk.f1_score(references, predictions, average="macro"))
+    assert scores["weighted_f1"] == pytest.approx(sk.f1_score(references, predictions, average="weighted"))
+    assert np.array_equal(confusion(references, predictions, 5), sk.confusion_matrix(references, predictions))
+
+
+def test_absent_classes_take_no_part_and_say_so():
+    scores = classification_metrics([0, 0, 1], [0, 2, 1], 4)  # 2 is predicted but never true, 3 is neither
+    assert scores["uar"] == pytest.approx((0.5 + 1) / 2)
+    assert scores["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    table = per_class([0, 0, 1], [0, 2, 1], list("abcd"))
+    assert table["c"]["recall"] is None and table["d"] == {"precision": 0.0, "recall": None, "f1": 0.0, "support": 0}
+
+
+def test_one_row():
+    assert classification_metrics([1], [1], 3) == {"uar": 1.0, "wa": 1.0, "macro_f1": 1.0, "weighted_f1": 1.0}
+
+
+def test_many_matrices_at_once():
+    matrices = np.array([[[2, 0], [1, 1]], [[0, 2], [0, 2]]])
+    many = from_confusion(matrices)
+    for i, matrix in enumerate(matrices):
+        for name, value in from_confusion(matrix).items():
+            assert many[name][i] == pytest.approx(value)
+
+
+def test_intervals_resample_speakers():
+    # Two speakers, one all right and one all wrong: resampled speakers give accuracies of 0, 1/2 and 1.
+    references = np.array([0, 1] * 50)
+    predictions = np.concatenate([references[:50], 1 - references[50:]])
+    speakers = ["a"] * 50 + ["b"] * 50
+    assert bootstrap_intervals(references, predictions, speakers, 2)["wa"] == [0.0, 1.0]
+    # The same figures over a hundred speakers are a narrow interval around 1/2.
+    low, high = bootstrap_intervals(references, predictions, [f"s{i}" for i in range(100)], 2)["wa"]
+    assert 0.38 < low < 0.45 and 0.55 < high < 0.62
+    # Two standard errors of the mean of n coin flips with one speaker: utterances are resampled.
+    low, high = bootstrap_intervals(references, predictions, ["a"] * 100, 2)["wa"]
+    assert high - low == pytest.approx(4 * 0.05, abs=0.04)
+
+
+def test_evaluate_modules_work_offline_in_batches_and_combined():
+    references, predictions = [0, 1, 2, 2], [0, 1, 1, 2]
+    assert load_metric("all").compute(predictions=predictions, references=references)["uar"] == pytest.approx(5 / 6)
+    metric = load_metric("uar")
+    metric.add_batch(predictions=predictions[:2], references=references[:2])
+    metric.add_batch(predictions=predictions[2:], references=references[2:])
+    assert metric.compute() == {"uar": pytest.approx(5 / 6)}
+    both = evaluate.combine([load_metric("uar"), load_metric("wa")])
+    assert both.compute(predictions=predictions, references=references) == {"uar": pytest.approx(5 / 6), "wa": 0.75}
+    with pytest.raises(ValueError, match="choose one of uar, wa"):
+        load_metric("accuracy")
+
+
+def test_class_weights_are_scikit_learns():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = [0, 0, 0, 1, 1, 3]
+    ours = class_weights(labels, 5)
+    theirs = compute_class_weight("balanced", classes=np.array([0, 1, 3]), y=labels)
+    assert ours[[0, 1, 3]].tolist() == pytest.approx(theirs.tolist())
+    assert ours[[2, 4]].tolist() == [0.0, 0.0]
+
+
+def test_loss_sum_over_weight_is_torchs_mean():
+    torch.manual_seed(0)
+    logits, labels, weights = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 0]), torch.tensor([1.0, 2.0, 0.5, 3.0])
+    kind = "single_label_classification"
+    for w, smoothing in ((None, 0.0), (weights, 0.0), (weights, 0.1)):
+        mine = loss_sum(logits, labels, kind, w, smoothing) / weight_of(labels, kind, w)
+        theirs = torch.nn.CrossEntropyLoss(weight=w, label_smoothing=smoothing)(logits, labels)
+        assert float(mine) == pytest.approx(float(theirs), abs=1e-6)
+        parts = [loss_sum(logits[i : i + 2], labels[i : i + 2], kind, w, smoothing) for i in (0, 2, 4)]
+        assert float(sum(parts)) == pytest.approx(float(loss_sum(logits, labels, kind, w, smoothing)), abs=1e-5)
+    vectors = torch.rand(6, 4)
+    for kind, torchs in (
+        ("regression", torch.nn.MSELoss()),
+        ("multi_label_classification", torch.nn.BCEWithLogitsLoss()),
+    ):
+        mine = loss_sum(logits, vectors, kind) / weight_of(vectors, kind)
+        assert float(mine) == pytest.approx(float(torchs(logits, vectors)), abs=1e-6)

@@ -1,0 +1,143 @@
+"""Rules of the repository that would drift if nothing held them."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from ser_hf import args
+
+REPO = Path(__file__).parents[1]
+SOURCE = REPO / "src" / "ser_hf"
+
+# The order in which data passes through the package: a module may import those before it, never those after.
+ORDER = (
+    "errors files torchaudio_cpu schema synthesis audio corpora leaks protocols preprocessing windowing augmentation batching "
+    "collator models losses trainer metrics embeddings report hub args run command inventory check folds cv push cli demo"
+).split()
+# Modules any other may import.
+LEAVES = {"errors", "files", "torchaudio_cpu", "__version__", "args"}
+
+
+def _own_imports(file: Path) -> set[str]:
+    """Modules of this project that a file imports, at any depth of its code."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            if node.level or (node.module or "").split(".")[0] == "ser_hf":
+                parts = (node.module or "").removeprefix("ser_hf").strip(".").split(".")
+                found |= {parts[0]} if parts[0] else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ser_hf.")}
+    return found
+
+
+def test_every_module_has_its_place_in_the_order():
+    modules = {file.stem for file in SOURCE.glob("*.py")} - {"__init__"}
+    assert modules <= set(ORDER), modules - set(ORDER)
+
+
+@pytest.mark.parametrize("file", sorted(SOURCE.glob("*.py")), ids=lambda file: file.stem)
+def test_modules_import_only_what_is_above_them(file):
+    if file.stem == "__init__":
+        return
+    above = set(ORDER[: ORDER.index(file.stem)])
+    assert _own_imports(file) - LEAVES <= above, f"{file.stem} imports {_own_imports(file) - LEAVES - above}"
+
+
+def test_models_import_only_siblings_one_level_up():
+    files = [file for file in (SOURCE / "models").glob("*.py") if file.stem != "__init__"]
+    assert len(files) >= 2
+    siblings = {file.stem for file in files}
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.level or node.module.startswith("ser_hf")):
+                # `from . import x` is saved without x; `from ser_hf.x` demands the package of every user
+                assert node.level == 1 and node.module in siblings, ast.unparse(node)
+
+
+def test_loading_scripts_import_only_schema_base_and_audio():
+    files = [file for file in (REPO / "loading_scripts").glob("*.py") if file.stem != "__init__"]
+    assert len(files) >= 4
+    for file in files:
+        assert _own_imports(file) <= {"schema", "corpora", "audio", "synthesis"}, file.name
+
+
+def test_recipes_are_spines():
+    for file in (REPO / "recipes").glob("*.py"):
+        tree = ast.parse(file.read_text())
+        assert not [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)], file.name
+        names = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+        assert names in (["main"], []), f"{file.name} defines {names}"
+        assert len(file.read_text().splitlines()) <= 150, file.name
+
+
+def test_files_stay_small():
+    files = [f for folder in ("src", "loading_scripts", "recipes", "benchmarks") for f in (REPO / folder).rglob("*.py")]
+    assert len(files) > 20
+    long = {str(file.relative_to(REPO)): n for file in files if (n := len(file.read_text().splitlines())) > 350}
+    assert not long
+
+
+def test_import_and_help_load_nothing_heavy():
+    code = "import sys, ser_hf; print([m for m in ('torch', 'transformers', 'datasets', 'sklearn') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    for recipe in sorted((REPO / "recipes").glob("*_*.py")):
+        if recipe.stem in ("__init__", "try_model"):
+            continue
+        code = (
+            f"import sys, runpy; sys.argv = ['x', '--help']\n"
+            f"try: runpy.run_path({str(recipe)!r}, run_name='__main__')\n"
+            "except SystemExit as stop: assert stop.code == 0\n"
+            "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "--dataset" in done.stdout and "accelerate launch" in done.stdout
+
+
+def _documented_commands() -> list[list[str]]:
+    """Every `accelerate launch recipes/...` command of the README, the recipes and their YAML, as words."""
+    texts = [(REPO / "README.md").read_text()]
+    texts += [file.read_text() for folder in ("recipes",) for file in (REPO / folder).rglob("*.py")]
+    texts += [re.sub(r"^# ?", "", f.read_text(), flags=re.M) for f in (REPO / "recipes").rglob("*.yaml")]
+    commands = []
+    for text in texts:
+        joined = re.sub(r"\\\n\s*", " ", text)
+        commands += [shlex.split(line.split("#")[0]) for line in re.findall(r"^\s*(accelerate launch .*)$", joined, re.M)]
+    return commands
+
+
+def test_documented_commands_parse(monkeypatch):
+    commands = _documented_commands()
+    assert len(commands) >= 8
+    for words in commands:
+        at = next(i for i, word in enumerate(words) if word.startswith("recipes/") and word.endswith(".py"))
+        assert (REPO / words[at]).is_file(), words
+        from accelerate.commands.launch import launch_command_parser
+
+        launch_command_parser().parse_args(words[2:])
+        # the GPU flags of a documented command must parse on a machine without one
+        args.parse("", Path(words[at]).stem.split("_")[0], [*words[at + 1 :], "--use_cpu", "true", "--bf16", "false"])
+
+
+def test_yaml_files_are_flat_runs_that_parse():
+    files = sorted((REPO / "recipes" / "configs").rglob("*.yaml"))
+    assert len(files) >= 4
+    for file in files:
+        flags = yaml.safe_load(file.read_text())
+        assert file.stem.startswith(flags["dataset"].split("+")[0] + "_"), file.name
+        data = args.parse("", "none", ["--config", str(file), "--use_cpu", "true"])[0]
+        assert data.dataset == flags["dataset"]
+
+
+def test_accelerate_files_load():
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    files = {file.stem: load_config_from_file(str(file)) for file in (REPO / "recipes" / "accelerate").glob("*.yaml")}
+    assert set(files) == {"ddp", "fsdp", "deepspeed", "multi_node"}
+    assert files["multi_node"].num_machines == 2 and files["multi_node"].num_processes == 8
