@@ -49,8 +49,9 @@ class Ravdess(SpeechCorpus):
     def root(cls, folder: Path) -> Path | None:
         # Kaggle's zip holds a second copy in a nested folder of the same name: take the outermost.
         for pattern in ("Actor_[0-9][0-9]", "*/Actor_[0-9][0-9]"):
-            if any(any(actor.glob("03-01-*.wav")) for actor in folder.glob(pattern)):
-                return next(folder.glob(pattern)).parent
+            for actor in sorted(folder.glob(pattern)):  # the release's songs (03-02) have the same folders
+                if any(actor.glob("03-01-*.wav")):
+                    return actor.parent
         return folder.parent if re.fullmatch(r"Actor_\d\d", folder.name) and any(folder.glob("03-01-*.wav")) else None
 
     def utterances(self, root: Path) -> list[dict]:

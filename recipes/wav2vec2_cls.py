@@ -25,7 +25,7 @@ def main() -> None:
 
     # 2. Everything that can be wrong is found out before anything slow.
     run.check_names(data)
-    run.start(training, run_args)
+    push_to = run.start(training, run_args)
 
     # 3. Corpus and folds.
     with training.main_process_first():
@@ -61,7 +61,9 @@ def main() -> None:
     trained = run.train(trainer, training) if training.do_train else None
 
     # 6. Test, once; model, card, results, push.
-    run.finish(trainer, training, "wav2vec2_cls", given, extractor, splits, report, protocol, data.fold, trained)
+    run.finish(
+        trainer, training, "wav2vec2_cls", given, extractor, splits, report, protocol, data.fold, trained, push_to
+    )
     trainer.end()
 
 

@@ -83,7 +83,7 @@ def run_recipe(recipe: str, *flags: str, processes: int = 1, env: dict | None = 
         start += ["--dynamo_backend", "no"]
     return subprocess.run(
         [*start, str(REPO / "recipes" / f"{recipe}.py"), *map(str, flags)],
-        env={**os.environ, **(env or {})},
+        env=env or os.environ,
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -33,7 +33,10 @@ def _read(source: dict | str | Path, start: float | None = None, end: float | No
             dtype = "int16" if f.subtype == "PCM_16" else "float32"
             return f.read(frames, dtype=dtype, always_2d=True), f.samplerate
     except (sf.LibsndfileError, OSError, RuntimeError, ValueError) as error:
-        reason = "no such file" if isinstance(file, str) and not Path(file).exists() else str(error).split("\n")[0]
+        # Without the "Error opening <file>: " before it, which for bytes is an address in memory.
+        reason = error.error_string if isinstance(error, sf.LibsndfileError) else str(error).split("\n")[0]
+        if isinstance(file, str) and not Path(file).exists():
+            reason = "no such file"
         raise AudioError(f"{name}: unreadable audio ({reason})") from None
 
 
@@ -80,8 +83,10 @@ def scan(source: dict | str | Path) -> dict:
         problem = f"{name}: silent (every sample is zero)"
     if problem:
         return {"duration": None, "audio_hash": None, "problem": problem}
-    # The first channel's samples and the rate: a stereo copy of a mono clip is the same audio.
-    digest = xxhash.xxh3_128(np.ascontiguousarray(samples[:, 0]).tobytes() + str(rate).encode()).hexdigest()
+    # Of equal channels one is hashed, and the rate: a stereo copy of a mono clip is the same audio.
+    first = samples[:, :1]
+    distinct = first if (samples == first).all() else samples
+    digest = xxhash.xxh3_128(np.ascontiguousarray(distinct).tobytes() + str(rate).encode()).hexdigest()
     return {"duration": len(samples) / rate, "audio_hash": digest, "problem": None}
 
 

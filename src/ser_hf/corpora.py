@@ -50,8 +50,10 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
         return None
 
     def utterances(self, root: Path) -> list[dict]:
-        """All utterances in a fixed order: `id`, `audio` (a path, `{"bytes", "path"}`, or None in a corpus of texts),
-        `emotion` (a word of `schema.EMOTIONS`, None where there is no single one), `text`, `speaker`, the optional columns, and `scores`
+        """All utterances in a fixed order, one dict each.
+
+        `id`; `audio` (a path, `{"bytes", "path"}`, or None in a corpus of texts); `emotion` (a word of
+        `schema.EMOTIONS`, None where there is no single one); `text`; `speaker`; the optional columns; `scores`
         (`{target: value}`) for vector labels. `cut: True` makes the audio `start` to `end` seconds of its recording;
         `problem` says why a clip cannot be used, where the loading script knows better than the decoder.
         """
@@ -68,7 +70,9 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
         )
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        rows = self.utterances(Path(self.config.data_dir))
+        root = Path(self.config.data_dir)
+        if not (rows := self.utterances(root)):
+            raise SerError(f"{root}: no usable utterance of {self.dataset_name} ({self.config.name}): no file names fit")
         return [datasets.SplitGenerator(name="train", gen_kwargs={"rows": rows})]  # a list: num_proc shards it
 
     def _generate_tables(self, rows: list[dict]):
@@ -225,7 +229,7 @@ def find_corpus(name: str, data_dir: str | Path | None = None) -> Path:
 def fingerprint(root: Path, corpus: type[SpeechCorpus]) -> str:
     """Changes when a file under `root` (path, size, time of change) or the loading script does. For the cache key,
     because `datasets` keys builder caches by neither (shared/PLATFORM.md 4.1)."""
-    code = "".join(inspect.getsource(inspect.getmodule(thing)) for thing in (corpus, SpeechCorpus, scan))
+    code = "".join(inspect.getsource(inspect.getmodule(thing)) for thing in (corpus, SpeechCorpus, scan, features))
     digest = xxhash.xxh3_64((__version__ + code).encode())
     for folder, folders, files in os.walk(root, followlinks=True):
         folders.sort()
@@ -281,7 +285,7 @@ def load_corpus(
     if strict and (report.missing or report.problems):
         raise SerError(f"--strict: {'; '.join(line.strip() for line in report.lines()[1:])}")
     if not len(usable):
-        raise SerError(f"{root}: no usable utterance of {name} ({config.name}); {'; '.join(report.lines()[1:])}")
+        raise SerError(f"{root}: no usable utterance of {name} ({config.name}); {'; '.join(line.strip() for line in report.lines()[1:])}")
     return (usable, report) if return_report else usable
 
 

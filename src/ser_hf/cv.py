@@ -2,19 +2,18 @@
 
     ser-hf cv recipes/wav2vec2_cls.py --dataset emodb --data_dir /corpora/emodb
     ser-hf cv recipes/wav2vec2_cls.py --dataset ravdess --seeds 42 43 44 --num_processes 4 --output_dir runs/ravdess_cv
-    ser-hf cv recipes/wav2vec2_cls.py --dataset iemocap --folds 0 2
 
 The recipe comes first; its flags and its YAML are given as to the recipe alone. Of cv itself are:
-  --seeds S ...             Training seeds; the recipe's seed (42) otherwise.
+  --seeds S ...             Training seeds; the recipe's (42) otherwise.
   --folds K ...             Only these folds, from 0; the report then says that it is partial.
   --num_processes N         Processes (GPUs) of each fold, for accelerate launch.
   --accelerate_config FILE  Configuration of accelerate launch, such as recipes/accelerate/fsdp.yaml.
   --verbose                 Show what the folds print; it always goes to <output_dir>/fold<k>_seed<s>/log.txt.
   --output_dir DIR          runs/<dataset>_<system>_cv otherwise.
 
-A finished fold is not run again, an unfinished one goes on from its last checkpoint: after an interruption give the same
-command. Written are cv.json and cv.md: every fold, mean and standard deviation over folds, the pooled predictions with
-95 % intervals by speakers, and each class.
+A finished fold is not run again, an unfinished one goes on from its last checkpoint: after an interruption give the
+same command. Written are cv.json and cv.md: every fold, mean and standard deviation over folds, the pooled predictions
+with 95 % intervals by speakers, and each class.
 """
 
 import json
@@ -32,23 +31,23 @@ from pathlib import Path
 from typing import Any
 
 from . import args, run
+from .command import claim
 from .errors import SerError
 from .files import write
 
-OWN = ("folds", "seeds", "num_processes", "accelerate_config", "verbose", "output_dir")
-REFUSED = {
-    "fold": "every fold is run; --folds 0 2 restricts to some",
-    "seed": "write --seeds 42 43 44",
-    "resume_from_checkpoint": "unfinished folds go on by themselves",
-}
 # Not part of what a fold computed; its fold and seed are in results.json.
 NOT_COMPARED = ("fold", "seed", "num_proc", *args.NOT_IN_RUN_YAML)
+Found = tuple[dict, Any]  # a finished fold: its results and its table of predictions
+LEAKING = (
+    "**These figures leak speakers between train and test by the protocol's construction and cannot be compared with "
+    "speaker-independent ones.**"
+)
 
 
 @dataclass
 class Plan:
-    """What is to be run: `flags` are words for the recipe, `given` all its flags with those of its YAML, `tests` the
-    utterance ids of each fold's test set."""
+    """What is to be run. `flags` are the recipe's words, `given` its flags with those of its YAML, `own` those of cv;
+    `ids` are all utterances of the corpus and `tests` those of each fold's test set."""
 
     recipe: Path
     launcher: list[str]
@@ -58,10 +57,10 @@ class Plan:
     out: Path
     seeds: list[int]
     folds: list[int]
-    report: Any = None  # CorpusReport
-    protocol: Any = None
-    ids: list[str] = field(default_factory=list)
     all_folds: int = 0
+    report: Any = None  # CorpusReport
+    protocol: Any = None  # Protocol
+    ids: list[str] = field(default_factory=list)
     tests: dict[int, set[str]] = field(default_factory=dict)
 
     @property
@@ -72,26 +71,27 @@ class Plan:
         return self.out / f"fold{fold}_seed{seed}"
 
 
-def main(argv: list[str]) -> None:
-    """Run the folds that are not finished, then report.
+def main(argv: list[str]) -> int:
+    """Run the folds that are not finished, then report. Returns the exit status.
 
     Raises:
         SerError: wrong flags, a folder of another run, or a fold that failed (the finished ones stay).
     """
     if {"-h", "--help"} & set(argv):
         run.say(__doc__.strip())
-        return
+        return 0
     plan = parse(argv)
     load(plan)
     try:
         runs = run_all(plan)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")
-        raise SystemExit(130) from None
+        return 130
     cv = about(plan, runs) | summarise(runs, plan.report.label_names)
     write(plan.out / "cv.json", json.dumps(cv, indent=2, ensure_ascii=False) + "\n")
-    write(plan.out / "cv.md", text(cv, markdown=True))
-    run.say(text(cv), f"written: {plan.out / 'cv.json'} and cv.md")
+    write(plan.out / "cv.md", markdown(cv))
+    run.say("", markdown(cv), f"written: {plan.out / 'cv.json'} and cv.md")
+    return 0
 
 
 # ---- what is asked for
@@ -99,27 +99,34 @@ def main(argv: list[str]) -> None:
 
 def parse(argv: list[str]) -> Plan:
     """The command line; nothing of the corpus is looked at."""
-    recipe = Path(argv[0]) if argv and argv[0][0] != "-" else None
-    if recipe is None:
+    if not argv or argv[0].startswith("-"):
         raise SerError("the recipe comes first: ser-hf cv recipes/wav2vec2_cls.py --dataset NAME ...")
-    if not recipe.is_file():
-        recipe = Path(__file__).parent / "recipes" / recipe.name  # of an installed wheel
-    if not recipe.is_file():
+    places = (Path(argv[0]), Path(__file__).parent / "recipes" / Path(argv[0]).name)  # the second of an installed wheel
+    recipe = next((path for path in places if path.is_file()), None)
+    if recipe is None:
         raise SerError(f"recipe {argv[0]}: no such file; give a recipe's path, such as recipes/wav2vec2_cls.py")
     cli = args._pairs(argv[1:])
-    for name in REFUSED.keys() & cli.keys():
-        raise SerError(f"--{name} {cli[name]}: not for cv; {REFUSED[name]}")
-    own = {name: cli.pop(name) for name in OWN if name in cli}
+    for name in ("fold", "seed", "resume_from_checkpoint", "push_to_hub"):
+        if name in cli:
+            raise SerError(f"--{name} {cli[name]}: cv sets it for each run; --folds 0 2 and --seeds 42 43 choose them")
+    names = ("folds", "seeds", "num_processes", "accelerate_config", "verbose", "output_dir")
+    own = {name: cli.pop(name) for name in names if name in cli}
     named = re.search(r"""system=["'](\w+)["']""", recipe.read_text())
     system = named[1] if named else recipe.stem
     given = _given(cli, system)
     if not given.get("dataset"):
         raise SerError("--dataset is missing: name a corpus, `ser-hf corpora` lists them")
-    if str(given.get("push_to_hub", "false")).lower() != "false":
-        raise SerError("--push_to_hub: cv trains a model a fold; push the folder of the one you choose")
+    launcher, config = [sys.executable, "-m", "accelerate.commands.launch"], own.get("accelerate_config")
+    if config and not Path(config).is_file():
+        raise SerError(f"--accelerate_config {config}: no such file")
+    launcher += ["--config_file", config] if config else []
+    if "num_processes" in own:
+        count = _numbers("num_processes", own["num_processes"])[0]
+        # also on a CPU: `--cpu` starts one process whatever the number (shared/PLATFORM.md 1.1)
+        launcher += [*(["--multi_gpu"] if count > 1 and not config else []), "--num_processes", str(count)]
     return Plan(
         recipe=recipe,
-        launcher=_launcher(own),
+        launcher=launcher,
         flags=[word for key, v in cli.items() for word in (f"--{key}", *(v if isinstance(v, list) else [v]))],
         given=given,
         own=own,
@@ -141,28 +148,15 @@ def _given(cli: dict, system: str) -> dict:
 def _numbers(name: str, value) -> list[int]:
     words = value if isinstance(value, list) else [value]
     if not all(re.fullmatch(r"\d+", str(word)) for word in words):
-        raise SerError(f"--{name} {' '.join(map(str, words))}: must be whole numbers, as in --{name} 0 1")
+        raise SerError(f"--{name} {' '.join(map(str, words))}: must be whole numbers, as in --{name} 1 2")
     return list(dict.fromkeys(map(int, words)))
-
-
-def _launcher(own: dict) -> list[str]:
-    words = [sys.executable, "-m", "accelerate.commands.launch"]
-    if config := own.get("accelerate_config"):
-        if not Path(config).is_file():
-            raise SerError(f"--accelerate_config {config}: no such file")
-        words += ["--config_file", config]
-    if "num_processes" in own:
-        [processes] = _numbers("num_processes", own["num_processes"])[:1]
-        # also on a CPU: `--cpu` starts one process whatever the number (shared/PLATFORM.md 1.1)
-        words += ["--multi_gpu"] if processes > 1 and not config else []
-        words += ["--num_processes", str(processes)]
-    return words
 
 
 def load(plan: Plan) -> None:
     """Load the corpus and make every fold, so that what is wrong with any of them is found before the first runs."""
-    from .corpora import label_config, load_corpus
-    from .protocols import check_disjoint, find_protocol, folds_of, split
+    from .corpora import find_corpus, label_config, load_corpus
+    from .leaks import check_disjoint
+    from .protocols import find_protocol, folds_of, split
 
     given = {entry.name: entry.default for entry in args.fields(args.DataArguments)} | plan.given
     try:
@@ -170,81 +164,72 @@ def load(plan: Plan) -> None:
         num_proc = given["num_proc"] and int(given["num_proc"])
     except (TypeError, ValueError) as error:
         raise SerError(f"--validation_fraction, --split_seed or --num_proc: {error}") from None
-    name = given["dataset"]
-    config, protocol = label_config(name, given["labels"]), find_protocol(name, given["protocol"])
-    if config.problem_type != "single_label_classification":
-        raise SerError(f"{name}'s labels {config.name!r} are vectors and cv reports classes: choose another --labels")
-    corpus, plan.report = load_corpus(name, config.name, given["data_dir"], num_proc=num_proc, return_report=True)
-    sizes = [len(rows) for rows in folds_of(corpus, protocol, split_seed)]
-    plan.folds = sorted(plan.folds) or list(range(len(sizes)))
-    if plan.folds[-1] >= len(sizes):
-        raise SerError(f"--folds {plan.folds[-1]}: {name}'s protocol {protocol.name!r} has folds 0 to {len(sizes) - 1}")
-    plan.protocol, plan.ids, plan.all_folds = protocol, list(corpus["id"]), len(sizes)
+    name, labels = given["dataset"], label_config(given["dataset"], given["labels"])
+    plan.protocol = find_protocol(name, given["protocol"])
+    if labels.problem_type != "single_label_classification":
+        raise SerError(f"{name}'s labels {labels.name!r} are vectors and cv reports classes: choose another --labels")
+    find_corpus(name, given["data_dir"])
+    claim(plan.out, f"--output_dir {plan.out}")
+    corpus, plan.report = load_corpus(name, labels.name, given["data_dir"], num_proc=num_proc, return_report=True)
+    plan.ids, plan.all_folds = list(corpus["id"]), len(folds_of(corpus, plan.protocol, split_seed))
+    plan.folds = sorted(plan.folds) or list(range(plan.all_folds))
+    if plan.folds[-1] >= plan.all_folds:
+        raise SerError(f"--folds {plan.folds[-1]}: {name}'s {plan.protocol.name} has folds 0 to {plan.all_folds - 1}")
     for fold in plan.folds:
-        if not sizes[fold]:
-            some = " ".join(str(k) for k in plan.folds if sizes[k])
-            raise SerError(f"no file found is in fold {fold} of {protocol.name!r}: --folds {some} leaves it out")
-        parts = split(corpus, name, protocol.name, fold, fraction, split_seed)
-        check_disjoint(parts, protocol.speaker_independent)
+        parts = split(corpus, name, plan.protocol.name, fold, fraction, split_seed)
+        check_disjoint(parts, plan.protocol.speaker_independent, plan.protocol.validation)
         plan.tests[fold] = set(parts["test"]["id"])
 
 
 # ---- running
 
 
-def run_all(plan: Plan) -> dict:
-    """`{(seed, fold): (results, predictions)}` of all folds; those that are not finished are run."""
+def run_all(plan: Plan) -> dict[tuple[int, int], Found]:
+    """The folds by `(seed, fold)`; those that are not finished are run."""
     todo = [(seed, fold) for seed in plan.seeds for fold in plan.folds]
     before = {} if plan.anew else {key: found for key in todo if (found := finished(plan, *key))}
-    leak = "" if plan.protocol.speaker_independent else "; LEAKS SPEAKERS by construction"
-    run.say(*plan.report.lines(), f"{plan.protocol.name}: {len(todo)} runs, {len(before)} finished before{leak}")
+    leak = "" if plan.protocol.speaker_independent else " LEAKS SPEAKERS by construction"
+    run.say(*plan.report.lines(), f"{plan.protocol.name}:{leak} {len(todo)} runs, {len(before)} finished before")
     runs, took = {}, []
-    for done, (seed, fold) in enumerate(todo):
-        name = f"fold {fold} ({plan.folds.index(fold) + 1}/{len(plan.folds)}) seed {seed}"
-        if (seed, fold) in before:
-            runs[seed, fold] = before[seed, fold]
-            run.say(f"{name}: finished before, UAR {_uar(runs[seed, fold])}")
-            continue
-        resume = not plan.anew and any(plan.folder(seed, fold).glob("checkpoint-*"))
-        run.say(f"{name}: {'goes on from its last checkpoint' if resume else 'started'} in {plan.folder(seed, fold)}")
-        begin = time.monotonic()
-        runs[seed, fold] = _run_one(plan, seed, fold, resume)
-        took.append(round(time.monotonic() - begin))
-        left = sum(key not in before for key in todo[done + 1 :]) * sum(took) // len(took)
-        elapsed, left = timedelta(seconds=sum(took)), timedelta(seconds=left)
-        run.say(f"{name}: UAR {_uar(runs[seed, fold])}; elapsed {elapsed}, about {left} left")
+    for seed, fold in todo:
+        name, folder = f"fold {plan.folds.index(fold) + 1}/{len(plan.folds)} seed {seed}", plan.folder(seed, fold)
+        resume = not plan.anew and any(folder.glob("checkpoint-*"))
+        if (seed, fold) not in before:
+            run.say(f"{name} (--fold {fold}) {'goes on from its last checkpoint' if resume else 'started'} in {folder}")
+            begin = time.monotonic()
+            before[seed, fold] = _run_one(plan, seed, fold, resume)
+            took.append(time.monotonic() - begin)
+            left = (len(todo) - len(before)) * sum(took) / len(took)
+            elapsed, left = (timedelta(seconds=round(seconds)) for seconds in (sum(took), left))
+            end = f"done, elapsed {elapsed}, about {left} left"
+        else:
+            end = "finished before"
+        results, _ = runs[seed, fold] = before[seed, fold]
+        run.say(f"{name}: UAR {results['test']['metrics']['uar']:.3f}{mark(results['protocol'])}, {end}")
     return runs
 
 
-def _uar(found: tuple) -> str:
-    return f"{found[0]['test']['metrics']['uar']:.3f}"
-
-
-def finished(plan: Plan, seed: int, fold: int) -> tuple | None:
+def finished(plan: Plan, seed: int, fold: int) -> Found | None:
     """Results and predictions of a fold, or None if it is still to be run or to be completed.
 
     Raises:
-        SerError: its folder holds a run of other flags, or of another corpus.
+        SerError: its folder holds a run with other flags (names the first that differs), or of another corpus.
     """
-    folder = plan.folder(seed, fold)
-    done = (folder / "results.json").exists()
-    if done or any(folder.glob("checkpoint-*")):
-        check_flags(folder, plan.given)
-    return read(plan, seed, fold) if done else None
-
-
-def check_flags(folder: Path, given: dict) -> None:
-    """What a folder holds was run with the flags that are asked for now, or the first that differs is an error."""
     import yaml
 
+    folder = plan.folder(seed, fold)
+    done = (folder / "results.json").exists()
+    if not done and not any(folder.glob("checkpoint-*")):
+        return None
     if not (folder / "run.yaml").exists():
         raise SerError(f"{folder} holds a run but no run.yaml that says its flags: choose another --output_dir")
     then = yaml.safe_load((folder / "run.yaml").read_text())
-    for name in dict.fromkeys([*given, *then]):
-        if name not in NOT_COMPARED and _plain(name, then.get(name)) != _plain(name, given.get(name)):
-            was, now = (f"--{name} {flags[name]}" if name in flags else f"no --{name}" for flags in (then, given))
+    for name in dict.fromkeys([*plan.given, *then]):
+        if name not in NOT_COMPARED and _plain(name, then.get(name)) != _plain(name, plan.given.get(name)):
+            was, now = (f"--{name} {flags[name]}" if name in flags else f"no --{name}" for flags in (then, plan.given))
             again = "choose another --output_dir, or all folds anew: --overwrite_output_dir true"
             raise SerError(f"{folder} was run with {was}, asked for is {now}: {again}")
+    return read(plan, seed, fold) if done else None
 
 
 def _plain(name: str, value):
@@ -253,42 +238,41 @@ def _plain(name: str, value):
         return [_plain(name, item) for item in value]
     if name == "data_dir" and value is not None:
         return Path(value).expanduser().resolve()
-    word = str(value).lower() if str(value) in ("True", "False") else str(value)
     try:
-        return float(word)
+        return float(str(value))
     except ValueError:
-        return word
+        return str(value).lower() if str(value) in ("True", "False") else str(value)
 
 
-def read(plan: Plan, seed: int, fold: int) -> tuple:
-    """Results and predictions of a finished fold, which must be of this corpus as it is now, protocol, fold, seed."""
+def read(plan: Plan, seed: int, fold: int) -> Found:
+    """A finished fold, which must be of this corpus as it is now, this protocol, fold and seed."""
     import pandas as pd
 
-    folder = plan.folder(seed, fold)
+    folder, now = plan.folder(seed, fold), plan.report
     if not (folder / "predictions.parquet").exists():
         raise SerError(f"{folder} has no predictions.parquet: remove the folder to run this fold again")
     results = json.loads((folder / "results.json").read_text())
     table = pd.read_parquet(folder / "predictions.parquet")
-    corpus, protocol, report = results["corpus"], results["protocol"], plan.report
-    for what, was, now in (
-        ("corpus", f"{corpus['corpus']} ({corpus['labels']})", f"{report.corpus} ({report.labels})"),
-        ("size of the corpus", corpus["utterances"], report.utterances),
+    corpus, protocol = results["corpus"], results["protocol"]
+    for what, found, wanted in (
+        ("corpus", f"{corpus['corpus']} ({corpus['labels']})", f"{now.corpus} ({now.labels})"),
+        ("number of utterances in the corpus", corpus["utterances"], now.utterances),
         ("protocol", protocol["name"], plan.protocol.name),
-        ("fold", protocol["fold"], fold),
-        ("seed", results["seed"], seed),
-        ("number of tested utterances of other folds", len(set(table["id"]) - plan.tests[fold]), 0),
+        ("fold and seed", (protocol["fold"], results["seed"]), (fold, seed)),
+        ("number of test utterances from other folds", len(set(table["id"]) - plan.tests[fold]), 0),
     ):
-        if was != now:
-            raise SerError(f"{folder}: its {what} is {was}, not {now}: remove the folder to run this fold again")
+        if found != wanted:
+            raise SerError(f"{folder}: the {what} is {found}, not {wanted}: remove the folder to run this fold again")
     return results, table
 
 
-def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> tuple:
+def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Found:
     import yaml
 
     folder = plan.folder(seed, fold)
     own = ["--fold", str(fold), "--seed", str(seed), "--output_dir", str(folder)]
     own += ["--resume_from_checkpoint", "true"] if resume else []
+    own += ["--push_to_hub", "false"] if "push_to_hub" in plan.given else []  # every fold would go to the same place
     command = [*plan.launcher, str(plan.recipe), *plan.flags, *own]
     # The recipe writes run.yaml at its end; until then this one says with which flags a checkpoint was made.
     flags = {name: value for name, value in plan.given.items() if name not in args.NOT_IN_RUN_YAML}
@@ -304,21 +288,20 @@ def launch(command: list[str], log: Path, verbose: bool = False) -> tuple[int, s
     """Run a command as a process group of its own, its output appended to `log` as it comes, and shown if `verbose`.
     Whatever ends this process, SIGKILL excepted, ends the group. Returns exit status and the end of the output."""
     previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    process = None
+    process = status = None
     try:
         with open(log, "ab") as out, open(log, "rb") as said:
             out.write(f"$ {shlex.join(command)}\n".encode())
             out.flush()
             start = said.seek(out.tell())
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-            )
-            status = None
+            streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
+            process = subprocess.Popen(command, **streams, start_new_session=True)
             while status is None:
                 time.sleep(0.1)
                 status = process.poll()  # before reading, so that nothing said in between is lost
                 if verbose:
-                    run.say(said.read().decode(errors="replace"))
+                    sys.stdout.write(said.read().decode(errors="replace"))
+                    sys.stdout.flush()
             said.seek(max(start, said.seek(0, os.SEEK_END) - 65536))
             return status, said.read().decode(errors="replace")
     finally:
@@ -336,7 +319,260 @@ def last_error(output: str) -> str:
     lines = [re.sub(r"^\[rank\d+\]:\s*", "", line).strip() for line in re.split(r"[\r\n]+", output)]
     # what launchers raise, and ranks whose neighbour has gone, is never the reason
     after = re.compile(r"CalledProcessError|ChildFailedError|SignalException|[Cc]onnection (closed|reset) by peer")
-    own = [line for line in lines if line.startswith("error: ")]
-    raised = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line) and not after.search(line)]
+    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+    raised = [line for line in raised if not after.search(line)]
     ended = [found[0] for line in lines if (found := re.search(r"(exitcode +:|died with|returned non-zero) .*", line))]
     return next((found[-1][:500] for found in (own, raised, ended, list(filter(None, lines))) if found), "no output")
+
+
+# ---- the report
+
+
+def summarise(runs: dict[tuple[int, int], Found], label_names: list[str]) -> dict:
+    """The figures of a cross-validation.
+
+    Args:
+        runs: Finished folds by `(seed, fold)`, the same folds for every seed.
+        label_names: In index order.
+
+    Returns:
+        `runs` (an entry each), `mean` (over folds; each counts once, whatever its size) and `pooled` (the predictions
+        of all folds as one test set). Both of each seed, and then over seeds.
+    """
+    import numpy as np
+
+    from .metrics import METRICS
+
+    def mean(values: list) -> float | None:
+        return None if None in values else float(np.mean(values))
+
+    def sd(values: list) -> float | None:
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    per_seed, pooled = [], []
+    for seed in dict.fromkeys(seed for seed, _ in runs):
+        found = [runs[key] for key in runs if key[0] == seed]
+        folds = {name: [results["test"]["metrics"][name] for results, _ in found] for name in METRICS}
+        per_seed.append({"seed": seed} | {m: {"mean": mean(v), "sd_over_folds": sd(v)} for m, v in folds.items()})
+        pooled.append({"seed": seed} | _pool([table for _, table in found], label_names))
+    means = {name: [one[name]["mean"] for one in per_seed] for name in METRICS}
+    spreads = {name: [one[name]["sd_over_folds"] for one in per_seed] for name in METRICS}
+    classes = {
+        label: {name: mean([one["per_class"][label][name] for one in pooled]) for name in row}
+        for label, row in pooled[0]["per_class"].items()
+    }
+    independent = {"speaker_independent": all(r["protocol"]["speaker_independent"] for r, _ in runs.values())}
+    return {
+        "runs": [_entry(seed, fold, results) for (seed, fold), (results, _) in runs.items()],
+        "mean": {
+            **independent,
+            "per_seed": per_seed,
+            "over_seeds": {
+                name: {
+                    "mean": mean(means[name]),
+                    "sd_over_folds": mean(spreads[name]),
+                    "sd_over_seeds": sd(means[name]),
+                }
+                for name in METRICS
+            },
+        },
+        "pooled": {
+            **independent,
+            "chance_uar": 1 / sum(row["support"] > 0 for row in classes.values()),
+            "per_seed": pooled,
+            "over_seeds": {
+                "metrics": {name: mean([one["metrics"][name] for one in pooled]) for name in METRICS},
+                "per_class": classes,
+            },
+        },
+    }
+
+
+def _pool(tables: list, label_names: list[str]) -> dict:
+    """What `report.score` says of the predictions of several folds together."""
+    import numpy as np
+    import pandas as pd
+
+    from .report import score
+
+    table = pd.concat(tables)
+    index = {label: number for number, label in enumerate(label_names)}
+    truth = {"label": table["label"].map(index).to_numpy(), "speaker": table["speaker"].tolist()}
+    return score(truth, np.eye(len(label_names))[table["prediction"].map(index)], label_names)
+
+
+def _entry(seed: int, fold: int, results: dict) -> dict:
+    test, trained = results["test"], results["training"] or {}
+    return {
+        "seed": seed,
+        "fold": fold,
+        "folder": f"fold{fold}_seed{seed}",
+        "utterances": test["utterances"],
+        "speakers": test["speakers"],
+        "metrics": test["metrics"],
+        "chance_uar": results["chance_uar"],
+        "absent": [label for label, row in test["per_class"].items() if not row["support"]],
+        "selected_step": trained.get("selected_step"),
+        "seconds": trained.get("seconds"),
+    }
+
+
+def about(plan: Plan, runs: dict[tuple[int, int], Found]) -> dict:
+    """All of a cross-validation that is not a figure: of what, by what, and whether it is complete."""
+    everything = [results for results, _ in runs.values()]
+    partial = len(plan.folds) < plan.all_folds
+    command = run.command(plan.recipe.stem, plan.given).replace("accelerate launch", "ser-hf cv", 1)
+    # The YAML's flags are written out; without `none` the corpus's own YAML would add its.
+    command += f" --config none --seeds {' '.join(map(str, plan.seeds))}"
+    command += f" --folds {' '.join(map(str, plan.folds))}" if partial else ""
+    command += f" --num_processes {plan.own['num_processes']}" if "num_processes" in plan.own else ""
+    used = [{"ser_hf": results["ser_hf"], **results["versions"]} for results in everything]
+    first = everything[0]
+    tables = [[table for (of, _), (_, table) in runs.items() if of == seed] for seed in plan.seeds]
+    return {
+        "recipe": plan.recipe.stem,
+        "command": command,
+        "commit": commit(),
+        # several where folds were run with several
+        "versions": {name: ", ".join(sorted({versions[name] for versions in used})) for name in used[0]},
+        "corpus": first["corpus"],
+        "model": first["model"],
+        "protocol": {**first["protocol"], "fold": None, "folds": plan.all_folds},
+        "folds": plan.folds,
+        "partial": partial,
+        "seeds": plan.seeds,
+        "coverage": coverage(tables, plan.ids, set().union(*plan.tests.values())),
+    }
+
+
+def commit() -> str | None:
+    """The checkout's commit. None for an installed package, also where that lies inside another repository."""
+    repository = Path(__file__).parents[2]
+    if not (repository / ".git").exists():
+        return None
+    try:
+        words = ["git", "-C", str(repository), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def coverage(seeds: list[list], ids: list[str], expected: set[str]) -> dict:
+    """Whether every utterance that the folds test was tested exactly once with every seed.
+
+    Args:
+        seeds: For each seed, the predictions of its folds.
+        ids: All utterances of the corpus.
+        expected: Those in a test set of these folds.
+    """
+    counts = [Counter(name for table in folds for name in table["id"]) for folds in seeds]
+    never = sorted({name for count in counts for name in expected if not count[name]})
+    often = sorted({name for count in counts for name, times in count.items() if times > 1})
+    return {
+        "utterances": len(ids),
+        "in_test_sets": len(expected),
+        "exactly_once": not never and not often,
+        "never_tested": len(never),
+        "first_never_tested": never[:5],
+        "tested_more_than_once": len(often),
+        "first_tested_more_than_once": often[:5],
+    }
+
+
+def mark(protocol: dict) -> str:
+    """What stands beside every figure of a protocol that leaks."""
+    return "" if protocol["speaker_independent"] else " (LEAKS SPEAKERS)"
+
+
+def markdown(cv: dict) -> str:
+    """The report, on screen and as `cv.md`."""
+    from .metrics import METRICS
+    from .report import NAMES, escape
+
+    corpus, protocol, model, pooled = (cv[name] for name in ("corpus", "protocol", "model", "pooled"))
+    leak, several = mark(protocol), len(cv["seeds"]) > 1
+    names = [NAMES[name] for name in METRICS]
+
+    def spread(one: dict) -> str:
+        return f"{one['mean']:.3f}" + ("" if one["sd_over_folds"] is None else f" ± {one['sd_over_folds']:.3f}")
+
+    def interval(one: dict, name: str) -> str:
+        return "{:.3f} [{:.3f}, {:.3f}]".format(one["metrics"][name], *one["intervals"][name])
+
+    means = [[one["seed"], *(spread(one[name]) for name in METRICS)] for one in cv["mean"]["per_seed"]]
+    pools = [[one["seed"], *(interval(one, name) for name in METRICS)] for one in pooled["per_seed"]]
+    if several:
+        over = cv["mean"]["over_seeds"]
+        means.append(["mean", *(spread(over[name]) for name in METRICS)])
+        means.append(["sd over seeds", *(f"{over[name]['sd_over_seeds']:.3f}" for name in METRICS)])
+        pools.append(["mean", *(f"{pooled['over_seeds']['metrics'][name]:.3f}" for name in METRICS)])
+    scores = ("precision", "recall", "f1")
+    classes = [
+        [escape(label), *("-" if one[k] is None else f"{one[k]:.3f}" for k in scores), round(one["support"])]
+        for label, one in pooled["over_seeds"]["per_class"].items()
+    ]
+    sizes = ("seed", "fold", "utterances", "speakers")
+    runs = [[*(one[k] for k in sizes), *(f"{one['metrics'][name]:.3f}" for name in METRICS)] for one in cv["runs"]]
+    absent = {(one["fold"], ", ".join(one["absent"])) for one in cv["runs"] if one["absent"]}
+    versions = ", ".join(f"{name} {version}" for name, version in cv["versions"].items())
+    parts = [
+        f"# {escape(corpus['corpus'])} ({escape(corpus['labels'])}), {escape(protocol['name'])}{leak}",
+        _completeness(cv),
+        LEAKING if leak else "",
+        f"Protocol: {escape(protocol['name'])} ({escape(protocol['source'])}). "
+        f"Speaker-independent: **{'NO' if leak else 'yes'}**.  \n"
+        f"Model: {escape(model['class'])}, {escape(model['encoder'])}, {model['pooling']} pooling, "
+        f"{model['head']} head.  \n"
+        f"Seeds {', '.join(map(str, cv['seeds']))}; commit {cv['commit']}; {versions}.",
+        f"## Mean over folds{leak}",
+        _table(["seed", *names], means),
+        _spread_of_what(len(cv["folds"]), several),
+        f"## Pooled predictions of all folds{leak}",
+        _table(["seed", *names], pools),
+        f"In brackets 95 % intervals by bootstrap over {pooled['per_seed'][0]['intervals_over']}; chance UAR "
+        f"{cv['pooled']['chance_uar']:.3f}.",
+        f"## Classes, pooled{', mean over seeds' if several else ''}{leak}",
+        _table(["class", "precision", "recall", "F1", "utterances"], classes),
+        f"## Folds{leak}",
+        _table([*sizes, *names], runs),
+        *(f"Fold {k} tests no {words}: its UAR and macro F1 are over the others." for k, words in sorted(absent)),
+        "## Corpus",
+        f"{escape(corpus['title'])}, licence {escape(corpus['licence'])}. {escape(corpus['notes'])}",
+        "\n".join(f"- {escape(line)}" for line in corpus["lines"]),
+        f"## Run again\n\n```\n{cv['command']}\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _table(head: list, rows: list[list]) -> str:
+    """Markdown whose columns are also aligned on a screen."""
+    widths = [max(len(str(line[at])) for line in (head, *rows)) for at in range(len(head))]
+    lines = [" | ".join(str(cell).ljust(width) for cell, width in zip(r, widths, strict=True)) for r in (head, *rows)]
+    return "\n".join(f"| {line} |" for line in (lines[0], " | ".join("-" * width for width in widths), *lines[1:]))
+
+
+def _completeness(cv: dict) -> str:
+    of, tested = f"{len(cv['folds'])} of {cv['protocol']['folds']} folds", cv["coverage"]
+    lines = [f"**PARTIAL: {of} ({' '.join(map(str, cv['folds']))}).**" if cv["partial"] else f"All {of}."]
+    everything, others = tested["in_test_sets"], tested["utterances"] - tested["in_test_sets"]
+    if tested["exactly_once"]:
+        lines.append(f"Each of the {everything} utterances in their test sets was tested exactly once.")
+    if tested["never_tested"]:
+        first = ", ".join(tested["first_never_tested"])
+        lines.append(f"**{tested['never_tested']} of their {everything} test utterances were NOT tested: {first} ...**")
+    if tested["tested_more_than_once"]:
+        first = ", ".join(tested["first_tested_more_than_once"])
+        lines.append(f"**{tested['tested_more_than_once']} utterances were tested MORE THAN ONCE: {first} ...**")
+    lines.append(f"{others} utterances of the corpus are in none." if others else "They are the whole corpus.")
+    return " ".join(lines)
+
+
+def _spread_of_what(folds: int, several_seeds: bool) -> str:
+    text = f"± is the standard deviation over the {folds} folds (n - 1); every fold counts once, whatever its size."
+    if folds == 1:
+        text = "One fold: there is no standard deviation over folds."
+    if several_seeds:
+        text += " Row `mean`: the mean over seeds of the rows above it, also of their standard deviations over folds. "
+        text += "Row `sd over seeds`: the standard deviation of the seeds' means (n - 1)."
+    return text

@@ -11,7 +11,7 @@ from pathlib import Path
 from .command import Parser, claim, corpus_arguments, table
 from .errors import SerError
 from .files import write
-from .run import describe, say
+from .run import say
 
 
 def fold_csv(splits, label_names: list[str]) -> str:
@@ -45,7 +45,8 @@ def main(argv: list[str]) -> int:
         raise SerError(f"--validation_fraction {args.validation_fraction}: must be at least 0 and below 1")
 
     from .corpora import find_corpus, label_config, load_corpus
-    from .protocols import check_disjoint, find_leaks, find_protocol, folds_of, split
+    from .leaks import check_disjoint, find_leaks
+    from .protocols import find_protocol, folds_of, split
 
     labels = label_config(args.name, args.labels)
     protocol = find_protocol(args.name, args.protocol)
@@ -56,19 +57,24 @@ def main(argv: list[str]) -> int:
     files, rows, shared = {}, [], set()
     for fold in range(len(folds_of(corpus, protocol, args.split_seed))):
         splits = split(corpus, args.name, protocol.name, fold, args.validation_fraction, args.split_seed)
-        check_disjoint(splits, protocol.speaker_independent)
+        check_disjoint(splits, protocol.speaker_independent, protocol.validation)
         shared |= {speaker for leak in find_leaks(splits) for speaker in leak.speakers}
         path = Path(args.out, f"{args.name}_{protocol.name}_fold{fold}.csv")
         files[path] = fold_csv(splits, report.label_names)
-        sizes = [size[key] for size in describe(splits).values() for key in ("utterances", "speakers")]
+        sizes = [size for part in splits.values() for size in (len(part), len(set(part["speaker"]) - {None}))]
         rows.append([fold, *sizes, path.name])
     for path, text in files.items():  # all of them or none
         write(path, text)
-    leak = f"LEAKS SPEAKERS by construction: parts share {len(shared)} speakers"
+    warning = ""
+    if not protocol.speaker_independent:
+        warning = f"LEAKS SPEAKERS by construction: its parts share {len(shared)} speakers"
+        warning = warning if shared else "NOT speaker-independent: who speaks is not known"
+    elif shared:  # checked above: only train and validation do
+        warning = f"validation shares {len(shared)} speakers with train and holds out their {protocol.validation}"
     say(
         *report.lines(),
         f"{protocol.name}: {protocol.source}",
-        *([] if protocol.speaker_independent else [leak]),
+        *([warning] if warning else []),
         "",
         *table(["fold", "train", "speakers", "validation", "speakers", "test", "speakers", "file"], rows),
         "",

@@ -175,7 +175,7 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
         if run_yaml.exists():
             flags = yaml.safe_load(run_yaml.read_text())
             kept = {key: value for key, value in flags.items() if key not in LOCAL_KEYS}
-            if Path(str(kept.get("model_name_or_path", ""))).exists():
+            if "model_name_or_path" in kept and Path(kept["model_name_or_path"]).exists():
                 kept["model_name_or_path"] = Path(kept["model_name_or_path"]).name
             run_yaml.write_text(yaml.safe_dump(kept, sort_keys=False))
         _refuse_local_names(Path(staging), folder)

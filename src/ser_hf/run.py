@@ -41,8 +41,11 @@ def say(*lines: str) -> None:
         sys.stdout.flush()
 
 
-def start(training, run) -> None:
-    """Before anything slow: logging, the output folder, the Hub login, the seed.
+def start(training, run) -> str | None:
+    """Before anything slow: logging, the output folder, the Hub login, the seed. Returns the repository to push to.
+
+    The Trainer is told nothing of the push: it would create a public repository at once and upload every checkpoint,
+    with its pickled training arguments.
 
     Raises:
         SerError: the folder cannot be written to or holds another run; `--push_to_hub` would fail later.
@@ -58,9 +61,11 @@ def start(training, run) -> None:
     with training.main_process_first():
         if training.process_index == 0:
             _claim(Path(training.output_dir), training, run)
-    if training.push_to_hub:
-        training.hub_model_id = check_push(training.hub_model_id)
     transformers.set_seed(training.seed)
+    if not training.push_to_hub:
+        return None
+    training.push_to_hub = False
+    return check_push(training.hub_model_id)
 
 
 def check_names(data) -> None:
@@ -234,7 +239,9 @@ def describe(splits) -> dict:
     }
 
 
-def finish(trainer, training, recipe: str, given: dict, extractor, splits, report, protocol, fold, trained) -> dict:
+def finish(
+    trainer, training, recipe: str, given: dict, extractor, splits, report, protocol, fold, trained, push_to
+) -> dict:
     """Score test once, write everything a run leaves behind, print the report, push if asked. Returns the results.
 
     Args:
@@ -247,6 +254,7 @@ def finish(trainer, training, recipe: str, given: dict, extractor, splits, repor
         report: `CorpusReport`.
         protocol, fold: The `Protocol` and its fold.
         trained: What `train` returned, or None.
+        push_to: What `start` returned.
     """
     import transformers
     import yaml
@@ -310,9 +318,8 @@ def finish(trainer, training, recipe: str, given: dict, extractor, splits, repor
     flags = {key: value for key, value in given.items() if key not in NOT_IN_RUN_YAML}
     write(folder / "run.yaml", yaml.safe_dump(flags, sort_keys=False, allow_unicode=True))
     table = predictions_table(splits["test"], test, report.label_names)
-    write_report(folder, results, table, training.hub_model_id)
+    write_report(folder, results, table, push_to)
     say(*lines(results), "", f"saved {saved} and the report in {folder}")
-    if training.push_to_hub:
-        private = training.hub_private_repo is not False
-        say(f"pushed to {push_folder(folder, training.hub_model_id, private)}")
+    if push_to:
+        say(f"pushed to {push_folder(folder, push_to, private=training.hub_private_repo is not False)}")
     return results

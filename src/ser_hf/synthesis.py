@@ -60,7 +60,7 @@ def speakers(women: int, men: int, rng: np.random.Generator) -> list[Speaker]:
     everyone = women + men
     shared = {
         "tempo": spread(4.0, 5.6, everyone),
-        "tilt": spread(1.2, 1.5, everyone),
+        "tilt": spread(0.75, 1.0, everyone),
         "breath": spread(-28.0, -20.0, everyone),
         "rough": spread(0.0, 0.08, everyone),
         "bright": spread(-2.5, 2.5, everyone),
@@ -127,7 +127,7 @@ def _source(speaker, arousal, valence, pitch, rng) -> np.ndarray:
     """The voice at the glottis: a band-limited pulse read at the phase of `pitch`, rough and breathy as asked."""
     phase = np.cumsum(pitch / RATE)
     harmonics = np.arange(1, int(7600 / pitch.max()) + 1)
-    tilt = max(0.7, speaker.tilt - 0.6 * arousal + rng.normal(0, 0.08))
+    tilt = max(0.2, speaker.tilt - 0.5 * arousal + rng.normal(0, 0.08))
     spectrum = np.zeros(1025, dtype=complex)
     spectrum[harmonics] = -1j * harmonics**-tilt
     table = np.fft.irfft(spectrum)
@@ -148,7 +148,7 @@ def _articulate(speaker, arousal, valence, source, starts, lengths, rng) -> np.n
         first, last = round(start * RATE), round((start + length) * RATE)
         onset = round(rng.uniform(0.15, 0.35) * (last - first))  # the consonant's part
         kind = rng.random()
-        if kind < 0.4:  # a fricative; the others are stops (a gap) and glides (none)
+        if kind < 0.25:  # a fricative; the others are stops (a gap) and glides (none)
             burst = _fricative(onset, rng) * 10 ** (rng.uniform(-16, -8) / 20) * gain
             out[first : first + onset] += burst
         elif kind > 0.75:

@@ -1,0 +1,142 @@
+"""Publishing through the Hub's HTTP interface, on a local server: pushed = loaded, private, nothing local in it."""
+
+import getpass
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import run_recipe, tiny_flags
+from hub_server import hub_server
+
+LOAD = """
+import json, sys, numpy as np
+sys.modules["ser_hf"] = None  # importing this project is an error in this process
+from transformers import pipeline
+samples = np.load(sys.argv[1])
+out = {}
+for repo in sys.argv[2:]:
+    code = repo.endswith("max")
+    classify = pipeline("audio-classification", model=repo, trust_remote_code=code)
+    out[repo] = classify({"array": samples, "sampling_rate": 16000}, top_k=None)
+    if code:
+        try:
+            pipeline("audio-classification", model=repo, trust_remote_code=False)
+            out["refused"] = False
+        except ValueError as error:
+            out["refused"] = "trust_remote_code" in str(error)
+print("RESULT" + json.dumps(out))
+"""
+
+
+@pytest.fixture(scope="module")
+def pushed(fake_corpus, tmp_path_factory):
+    """Two runs, mean and max pooled, trained two steps and pushed from the recipe; then loaded by someone else."""
+    home = tmp_path_factory.mktemp("push")
+    with hub_server() as hub:
+        folders = {}
+        for pooling in ("mean", "max"):
+            repo, folder = f"{hub.user}/emotion-{pooling}", home / f"run-{pooling}"
+            data = ("--dataset", "emodb", "--data_dir", fake_corpus("emodb"), "--labels", "4class")
+            done = run_recipe(
+                "wav2vec2_cls", *data, *tiny_flags(), "--max_steps", "2", "--eval_strategy", "no",
+                *("--load_best_model_at_end", "false", "--save_strategy", "no", "--protocol", "speaker-folds"),
+                *("--pooling", pooling, "--push_to_hub", "true", "--hub_model_id", repo, "--output_dir", folder),
+                env=hub.env(home / "pusher"),
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr[-3000:]
+            folders[repo] = folder
+        samples = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
+        np.save(home / "samples.npy", samples)
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD, str(home / "samples.npy"), *folders],
+            env=hub.env(home / "stranger"), capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=home,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        answers = json.loads(done.stdout.split("RESULT")[1])
+        assert not hub.unknown and not hub.errors
+        files = {repo: hub.files(repo) for repo in folders}
+        private = {repo: hub.is_private(repo) for repo in folders}
+    return folders, samples, answers, files, private
+
+
+def test_pushed_equals_loaded_in_a_clean_process(pushed):
+    from transformers import AutoFeatureExtractor
+
+    from ser_hf.hub import load_finetuned
+
+    folders, samples, answers, _, _ = pushed
+    import torch
+
+    for repo, folder in folders.items():
+        model, extractor = load_finetuned(str(folder)), AutoFeatureExtractor.from_pretrained(folder)
+        with torch.no_grad():
+            inputs = extractor(samples, sampling_rate=16000, return_tensors="pt").input_values
+            scores = model.eval()(inputs).logits.softmax(-1)[0]
+        for entry in answers[repo]:
+            assert entry["score"] == pytest.approx(float(scores[model.config.label2id[entry["label"]]]), abs=1e-5)
+
+
+def test_remote_code_is_refused_without_the_flag(pushed):
+    assert pushed[2]["refused"] is True
+
+
+def test_what_is_pushed(pushed):
+    _, _, _, files, private = pushed
+    assert all(private.values())  # private unless asked otherwise
+    for repo, held in files.items():
+        names = set(held) - {".gitattributes"}
+        code = {"configuration_ser.py", "modeling_ser.py"} if repo.endswith("max") else set()
+        assert names == code | {
+            *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.json", "run.yaml"),
+            "figures/confusion_matrix.png",
+        }
+        card = held["README.md"].decode()
+        assert f'model="{repo}"' in card and ("trust_remote_code=True" in card) == repo.endswith("max")
+
+
+def test_no_path_user_or_machine_name_leaks(pushed, fake_corpus):
+    folders, _, _, files, _ = pushed
+    words = [str(fake_corpus("emodb")), str(Path.home()) + "/", os.getcwd(), "/tmp/"]
+    words += [str(folder) for folder in folders.values()]
+    # short ones, such as "root" or "vm", occur in ordinary words and in pixels
+    words += [name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 5]
+    for held in files.values():
+        for name, content in held.items():
+            for word in words:
+                assert word.encode() not in content, f"{name} holds {word}"
+        assert json.loads(held["config.json"]).get("_name_or_path", "") == ""
+
+
+def test_a_public_repository_is_not_pushed_to_by_accident(pushed, tmp_path, monkeypatch):
+    folder = next(iter(pushed[0].values()))
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from ser_hf.hub import push_folder, check_push\nfrom ser_hf import SerError\n"
+        "try: push_folder(Path(sys.argv[1]), 'tester/open')\nexcept SerError as error: print(error)\n"
+        "push_folder(Path(sys.argv[1]), 'tester/open', private=False)\n"
+        "(Path(sys.argv[1]) / 'run.yaml').write_text('note: ' + sys.argv[1])\n"
+        "try: push_folder(Path(sys.argv[1]), 'tester/open', private=False)\nexcept SerError as error: print(error)\n"
+        "import os; os.environ['HF_TOKEN'] = 'wrong'\n"
+        "try: check_push('tester/open')\nexcept SerError as error: print(error)\n"
+    )
+    copy = tmp_path / "copy"
+    import shutil
+
+    shutil.copytree(folder, copy)
+    with hub_server() as hub:
+        hub.add_repo("tester/open", {"old.safetensors": b"x"}, private=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(copy)], env=hub.env(tmp_path / "home"), capture_output=True, text=True
+        )
+        held = hub.files("tester/open")
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = [line for line in done.stdout.splitlines() if line]
+    assert "tester/open exists and is public" in said[0]
+    assert "run.yaml names the local path" in said[1]
+    assert "the Hub does not accept this machine" in said[2]
+    assert "model.safetensors" in held and "old.safetensors" not in held
