@@ -8,7 +8,7 @@ zero); a letter at the end, `a06 (5)b.wav`, counts takes.
 import re
 from pathlib import Path
 
-from ser_hf.corpora import SpeechCorpus
+from ser_hf.builder import SpeechCorpus
 from ser_hf.schema import CorpusCard, LabelConfig
 
 EMOTIONS = {"a": "angry", "d": "disgust", "f": "fearful", "h": "happy", "s": "sad"}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ser_hf.corpora import SpeechCorpus
+from ser_hf.builder import SpeechCorpus
 from ser_hf.schema import CorpusCard, LabelConfig, SerError
 
 SDK = "https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK"

@@ -11,7 +11,7 @@ import csv
 import re
 from pathlib import Path
 
-from ser_hf.corpora import SpeechCorpus
+from ser_hf.builder import SpeechCorpus
 from ser_hf.schema import CorpusCard, LabelConfig, SerError
 
 REPOSITORY = "https://github.com/CheyneyComputerScience/CREMA-D"

@@ -7,7 +7,7 @@ Ten German actors (five female, five male) say ten sentences in seven emotions: 
 import re
 from pathlib import Path
 
-from ser_hf.corpora import SpeechCorpus
+from ser_hf.builder import SpeechCorpus
 from ser_hf.schema import CorpusCard, LabelConfig
 
 EMOTIONS = {

@@ -11,7 +11,7 @@ speaker is the letter of the utterance (`Ses01F_impro01_M000` is the man, `Ses01
 import re
 from pathlib import Path
 
-from ser_hf.corpora import SpeechCorpus
+from ser_hf.builder import SpeechCorpus
 from ser_hf.schema import CorpusCard, LabelConfig
 
 # The codes of the majority labels are also the first three letters of the raters' words (Neutral and Neutral state).

@@ -9,7 +9,7 @@ import html
 from itertools import islice
 from pathlib import Path
 
-from ser_hf.corpora import SpeechCorpus
+from ser_hf.builder import SpeechCorpus
 from ser_hf.schema import CorpusCard, LabelConfig, SerError
 
 EMOTIONS = {

@@ -17,10 +17,11 @@ def main() -> None:
     data, model_args, run_args, training, given = args.parse(__doc__, system="wav2vec2")
 
     from ser_hf.collator import SpeechCollator
-    from ser_hf.corpora import load_corpus
     from ser_hf.losses import class_weights
     from ser_hf.metrics import load_metric
+    from ser_hf.preprocessing import add_to_train, load_data
     from ser_hf.protocols import check_disjoint, find_protocol, split
+    from ser_hf.results import Setup
     from ser_hf.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found out before anything slow.
@@ -29,13 +30,13 @@ def main() -> None:
 
     # 3. Corpus and folds.
     with training.main_process_first():
-        corpus, report = load_corpus(
-            data.dataset, data.labels, data.data_dir, num_proc=data.num_proc, strict=data.strict, return_report=True
-        )
-    protocol = find_protocol(data.dataset, data.protocol)
-    splits = split(corpus, data.dataset, data.protocol, data.fold, data.validation_fraction, data.split_seed)
+        corpus, report, mixed = load_data(data)
+    protocol = find_protocol(report.corpus, data.protocol)
+    splits = split(corpus, report.corpus, data.protocol, data.fold, data.validation_fraction, data.split_seed)
+    splits = add_to_train(splits, mixed)
     check_disjoint(splits, protocol.speaker_independent, protocol.validation)
-    run.say(*report.lines(), run.split_line(splits, protocol, data.fold))
+    setup = Setup("wav2vec2_cls", given, splits, report, mixed, protocol, data.fold, push_to)
+    run.say_setup(setup)
 
     # 4. Model.
     model, extractor = run.audio_model(model_args, report, training.do_train)
@@ -61,9 +62,7 @@ def main() -> None:
     trained = run.train(trainer, training) if training.do_train else None
 
     # 6. Test, once; model, card, results, push.
-    run.finish(
-        trainer, training, "wav2vec2_cls", given, extractor, splits, report, protocol, data.fold, trained, push_to
-    )
+    run.finish(trainer, training, extractor, setup, trained)
     trainer.end()
 
 

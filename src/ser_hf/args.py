@@ -33,7 +33,17 @@ NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint
 class DataArguments:
     """What is learned from."""
 
-    dataset: str = field(default="", metadata={"help": "Name of a corpus, a file of loading_scripts/."})
+    dataset: str = field(
+        default="",
+        metadata={
+            "help": "A corpus (a file of loading_scripts/), a folder with a metadata.csv, a Hub dataset user/name, or "
+            "several corpora a+b+c of which --test_on is split and the others add to train."
+        },
+    )
+    test_on: str | None = field(default=None, metadata={"help": "Of several corpora, the one that is tested."})
+    add_labels: list[str] | None = field(
+        default=None, metadata={"help": "Of several corpora, take only these labels from those that add to train."}
+    )
     data_dir: str | None = field(
         default=None, metadata={"help": "The corpus's folder. Without it the corpus is looked for under $SER_DATA_DIR."}
     )

@@ -11,8 +11,10 @@ import numpy as np
 import soundfile as sf
 import xxhash
 
+from .errors import SerError
 
-class AudioError(Exception):
+
+class AudioError(SerError):
     """One clip cannot be used; the message says which and why."""
 
 

@@ -39,9 +39,9 @@ def look(row: dict) -> dict:
     """What the builder finds in one clip (`audio.scan`), and its file's header; the samples stay behind."""
     import soundfile as sf
 
-    from .corpora import _scan
+    from .builder import scan_row
 
-    found = _scan(row)
+    found = scan_row(row)
     found.pop("audio", None)  # a cut segment
     header = None
     if row["audio"] and not found["problem"]:
@@ -71,7 +71,8 @@ def check(name: str, labels: str | None = None, data_dir: str | None = None, num
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    from .corpora import _select, corpus_class, find_corpus, label_config
+    from .builder import select_usable
+    from .corpora import corpus_class, find_corpus, label_config
 
     config, corpus = label_config(name, labels), corpus_class(name)
     root = find_corpus(name, data_dir)
@@ -83,7 +84,7 @@ def check(name: str, labels: str | None = None, data_dir: str | None = None, num
     scans = [{key: value for key, value in scan.items() if key != "header"} for scan in found]
     emitted = [{**builder._row(row, scan), "audio": None} for row, scan in zip(rows, scans, strict=True)]
     everything = InMemoryTable(pa.Table.from_pylist(emitted, schema=builder.info.features.arrow_schema))
-    _, report = _select(Dataset(everything, info=builder.info), name, config, corpus.CARD, root)
+    _, report = select_usable(Dataset(everything, info=builder.info), name, config, corpus.CARD, root)
 
     files = [_relative(row, root) for row in rows]
     clips = {"missing": [], "unreadable": [], "silent": []}

@@ -122,6 +122,8 @@ def parse(argv: list[str]) -> Plan:
     launcher += ["--config_file", config] if config else []
     if "num_processes" in own:
         count = _numbers("num_processes", own["num_processes"])[0]
+        if not count:
+            raise SerError("--num_processes 0: must be at least 1")
         # also on a CPU: `--cpu` starts one process whatever the number (shared/PLATFORM.md 1.1)
         launcher += [*(["--multi_gpu"] if count > 1 and not config else []), "--num_processes", str(count)]
     return Plan(
@@ -287,7 +289,10 @@ def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Found:
 def launch(command: list[str], log: Path, verbose: bool = False) -> tuple[int, str]:
     """Run a command as a process group of its own, its output appended to `log` as it comes, and shown if `verbose`.
     Whatever ends this process, SIGKILL excepted, ends the group. Returns exit status and the end of the output."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # nohup's SIGHUP stays ignored
+    stops = [stop for stop in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(stop) is signal.SIG_DFL]
+    for stop in stops:
+        signal.signal(stop, lambda number, _: sys.exit(128 + number))
     process = status = None
     try:
         with open(log, "ab") as out, open(log, "rb") as said:
@@ -305,7 +310,8 @@ def launch(command: list[str], log: Path, verbose: bool = False) -> tuple[int, s
             said.seek(max(start, said.seek(0, os.SEEK_END) - 65536))
             return status, said.read().decode(errors="replace")
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for stop in stops:
+            signal.signal(stop, signal.SIG_DFL)
         if process is not None and process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)  # accelerate ends the ranks, which have groups of their own
             try:
@@ -554,7 +560,7 @@ def _table(head: list, rows: list[list]) -> str:
 
 def _completeness(cv: dict) -> str:
     of, tested = f"{len(cv['folds'])} of {cv['protocol']['folds']} folds", cv["coverage"]
-    lines = [f"**PARTIAL: {of} ({' '.join(map(str, cv['folds']))}).**" if cv["partial"] else f"All {of}."]
+    lines = [f"**PARTIAL: {of} ({' '.join(map(str, cv['folds']))}).**" if cv["partial"] else f"{of}, complete."]
     everything, others = tested["in_test_sets"], tested["utterances"] - tested["in_test_sets"]
     if tested["exactly_once"]:
         lines.append(f"Each of the {everything} utterances in their test sets was tested exactly once.")

@@ -16,7 +16,7 @@ from .models import SerConfig, SerForAudioClassification
 # What a run leaves behind that may be published. predictions.parquet is not: it holds the corpus's labels and ids.
 PUBLISHED = ("*.safetensors", "*.json", "*.py", "README.md", "run.yaml", "figures/*.png", "vocab.txt", "merges.txt")
 # Keys of run.yaml that name this machine's folders.
-LOCAL_KEYS = ("data_dir", "cache_dir", "logging_dir")
+LOCAL_KEYS = ("data_dir", "logging_dir")
 
 
 def stock_class(config: SerConfig):
@@ -175,8 +175,9 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
         if run_yaml.exists():
             flags = yaml.safe_load(run_yaml.read_text())
             kept = {key: value for key, value in flags.items() if key not in LOCAL_KEYS}
-            if "model_name_or_path" in kept and Path(kept["model_name_or_path"]).exists():
-                kept["model_name_or_path"] = Path(kept["model_name_or_path"]).name
+            for key in ("model_name_or_path", "dataset"):  # a folder of this machine: its name is enough
+                if key in kept and Path(kept[key]).exists():
+                    kept[key] = Path(kept[key]).name
             run_yaml.write_text(yaml.safe_dump(kept, sort_keys=False))
         _refuse_local_names(Path(staging), folder)
         api = HfApi()

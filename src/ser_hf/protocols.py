@@ -203,6 +203,12 @@ def folds_of(dataset: Dataset, protocol: Protocol, seed: int = 42) -> list[np.nd
 def _keys(dataset: Dataset, by: str) -> list[str]:
     if by == "prefix":
         return [name[:6] for name in dataset["id"]]
+    column = "speaker" if by == "speakers-in-five" else by
+    if None in dataset[column] and column != "split":
+        raise SerError(
+            f"not every utterance has a {column}: add a column `{column}` to the corpus, or choose --protocol random, "
+            "which cannot keep speakers apart"
+        )
     if by == "speakers-in-five":
         return _balanced_groups(dataset["speaker"], 5)
     return [str(value) for value in dataset[by]]

@@ -3,17 +3,15 @@
 import json
 import logging
 import os
-import platform
-import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from . import __version__, torchaudio_cpu
-from .args import NOT_IN_RUN_YAML
+from . import torchaudio_cpu
 from .errors import SerError
+from .results import describe, describe_model, versions, write_flags
 
 logger = logging.getLogger("ser_hf")
 
@@ -74,12 +72,16 @@ def check_names(data) -> None:
     Raises:
         SerError: one of them does not exist.
     """
-    from .corpora import find_corpus, label_config
+    from .corpora import find_corpus, is_hub_name, label_config
+    from .preprocessing import parse_mixture
     from .protocols import find_protocol
 
-    label_config(data.dataset, data.labels)
-    find_protocol(data.dataset, data.protocol)
-    find_corpus(data.dataset, data.data_dir)
+    tested, others = parse_mixture(data.dataset, data.test_on)
+    find_protocol(tested, data.protocol)
+    for name in (tested, *others):
+        if not is_hub_name(name):
+            label_config(name, data.labels if name == tested else None)
+            find_corpus(name, data.data_dir)
 
 
 def _claim(folder: Path, training, run) -> None:
@@ -156,13 +158,13 @@ def audio_model(args, report, do_train: bool = True):
     return model, extractor
 
 
-def split_line(splits, protocol, fold: int) -> str:
-    """One line on the parts, with a warning where the protocol leaks."""
+def say_setup(setup) -> None:
+    """What was found and how it is split, on the screen, with a warning where the protocol leaks."""
     sizes = ", ".join(
-        f"{part} {size['utterances']} ({size['speakers']} speakers)" for part, size in describe(splits).items()
+        f"{part} {size['utterances']} ({size['speakers']} speakers)" for part, size in describe(setup.splits).items()
     )
-    leak = "" if protocol.speaker_independent else "; LEAKS SPEAKERS by construction"
-    return f"{protocol.name} fold {fold}: {sizes}{leak}"
+    leak = "" if setup.protocol.speaker_independent else "; LEAKS SPEAKERS by construction"
+    say(*setup.corpus_lines(), f"{setup.protocol.name} fold {setup.fold}: {sizes}{leak}")
 
 
 def select_on_validation(training, metric: str, has_validation: bool) -> None:
@@ -213,113 +215,42 @@ def train(trainer, training) -> dict:
     }
 
 
-def command(recipe: str, given: dict) -> str:
-    """The command that repeats a run on another machine: no local folders."""
-    words = ["accelerate", "launch", f"recipes/{recipe}.py"]
-    from .args import TRAINING_DEFAULTS
-
-    for key, value in given.items():
-        if key in NOT_IN_RUN_YAML or key == "data_dir" or TRAINING_DEFAULTS.get(key) == value:
-            continue
-        if key == "model_name_or_path" and Path(str(value)).exists():
-            value = Path(str(value)).name
-        words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-    return shlex.join(words)
-
-
-def describe(splits) -> dict:
-    """Utterances, speakers and hours of each part."""
-    return {
-        part: {
-            "utterances": len(rows),
-            "speakers": len(set(rows["speaker"])),
-            "hours": round(sum(rows["duration"]) / 3600, 4),
-        }
-        for part, rows in splits.items()
-    }
-
-
-def finish(
-    trainer, training, recipe: str, given: dict, extractor, splits, report, protocol, fold, trained, push_to
-) -> dict:
+def finish(trainer, training, extractor, setup, trained: dict | None) -> dict:
     """Score test once, write everything a run leaves behind, print the report, push if asked. Returns the results.
 
     Args:
         trainer: A `SerTrainer` whose model is the selected one.
         training: `TrainingArguments`.
-        recipe: The recipe's file stem.
-        given: All flags that were set (`args.parse`).
         extractor: The feature extractor to save with the model.
-        splits: `DatasetDict` of train, validation, test.
-        report: `CorpusReport`.
-        protocol, fold: The `Protocol` and its fold.
+        setup: `results.Setup`.
         trained: What `train` returned, or None.
-        push_to: What `start` returned.
     """
-    import transformers
-    import yaml
-
-    from .corpora import corpus_class
-    from .files import write
     from .hub import push_folder, save_model, stock_class
     from .report import lines, predictions_table, score, write_report
 
-    folder = Path(training.output_dir)
+    folder, splits, names = Path(training.output_dir), setup.splits, setup.report.label_names
     test = trainer.predict(splits["test"]).predictions
     validation = trainer.predict(splits["validation"]).predictions if len(splits["validation"]) else None
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if training.process_index != 0:
         return {}
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if state is not None:
+    if state is not None:  # a sharded model, gathered
         model = type(model)(model.config)
         model.load_state_dict(state)
-    encoder = given.get("model_name_or_path") or (f"random {given['model_type']}" if given.get("model_type") else None)
-    encoder = encoder or "facebook/wav2vec2-base"
-    local = Path(encoder).exists()
-    model.to("cpu")
-    saved = save_model(model, extractor, folder)
-    card = corpus_class(report.corpus).CARD
-    results = {
-        "ser_hf": __version__,
-        "recipe": recipe,
-        "command": command(recipe, given),
-        "corpus": report.as_dict()
-        | {"lines": report.lines(), "title": card.title, "licence": card.licence, "citation": card.citation}
-        | {"notes": card.notes, "languages": list(card.languages)},
-        "protocol": {
-            "name": protocol.name,
-            "source": protocol.source,
-            "fold": fold,
-            "speaker_independent": protocol.speaker_independent,
-        },
-        "splits": describe(splits),
-        "model": {
-            "class": saved,
-            "stock": stock_class(model.config) is not None,
-            "encoder": Path(encoder).name if local else encoder,
-            "pretrained": not local and not given.get("model_type"),
-            "pooling": model.config.pooling,
-            "head": model.config.head,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        },
+    saved = save_model(model.to("cpu"), extractor, folder)
+    scored = {
+        "model": describe_model(setup.given, model, saved, stock=stock_class(model.config) is not None),
         "seed": training.seed,
         "training": trained,
         "chance_uar": 1 / len({*splits["test"]["label"]}),
-        "test": score(splits["test"], test, report.label_names),
-        "validation": score(splits["validation"], validation, report.label_names) if validation is not None else None,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": __import__("torch").__version__,
-            "transformers": transformers.__version__,
-            "datasets": __import__("datasets").__version__,
-        },
+        "test": score(splits["test"], test, names),
+        "validation": None if validation is None else score(splits["validation"], validation, names),
     }
-    flags = {key: value for key, value in given.items() if key not in NOT_IN_RUN_YAML}
-    write(folder / "run.yaml", yaml.safe_dump(flags, sort_keys=False, allow_unicode=True))
-    table = predictions_table(splits["test"], test, report.label_names)
-    write_report(folder, results, table, push_to)
+    results = {**setup.facts(), **scored, "versions": versions()}
+    write_flags(folder, setup.given)
+    write_report(folder, results, predictions_table(splits["test"], test, names), setup.push_to)
     say(*lines(results), "", f"saved {saved} and the report in {folder}")
-    if push_to:
-        say(f"pushed to {push_folder(folder, push_to, private=training.hub_private_repo is not False)}")
+    if setup.push_to:
+        say(f"pushed to {push_folder(folder, setup.push_to, private=training.hub_private_repo is not False)}")
     return results

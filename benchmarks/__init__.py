@@ -1,0 +1,1 @@
+"""`python -m benchmarks`: this project against the ideal and against the usual ways, in one run and as ratios."""

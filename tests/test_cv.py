@@ -1,0 +1,487 @@
+"""`ser-hf cv`: which folds are run, resumed, skipped or refused, and what is said of them, in hand-computed numbers.
+
+python -m pytest tests/test_cv.py -m "not slow"
+"""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import REPO, tiny_flags
+
+from ser_hf import args, cv
+from ser_hf.corpora import load_corpus
+from ser_hf.errors import SerError
+from ser_hf.protocols import find_protocol, folds_of
+
+RECIPE = str(REPO / "recipes" / "wav2vec2_cls.py")
+WORDS = ["angry", "sad"]
+
+
+def finished_run(truth: str, guess: str, metrics: tuple, fold: int = 0, independent: bool = True, speaker: str = "A"):
+    """A fold as its folder holds it; `truth` and `guess` are a letter an utterance, `metrics` UAR, WA and both F1."""
+    words = {word[0]: word for word in WORDS}
+    table = pd.DataFrame({"id": [f"{speaker}{i}" for i in range(len(truth))], "speaker": speaker})
+    table["label"], table["prediction"] = [words[c] for c in truth], [words[c] for c in guess]
+    results = {
+        "protocol": {"name": "p", "source": "s", "fold": fold, "speaker_independent": independent},
+        "training": {"selected_step": 7, "seconds": 1.5},
+        "chance_uar": 0.5,
+        "test": {
+            "utterances": len(truth),
+            "speakers": 1,
+            "metrics": dict(zip(("uar", "wa", "macro_f1", "weighted_f1"), metrics, strict=True)),
+            "per_class": {word: {"support": truth.count(word[0])} for word in WORDS},
+        },
+    }
+    return results, table
+
+
+@pytest.fixture
+def four_runs():
+    """Two seeds on two folds of unequal size; the second seed makes no mistake."""
+    # seed 1, fold 0: angry F1 0.8 (precision 2/3, recall 1), sad 2/3 (1, 1/2); fold 1: angry 0, sad 2/3 (1/2, 1)
+    return {
+        (1, 0): finished_run("aass", "aasa", (0.75, 0.75, 11 / 15, 11 / 15)),
+        (1, 1): finished_run("as", "ss", (0.5, 0.5, 1 / 3, 1 / 3), fold=1, speaker="B"),
+        (2, 0): finished_run("aass", "aass", (1, 1, 1, 1)),
+        (2, 1): finished_run("as", "as", (1, 1, 1, 1), fold=1, speaker="B"),
+    }
+
+
+# ---- figures
+
+
+def test_mean_and_standard_deviation_over_folds_then_over_seeds(four_runs):
+    mean = cv.summarise(four_runs, WORDS)["mean"]
+    first, second = mean["per_seed"]
+    assert first["seed"] == 1 and second["seed"] == 2
+    # (0.75 + 0.5) / 2 = 0.625; squared deviations 2 * 0.125 ** 2, divided by 2 - 1
+    assert first["uar"] == {"mean": 0.625, "sd_over_folds": pytest.approx(0.125 * 2**0.5)}
+    assert first["macro_f1"]["mean"] == pytest.approx((11 / 15 + 5 / 15) / 2)
+    assert second["uar"] == {"mean": 1.0, "sd_over_folds": 0.0}
+    # mean of 0.625 and 1; mean of 0.1768 and 0; deviations of the two means 0.1875 each
+    assert mean["over_seeds"]["uar"] == {
+        "mean": 0.8125,
+        "sd_over_folds": pytest.approx(0.125 * 2**0.5 / 2),
+        "sd_over_seeds": pytest.approx(0.1875 * 2**0.5),
+    }
+
+
+def test_pooled_predictions_are_one_test_set_a_seed(four_runs):
+    pooled = cv.summarise(four_runs, WORDS)["pooled"]
+    first, second = pooled["per_seed"]
+    # both folds of seed 1 together: angry 2 of 3, sad 2 of 3, 3 said to be angry; not the mean over folds, 0.625
+    assert first["confusion"] == [[2, 1], [1, 2]]
+    assert first["metrics"] == pytest.approx({name: 2 / 3 for name in ("uar", "wa", "macro_f1", "weighted_f1")})
+    assert first["utterances"] == 6 and first["speakers"] == 2 and first["intervals_over"] == "speakers"
+    # resampling the two speakers draws one of them twice in half of the samples: UAR 0.75 or 0.5
+    assert first["intervals"]["uar"] == [0.5, 0.75]
+    assert second["confusion"] == [[3, 0], [0, 3]] and second["intervals"]["uar"] == [1.0, 1.0]
+    over = pooled["over_seeds"]
+    assert over["metrics"]["uar"] == pytest.approx((2 / 3 + 1) / 2)
+    assert over["per_class"]["angry"] == pytest.approx({"precision": 5 / 6, "recall": 5 / 6, "f1": 5 / 6, "support": 3})
+    assert pooled["chance_uar"] == 0.5
+
+
+def test_one_fold_has_no_standard_deviation(four_runs):
+    mean = cv.summarise({(1, 0): four_runs[1, 0]}, WORDS)["mean"]
+    assert mean["per_seed"][0]["uar"] == {"mean": 0.75, "sd_over_folds": None}
+    assert mean["over_seeds"]["uar"] == {"mean": 0.75, "sd_over_folds": None, "sd_over_seeds": None}
+
+
+def test_a_class_that_no_fold_tests_takes_no_part():
+    figures = cv.summarise({(1, 0): finished_run("aa", "as", (0.5, 0.5, 2 / 3, 2 / 3))}, WORDS)
+    assert figures["runs"][0]["absent"] == ["sad"]
+    assert figures["pooled"]["over_seeds"]["per_class"]["sad"] == {
+        "precision": 0,
+        "recall": None,
+        "f1": 0,
+        "support": 0,
+    }
+    assert figures["pooled"]["chance_uar"] == 1.0
+
+
+def test_coverage_finds_what_was_tested_never_or_twice():
+    tables = [pd.DataFrame({"id": ["a", "b"]}), pd.DataFrame({"id": ["b"]})]
+    found = cv.coverage([tables], ["a", "b", "c", "d"], {"a", "b", "c"})
+    assert found == {
+        "utterances": 4,
+        "in_test_sets": 3,
+        "exactly_once": False,
+        "never_tested": 1,
+        "first_never_tested": ["c"],
+        "tested_more_than_once": 1,
+        "first_tested_more_than_once": ["b"],
+    }
+    complete = cv.coverage([[tables[0], pd.DataFrame({"id": ["c"]})]] * 2, ["a", "b", "c"], {"a", "b", "c"})
+    assert complete["exactly_once"]
+
+
+# ---- which folds are run: the real corpus, split and report; only the launched process is a fake
+
+
+class Launcher:
+    """Stands for `cv.launch`: notes the command and leaves what a recipe leaves, unless `fails` has the fold."""
+
+    def __init__(self, corpus):
+        self.corpus, self.commands, self.fails, self.forget = corpus, [], {}, 0
+
+    @property
+    def started(self) -> list[tuple[int, int, bool]]:
+        """(seed, fold, resumed) of every start since the last look."""
+        flags = [dict(zip(command, command[1:], strict=False)) for command in self.commands]
+        self.commands = []
+        return [(int(f["--seed"]), int(f["--fold"]), f.get("--resume_from_checkpoint") == "true") for f in flags]
+
+    def __call__(self, command, log, verbose=False):
+        self.commands.append(command)
+        given = args._pairs(command[command.index(RECIPE) + 1 :])
+        seed, fold, folder = int(given["seed"]), int(given["fold"]), Path(given["output_dir"])
+        if fold in self.fails:
+            (folder / "checkpoint-4").mkdir()
+            return 1, self.fails[fold]
+        corpus, report = self.corpus
+        protocol = find_protocol("emodb", given["protocol"])
+        rows = corpus.select(folds_of(corpus, protocol)[fold][self.forget :])
+        names = report.label_names
+        table = pd.DataFrame({"id": rows["id"], "speaker": rows["speaker"], "label": [names[i] for i in rows["label"]]})
+        table["prediction"] = names[seed % len(names)]  # always the same word: UAR is 1 / 4
+        counts = table["label"].value_counts()
+        metrics = {"uar": 1 / len(counts), "wa": 0.25, "macro_f1": 0.1, "weighted_f1": 0.1}
+        results = {
+            "ser_hf": "0.1.0",
+            "corpus": report.as_dict() | {"title": "T", "licence": "L", "notes": "", "lines": report.lines()},
+            "protocol": {
+                "name": protocol.name,
+                "source": protocol.source,
+                "fold": fold,
+                "speaker_independent": protocol.speaker_independent,
+            },
+            "model": {"class": "C", "encoder": "E", "pooling": "mean", "head": "linear"},
+            "seed": seed,
+            "training": None,
+            "chance_uar": 1 / len(counts),
+            "test": {
+                "utterances": len(table),
+                "speakers": len(set(rows["speaker"])),
+                "metrics": metrics,
+                "per_class": {name: {"support": int(counts.get(name, 0))} for name in names},
+            },
+            "versions": {"python": "3"},
+        }
+        buffer = io.BytesIO()
+        table.to_parquet(buffer)
+        (folder / "predictions.parquet").write_bytes(buffer.getvalue())
+        (folder / "results.json").write_text(json.dumps(results))
+        return 0, ""
+
+
+@pytest.fixture
+def flags(fake_corpus, tmp_path):
+    """A command of cv on the fake EmoDB: five folds of two speakers, sixteen utterances each."""
+    words = ["--dataset", "emodb", "--labels", "4class", "--data_dir", str(fake_corpus("emodb"))]
+    words += ["--protocol", "speaker-folds", "--config", "none", "--learning_rate", "1e-3"]
+    return [RECIPE, *words, "--output_dir", str(tmp_path / "out")]
+
+
+@pytest.fixture
+def launcher(fake_corpus, monkeypatch):
+    fake = Launcher(load_corpus("emodb", "4class", fake_corpus("emodb"), return_report=True))
+    monkeypatch.setattr(cv, "launch", fake)
+    return fake
+
+
+def error_of(argv: list[str]) -> str:
+    with pytest.raises(SerError) as caught:
+        cv.main(argv)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_fold_of_every_seed_is_run_once(flags, launcher, tmp_path, capsys):
+    assert cv.main([*flags, "--seeds", "1", "2", "--use_cpu", "true"]) == 0
+    command = launcher.commands[3]
+    start = [sys.executable, "-m", "accelerate.commands.launch", RECIPE, "--dataset", "emodb"]
+    assert command[: len(start)] == start
+    assert command[-8:] == ["--use_cpu", "true", "--fold", "3", "--seed", "1", "--output_dir"] + [
+        str(tmp_path / "out" / "fold3_seed1")
+    ]
+    assert "--seeds" not in command
+    assert launcher.started == [(seed, fold, False) for seed in (1, 2) for fold in range(5)]
+    said = capsys.readouterr().out
+    assert "fold 4/5 seed 1 (--fold 3) started" in said
+    assert "fold 5/5 seed 2: UAR 0.250, done, elapsed 0:00:00, about 0:00:00 left" in said
+
+    report = json.loads((tmp_path / "out" / "cv.json").read_text())
+    assert report["seeds"] == [1, 2] and report["folds"] == [0, 1, 2, 3, 4] and not report["partial"]
+    assert report["coverage"]["exactly_once"] and report["coverage"]["in_test_sets"] == 80
+    assert [run["utterances"] for run in report["runs"]] == [16] * 10
+    assert report["protocol"]["speaker_independent"] and report["protocol"]["name"] == "speaker-folds"
+    assert report["corpus"]["per_label"] == {"angry": 20, "happy": 20, "neutral": 20, "sad": 20}
+    # seed 1 always says happy (word 1), seed 2 neutral: 20 of 80 right
+    assert [one["metrics"]["wa"] for one in report["pooled"]["per_seed"]] == [0.25, 0.25]
+    assert report["pooled"]["over_seeds"]["per_class"]["happy"]["recall"] == 0.5
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPO, capture_output=True, text=True)
+    assert report["commit"] == (git.stdout.strip() or None)
+    assert "--data_dir" not in report["command"] and str(tmp_path) not in report["command"]
+    assert report["command"].startswith("ser-hf cv recipes/wav2vec2_cls.py") and "--seeds 1 2" in report["command"]
+    text = (tmp_path / "out" / "cv.md").read_text()
+    assert text in said and "5 of 5 folds, complete." in text and "LEAK" not in text and "tmp" not in text
+    assert "| mean          | 0.250 ± 0.000 |" in text
+
+
+def test_finished_folds_are_not_run_again(flags, launcher, tmp_path, capsys):
+    cv.main(flags)
+    assert len(launcher.started) == 5
+    first = (tmp_path / "out" / "cv.json").read_text()
+    cv.main(flags)
+    assert launcher.started == [] and (tmp_path / "out" / "cv.json").read_text() == first
+    assert "5 runs, 5 finished before" in capsys.readouterr().out
+    cv.main([*flags, "--seeds", "42", "7"])
+    assert launcher.started == [(7, fold, False) for fold in range(5)]
+    cv.main([*flags, "--overwrite_output_dir", "true"])
+    assert launcher.started == [(42, fold, False) for fold in range(5)]
+
+
+def test_equal_flags_may_be_spelled_differently(flags, launcher, tmp_path, monkeypatch):
+    cv.main([*flags, "--folds", "0"])
+    folder = Path(flags[flags.index("--data_dir") + 1])
+    monkeypatch.chdir(folder.parent)
+    again = [*flags, "--learning_rate=0.001", "--data-dir", folder.name, "--num_proc", "1", "--do_train"]
+    cv.main([*again, "--folds", "0"])
+    assert len(launcher.started) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--learning_rate", "1e-4"], "was run with --learning_rate 1e-3, asked for is --learning_rate 1e-4"),
+        (["--pooling", "max"], "was run with no --pooling, asked for is --pooling max"),
+        (["--protocol", "random"], "was run with --protocol speaker-folds, asked for is --protocol random"),
+    ],
+)
+def test_a_fold_with_other_flags_is_an_error(change, named, flags, launcher):
+    cv.main([*flags, "--folds", "1"])
+    launcher.commands = []
+    message = error_of([*flags, *change])
+    assert named in message and "fold1_seed42" in message and "--output_dir" in message
+    assert launcher.started == []  # found before fold 0, which is missing, is run
+
+
+def test_a_failed_fold_stops_and_is_resumed(flags, launcher, tmp_path):
+    launcher.fails[2] = "Traceback (most recent call last):\n  x\nRuntimeError: loss is nan\nx died with SIGKILL\n"
+    message = error_of(flags)
+    assert "fold 2 seed 42 failed with exit status 1: RuntimeError: loss is nan" in message
+    command = message.split("to repeat it: ")[1]
+    assert command.startswith(sys.executable) and command.endswith(str(tmp_path / "out" / "fold2_seed42"))
+    assert launcher.started == [(42, 0, False), (42, 1, False), (42, 2, False)]
+    assert (tmp_path / "out" / "fold1_seed42" / "results.json").exists()
+    assert not (tmp_path / "out" / "cv.json").exists()
+
+    # what was begun with other flags is not gone on with
+    assert "--learning_rate" in error_of([*flags, "--folds", "2", "--learning_rate", "1"])
+    launcher.fails.clear()
+    cv.main(flags)
+    assert launcher.started == [(42, 2, True), (42, 3, False), (42, 4, False)]
+
+
+def test_a_fold_that_never_began_may_change_its_flags(flags, launcher, tmp_path):
+    launcher.fails[0] = "error: unknown flag --learning_rat: did you mean --learning_rate?\nCalledProcessError: 2"
+    assert "failed with exit status 1: unknown flag --learning_rat" in error_of([*flags, "--learning_rat", "2"])
+    (tmp_path / "out" / "fold0_seed42" / "checkpoint-4").rmdir()
+    launcher.fails.clear()
+    cv.main(flags)
+    assert launcher.started[1] == (42, 0, False)
+
+
+def test_some_folds_make_a_partial_report(flags, launcher, tmp_path):
+    cv.main([*flags, "--folds", "2", "0"])
+    assert launcher.started == [(42, 0, False), (42, 2, False)]
+    report = json.loads((tmp_path / "out" / "cv.json").read_text())
+    assert report["partial"] and report["folds"] == [0, 2] and "--folds 0 2" in report["command"]
+    text = (tmp_path / "out" / "cv.md").read_text()
+    assert "**PARTIAL: 2 of 5 folds (0 2).** Each of the 32 utterances in their test sets was tested exactly" in text
+    assert "48 utterances of the corpus are in none" in text
+    assert "has folds 0 to 4" in error_of([*flags, "--folds", "5"])
+
+
+def test_a_leaking_protocol_is_named_wherever_numbers_are(flags, launcher, tmp_path, capsys):
+    cv.main([*flags, "--protocol", "random"])
+    report = json.loads((tmp_path / "out" / "cv.json").read_text())
+    assert [report[part]["speaker_independent"] for part in ("protocol", "mean", "pooled")] == [False] * 3
+    text = (tmp_path / "out" / "cv.md").read_text()
+    headings = [line for line in text.splitlines() if line.startswith("#")][:5]
+    assert len(headings) == 5 and all(line.endswith("(LEAKS SPEAKERS)") for line in headings)
+    assert "Speaker-independent: **NO**" in text
+    said = [line for line in capsys.readouterr().out.splitlines() if "UAR 0" in line and "done" in line]
+    assert len(said) == 5 and all("LEAKS SPEAKERS" in line for line in said)
+
+
+def test_an_untested_utterance_is_reported_and_a_strange_one_refused(flags, launcher, tmp_path):
+    launcher.forget = 1
+    cv.main(flags)
+    report = json.loads((tmp_path / "out" / "cv.json").read_text())
+    assert report["coverage"]["never_tested"] == 5 and not report["coverage"]["exactly_once"]
+    assert "**5 of their 80 test utterances were NOT tested: " in (tmp_path / "out" / "cv.md").read_text()
+
+    table = pd.read_parquet(tmp_path / "out" / "fold0_seed42" / "predictions.parquet")
+    table.to_parquet(tmp_path / "out" / "fold3_seed42" / "predictions.parquet")
+    assert "fold3_seed42: the number of test utterances from other folds is 15, not 0" in error_of(flags)
+
+
+def test_a_corpus_that_changed_is_noticed(flags, launcher, tmp_path):
+    cv.main(flags)
+    place = tmp_path / "out" / "fold1_seed42" / "results.json"
+    results = json.loads(place.read_text())
+    results["corpus"]["utterances"] = 76
+    place.write_text(json.dumps(results))
+    assert "number of utterances in the corpus is 76, not 80" in error_of(flags)
+    (place.parent / "predictions.parquet").unlink()
+    assert "no predictions.parquet" in error_of(flags)
+
+
+def test_processes_are_handed_to_accelerate(flags, launcher, tmp_path):
+    cv.main([*flags, "--folds", "0", "--num_processes", "2", "--use_cpu", "true"])
+    command = launcher.commands.pop()
+    assert command[3:6] == ["--multi_gpu", "--num_processes", "2"] and command[6] == RECIPE
+    assert "--num_processes 2" in json.loads((tmp_path / "out" / "cv.json").read_text())["command"]
+    config = str(REPO / "recipes" / "accelerate" / "ddp.yaml")
+    assert cv.parse([*flags, "--accelerate_config", config]).launcher[3:] == ["--config_file", config]
+    plan = cv.parse([*flags, "--accelerate_config", config, "--num_processes", "2"])
+    assert plan.launcher[3:] == ["--config_file", config, "--num_processes", "2"]  # the file says what is distributed
+
+
+# ---- the command line
+
+
+def test_flags_are_gathered_as_the_recipe_gathers_them():
+    for words in (
+        ["--dataset", "emodb", "--fold", "2"],  # with recipes/configs/emodb_wav2vec2.yaml
+        ["--dataset", "emodb", "--config", "none", "--bf16", "false"],
+        ["--config", "ravdess_wav2vec2", "--model_name_or_path", "a/b"],
+    ):
+        *_, given = args.parse("", "wav2vec2", [*words, "--use_cpu", "true"])
+        mine = cv._given(args._pairs([*words, "--use_cpu", "true"]), "wav2vec2")
+        assert {**mine, "config": None} == {**given, "config": None}
+    plan = cv.parse([RECIPE, "--dataset", "emodb"])
+    assert plan.given["class_weights"] == "balanced" and plan.seeds == [42]
+    assert str(plan.out) == "runs/emodb_wav2vec2_cv"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "the recipe comes first"),
+        (["--dataset", "emodb"], "the recipe comes first"),
+        (["recipes/none.py", "--dataset", "emodb"], "recipes/none.py: no such file"),
+        ([RECIPE], "--dataset is missing"),
+        ([RECIPE, "--dataset", "emodb", "--fold", "1"], "--fold 1: cv sets it"),
+        ([RECIPE, "--dataset", "emodb", "--seed", "1"], "--seeds"),
+        ([RECIPE, "--dataset", "emodb", "--seeds", "one"], "--seeds one: must be whole numbers"),
+        ([RECIPE, "--dataset", "emodb", "--folds"], "--folds true: must be whole numbers"),
+        ([RECIPE, "--dataset", "emodb", "--num_processes", "0"], "--num_processes 0: must be at least 1"),
+        ([RECIPE, "--dataset", "emodb", "--accelerate_config", "no.yaml"], "--accelerate_config no.yaml: no such file"),
+        ([RECIPE, "--dataset", "emodbb"], "unknown dataset 'emodbb': did you mean 'emodb'"),
+        ([RECIPE, "--dataset", "emodb", "--labels", "5class"], "no label set '5class'"),
+        ([RECIPE, "--dataset", "emodb", "--protocol", "x"], "no protocol 'x'"),
+        ([RECIPE, "--dataset", "emodb", "--data_dir", "/nowhere"], "--data_dir /nowhere: no such folder"),
+        ([RECIPE, "--dataset", "emodb", "--split_seed", "x"], "--split_seed"),
+        ([RECIPE, "--dataset", "cmu_mosei", "--labels", "emotions"], "vectors"),
+    ],
+)
+def test_mistakes_are_one_line(argv, words, monkeypatch, tmp_path):
+    monkeypatch.setattr(cv, "launch", None)
+    monkeypatch.chdir(tmp_path)
+    assert words in error_of(argv)
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_loads_nothing_heavy():
+    code = "import sys; from ser_hf import cv; cv.main(['--help']); print({'torch', 'datasets', 'pandas'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "--seeds" in done.stdout and done.stdout.endswith("set()\n")
+
+
+# ---- the launched process
+
+
+def test_launch_streams_to_the_log_and_returns_the_end(tmp_path, capfd):
+    log = tmp_path / "log.txt"
+    code = "import sys; print('one'); print('two', file=sys.stderr); sys.exit(3)"
+    status, output = cv.launch([sys.executable, "-c", code], log)
+    assert status == 3 and set(output.split()) == {"one", "two"}
+    assert capfd.readouterr().out == ""
+    status, output = cv.launch([sys.executable, "-c", "print('three')"], log, verbose=True)
+    assert (status, output) == (0, "three\n") and capfd.readouterr().out == "three\n"
+    assert log.read_text().startswith("$ ") and log.read_text().count("\n$ ") == 1 and "one" in log.read_text()
+
+
+def test_ending_cv_ends_the_fold(tmp_path):
+    child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+    code = f"import sys, pathlib; from ser_hf import cv; cv.launch([sys.executable, '-c', {child!r}], "
+    parent = subprocess.Popen([sys.executable, "-c", code + f"pathlib.Path({str(tmp_path / 'log')!r}))"])
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.05)
+        assert parent.poll() is None
+    pid = int((tmp_path / "pid").read_text())
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(timeout=20) == 143
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        ("x\nerror: no such corpus\nTraceback\nsubprocess.CalledProcessError: Command 'a' returned 2.", "no such corpus"),
+        ("Traceback\n[rank1]: torch.OutOfMemoryError: CUDA out of memory\ny", "torch.OutOfMemoryError: CUDA out of memory"),
+        ("ValueError: a\n\nDuring handling\n\nKeyError: 'b'\n", "KeyError: 'b'"),
+        ("KeyError: 'b'\n[rank0]: RuntimeError: [gloo/pair.cc] Connection closed by peer [1.1.1.1]", "KeyError: 'b'"),
+        ("  5%|x\r 10%|x\nsubprocess.CalledProcessError: Command 'a' died with <Signals.SIGKILL: 9>.", "died with <Signals.SIGKILL: 9>."),
+        ("a.ChildFailedError:\n  exitcode  : -9 (pid: 7)\n======", "exitcode  : -9 (pid: 7)"),
+        ("only this\n\n", "only this"),
+        ("", "no output"),
+    ],
+)  # fmt: skip
+def test_the_reason_of_a_failure(output, line):
+    assert cv.last_error(output) == line
+
+
+# ---- all of it
+
+
+@pytest.mark.slow
+def test_two_folds_end_to_end(flags, tmp_path, capsys):
+    from sklearn.metrics import balanced_accuracy_score
+
+    command = [*flags, "--folds", "0", "1", *tiny_flags(), "--max_steps", "2"]
+    assert cv.main(command) == 0
+    out, said = tmp_path / "out", capsys.readouterr().out
+    report = json.loads((out / "cv.json").read_text())
+    tables = [pd.read_parquet(out / f"fold{fold}_seed42" / "predictions.parquet") for fold in (0, 1)]
+    scores = [balanced_accuracy_score(table["label"], table["prediction"]) for table in tables]
+    assert report["mean"]["per_seed"][0]["uar"] == pytest.approx(
+        {"mean": np.mean(scores), "sd_over_folds": np.std(scores, ddof=1)}
+    )
+    pooled = pd.concat(tables)
+    expected = balanced_accuracy_score(pooled["label"], pooled["prediction"])
+    assert report["pooled"]["per_seed"][0]["metrics"]["uar"] == pytest.approx(expected)
+    assert len(pooled) == 32 and report["coverage"]["exactly_once"] and report["partial"]
+    assert "test utterances of 2 unseen speakers" in (out / "fold1_seed42" / "log.txt").read_text()
+    assert "test utterances of 2 unseen speakers" not in said  # not --verbose
+    # the recipe's own run.yaml says the same as the one written before it started: nothing is run again
+    assert yaml.safe_load((out / "fold0_seed42" / "run.yaml").read_text())["max_steps"] == "2"
+    times = [(out / f"fold{fold}_seed42" / "results.json").stat().st_mtime_ns for fold in (0, 1)]
+    assert cv.main(command) == 0
+    assert times == [(out / f"fold{fold}_seed42" / "results.json").stat().st_mtime_ns for fold in (0, 1)]
+    assert "2 runs, 2 finished before" in capsys.readouterr().out
