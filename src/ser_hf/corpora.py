@@ -39,13 +39,18 @@ def is_hub_name(name: str) -> bool:
     return name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists()
 
 
+def shown_name(name: str) -> str:
+    """How results and cards call a `--dataset`: a folder by `./` and its last part alone, others as they are."""
+    return f"./{Path(name).absolute().name}" if Path(name).is_dir() and name not in list_corpora() else name
+
+
 def corpus_class(name: str) -> type[SpeechCorpus]:
     """The `SpeechCorpus` subclass of a corpus, or one made for a folder with a `metadata.csv`.
 
     Raises:
         SerError: no such corpus; the message suggests the nearest name.
     """
-    if "/" in name or Path(name).is_dir():
+    if name not in list_corpora() and ("/" in name or Path(name).is_dir()):
         return folder_corpus(Path(name).expanduser())
     if name not in list_corpora():
         near = get_close_matches(name, list_corpora(), n=1, cutoff=0.4)
@@ -155,7 +160,7 @@ def load_corpus(
     )
     builder.download_and_prepare(num_proc=num_proc, verification_mode="no_checks")
     everything = builder.as_dataset(split="train")
-    usable, report = select_usable(everything, name, config, corpus.CARD, root)
+    usable, report = select_usable(everything, shown_name(name), config, corpus.CARD, root)
     for line in report.lines():
         logger.info(line)
     if strict and (report.missing or report.problems):

@@ -34,6 +34,8 @@ from . import args, run
 from .command import claim
 from .errors import SerError
 from .files import write
+from .results import command as repeat
+from .results import write_flags
 
 # Not part of what a fold computed; its fold and seed are in results.json.
 NOT_COMPARED = ("fold", "seed", "num_proc", *args.NOT_IN_RUN_YAML)
@@ -59,6 +61,7 @@ class Plan:
     folds: list[int]
     all_folds: int = 0
     report: Any = None  # CorpusReport
+    mixed: Any = None  # preprocessing.Mixed
     protocol: Any = None  # Protocol
     ids: list[str] = field(default_factory=list)
     tests: dict[int, set[str]] = field(default_factory=dict)
@@ -132,7 +135,7 @@ def parse(argv: list[str]) -> Plan:
         flags=[word for key, v in cli.items() for word in (f"--{key}", *(v if isinstance(v, list) else [v]))],
         given=given,
         own=own,
-        out=Path(own.get("output_dir") or given.get("output_dir") or f"runs/{given['dataset']}_{system}_cv"),
+        out=Path(own.get("output_dir") or given.get("output_dir") or f"runs/{Path(given['dataset']).name}_{system}_cv"),
         seeds=_numbers("seeds", own.get("seeds", given.get("seed", 42))),
         folds=_numbers("folds", own.get("folds", [])),
     )
@@ -154,31 +157,44 @@ def _numbers(name: str, value) -> list[int]:
     return list(dict.fromkeys(map(int, words)))
 
 
+def data_arguments(given: dict) -> args.DataArguments:
+    """The recipe's flags on its data. The others are left to the recipe: `TrainingArguments` would hold a GPU here."""
+    from argparse import ArgumentError
+
+    from transformers import HfArgumentParser
+
+    parser = HfArgumentParser(args.DataArguments, allow_abbrev=False, add_help=False, exit_on_error=False)
+    names = [entry.name for entry in args.fields(args.DataArguments)]
+    try:
+        return args._dataclasses(parser, {name: given[name] for name in names if name in given})[0]
+    except ArgumentError as error:
+        raise SerError(" ".join(str(error).split())) from None
+
+
 def load(plan: Plan) -> None:
     """Load the corpus and make every fold, so that what is wrong with any of them is found before the first runs."""
-    from .corpora import find_corpus, label_config, load_corpus
+    data = data_arguments(plan.given)
+    run.check_names(data)
+    claim(plan.out, f"--output_dir {plan.out}")
+
     from .leaks import check_disjoint
+    from .preprocessing import add_to_train, load_data
     from .protocols import find_protocol, folds_of, split
 
-    given = {entry.name: entry.default for entry in args.fields(args.DataArguments)} | plan.given
-    try:
-        fraction, split_seed = float(given["validation_fraction"]), int(given["split_seed"])
-        num_proc = given["num_proc"] and int(given["num_proc"])
-    except (TypeError, ValueError) as error:
-        raise SerError(f"--validation_fraction, --split_seed or --num_proc: {error}") from None
-    name, labels = given["dataset"], label_config(given["dataset"], given["labels"])
-    plan.protocol = find_protocol(name, given["protocol"])
-    if labels.problem_type != "single_label_classification":
-        raise SerError(f"{name}'s labels {labels.name!r} are vectors and cv reports classes: choose another --labels")
-    find_corpus(name, given["data_dir"])
-    claim(plan.out, f"--output_dir {plan.out}")
-    corpus, plan.report = load_corpus(name, labels.name, given["data_dir"], num_proc=num_proc, return_report=True)
-    plan.ids, plan.all_folds = list(corpus["id"]), len(folds_of(corpus, plan.protocol, split_seed))
+    corpus, report, plan.mixed = load_data(data)
+    if report.problem_type != "single_label_classification":
+        raise SerError(
+            f"{report.corpus}'s labels {report.labels!r} are vectors, and cv sums up classes: other --labels"
+        )
+    plan.report, plan.protocol = report, find_protocol(report.corpus, data.protocol)
+    plan.ids, plan.all_folds = list(corpus["id"]), len(folds_of(corpus, plan.protocol, data.split_seed))
     plan.folds = sorted(plan.folds) or list(range(plan.all_folds))
     if plan.folds[-1] >= plan.all_folds:
-        raise SerError(f"--folds {plan.folds[-1]}: {name}'s {plan.protocol.name} has folds 0 to {plan.all_folds - 1}")
+        names = f"{report.corpus}'s {plan.protocol.name}"
+        raise SerError(f"--folds {plan.folds[-1]}: {names} has folds 0 to {plan.all_folds - 1}")
     for fold in plan.folds:
-        parts = split(corpus, name, plan.protocol.name, fold, fraction, split_seed)
+        parts = split(corpus, report.corpus, data.protocol, fold, data.validation_fraction, data.split_seed)
+        parts = add_to_train(parts, plan.mixed)
         check_disjoint(parts, plan.protocol.speaker_independent, plan.protocol.validation)
         plan.tests[fold] = set(parts["test"]["id"])
 
@@ -191,7 +207,8 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Found]:
     todo = [(seed, fold) for seed in plan.seeds for fold in plan.folds]
     before = {} if plan.anew else {key: found for key in todo if (found := finished(plan, *key))}
     leak = "" if plan.protocol.speaker_independent else " LEAKS SPEAKERS by construction"
-    run.say(*plan.report.lines(), f"{plan.protocol.name}:{leak} {len(todo)} runs, {len(before)} finished before")
+    lines = plan.report.lines() + (plan.mixed.lines() if plan.mixed else [])
+    run.say(*lines, f"{plan.protocol.name}:{leak} {len(todo)} runs, {len(before)} finished before")
     runs, took = {}, []
     for seed, fold in todo:
         name, folder = f"fold {plan.folds.index(fold) + 1}/{len(plan.folds)} seed {seed}", plan.folder(seed, fold)
@@ -238,7 +255,7 @@ def _plain(name: str, value):
     """A flag's value whatever its spelling: True and "true", 0.001 and "1e-3", a relative and an absolute folder."""
     if isinstance(value, list):
         return [_plain(name, item) for item in value]
-    if name == "data_dir" and value is not None:
+    if name in ("data_dir", "dataset") and value is not None and Path(value).expanduser().is_dir():
         return Path(value).expanduser().resolve()
     try:
         return float(str(value))
@@ -259,6 +276,7 @@ def read(plan: Plan, seed: int, fold: int) -> Found:
     for what, found, wanted in (
         ("corpus", f"{corpus['corpus']} ({corpus['labels']})", f"{now.corpus} ({now.labels})"),
         ("number of utterances in the corpus", corpus["utterances"], now.utterances),
+        ("addition of other corpora", results.get("mixed"), plan.mixed.counts if plan.mixed else None),
         ("protocol", protocol["name"], plan.protocol.name),
         ("fold and seed", (protocol["fold"], results["seed"]), (fold, seed)),
         ("number of test utterances from other folds", len(set(table["id"]) - plan.tests[fold]), 0),
@@ -269,16 +287,13 @@ def read(plan: Plan, seed: int, fold: int) -> Found:
 
 
 def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Found:
-    import yaml
-
     folder = plan.folder(seed, fold)
     own = ["--fold", str(fold), "--seed", str(seed), "--output_dir", str(folder)]
     own += ["--resume_from_checkpoint", "true"] if resume else []
     own += ["--push_to_hub", "false"] if "push_to_hub" in plan.given else []  # every fold would go to the same place
     command = [*plan.launcher, str(plan.recipe), *plan.flags, *own]
     # The recipe writes run.yaml at its end; until then this one says with which flags a checkpoint was made.
-    flags = {name: value for name, value in plan.given.items() if name not in args.NOT_IN_RUN_YAML}
-    write(folder / "run.yaml", yaml.safe_dump({**flags, "fold": str(fold), "seed": str(seed)}, sort_keys=False))
+    write_flags(folder, {**plan.given, "fold": str(fold), "seed": str(seed)})
     status, output = launch(command, folder / "log.txt", verbose=plan.own.get("verbose") == "true")
     if status or not (folder / "results.json").exists():
         failed = f"fold {fold} seed {seed} failed with exit status {status}: {last_error(output)}"
@@ -428,7 +443,7 @@ def about(plan: Plan, runs: dict[tuple[int, int], Found]) -> dict:
     """All of a cross-validation that is not a figure: of what, by what, and whether it is complete."""
     everything = [results for results, _ in runs.values()]
     partial = len(plan.folds) < plan.all_folds
-    command = run.command(plan.recipe.stem, plan.given).replace("accelerate launch", "ser-hf cv", 1)
+    command = repeat(plan.recipe.stem, plan.given).replace("accelerate launch", "ser-hf cv", 1)
     # The YAML's flags are written out; without `none` the corpus's own YAML would add its.
     command += f" --config none --seeds {' '.join(map(str, plan.seeds))}"
     command += f" --folds {' '.join(map(str, plan.folds))}" if partial else ""

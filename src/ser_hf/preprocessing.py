@@ -122,7 +122,9 @@ def add_corpora(
         }
         rows = rows.select(keep)
         for column, values in columns.items():
-            rows = rows.remove_columns(column).add_column(column, [values[i] for i in keep], like.features[column])
+            rows = rows.remove_columns(column).add_column(
+                column, [values[i] for i in keep], feature=like.features[column]
+            )
         rows = rows.remove_columns("label").add_column("label", labels, feature=like.features["label"])
         for column in set(like.column_names) - set(rows.column_names):
             rows = rows.add_column(column, [None] * len(rows), feature=like.features[column])

@@ -60,10 +60,10 @@ def speakers(women: int, men: int, rng: np.random.Generator) -> list[Speaker]:
     everyone = women + men
     shared = {
         "tempo": spread(4.0, 5.6, everyone),
-        "tilt": spread(0.75, 1.0, everyone),
-        "breath": spread(-28.0, -20.0, everyone),
+        "tilt": spread(0.8, 0.95, everyone),
+        "breath": spread(-27.0, -21.0, everyone),
         "rough": spread(0.0, 0.08, everyone),
-        "bright": spread(-2.5, 2.5, everyone),
+        "bright": spread(-1.5, 1.5, everyone),
         "noise": spread(-50.0, -36.0, everyone),
         "expression": spread(0.8, 1.2, everyone),
     }
@@ -127,7 +127,7 @@ def _source(speaker, arousal, valence, pitch, rng) -> np.ndarray:
     """The voice at the glottis: a band-limited pulse read at the phase of `pitch`, rough and breathy as asked."""
     phase = np.cumsum(pitch / RATE)
     harmonics = np.arange(1, int(7600 / pitch.max()) + 1)
-    tilt = max(0.2, speaker.tilt - 0.5 * arousal + rng.normal(0, 0.08))
+    tilt = max(0.1, speaker.tilt - 0.6 * arousal + rng.normal(0, 0.06))
     spectrum = np.zeros(1025, dtype=complex)
     spectrum[harmonics] = -1j * harmonics**-tilt
     table = np.fft.irfft(spectrum)
@@ -162,7 +162,7 @@ def _articulate(speaker, arousal, valence, source, starts, lengths, rng) -> np.n
         heard = sosfilt(_resonators(vowel), voiced)
         stop = min(last + tail, len(out))
         out[first + onset : stop] += (heard / (heard.std() + 1e-9) * gain)[: stop - first - onset]
-    out = sosfilt(_bell(speaker.bright + 9.0 * valence), out)
+    out = sosfilt(_bell(speaker.bright + 10.0 * valence), out)
     out += rng.normal(0, 10 ** (speaker.noise / 20), len(out))
     level = 0.05 * 10 ** ((5.0 * arousal + rng.normal(0, 2.0)) / 20)
     return np.tanh(out * level).astype(np.float32)
