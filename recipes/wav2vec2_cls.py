@@ -26,7 +26,7 @@ def main() -> None:
 
     # 2. Everything that can be wrong is found out before anything slow.
     run.check_names(data)
-    push_to = run.start(training, run_args)
+    push_to = run.start(training, run_args, given)
 
     # 3. Corpus and folds.
     with training.main_process_first():

@@ -69,7 +69,7 @@ def tiny_flags(**overrides) -> list[str]:
     """Flags for a random encoder of TINY's shape with `overrides`."""
     return [
         *("--model_type", "wav2vec2", "--config_overrides", json.dumps({**TINY, **overrides})),
-        *("--freeze_feature_encoder", "false", "--learning_rate", "1e-3", "--use_cpu", "true"),
+        *("--learning_rate", "1e-3", "--use_cpu", "true"),
         *("--disable_tqdm", "true", "--head_size", "16", "--config", "none"),
     ]
 

@@ -86,8 +86,9 @@ class ModelArguments:
     )
     head_size: int = field(default=256, metadata={"help": "Width of the linear head's projection."})
     use_weighted_layer_sum: bool = field(default=False, metadata={"help": "Learn a weighted sum of all layers."})
-    freeze_feature_encoder: bool = field(
-        default=True, metadata={"help": "Do not train the convolutions; set to false for a random encoder."}
+    freeze_feature_encoder: bool | None = field(
+        default=None,
+        metadata={"help": "Do not train the convolutions. Without it: frozen if pretrained, trained if random."},
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoint."})
 
@@ -135,8 +136,10 @@ def parse(doc: str, system: str, argv: list[str] | None = None):
     cli = _pairs(argv)
     path = _config_path(cli, system)
     from_yaml = _read_yaml(path) if path else {}
-    if "model_name_or_path" in cli:  # a checkpoint on the command line replaces a YAML's random encoder
-        from_yaml = {key: value for key, value in from_yaml.items() if key not in ("model_type", "config_overrides")}
+    # A checkpoint on the command line replaces a YAML's random encoder, and the other way round.
+    replaced = ("model_type", "config_overrides") if "model_name_or_path" in cli else ()
+    replaced = ("model_name_or_path",) if "model_type" in cli else replaced
+    from_yaml = {key: value for key, value in from_yaml.items() if key not in replaced}
     given = {**TRAINING_DEFAULTS, **from_yaml, **cli}
     if path and "config" not in given:
         given["config"] = path.name

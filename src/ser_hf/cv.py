@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -292,6 +293,10 @@ def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Found:
     own += ["--resume_from_checkpoint", "true"] if resume else []
     own += ["--push_to_hub", "false"] if "push_to_hub" in plan.given else []  # every fold would go to the same place
     command = [*plan.launcher, str(plan.recipe), *plan.flags, *own]
+    if plan.anew:  # as the recipe will, but before run.yaml says of them what is not true
+        (folder / "results.json").unlink(missing_ok=True)
+        for checkpoint in folder.glob("checkpoint-*"):
+            shutil.rmtree(checkpoint)
     # The recipe writes run.yaml at its end; until then this one says with which flags a checkpoint was made.
     write_flags(folder, {**plan.given, "fold": str(fold), "seed": str(seed)})
     status, output = launch(command, folder / "log.txt", verbose=plan.own.get("verbose") == "true")
@@ -456,7 +461,7 @@ def about(plan: Plan, runs: dict[tuple[int, int], Found]) -> dict:
         "command": command,
         "commit": commit(),
         # several where folds were run with several
-        "versions": {name: ", ".join(sorted({versions[name] for versions in used})) for name in used[0]},
+        "versions": {name: ", ".join(sorted({str(v.get(name)) for v in used})) for name in used[0]},
         "corpus": first["corpus"],
         "model": first["model"],
         "protocol": {**first["protocol"], "fold": None, "folds": plan.all_folds},

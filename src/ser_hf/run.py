@@ -39,7 +39,7 @@ def say(*lines: str) -> None:
         sys.stdout.flush()
 
 
-def start(training, run) -> str | None:
+def start(training, run, given: dict) -> str | None:
     """Before anything slow: logging, the output folder, the Hub login, the seed. Returns the repository to push to.
 
     The Trainer is told nothing of the push: it would create a public repository at once and upload every checkpoint,
@@ -49,6 +49,7 @@ def start(training, run) -> str | None:
         SerError: the folder cannot be written to or holds another run; `--push_to_hub` would fail later.
     """
     import datasets
+    import torch
     import transformers
 
     from .hub import check_push
@@ -59,7 +60,10 @@ def start(training, run) -> str | None:
     with training.main_process_first():
         if training.process_index == 0:
             _claim(Path(training.output_dir), training, run)
+    transformers.utils.logging.disable_progress_bar()  # of loading and saving weights; training keeps its own
     transformers.set_seed(training.seed)
+    if torch.cuda.is_available() and "dataloader_num_workers" not in given:
+        training.dataloader_num_workers = 4  # one process decodes too slowly for a GPU (shared/PERFORMANCE.md C)
     if not training.push_to_hub:
         return None
     training.push_to_hub = False
@@ -153,7 +157,8 @@ def audio_model(args, report, do_train: bool = True):
             f"{name} answers {', '.join(model.config.id2label.values())}, "
             f"but the corpus's labels are {', '.join(report.label_names)}: choose another --labels"
         )
-    if args.freeze_feature_encoder:
+    pretrained = not args.model_type
+    if pretrained if args.freeze_feature_encoder is None else args.freeze_feature_encoder:
         model.freeze_feature_encoder()
     return model, extractor
 
