@@ -1,6 +1,7 @@
 """Computed over real seconds, and the largest over the mean batch, of three ways to make batches. Exact, not timed."""
 
 import numpy as np
+
 from ser_hf.batching import LengthBatchSampler, padding_factor
 
 from .corpus import iemocap_lengths

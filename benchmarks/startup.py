@@ -9,8 +9,11 @@ from pathlib import Path
 from .figures import Figure, Options
 
 REPO = Path(__file__).parents[1]
+TIMES = 5
 RECIPE = REPO / "recipes" / "wav2vec2_cls.py"
-IMPORT = "import sys, time; t = time.perf_counter(); import ser_hf; print(time.perf_counter() - t, 'torch' in sys.modules)"
+IMPORT = (
+    "import sys, time as t; s = t.perf_counter(); import ser_hf; print(t.perf_counter() - s, 'torch' in sys.modules)"
+)
 
 
 def import_seconds() -> tuple[float, bool]:
@@ -28,10 +31,9 @@ def command_seconds(*words: str) -> float:
 
 
 def run(options: Options) -> list[Figure]:
-    times = min(options.rounds, 5) if options.quick else 5
-    imports = [import_seconds() for _ in range(times)]
-    helps = [command_seconds(str(RECIPE), "--help") for _ in range(times)]
-    bare = [command_seconds("-c", "pass") for _ in range(times)]
+    imports = [import_seconds() for _ in range(TIMES)]
+    helps = [command_seconds(str(RECIPE), "--help") for _ in range(TIMES)]
+    bare = [command_seconds("-c", "pass") for _ in range(TIMES)]
     return [
         Figure("import ser_hf", statistics.median(seconds for seconds, _ in imports), "s", at_most=0.3),
         Figure("  processes in which it imported torch", sum(torch for _, torch in imports), at_most=0),

@@ -173,7 +173,7 @@ def make(folder: Path, each: int = EACH) -> None:
 def act(emotion: str, rng: np.random.Generator) -> np.ndarray:
     """(arousal, valence) of one utterance: the emotion's place, missed by some, every seventh time acted weakly."""
     strength = rng.uniform(0.2, 0.6) if rng.random() < 0.15 else rng.uniform(0.85, 1.15)
-    return np.array(PLACES[emotion]) * strength + rng.normal(0, 0.22, 2)
+    return np.array(PLACES[emotion]) * strength + rng.normal(0, 0.20, 2)
 
 
 def sentence(emotion: str, rng: np.random.Generator) -> str:

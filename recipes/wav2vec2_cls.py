@@ -17,7 +17,7 @@ def main() -> None:
     data, model_args, run_args, training, given = args.parse(__doc__, system="wav2vec2")
 
     from ser_hf.collator import SpeechCollator
-    from ser_hf.losses import class_weights
+    from ser_hf.losses import Loss, class_weights
     from ser_hf.metrics import load_metric
     from ser_hf.preprocessing import add_to_train, load_data
     from ser_hf.protocols import check_disjoint, find_protocol, split
@@ -43,6 +43,8 @@ def main() -> None:
 
     # 5. Trainer: selected by UAR on validation.
     run.select_on_validation(training, "uar", has_validation=len(splits["validation"]) > 0)
+    balanced = run_args.class_weights == "balanced"
+    weights = class_weights(splits["train"]["label"], len(report.label_names)) if balanced else None
     metric = load_metric()
     trainer = SerTrainer(
         model=model,
@@ -54,9 +56,7 @@ def main() -> None:
         eval_collator=SpeechCollator(extractor),
         compute_metrics=lambda p: metric.compute(predictions=p.predictions.argmax(-1), references=p.label_ids),
         batch_seconds=run_args.batch_seconds,
-        class_weights=class_weights(splits["train"]["label"], len(report.label_names))
-        if run_args.class_weights == "balanced"
-        else None,
+        loss=Loss(kind=run_args.loss, weights=weights, label_smoothing=training.label_smoothing_factor),
         exact_evaluation=run.pads_change_output(model),
     )
     trained = run.train(trainer, training) if training.do_train else None

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from ser_hf.batching import LengthBatchSampler, cut_by_seconds, evaluation_batches, padding_factor, split_to
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile as sf
+
 from fakes import cmu_mosei as fake
 from fakes.cmu_mosei import BINARY, DASH, DIGITS, LONE, NO_FOLD, NO_WAV, SCORE, TIMES
-
 from ser_hf.corpora import corpus_class, find_corpus, load_corpus
 from ser_hf.schema import SerError
 

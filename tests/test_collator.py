@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+from transformers import Wav2Vec2FeatureExtractor
+
 from ser_hf.audio import AudioError
 from ser_hf.collator import SpeechCollator, pad_and_normalize
-from transformers import Wav2Vec2FeatureExtractor
 
 
 @pytest.mark.parametrize("normalize", [True, False])

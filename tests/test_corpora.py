@@ -16,8 +16,8 @@ import datasets
 import numpy as np
 import pytest
 import soundfile as sf
-from fakes import voice
 
+from fakes import voice
 from ser_hf.audio import decode
 from ser_hf.corpora import corpus_class, find_corpus, label_config, list_corpora, load_corpus
 from ser_hf.schema import EMOTIONS, OPTIONAL_COLUMNS, CorpusCard, LabelConfig, SerError, features

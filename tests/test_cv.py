@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPO, tiny_flags
 
-from ser_hf import args, cv
+from conftest import REPO, tiny_flags
+from ser_hf import args, cv, cv_report
 from ser_hf.corpora import load_corpus
 from ser_hf.errors import SerError
 from ser_hf.protocols import find_protocol, folds_of
@@ -35,8 +35,8 @@ def finished_run(truth: str, guess: str, metrics: tuple, fold: int = 0, independ
     results = {
         "protocol": {"name": "p", "source": "s", "fold": fold, "speaker_independent": independent},
         "training": {"selected_step": 7, "seconds": 1.5},
-        "chance_uar": 0.5,
         "test": {
+            "chance": {"metric": "uar", "value": 0.5},
             "utterances": len(truth),
             "speakers": 1,
             "metrics": dict(zip(("uar", "wa", "macro_f1", "weighted_f1"), metrics, strict=True)),
@@ -62,7 +62,7 @@ def four_runs():
 
 
 def test_mean_and_standard_deviation_over_folds_then_over_seeds(four_runs):
-    mean = cv.summarise(four_runs, WORDS)["mean"]
+    mean = cv_report.summarise(four_runs, WORDS)["mean"]
     first, second = mean["per_seed"]
     assert first["seed"] == 1 and second["seed"] == 2
     # (0.75 + 0.5) / 2 = 0.625; squared deviations 2 * 0.125 ** 2, divided by 2 - 1
@@ -78,7 +78,7 @@ def test_mean_and_standard_deviation_over_folds_then_over_seeds(four_runs):
 
 
 def test_pooled_predictions_are_one_test_set_a_seed(four_runs):
-    pooled = cv.summarise(four_runs, WORDS)["pooled"]
+    pooled = cv_report.summarise(four_runs, WORDS)["pooled"]
     first, second = pooled["per_seed"]
     # both folds of seed 1 together: angry 2 of 3, sad 2 of 3, 3 said to be angry; not the mean over folds, 0.625
     assert first["confusion"] == [[2, 1], [1, 2]]
@@ -94,26 +94,22 @@ def test_pooled_predictions_are_one_test_set_a_seed(four_runs):
 
 
 def test_one_fold_has_no_standard_deviation(four_runs):
-    mean = cv.summarise({(1, 0): four_runs[1, 0]}, WORDS)["mean"]
+    mean = cv_report.summarise({(1, 0): four_runs[1, 0]}, WORDS)["mean"]
     assert mean["per_seed"][0]["uar"] == {"mean": 0.75, "sd_over_folds": None}
     assert mean["over_seeds"]["uar"] == {"mean": 0.75, "sd_over_folds": None, "sd_over_seeds": None}
 
 
 def test_a_class_that_no_fold_tests_takes_no_part():
-    figures = cv.summarise({(1, 0): finished_run("aa", "as", (0.5, 0.5, 2 / 3, 2 / 3))}, WORDS)
+    figures = cv_report.summarise({(1, 0): finished_run("aa", "as", (0.5, 0.5, 2 / 3, 2 / 3))}, WORDS)
     assert figures["runs"][0]["absent"] == ["sad"]
-    assert figures["pooled"]["over_seeds"]["per_class"]["sad"] == {
-        "precision": 0,
-        "recall": None,
-        "f1": 0,
-        "support": 0,
-    }
+    sad = figures["pooled"]["over_seeds"]["per_class"]["sad"]
+    assert sad == {"precision": 0, "recall": None, "f1": 0, "support": 0}
     assert figures["pooled"]["chance_uar"] == 1.0
 
 
 def test_coverage_finds_what_was_tested_never_or_twice():
     tables = [pd.DataFrame({"id": ["a", "b"]}), pd.DataFrame({"id": ["b"]})]
-    found = cv.coverage([tables], ["a", "b", "c", "d"], {"a", "b", "c"})
+    found = cv_report.coverage([tables], ["a", "b", "c", "d"], {"a", "b", "c"})
     assert found == {
         "utterances": 4,
         "in_test_sets": 3,
@@ -123,7 +119,7 @@ def test_coverage_finds_what_was_tested_never_or_twice():
         "tested_more_than_once": 1,
         "first_tested_more_than_once": ["b"],
     }
-    complete = cv.coverage([[tables[0], pd.DataFrame({"id": ["c"]})]] * 2, ["a", "b", "c"], {"a", "b", "c"})
+    complete = cv_report.coverage([[tables[0], pd.DataFrame({"id": ["c"]})]] * 2, ["a", "b", "c"], {"a", "b", "c"})
     assert complete["exactly_once"]
 
 
@@ -167,11 +163,12 @@ class Launcher:
                 "fold": fold,
                 "speaker_independent": protocol.speaker_independent,
             },
+            "mixed": None,
             "model": {"class": "C", "encoder": "E", "pooling": "mean", "head": "linear"},
             "seed": seed,
             "training": None,
-            "chance_uar": 1 / len(counts),
             "test": {
+                "chance": {"metric": "uar", "value": 1 / len(counts)},
                 "utterances": len(table),
                 "speakers": len(set(rows["speaker"])),
                 "metrics": metrics,
@@ -251,6 +248,15 @@ def test_finished_folds_are_not_run_again(flags, launcher, tmp_path, capsys):
     assert launcher.started == [(7, fold, False) for fold in range(5)]
     cv.main([*flags, "--overwrite_output_dir", "true"])
     assert launcher.started == [(42, fold, False) for fold in range(5)]
+
+
+def test_what_is_run_anew_is_not_taken_for_finished_when_it_fails(flags, launcher, tmp_path):
+    cv.main([*flags, "--folds", "0"])
+    (tmp_path / "out" / "fold0_seed42" / "checkpoint-9").mkdir()
+    launcher.fails[0] = "error: no GPU"
+    error_of([*flags, "--folds", "0", "--overwrite_output_dir", "true", "--learning_rate", "1"])
+    left = {path.name for path in (tmp_path / "out" / "fold0_seed42").iterdir()}
+    assert left == {"checkpoint-4", "predictions.parquet", "run.yaml"}  # the fake's checkpoint, not the old run's
 
 
 def test_equal_flags_may_be_spelled_differently(flags, launcher, tmp_path, monkeypatch):
@@ -368,10 +374,11 @@ def test_flags_are_gathered_as_the_recipe_gathers_them():
     for words in (
         ["--dataset", "emodb", "--fold", "2"],  # with recipes/configs/emodb_wav2vec2.yaml
         ["--dataset", "emodb", "--config", "none", "--bf16", "false"],
+        ["--dataset", "emodb", "--model_type", "wav2vec2"],  # which replaces the YAML's checkpoint
         ["--config", "ravdess_wav2vec2", "--model_name_or_path", "a/b"],
     ):
         *_, given = args.parse("", "wav2vec2", [*words, "--use_cpu", "true"])
-        mine = cv._given(args._pairs([*words, "--use_cpu", "true"]), "wav2vec2")
+        mine = args.gather(args._pairs([*words, "--use_cpu", "true"]), "wav2vec2")[0]
         assert {**mine, "config": None} == {**given, "config": None}
     plan = cv.parse([RECIPE, "--dataset", "emodb"])
     assert plan.given["class_weights"] == "balanced" and plan.seeds == [42]
@@ -395,8 +402,7 @@ def test_flags_are_gathered_as_the_recipe_gathers_them():
         ([RECIPE, "--dataset", "emodb", "--labels", "5class"], "no label set '5class'"),
         ([RECIPE, "--dataset", "emodb", "--protocol", "x"], "no protocol 'x'"),
         ([RECIPE, "--dataset", "emodb", "--data_dir", "/nowhere"], "--data_dir /nowhere: no such folder"),
-        ([RECIPE, "--dataset", "emodb", "--split_seed", "x"], "--split_seed"),
-        ([RECIPE, "--dataset", "cmu_mosei", "--labels", "emotions"], "vectors"),
+        ([RECIPE, "--dataset", "emodb", "--split_seed", "x"], "argument --split_seed"),
     ],
 )
 def test_mistakes_are_one_line(argv, words, monkeypatch, tmp_path):
@@ -406,8 +412,14 @@ def test_mistakes_are_one_line(argv, words, monkeypatch, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_labels_that_are_vectors_are_refused(fake_corpus, monkeypatch, tmp_path):
+    monkeypatch.setattr(cv, "launch", None)
+    words = ["--dataset", "cmu_mosei", "--labels", "emotions", "--data_dir", str(fake_corpus("cmu_mosei"))]
+    assert "cmu_mosei's labels 'emotions' are vectors" in error_of([RECIPE, *words, "--output_dir", str(tmp_path)])
+
+
 def test_help_loads_nothing_heavy():
-    code = "import sys; from ser_hf import cv; cv.main(['--help']); print({'torch', 'datasets', 'pandas'} & {*sys.modules})"
+    code = "import sys; from ser_hf import cv; cv.main(['--help']); print({'torch', 'datasets'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "--seeds" in done.stdout and done.stdout.endswith("set()\n")
 
@@ -443,11 +455,11 @@ def test_ending_cv_ends_the_fold(tmp_path):
 @pytest.mark.parametrize(
     ("output", "line"),
     [
-        ("x\nerror: no such corpus\nTraceback\nsubprocess.CalledProcessError: Command 'a' returned 2.", "no such corpus"),
-        ("Traceback\n[rank1]: torch.OutOfMemoryError: CUDA out of memory\ny", "torch.OutOfMemoryError: CUDA out of memory"),
+        ("error: no corpus\nTraceback\nsubprocess.CalledProcessError: Command 'a' returned 2.", "no corpus"),
+        ("Traceback\n[rank1]: torch.OutOfMemoryError: CUDA\ny", "torch.OutOfMemoryError: CUDA"),
         ("ValueError: a\n\nDuring handling\n\nKeyError: 'b'\n", "KeyError: 'b'"),
         ("KeyError: 'b'\n[rank0]: RuntimeError: [gloo/pair.cc] Connection closed by peer [1.1.1.1]", "KeyError: 'b'"),
-        ("  5%|x\r 10%|x\nsubprocess.CalledProcessError: Command 'a' died with <Signals.SIGKILL: 9>.", "died with <Signals.SIGKILL: 9>."),
+        (" 5%|x\r 9%|x\nx.CalledProcessError: Command 'a' died with <SIGKILL: 9>.", "died with <SIGKILL: 9>."),
         ("a.ChildFailedError:\n  exitcode  : -9 (pid: 7)\n======", "exitcode  : -9 (pid: 7)"),
         ("only this\n\n", "only this"),
         ("", "no output"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from conftest import run_recipe, tiny_flags
 from hub_server import hub_server
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 import torch
-from ser_hf.losses import class_weights, loss_sum, weight_of
+
+from ser_hf.losses import Loss, ccc, class_weights, positive_weights
 from ser_hf.metrics import (
     bootstrap_intervals,
     classification_metrics,
@@ -102,17 +103,48 @@ def test_class_weights_are_scikit_learns():
 def test_loss_sum_over_weight_is_torchs_mean():
     torch.manual_seed(0)
     logits, labels, weights = torch.randn(6, 4), torch.tensor([0, 1, 2, 3, 0, 0]), torch.tensor([1.0, 2.0, 0.5, 3.0])
-    kind = "single_label_classification"
-    for w, smoothing in ((None, 0.0), (weights, 0.0), (weights, 0.1)):
-        mine = loss_sum(logits, labels, kind, w, smoothing) / weight_of(labels, kind, w)
-        theirs = torch.nn.CrossEntropyLoss(weight=w, label_smoothing=smoothing)(logits, labels)
-        assert float(mine) == pytest.approx(float(theirs), abs=1e-6)
-        parts = [loss_sum(logits[i : i + 2], labels[i : i + 2], kind, w, smoothing) for i in (0, 2, 4)]
-        assert float(sum(parts)) == pytest.approx(float(loss_sum(logits, labels, kind, w, smoothing)), abs=1e-5)
     vectors = torch.rand(6, 4)
-    for kind, torchs in (
-        ("regression", torch.nn.MSELoss()),
-        ("multi_label_classification", torch.nn.BCEWithLogitsLoss()),
+    soft = vectors / vectors.sum(dim=1, keepdim=True)
+    for loss, torchs, truth in (
+        (Loss(), torch.nn.CrossEntropyLoss(), labels),
+        (Loss(weights=weights), torch.nn.CrossEntropyLoss(weights), labels),
+        (Loss(weights=weights, label_smoothing=0.1), torch.nn.CrossEntropyLoss(weights, label_smoothing=0.1), labels),
+        (Loss(), torch.nn.CrossEntropyLoss(), soft),
+        (Loss("regression"), torch.nn.MSELoss(), vectors),
+        (Loss("regression", "l1"), torch.nn.L1Loss(), vectors),
+        (Loss("multi_label_classification"), torch.nn.BCEWithLogitsLoss(), vectors.round()),
+        (
+            Loss("multi_label_classification", weights=weights),
+            torch.nn.BCEWithLogitsLoss(pos_weight=weights),
+            vectors.round(),
+        ),
+        (Loss(kind="focal", focal_gamma=0.0, weights=weights), torch.nn.CrossEntropyLoss(weights), labels),
     ):
-        mine = loss_sum(logits, vectors, kind) / weight_of(vectors, kind)
-        assert float(mine) == pytest.approx(float(torchs(logits, vectors)), abs=1e-6)
+        assert float(loss.value(logits, truth)) == pytest.approx(float(torchs(logits, truth)), abs=1e-6), loss
+        parts = [loss.sum(logits[i : i + 2], truth[i : i + 2]) for i in (0, 2, 4)]
+        shares = [loss.weight(truth[i : i + 2]) for i in (0, 2, 4)]
+        assert float(sum(parts) / sum(shares)) == pytest.approx(float(loss.value(logits, truth)), abs=1e-6)
+
+
+def test_focal_loss_by_hand():
+    logits = torch.log(torch.tensor([[0.8, 0.2], [0.3, 0.7]]))
+    expected = -(0.2**2 * np.log(0.8) + 0.7**2 * np.log(0.3)) / 2
+    assert float(Loss(kind="focal").value(logits, torch.tensor([0, 0]))) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ccc_by_hand_and_degenerate():
+    x, y = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[2.0], [4.0], [6.0]])
+    # cov 4/3, var 2/3 and 8/3, means 2 and 4: 2 * 4/3 / (2/3 + 8/3 + 4) = 4/11
+    assert float(ccc(x, y)) == pytest.approx(4 / 11)
+    assert float(ccc(y, y)) == pytest.approx(1.0) and float(ccc(-y, y)) < 0
+    constant = torch.ones(3, 1)
+    assert float(ccc(constant, y)) == 0.0 and float(ccc(constant, constant)) == 0.0
+    assert float(Loss("regression", "ccc").value(x, y)) == pytest.approx(7 / 11)
+    mixed = Loss("regression", "ccc_mse", ccc_weight=0.25).value(x, y)
+    assert float(mixed) == pytest.approx(0.25 * 7 / 11 + 0.75 * 14 / 3)
+
+
+def test_positive_weights_and_wrong_kind():
+    assert positive_weights([[1, 0], [0, 0], [0, 0], [0, 0]]).tolist() == [3.0, 1.0]
+    with pytest.raises(ValueError, match="regression has mse, l1, ccc, ccc_mse"):
+        Loss("regression", "focal")

@@ -7,12 +7,13 @@ import sys
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForAudioClassification, Wav2Vec2FeatureExtractor
+
 from conftest import TINY
 from ser_hf.hub import from_stock, load_finetuned, save_model, stock_class, to_stock
 from ser_hf.models import SerConfig, SerForAudioClassification
 from ser_hf.models.configuration_ser import HEADS, POOLINGS
 from ser_hf.models.modeling_ser import pool
-from transformers import AutoConfig, AutoModelForAudioClassification, Wav2Vec2FeatureExtractor
 
 # The shapes that are published: base checkpoints have group norm, XLSR-53 and the large ones layer norm.
 SHAPES = {

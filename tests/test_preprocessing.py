@@ -4,9 +4,9 @@ import json
 
 import pandas as pd
 import pytest
+
 from conftest import run_recipe, tiny_flags
 from fakes import voice
-
 from ser_hf import SerError, load_corpus
 from ser_hf.preprocessing import LABEL_SETS, add_corpora, parse_mixture, words_for
 from ser_hf.schema import COLUMNS, EMOTIONS

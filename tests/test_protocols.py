@@ -2,6 +2,7 @@
 
 import pytest
 from datasets import Dataset, DatasetDict
+
 from ser_hf import SerError, check_disjoint, load_corpus, split
 from ser_hf.corpora import corpus_class, list_corpora
 from ser_hf.leaks import find_leaks

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import soundfile as sf
 import yaml
-from hub_server import hub_server
 
+from hub_server import hub_server
 from ser_hf.audio import scan
 from ser_hf.cli import main
 from ser_hf.corpora import CorpusReport, corpus_class, list_corpora

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPO, run_recipe, tiny_flags
 from safetensors.torch import load_file
+
+from conftest import REPO, run_recipe, tiny_flags
 
 # Three epochs of two updates; the checkpoint in the middle is in the middle of an epoch. Four batches an epoch, so that
 # two processes or two accumulation steps come out even.
@@ -62,7 +63,7 @@ def test_what_a_run_leaves_behind(trained, fake_corpus):
     assert set(results["test"]["metrics"]) == {"uar", "wa", "macro_f1", "weighted_f1"}
     for low, high in results["test"]["intervals"].values():
         assert 0 <= low <= high <= 1
-    assert f"UAR          {results['test']['metrics']['uar']:.3f}" in screen
+    assert f"UAR                {results['test']['metrics']['uar']:.3f}" in screen
 
     table = pd.read_parquet(folder / "predictions.parquet")
     assert len(table) == results["splits"]["test"]["utterances"] == results["test"]["utterances"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from ser_hf import args
 
 REPO = Path(__file__).parents[1]
@@ -16,8 +17,9 @@ SOURCE = REPO / "src" / "ser_hf"
 
 # The order in which data passes through the package: a module may import those before it, never those after.
 ORDER = (
-    "errors files torchaudio_cpu schema synthesis audio builder tables corpora leaks protocols preprocessing windowing augmentation batching "
-    "collator models losses trainer metrics embeddings report hub args results run command inventory check folds cv push cli demo"
+    "errors files torchaudio_cpu schema synthesis audio builder tables corpora leaks protocols preprocessing windowing "
+    "trimming augmentation batching collator models losses trainer metrics vector_metrics scoring embeddings report "
+    "hub args results run command inventory check folds cv_report cv push predict cli demo"
 ).split()
 # Modules any other may import.
 LEAVES = {"errors", "files", "torchaudio_cpu", "__version__", "args"}
@@ -84,7 +86,8 @@ def test_files_stay_small():
 
 
 def test_import_and_help_load_nothing_heavy():
-    code = "import sys, ser_hf; print([m for m in ('torch', 'transformers', 'datasets', 'sklearn') if m in sys.modules])"
+    heavy = ("torch", "transformers", "datasets", "sklearn")
+    code = f"import sys, ser_hf; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
     for recipe in sorted((REPO / "recipes").glob("*_*.py")):
         if recipe.stem in ("__init__", "try_model"):
@@ -108,7 +111,8 @@ def _documented_commands() -> list[list[str]]:
     commands = []
     for text in texts:
         joined = re.sub(r"\\\n\s*", " ", text)
-        commands += [shlex.split(line.split("#")[0]) for line in re.findall(r"^\s*(accelerate launch .*)$", joined, re.M)]
+        found = re.findall(r"^\s*(accelerate launch .*)$", joined, re.M)
+        commands += [shlex.split(line.split("#")[0]) for line in found]
     return commands
 
 

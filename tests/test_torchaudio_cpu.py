@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from ser_hf import SerError, torchaudio_cpu
 
 

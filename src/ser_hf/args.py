@@ -104,6 +104,10 @@ class RunArguments:
     class_weights: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "balanced: each class weighs the inverse of its frequency in train."}
     )
+    loss: Literal["cross_entropy", "focal", "bce", "mse", "l1", "ccc", "ccc_mse"] | None = field(
+        default=None,
+        metadata={"help": "Classes: cross_entropy (default), focal. Values: mse (default), l1, ccc, ccc_mse."},
+    )
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Start anew in a folder that holds a run."})
     config: str | None = field(
         default=None,
@@ -134,15 +138,7 @@ def parse(doc: str, system: str, argv: list[str] | None = None):
         sys.stdout.write(help_text(doc))
         raise SystemExit(0)
     cli = _pairs(argv)
-    path = _config_path(cli, system)
-    from_yaml = _read_yaml(path) if path else {}
-    # A checkpoint on the command line replaces a YAML's random encoder, and the other way round.
-    replaced = ("model_type", "config_overrides") if "model_name_or_path" in cli else ()
-    replaced = ("model_name_or_path",) if "model_type" in cli else replaced
-    from_yaml = {key: value for key, value in from_yaml.items() if key not in replaced}
-    given = {**TRAINING_DEFAULTS, **from_yaml, **cli}
-    if path and "config" not in given:
-        given["config"] = path.name
+    given, path, from_yaml = gather(cli, system)
 
     parser = _parser()
     known = {action.dest for action in parser._actions}
@@ -160,6 +156,24 @@ def parse(doc: str, system: str, argv: list[str] | None = None):
     if "output_dir" not in given:
         early[3].output_dir = f"runs/{data.dataset}_{system}_fold{data.fold}_seed{early[3].seed}"
     return *early, given
+
+
+def gather(cli: dict[str, Any], system: str) -> tuple[dict[str, Any], Path | None, dict[str, Any]]:
+    """All flags of a run, from this project's defaults, the YAML and the command line; the later wins.
+
+    Returns:
+        The flags, the YAML they came from (None without one), and what was taken from it.
+    """
+    path = _config_path(cli, system)
+    from_yaml = _read_yaml(path) if path else {}
+    # A checkpoint on the command line replaces a YAML's random encoder, and the other way round.
+    replaced = ("model_type", "config_overrides") if "model_name_or_path" in cli else ()
+    replaced = ("model_name_or_path",) if "model_type" in cli else replaced
+    from_yaml = {key: value for key, value in from_yaml.items() if key not in replaced}
+    given = {**TRAINING_DEFAULTS, **from_yaml, **cli}
+    if path and "config" not in given:
+        given["config"] = path.name
+    return given, path, from_yaml
 
 
 def _pairs(argv: list[str]) -> dict[str, Any]:

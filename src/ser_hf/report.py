@@ -6,58 +6,32 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset
 
 from .files import write
-from .metrics import METRICS, bootstrap_intervals, classification_metrics, confusion, per_class
 
-NAMES = {"uar": "UAR", "wa": "WA", "macro_f1": "macro F1", "weighted_f1": "weighted F1", "n": "utterances"}
+NAMES = {"uar": "UAR", "wa": "WA", "ccc": "CCC", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "map": "mAP", "f1": "F1"}
+# Of a scored part (`scoring.score`): the table with one row a label, by problem type.
+TABLES = {
+    "single_label_classification": "per_class",
+    "multi_label_classification": "per_label",
+    "regression": "per_value",
+}
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """`(rows, classes)` logits to probabilities."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+def shown(metric: str) -> str:
+    """A metric's name for people.
 
-
-def score(dataset: Dataset, logits: np.ndarray, label_names: list[str]) -> dict:
-    """Everything that is said of one scored part of a corpus.
-
-    Args:
-        dataset: The part, in the order of `logits`.
-        logits: `(utterances, classes)`.
-        label_names: In index order.
-
-    Returns:
-        `metrics`, `intervals` (95 %, speakers resampled), `per_class`, `confusion` (rows = truth), `utterances`,
-        `speakers`.
+    >>> shown("macro_f1"), shown("uar"), shown("ccc_arousal")
+    ('macro F1', 'UAR', 'CCC arousal')
     """
-    labels, predictions = np.array(dataset["label"]), logits.argmax(axis=1)
-    speakers = dataset["speaker"]
-    return {
-        "utterances": len(labels),
-        "speakers": len(set(speakers)),
-        "metrics": classification_metrics(labels, predictions, len(label_names)),
-        "intervals": bootstrap_intervals(labels, predictions, speakers, len(label_names)),
-        "intervals_over": "speakers" if len(set(speakers)) > 1 else "utterances of one speaker",
-        "per_class": per_class(labels, predictions, label_names),
-        "confusion": confusion(labels, predictions, len(label_names)).tolist(),
-    }
+    return NAMES.get(metric) or " ".join(NAMES.get(word, word) for word in metric.split("_"))
 
 
-def predictions_table(dataset: Dataset, logits: np.ndarray, label_names: list[str]) -> pd.DataFrame:
-    """One row an utterance: `id`, `speaker`, `label`, `prediction`, and `score_<label>` for each class."""
-    table = pd.DataFrame(
-        {
-            "id": dataset["id"],
-            "speaker": dataset["speaker"],
-            "label": [label_names[index] for index in dataset["label"]],
-            "prediction": [label_names[index] for index in logits.argmax(axis=1)],
-        }
-    )
-    for name, column in zip(label_names, softmax(logits).T, strict=True):
-        table[f"score_{name}"] = column
-    return table
+def number(value: float | int | str | None) -> str:
+    """A figure for a table; what is undefined says so."""
+    if value is None:
+        return "undefined"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def lines(results: dict) -> list[str]:
@@ -72,18 +46,35 @@ def lines(results: dict) -> list[str]:
         else f"{results['corpus']['corpus']}, {protocol['name']} fold {protocol['fold']}{warning}",
     ]
     out += results["corpus"]["lines"][1:]
-    for name in METRICS:
-        low, high = test["intervals"][name]
-        out.append(f"  {NAMES[name]:<12} {test['metrics'][name]:.3f}   95 % interval {low:.3f} to {high:.3f}")
-    out.append(f"  (intervals by bootstrap over {test['intervals_over']}; chance UAR {results['chance_uar']:.3f})")
-    out += ["", f"  {'':<12} precision  recall     F1   utterances"]
-    for name, row in test["per_class"].items():
-        recall = "   -  " if row["recall"] is None else f"{row['recall']:6.3f}"
-        out.append(f"  {name:<12} {row['precision']:9.3f}  {recall} {row['f1']:6.3f}   {row['support']:>10}")
-    absent = [name for name, row in test["per_class"].items() if not row["support"]]
-    if absent:
-        out.append(f"  no test utterance is {', '.join(absent)}: UAR and macro F1 are over the other classes")
+    for name, value in test["metrics"].items():
+        interval = test["intervals"].get(name)
+        spread = f"   95 % interval {interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+        out.append(f"  {shown(name):<18} {number(value)}{spread}")
+    out.append(
+        f"  (intervals by bootstrap over {test['intervals_over']}; chance {shown(test['chance']['metric'])} "
+        f"{number(test['chance']['value'])})"
+    )
+    out += ["", *_text_table(test[TABLES[test["problem_type"]]])]
+    for threshold, table in test.get("thresholds", {}).items():
+        out += ["", f"  present at {threshold} and above:", *_text_table(table)]
+    out += [f"  {line}" for line in test["remarks"]]
     return out
+
+
+def _text_table(table: dict[str, dict]) -> list[str]:
+    columns = list(next(iter(table.values())))
+    lines = ["  " + " " * 14 + "".join(f"{shown(column):>{max(10, len(column) + 2)}}" for column in columns)]
+    for name, row in table.items():
+        cells = "".join(f"{number(row[column]):>{max(10, len(column) + 2)}}" for column in columns)
+        lines.append(f"  {name:<14}{cells}")
+    return lines
+
+
+def _markdown_table(table: dict[str, dict], first: str) -> str:
+    columns = list(next(iter(table.values())))
+    lines = [f"| {first} | {' | '.join(map(shown, columns))} |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {escape(name)} | {' | '.join(number(row[c]) for c in columns)} |" for name, row in table.items()]
+    return "\n".join(lines)
 
 
 def confusion_figure(matrix: list[list[int]], label_names: list[str], title: str) -> bytes:
@@ -108,6 +99,24 @@ def confusion_figure(matrix: list[list[int]], label_names: list[str], title: str
     return buffer.getvalue()
 
 
+def scatter_figure(table: pd.DataFrame, names: list[str], title: str) -> bytes:
+    """Predicted against labelled values, one panel a name, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(names), 3.6), layout="constrained")
+    figure.suptitle(title)
+    for i, name in enumerate(names):
+        axes = figure.add_subplot(1, len(names), i + 1, title=name, xlabel="labelled", ylabel="predicted")
+        labels, scores = table[f"label_{name}"], table[f"score_{name}"]
+        low, high = min(labels.min(), scores.min()), max(labels.max(), scores.max())
+        axes.plot([low, high], [low, high], color="0.7", linewidth=1)
+        axes.plot(labels, scores, ".", alpha=0.4)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
 def model_card(results: dict, repo_id: str | None = None) -> str:
     """`README.md` of the run: what was trained on what, how it was tested, every metric with its interval."""
     import yaml
@@ -117,15 +126,16 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
     name = repo_id or "MODEL"
     dataset = f"{corpus['corpus']} ({corpus['labels']})"
     metrics = [
-        {"type": kind, "name": f"{NAMES[kind]} ({protocol['name']} fold {protocol['fold']})", "value": round(value, 4)}
+        {"type": kind, "name": f"{shown(kind)} ({protocol['name']} fold {protocol['fold']})", "value": round(value, 4)}
         for kind, value in test["metrics"].items()
+        if value is not None
     ]
     front = {
         "library_name": "transformers",
         "pipeline_tag": "audio-classification",
         "language": list(corpus["languages"]),
         "tags": ["speech-emotion-recognition", "ser_hf", *([] if independent else ["speaker-dependent-evaluation"])],
-        "metrics": ["uar", "accuracy", "f1"],
+        "metrics": list(test["metrics"]),
         "model-index": [
             {
                 "name": name,
@@ -142,15 +152,19 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
     if model["pretrained"]:
         front["base_model"] = model["encoder"]
     remote = "" if model["stock"] else ", trust_remote_code=True"
-    rows = []
-    for kind in METRICS:
-        low, high = test["intervals"][kind]
-        rows.append(f"| {NAMES[kind]} | {test['metrics'][kind]:.3f} | {low:.3f} to {high:.3f} |")
-    classes = [
-        f"| {label} | {row['precision']:.3f} | {'-' if row['recall'] is None else format(row['recall'], '.3f')} "
-        f"| {row['f1']:.3f} | {row['support']} |"
-        for label, row in test["per_class"].items()
-    ]
+    scores = {
+        shown(kind): {"value": value, "95 % interval": "{:.3f} to {:.3f}".format(*test["intervals"][kind])}
+        for kind, value in test["metrics"].items()
+        if test["intervals"].get(kind)
+    }
+    undefined = [shown(kind) for kind, value in test["metrics"].items() if value is None]
+    thresholds = "".join(
+        f"\nPresent at {threshold} and above:\n\n{_markdown_table(table, 'label')}\n"
+        for threshold, table in test.get("thresholds", {}).items()
+    )
+    remarks = "".join(f"\n{escape(line)}." for line in test["remarks"])
+    remarks += f"\nUndefined here: {', '.join(undefined)}." if undefined else ""
+    figures = "".join(f"\n![{name}](figures/{name}.png)\n" for name in test["figures"])
     parts = "; ".join(
         f"{part} {size['utterances']} utterances of {size['speakers']} speakers"
         for part, size in results["splits"].items()
@@ -181,18 +195,13 @@ Protocol: **{escape(protocol["name"])}**, fold {protocol["fold"]} ({escape(proto
 Speaker-independent: **{"yes" if independent else "NO"}**. {parts}.
 The model was selected on validation; test was scored once.
 
-| metric | value | 95 % interval |
-|---|---|---|
-{chr(10).join(rows)}
+{_markdown_table(scores, "metric")}
 
 Intervals: bootstrap over {test["intervals_over"]}. One fold is one sample: folds differ more than this interval shows.
+{remarks}
 
-| class | precision | recall | F1 | utterances |
-|---|---|---|---|---|
-{chr(10).join(classes)}
-
-![confusion matrix](figures/confusion_matrix.png)
-
+{_markdown_table(test[TABLES[test["problem_type"]]], "label")}
+{thresholds}{figures}
 ## Corpus
 
 {escape(corpus["title"])}, licence {escape(corpus["licence"])}. {escape(corpus["notes"])}
@@ -225,8 +234,12 @@ def write_report(folder: Path, results: dict, table: pd.DataFrame, repo_id: str 
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     write(folder / "predictions.parquet", buffer.getvalue())
-    names = results["corpus"]["label_names"]
     title = f"{results['corpus']['corpus']}, {results['protocol']['name']} fold {results['protocol']['fold']}"
-    write(folder / "figures" / "confusion_matrix.png", confusion_figure(results["test"]["confusion"], names, title))
+    if results["test"]["problem_type"] == "single_label_classification":
+        names = results["corpus"]["label_names"]
+        figure = confusion_figure(results["test"]["confusion"], names, title)
+        write(folder / "figures" / "confusion_matrix.png", figure)
+    if results["test"]["problem_type"] == "regression":
+        write(folder / "figures" / "scatter.png", scatter_figure(table, results["corpus"]["label_names"], title))
     write(folder / "README.md", model_card(results, repo_id))
-    write(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

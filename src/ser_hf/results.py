@@ -2,6 +2,7 @@
 
 import platform
 import shlex
+import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -44,6 +45,7 @@ class Setup:
         card, protocol = self.report.card, self.protocol
         return {
             "ser_hf": __version__,
+            "commit": commit(),
             "recipe": self.recipe,
             "command": command(self.recipe, self.given),
             "corpus": {
@@ -94,6 +96,17 @@ def describe_model(given: dict, model, saved: str, stock: bool) -> dict:
     }
 
 
+def commit() -> str | None:
+    """The checkout's commit, with `+` if it has changes; None for an installed package."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True, stderr=subprocess.DEVNULL)
+        changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return name.strip() + ("+" if changed else "")
+
+
 def versions() -> dict[str, str]:
     """Versions of everything whose change could change a number."""
     packages = ("torch", "transformers", "datasets", "accelerate", "soundfile", "soxr", "numpy")
@@ -109,7 +122,8 @@ def command(recipe: str, given: dict) -> str:
         if key in ("model_name_or_path", "dataset") and Path(str(value)).exists():
             value = Path(str(value)).name
         words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-    return shlex.join(words)
+    # Every flag is written out; the corpus's own YAML must not add to them.
+    return shlex.join([*words, "--config", "none"])
 
 
 def write_flags(folder: Path, given: dict) -> None:

@@ -217,6 +217,7 @@ def train(trainer, training) -> dict:
         "selected_by": training.metric_for_best_model if trainer.state.best_metric is not None else "last epoch",
         "best_validation": trainer.state.best_metric,
         "resumed": resume is not None,
+        "processes": training.world_size,
     }
 
 
@@ -231,9 +232,11 @@ def finish(trainer, training, extractor, setup, trained: dict | None) -> dict:
         trained: What `train` returned, or None.
     """
     from .hub import push_folder, save_model, stock_class
-    from .report import lines, predictions_table, score, write_report
+    from .report import lines, write_report
+    from .scoring import predictions_table, score
 
-    folder, splits, names = Path(training.output_dir), setup.splits, setup.report.label_names
+    folder, splits = Path(training.output_dir), setup.splits
+    names, kind = setup.report.label_names, setup.report.problem_type
     test = trainer.predict(splits["test"]).predictions
     validation = trainer.predict(splits["validation"]).predictions if len(splits["validation"]) else None
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
@@ -248,13 +251,12 @@ def finish(trainer, training, extractor, setup, trained: dict | None) -> dict:
         "model": describe_model(setup.given, model, saved, stock=stock_class(model.config) is not None),
         "seed": training.seed,
         "training": trained,
-        "chance_uar": 1 / len({*splits["test"]["label"]}),
-        "test": score(splits["test"], test, names),
-        "validation": None if validation is None else score(splits["validation"], validation, names),
+        "test": score(splits["test"], test, names, kind),
+        "validation": None if validation is None else score(splits["validation"], validation, names, kind),
     }
     results = {**setup.facts(), **scored, "versions": versions()}
     write_flags(folder, setup.given)
-    write_report(folder, results, predictions_table(splits["test"], test, names), setup.push_to)
+    write_report(folder, results, predictions_table(splits["test"], test, names, kind), setup.push_to)
     say(*lines(results), "", f"saved {saved} and the report in {folder}")
     if setup.push_to:
         say(f"pushed to {push_folder(folder, setup.push_to, private=training.hub_private_repo is not False)}")

@@ -65,7 +65,7 @@ def speakers(women: int, men: int, rng: np.random.Generator) -> list[Speaker]:
         "rough": spread(0.0, 0.08, everyone),
         "bright": spread(-1.5, 1.5, everyone),
         "noise": spread(-50.0, -36.0, everyone),
-        "expression": spread(0.8, 1.2, everyone),
+        "expression": spread(0.85, 1.15, everyone),
     }
     pitch = np.r_[spread(165.0, 250.0, women), spread(85.0, 150.0, men)]
     tract = np.r_[spread(1.06, 1.24, women), spread(0.88, 1.06, men)]
@@ -93,12 +93,12 @@ def utter(speaker: Speaker, arousal: float, valence: float, rng: np.random.Gener
 
 def _rhythm(speaker: Speaker, arousal: float, rng: np.random.Generator):
     """Start and length in seconds of every syllable, and the utterance's length."""
-    tempo = speaker.tempo * 2 ** (0.40 * arousal + rng.normal(0, 0.07))
+    tempo = speaker.tempo * 2 ** (0.45 * arousal + rng.normal(0, 0.07))
     wanted = rng.uniform(1.1, 1.9)
     count = max(4, round(wanted * tempo))
     lengths = rng.uniform(0.8, 1.2, count) / tempo
     lengths[-1] *= 1.3  # final lengthening
-    pauses = (rng.random(count) < np.clip(0.12 - 0.10 * arousal, 0.02, 0.3)) * rng.uniform(0.10, 0.22, count)
+    pauses = (rng.random(count) < np.clip(0.14 - 0.16 * arousal, 0.02, 0.4)) * rng.uniform(0.10, 0.22, count)
     pauses[-1] = 0.0
     starts = 0.06 + np.r_[0.0, np.cumsum(lengths + pauses)[:-1]]
     room = min(1.0, 2.05 / (starts[-1] + lengths[-1]))  # slow speakers stay within the longest length
@@ -107,7 +107,7 @@ def _rhythm(speaker: Speaker, arousal: float, rng: np.random.Generator):
 
 def _pitch(speaker, arousal, valence, starts, lengths, samples, rng) -> np.ndarray:
     """Fundamental frequency in Hz at every sample: level, declination, accents, a glide in each syllable, jitter."""
-    level = 4.0 * arousal + rng.normal(0, 1.0)  # semitones from the speaker's own pitch
+    level = 3.0 * arousal + rng.normal(0, 1.0)  # semitones from the speaker's own pitch
     accents = 1.6 * 2 ** (0.8 * arousal + 0.3 * valence) * rng.choice((-0.5, 0.3, 1.0), len(starts), p=(0.4, 0.3, 0.3))
     glide = 3.0 * valence + rng.normal(0, 0.8, len(starts))
     decline = (-1.5 + 1.5 * valence) * (starts - starts[0]) / max(starts[-1] - starts[0], 0.1)

@@ -9,9 +9,26 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
 from .batching import LengthBatchSampler, evaluation_batches
-from .losses import loss_sum, weight_of
+from .losses import Loss
 
 COLUMNS = ["id", "audio", "label"]
+
+
+def _inputs(batch: dict) -> dict:
+    return {name: value for name, value in batch.items() if name != "labels"}
+
+
+def random_states() -> tuple:
+    """States of every generator a forward draws from: torch's (dropout) and NumPy's (transformers' SpecAugment)."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), cuda, np.random.get_state()
+
+
+def restore_random_states(states: tuple) -> None:
+    torch.set_rng_state(states[0])
+    if states[1]:
+        torch.cuda.set_rng_state_all(states[1])
+    np.random.set_state(states[2])
 
 
 class EpochDataLoader(DataLoader):
@@ -29,7 +46,7 @@ class SerTrainer(Trainer):
 
     Args:
         batch_seconds: Budget of padded audio for a batch on one device; None for `per_device_train_batch_size` clips.
-        class_weights: `(labels,)` weights of the single-label loss, or None.
+        loss: What is minimised (`losses.Loss`).
         eval_collator: Like `data_collator`, for evaluation.
         exact_evaluation: No padding at all in evaluation (see `batching.evaluation_batches`).
         Others: as in `Trainer`.
@@ -41,13 +58,14 @@ class SerTrainer(Trainer):
         self,
         *args,
         batch_seconds: float | None = None,
-        class_weights: torch.Tensor | None = None,
+        loss: Loss | None = None,
         eval_collator=None,
         exact_evaluation: bool = False,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.batch_seconds, self.class_weights = batch_seconds, class_weights
+        self.batch_seconds, self.loss = batch_seconds, loss or Loss()
+        self._update = None  # all logits and labels of the running update, where the loss needs them together
         self.eval_collator = eval_collator or self.data_collator
         self.exact_evaluation = exact_evaluation
 
@@ -98,26 +116,55 @@ class SerTrainer(Trainer):
 
     # ---- loss
 
-    def _problem_type(self) -> str:
-        return self.accelerator.unwrap_model(self.model).config.problem_type
-
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
         """Weight of all clips of one update, over the accumulation steps and all ranks."""
         if not batch_samples:
             return None
-        problem_type = self._problem_type()
-        weight = sum(weight_of(batch["labels"], problem_type, self.class_weights) for batch in batch_samples).to(device)
+        self._update = None
+        if self.loss.needs_whole_batch and (len(batch_samples) > 1 or self.args.world_size > 1):
+            self._update = self._whole_update(batch_samples)
+        weight = sum(self.loss.weight(batch["labels"]) for batch in batch_samples).to(device)
         return self.accelerator.gather(weight.reshape(1)).sum() if self.args.world_size > 1 else weight
+
+    @torch.no_grad()
+    def _whole_update(self, batch_samples: list) -> dict:
+        """Logits of all clips of an update from a first pass without gradients, with the random numbers that the
+        second pass, with gradients, will draw again (Gao et al. 2021, gradient caching)."""
+        self.model_wrapped.train()
+        states = random_states()
+        logits, labels = [], []
+        for batch in batch_samples:
+            batch = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                logits.append(self.model_wrapped(**_inputs(batch)).logits.float().cpu())
+            labels.append(batch["labels"].cpu())
+        restore_random_states(states)
+        parts = gather_object([(logits, labels)]) if self.args.world_size > 1 else [(logits, labels)]
+        before = sum(len(part) for rank in parts[: self.args.process_index] for part in rank[0])
+        return {
+            "logits": torch.cat([part for rank in parts for part in rank[0]]),
+            "labels": torch.cat([part for rank in parts for part in rank[1]]),
+            "next": before,
+            "batches": len(batch_samples),
+        }
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         labels = inputs["labels"]
-        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-        problem_type = self._problem_type()
-        total = loss_sum(outputs.logits, labels, problem_type, self.class_weights, self.args.label_smoothing_factor)
-        if num_items_in_batch is None:
-            loss = total / weight_of(labels, problem_type, self.class_weights)
+        outputs = model(**_inputs(inputs))
+        processes = self.accelerator.num_processes
+        if num_items_in_batch is None or (self.loss.needs_whole_batch and self._update is None):
+            loss = self.loss.value(outputs.logits, labels)
+        elif self.loss.needs_whole_batch:
+            update, first = self._update, self._update["next"]
+            update["next"] += len(labels)
+            logits, truth = update["logits"].to(labels.device), update["labels"].to(labels.device)
+            rest = logits[first + len(labels) :]
+            whole = self.loss.value(torch.cat([logits[:first], outputs.logits.float(), rest]), truth)
+            # The gradients of all parts add up to the whole's (DDP averages them over ranks, hence the factor); the
+            # value that is logged is added up too, so each part reports its share.
+            loss = processes * (whole - whole.detach()) + whole.detach() / update["batches"]
         else:  # DDP averages gradients over ranks; the sum over ranks is wanted
-            loss = total / num_items_in_batch * self.accelerator.num_processes
+            loss = self.loss.sum(outputs.logits, labels) / num_items_in_batch * processes
         return (loss, outputs) if return_outputs else loss
 
     # ---- evaluation
@@ -159,11 +206,6 @@ class SerTrainer(Trainer):
         metrics = {}
         if self.compute_metrics is not None:
             metrics = dict(self.compute_metrics(EvalPrediction(predictions=scores, label_ids=truth)))
-        target = torch.from_numpy(truth)
-        problem_type = self._problem_type()
-        metrics["loss"] = float(
-            loss_sum(torch.from_numpy(scores), target, problem_type, self.class_weights)
-            / weight_of(target, problem_type, self.class_weights)
-        )
+        metrics["loss"] = float(self.loss.value(torch.from_numpy(scores), torch.from_numpy(truth)))
         prefixed = {f"{metric_key_prefix}_{name}": value for name, value in denumpify_detensorize(metrics).items()}
         return EvalLoopOutput(predictions=scores, label_ids=truth, metrics=prefixed, num_samples=len(scores))

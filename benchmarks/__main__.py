@@ -1,0 +1,109 @@
+"""Compare this project with the ideal and with the usual ways, in one run on this machine.
+
+    python -m benchmarks                    # about 5 minutes on two idle cores
+    python -m benchmarks --quick            # about a minute; coarser
+    python -m benchmarks --only training --rounds 9 --json training.json
+    python -m benchmarks --only training --device cuda --shape base
+
+What counts are ratios taken in one run (arms in turn, one thread), never seconds of one machine beside another's.
+Nothing is written outside a temporary folder, but for --json.
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+from ser_hf.files import write
+
+from . import machine
+from .figures import Options
+from .rounds import unsteady
+
+SECTIONS = {
+    "padding": "padding and memory of 6000 utterances in batches (exact)",
+    "startup": "before anything happens (fresh processes, median of 5)",
+    "preparation": "corpus preparation (a folder as EmoDB's)",
+    "loader": "loader, one thread, no workers",
+    "training": "training, files to optimizer steps",
+}
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="this section; may be given several times")
+    parser.add_argument("--rounds", type=int, help="passes of every arm (default 5; 2 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="smaller corpora and fewer rounds: about a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where `training` trains; cuda: bf16")
+    parser.add_argument("--shape", choices=("small", "base", "xlsr"), help="model (default small; base on cuda)")
+    parser.add_argument("--batch_seconds", type=float, help="budget of a batch (default 36; 300 on cuda)")
+    parser.add_argument("--peak_tflops", type=float, help="of the GPU in bf16, for MFU, where the name is not known")
+    args = parser.parse_args(argv)
+    args.rounds = args.rounds if args.rounds is not None else 2 if args.quick else 5
+    args.shape = args.shape or ("base" if args.device == "cuda" else "small")
+    args.batch_seconds = args.batch_seconds or (300.0 if args.device == "cuda" else 36.0)
+    if args.rounds < 1:
+        parser.error(f"--rounds {args.rounds}: must be at least 1")
+    if args.json and not args.json.absolute().parent.is_dir():
+        parser.error(f"--json {args.json}: no such folder")
+    return args
+
+
+def quiet(work: Path) -> None:
+    """Caches into `work`, and no word from the libraries; before any of them is imported."""
+    os.environ |= {
+        "HF_HOME": str(work / "hf"),
+        "HF_DATASETS_CACHE": str(work / "hf" / "datasets"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")  # of several GPUs one: the Trainer would use them all
+    warnings.simplefilter("ignore")
+
+
+def main() -> None:
+    args = arguments()
+    sections = args.only or list(SECTIONS)
+    started, figures = time.perf_counter(), []
+    with tempfile.TemporaryDirectory(prefix="ser_hf_benchmarks_") as folder:
+        work = Path(folder)
+        quiet(work)
+        facts = machine.facts()
+        print(*machine.lines(facts), sep="\n")
+        if "training" in sections or "loader" in sections:
+            import torch
+
+            torch.set_num_threads(1)  # two were half as fast on a busy machine (shared/PERFORMANCE.md 0)
+            if args.device == "cuda" and not torch.cuda.is_available():
+                sys.stderr.write("error: --device cuda: torch sees no GPU; leave it out to train on the CPU\n")
+                raise SystemExit(2)
+        options = Options(work, args.rounds, args.quick, args.device, args.shape, args.batch_seconds, args.peak_tflops)
+        for section in SECTIONS:
+            if section in sections:
+                print(f"\n{SECTIONS[section]}", flush=True)
+                found = importlib.import_module(f"benchmarks.{section}").run(options)
+                for figure, after in zip(found, [*found[1:], None], strict=True):
+                    print(figure.line())
+                    if after and after.name == "  of the fastest passes" and unsteady(figure.value, after.value):
+                        print("    median and fastest differ by more than 30 %: do it again on a quieter machine")
+                figures += [figure.as_dict(section) for figure in found]
+    missed = [figure["name"].strip() for figure in figures if figure["met"] is False]
+    print(f"\n{time.perf_counter() - started:.0f} s; goals missed: {', '.join(missed) or 'none'}")
+    if args.json:
+        facts["load_at_the_end"] = os.getloadavg()[0]
+        settings = {key: value for key, value in vars(args).items() if key != "json"}
+        write(args.json, json.dumps({"machine": facts, "settings": settings, "figures": figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

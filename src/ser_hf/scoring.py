@@ -1,0 +1,168 @@
+"""Everything that is said of one scored part of a corpus, as data: metrics, intervals, tables; and the predictions."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+
+from .metrics import bootstrap_intervals, classification_metrics, confusion, per_class
+from .vector_metrics import (
+    classification_report,
+    label_metrics,
+    per_label,
+    per_value,
+    sentiment_metrics,
+    value_metrics,
+)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """`(rows, classes)` logits to probabilities."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def to_scores(logits: np.ndarray, problem_type: str) -> np.ndarray:
+    """What the pipeline answers: probabilities of classes or of labels, or the values themselves."""
+    if problem_type == "single_label_classification":
+        return softmax(logits)
+    return 1 / (1 + np.exp(-logits)) if problem_type == "multi_label_classification" else logits
+
+
+def cluster_intervals(
+    clusters, compute: Callable[[np.ndarray], dict[str, float | None]], samples: int = 500, seed: int = 0
+) -> dict[str, list[float] | None]:
+    """95 % percentile intervals of any metrics, resampling whole clusters (speakers); utterances where there is one.
+
+    Args:
+        clusters: One name an utterance.
+        compute: Row numbers to metrics; None where undefined, and an interval with many undefined draws is None too.
+    """
+    names, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    groups = [np.flatnonzero(cluster == i) for i in range(len(names))]
+    if len(groups) < 2:
+        groups = [np.array([i]) for i in range(len(cluster))]
+    rng = np.random.default_rng(seed)
+    drawn = [
+        compute(np.concatenate([groups[i] for i in rng.integers(len(groups), size=len(groups))]))
+        for _ in range(samples)
+    ]
+    intervals: dict[str, list[float] | None] = {}
+    for name in drawn[0]:
+        values = [draw[name] for draw in drawn if draw[name] is not None]
+        enough = len(values) > 0.9 * samples
+        intervals[name] = [float(v) for v in np.percentile(values, [2.5, 97.5])] if enough else None
+    return intervals
+
+
+def score(
+    dataset: Dataset,
+    logits: np.ndarray,
+    names: list[str],
+    problem_type: str = "single_label_classification",
+    thresholds: list[float] | None = None,
+    report_at: list[float] | None = None,
+) -> dict:
+    """Score one part.
+
+    Args:
+        dataset: The part, in the order of `logits`.
+        logits: `(utterances, labels)`.
+        names: Label names in index order.
+        problem_type: As in transformers.
+        thresholds: Multi-label: one decision threshold a label (0.5 each if None).
+        report_at: Regression: thresholds at which the classification report is made.
+
+    Returns:
+        `problem_type`, `utterances`, `speakers`, `metrics`, `intervals` (95 %), `intervals_over`, `chance`, `remarks`,
+        `figures`, and by problem type `per_class` and `confusion` (rows = truth), `per_label`, or `per_value`.
+    """
+    labels, speakers = np.array(dataset["label"]), dataset["speaker"]
+    several = len(set(speakers)) > 1
+    common = {
+        "problem_type": problem_type,
+        "utterances": len(labels),
+        "speakers": len(set(speakers) - {None}),
+        "intervals_over": "speakers" if several else "utterances of one speaker",
+    }
+    scores = to_scores(logits, problem_type)
+    if problem_type == "single_label_classification":
+        return common | _score_classes(labels, scores.argmax(axis=1), speakers, names)
+    if problem_type == "multi_label_classification":
+        return common | _score_labels(labels, scores, speakers, names, thresholds or [0.5] * len(names))
+    return common | _score_values(labels, scores, speakers, names, report_at or [])
+
+
+def _score_classes(labels, predictions, speakers, names) -> dict:
+    table = per_class(labels, predictions, names)
+    absent = [name for name, row in table.items() if not row["support"]]
+    remark = f"no test utterance is {', '.join(absent)}: UAR and macro F1 are over the other classes"
+    return {
+        "metrics": classification_metrics(labels, predictions, len(names)),
+        "intervals": bootstrap_intervals(labels, predictions, speakers, len(names)),
+        "chance": {"metric": "uar", "value": 1 / len(set(labels.tolist()))},
+        "per_class": table,
+        "confusion": confusion(labels, predictions, len(names)).tolist(),
+        "remarks": [remark] if absent else [],
+        "figures": ["confusion_matrix"],
+    }
+
+
+def _score_labels(labels, scores, speakers, names, thresholds) -> dict:
+    limits = np.asarray(thresholds)
+    table = per_label(labels, scores, names, limits)
+    absent = [name for name, row in table.items() if not row["support"]]
+    return {
+        "metrics": label_metrics(labels, scores, names, limits),
+        "intervals": cluster_intervals(
+            speakers, lambda rows: label_metrics(labels[rows], scores[rows], names, limits), samples=200
+        ),
+        # ranking at random has a label's frequency as its average precision
+        "chance": {"metric": "map", "value": float((labels > 0.5).mean(axis=0)[(labels > 0.5).any(axis=0)].mean())},
+        "decision_thresholds": dict(zip(names, map(float, thresholds), strict=True)),
+        "per_label": table,
+        "remarks": [f"no test utterance has {', '.join(absent)}: undefined, and not in the means"] if absent else [],
+        "figures": [],
+    }
+
+
+def _score_values(labels, scores, speakers, names, report_at) -> dict:
+    metrics = value_metrics(labels, scores, names)
+    if names == ["sentiment"]:
+        metrics |= sentiment_metrics(labels, scores)
+
+    def compute(rows: np.ndarray) -> dict:
+        drawn = value_metrics(labels[rows], scores[rows], names)
+        return drawn | (sentiment_metrics(labels[rows], scores[rows]) if names == ["sentiment"] else {})
+
+    table = per_value(labels, scores, names)
+    undefined = [name for name, row in table.items() if row["ccc"] is None]
+    remark = f"{', '.join(undefined)}: constant labels or predictions, a correlation is undefined and not in the means"
+    return {
+        "metrics": metrics,
+        "intervals": cluster_intervals(speakers, compute),
+        "chance": {"metric": "ccc", "value": 0.0},
+        "per_value": table,
+        "thresholds": {str(limit): classification_report(labels, scores, names, limit) for limit in report_at},
+        "remarks": [remark] if undefined else [],
+        "figures": ["scatter"],
+    }
+
+
+def predictions_table(
+    dataset: Dataset, logits: np.ndarray, names: list[str], problem_type: str = "single_label_classification"
+) -> pd.DataFrame:
+    """One row an utterance: `id`, `speaker`, `score_<label>` for each label, and the truth: `label` and `prediction` as
+    words for classes, `label_<label>` otherwise."""
+    table = pd.DataFrame({"id": dataset["id"], "speaker": dataset["speaker"]})
+    labels, scores = np.array(dataset["label"]), to_scores(logits, problem_type)
+    if problem_type == "single_label_classification":
+        table["label"] = [names[index] for index in labels]
+        table["prediction"] = [names[index] for index in logits.argmax(axis=1)]
+    else:
+        for name, column in zip(names, labels.T, strict=True):
+            table[f"label_{name}"] = column
+    for name, column in zip(names, scores.T, strict=True):
+        table[f"score_{name}"] = column
+    return table

@@ -1,0 +1,114 @@
+"""The benchmark's exact figures, its arithmetic, and its command line. No time is asserted: other work decides it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import corpus, padding
+from benchmarks.figures import Figure
+from benchmarks.rounds import Pass, alternate, compare, unsteady
+from benchmarks.shapes import mfu
+
+REPO = Path(__file__).parents[1]
+
+
+def run(*flags: str, cwd: Path = REPO) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "benchmarks", *flags], cwd=cwd, capture_output=True, text=True)
+
+
+def test_lengths_are_iemocaps():
+    seconds = corpus.iemocap_lengths(6000)
+    assert np.median(seconds) == pytest.approx(3.4, abs=0.1)
+    assert seconds.mean() == pytest.approx(4.4, abs=0.1)
+    assert seconds.max() == 34.0 and seconds.min() == 0.6
+    assert corpus.iemocap_lengths(10).max() == 34.0
+
+
+def test_padding_of_three_ways_on_6000_utterances():
+    found = padding.measure()
+    assert found["budget of 36 s"] == pytest.approx((1.02, 1.14), abs=0.01)
+    assert found["random 8"] == pytest.approx((2.37, 3.27), abs=0.01)
+    assert found["length groups of 8"] == pytest.approx((1.06, 7.29), abs=0.01)
+
+
+def test_length_groups_pad_little_and_keep_the_largest_batch():
+    # One pool: 9 8 | 2 1. Padded 9 x 2 and 2 x 2 of 20 real seconds.
+    seconds = np.array([1.0, 9.0, 2.0, 8.0])
+    groups = padding.length_groups(seconds, 2, np.random.default_rng(0))
+    assert [batch.tolist() for batch in groups] == [[1, 3], [2, 0]]
+    assert padding.padding_factor(seconds, groups) == 22 / 20
+    assert padding.largest_over_mean(seconds, groups) == 18 / 11
+    # Two pools of 50 batches of one: each sorted on its own.
+    many = padding.length_groups(np.arange(100.0), 1, np.random.default_rng(0))
+    assert sorted(int(batch[0]) for batch in many) == list(range(100))
+    assert all(many[i][0] > many[i + 1][0] for i in range(99) if i != 49)
+
+
+def test_files_are_16_bit_of_the_lengths_asked_for_and_equal_every_time(tmp_path):
+    import soundfile as sf
+
+    first = corpus.write(tmp_path / "a", np.array([0.6, 1.25]))
+    again = corpus.write(tmp_path / "b", np.array([0.6, 1.25]))
+    assert [Path(path).suffix for path in first.paths] == [".flac", ".wav"]
+    for path, other, seconds in zip(first.paths, again.paths, (0.6, 1.25), strict=True):
+        assert sf.info(path).duration == seconds and sf.info(path).subtype == "PCM_16"
+        assert (sf.read(path)[0] == sf.read(other)[0]).all()
+    assert corpus.iemocap_like(tmp_path, 3, times=2).paths == 2 * corpus.iemocap_like(tmp_path, 3).paths
+
+
+def test_arms_take_turns_after_one_warm_up_each():
+    calls = []
+
+    def arm(name):
+        return lambda: calls.append(name) or Pass(1.0, 1.0, 1.0)
+
+    passes = alternate({"a": arm("a"), "b": arm("b")}, 2)
+    assert calls == ["a", "b"] * 3
+    assert {name: len(done) for name, done in passes.items()} == {"a": 2, "b": 2}
+
+
+def test_ratios_are_of_rounds_of_fastest_passes_and_of_cpu_seconds():
+    ours = [Pass(10, 1.0, 1.0), Pass(10, 5.0, 1.0), Pass(10, 2.0, 1.0)]  # 10, 2, 5 a second
+    theirs = [Pass(10, 2.0, 2.0), Pass(10, 5.0, 2.0), Pass(10, 2.5, 2.0)]  # 5, 2, 4 a second
+    median, fastest, cpu = compare({"ours": ours, "theirs": theirs}, "ours", "theirs", at_least=1.2)
+    assert (median.value, fastest.value, cpu.value) == (1.25, 2.0, 2.0)
+    assert median.met and fastest.met is None
+    assert unsteady(1.25, 2.0) and not unsteady(1.25, 1.5)
+
+
+def test_goals():
+    assert Figure("x", 1.05, at_most=1.05).met and not Figure("x", 1.051, at_most=1.05).met
+    assert Figure("x", 0.85, at_least=0.85).met and not Figure("x", 0.849, at_least=0.85).met
+    assert "MISSED" in Figure("x", 2.0, at_most=1.0).line() and Figure("x", 2.0).met is None
+
+
+def test_mfu_counts_real_seconds():
+    # 33.1 GFLOP a second of audio (PERFORMANCE.md C): 10 500 of them are 35 % of 989 TFLOP/s.
+    assert mfu("base", 10_500, "NVIDIA H200") == pytest.approx(0.35, abs=0.002)
+    assert mfu("xlsr", 1_000, "unknown", peak_tflops=101.0) == 1.0
+    assert mfu("base", 1_000, "unknown") is None
+
+
+def test_quick_padding_from_the_command_line(tmp_path):
+    done = run("--quick", "--only", "padding", "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 0 and done.stderr == ""
+    assert "cores" in done.stdout and "goals missed: none" in done.stdout
+    written = json.loads((tmp_path / "figures.json").read_text())
+    factor = next(f for f in written["figures"] if f["name"] == "padding factor, budget of 36 s")
+    assert factor["at_most"] == 1.05 and factor["met"] is True and factor["section"] == "padding"
+    assert written["machine"]["threads"] == 1 and written["settings"]["quick"] is True
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+@pytest.mark.parametrize(
+    "flags", [("--only", "paddin"), ("--rounds", "0"), ("--json", "/no/such/folder/x.json"), ("--fast",)]
+)
+def test_wrong_flags_end_with_2_before_anything_runs(flags):
+    done = run(*flags)
+    assert done.returncode == 2 and "error: " in done.stderr and done.stdout == ""
