@@ -56,7 +56,7 @@ def main() -> None:
         eval_collator=SpeechCollator(extractor),
         compute_metrics=lambda p: metric.compute(predictions=p.predictions.argmax(-1), references=p.label_ids),
         batch_seconds=run_args.batch_seconds,
-        loss=Loss(kind=run_args.loss, weights=weights, label_smoothing=training.label_smoothing_factor),
+        loss=run.make_loss(Loss, report.problem_type, run_args, training, weights),
         exact_evaluation=run.pads_change_output(model),
     )
     trained = run.train(trainer, training) if training.do_train else None

@@ -108,6 +108,11 @@ class RunArguments:
         default=None,
         metadata={"help": "Classes: cross_entropy (default), focal. Values: mse (default), l1, ccc, ccc_mse."},
     )
+    focal_gamma: float = field(default=2.0, metadata={"help": "Exponent of the focal loss."})
+    ccc_weight: float = field(default=0.5, metadata={"help": "Share of 1 - CCC in ccc_mse."})
+    thresholds: list[float] | None = field(
+        default=None, metadata={"help": "Values: also report them as present or absent at these thresholds."}
+    )
     overwrite_output_dir: bool = field(default=False, metadata={"help": "Start anew in a folder that holds a run."})
     config: str | None = field(
         default=None,

@@ -14,6 +14,7 @@ COMMANDS = {
     "check": ("check", "read every file of a corpus and compare it with what the corpus officially holds"),
     "split": ("folds", "write the folds of a protocol as csv"),
     "cv": ("cv", "run a recipe on every fold of the protocol and sum it up"),
+    "predict": ("predict", "emotions of audio files, by a trained model"),
     "push": ("push", "publish a corpus on the Hugging Face Hub"),
 }
 

@@ -40,6 +40,8 @@ def to_stock(model: SerForAudioClassification):
     config = type(model.config.audio_config).from_dict(model.config.audio_config.to_dict())
     config.id2label, config.label2id = model.config.id2label, model.config.label2id
     config.problem_type = model.config.problem_type
+    if (thresholds := getattr(model.config, "thresholds", None)) is not None:
+        config.thresholds = thresholds
     config.classifier_proj_size = model.config.head_size
     config.use_weighted_layer_sum = model.config.use_weighted_layer_sum
     stock = kind(config)

@@ -70,13 +70,13 @@ def start(training, run, given: dict) -> str | None:
     return check_push(training.hub_model_id)
 
 
-def check_names(data) -> None:
+def check_names(data, problem_types: tuple[str, ...] = ("single_label_classification",)) -> None:
     """Corpus, label set, protocol and folder are looked up before torch has anything to do.
 
     Raises:
-        SerError: one of them does not exist.
+        SerError: one of them does not exist, or the label set is not of a kind that the recipe learns.
     """
-    from .corpora import find_corpus, is_hub_name, label_config
+    from .corpora import corpus_class, find_corpus, is_hub_name, label_config
     from .preprocessing import parse_mixture
     from .protocols import find_protocol
 
@@ -84,7 +84,11 @@ def check_names(data) -> None:
     find_protocol(tested, data.protocol)
     for name in (tested, *others):
         if not is_hub_name(name):
-            label_config(name, data.labels if name == tested else None)
+            config = label_config(name, data.labels if name == tested else None)
+            if name == tested and config.problem_type not in problem_types:
+                fitting = [c.name for c in corpus_class(name).BUILDER_CONFIGS if c.problem_type in problem_types]
+                hint = f"choose --labels {' or '.join(fitting)}" if fitting else "use another recipe"
+                raise SerError(f"{name}'s labels {config.name!r} are of the kind {config.problem_type}: {hint}")
             find_corpus(name, data.data_dir)
 
 
@@ -184,6 +188,18 @@ def select_on_validation(training, metric: str, has_validation: bool) -> None:
         training.metric_for_best_model = None
 
 
+def make_loss(kind: type, problem_type: str, run, training, weights):
+    """The loss that the flags ask for.
+
+    Raises:
+        SerError: `--loss` does not fit the labels.
+    """
+    try:
+        return kind(problem_type, run.loss, weights, training.label_smoothing_factor, run.focal_gamma, run.ccc_weight)
+    except ValueError as error:
+        raise SerError(f"--{error}") from None
+
+
 def pads_change_output(model) -> bool:
     """Whether the encoder's output depends on the padding even with a mask (group norm over time in its first layer,
     as in the base-size checkpoints): evaluation then pads nothing."""
@@ -221,7 +237,7 @@ def train(trainer, training) -> dict:
     }
 
 
-def finish(trainer, training, extractor, setup, trained: dict | None) -> dict:
+def finish(trainer, training, extractor, setup, trained: dict | None, report_at: list[float] | None = None) -> dict:
     """Score test once, write everything a run leaves behind, print the report, push if asked. Returns the results.
 
     Args:
@@ -230,10 +246,11 @@ def finish(trainer, training, extractor, setup, trained: dict | None) -> dict:
         extractor: The feature extractor to save with the model.
         setup: `results.Setup`.
         trained: What `train` returned, or None.
+        report_at: Regression: thresholds at which values are also read as present or absent.
     """
     from .hub import push_folder, save_model, stock_class
     from .report import lines, write_report
-    from .scoring import predictions_table, score
+    from .scoring import decision_thresholds, predictions_table, score
 
     folder, splits = Path(training.output_dir), setup.splits
     names, kind = setup.report.label_names, setup.report.problem_type
@@ -246,13 +263,18 @@ def finish(trainer, training, extractor, setup, trained: dict | None) -> dict:
     if state is not None:  # a sharded model, gathered
         model = type(model)(model.config)
         model.load_state_dict(state)
+    limits = decision_thresholds(splits["validation"], validation, names, kind)
+    if limits:
+        model.config.thresholds = dict(zip(names, limits, strict=True))
     saved = save_model(model.to("cpu"), extractor, folder)
     scored = {
         "model": describe_model(setup.given, model, saved, stock=stock_class(model.config) is not None),
         "seed": training.seed,
         "training": trained,
-        "test": score(splits["test"], test, names, kind),
-        "validation": None if validation is None else score(splits["validation"], validation, names, kind),
+        "test": score(splits["test"], test, names, kind, limits, report_at),
+        "validation": None
+        if validation is None
+        else score(splits["validation"], validation, names, kind, limits, report_at),
     }
     results = {**setup.facts(), **scored, "versions": versions()}
     write_flags(folder, setup.given)

@@ -13,6 +13,7 @@ from .vector_metrics import (
     per_label,
     per_value,
     sentiment_metrics,
+    tune_thresholds,
     value_metrics,
 )
 
@@ -148,6 +149,28 @@ def _score_values(labels, scores, speakers, names, report_at) -> dict:
         "remarks": [remark] if undefined else [],
         "figures": ["scatter"],
     }
+
+
+def decision_thresholds(validation: Dataset, logits: np.ndarray | None, names: list[str], problem_type: str):
+    """Multi-label: each label's threshold with the best F1 on validation; None for other problems or no validation."""
+    if problem_type != "multi_label_classification" or logits is None:
+        return None
+    return tune_thresholds(np.array(validation["label"]), to_scores(logits, problem_type), names)
+
+
+def vector_metrics_of(names: list[str], problem_type: str) -> Callable:
+    """`compute_metrics` of the Trainer for vector labels. What is undefined counts as 0 here, so that a model that
+    answers a constant is not selected for it."""
+
+    def compute(prediction) -> dict[str, float]:
+        scores = to_scores(prediction.predictions, problem_type)
+        if problem_type == "multi_label_classification":
+            metrics = label_metrics(prediction.label_ids, scores, names, 0.5)
+        else:
+            metrics = value_metrics(prediction.label_ids, scores, names)
+        return {name: 0.0 if value is None else value for name, value in metrics.items()}
+
+    return compute
 
 
 def predictions_table(

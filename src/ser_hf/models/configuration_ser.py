@@ -36,6 +36,9 @@ class SerConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
+        # In every saved config.json: where pipeline("speech-emotion-recognition") finds its code (PLATFORM.md 2.5).
+        task = {"impl": "pipeline_ser.SerPipeline", "pt": ["AutoModelForAudioClassification"]}
+        kwargs.setdefault("custom_pipelines", {"speech-emotion-recognition": task})
         super().__post_init__(**kwargs)
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling {self.pooling!r}: choose one of {', '.join(POOLINGS)}")

@@ -1,4 +1,4 @@
-"""The audio model. Ships to the Hub beside the weights: imports nothing of this project but its configuration."""
+"""The audio model. Ships to the Hub beside the weights: imports nothing of this project but its siblings."""
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +8,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto import modeling_auto
 
 from .configuration_ser import SerConfig
+from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; SerConfig names it
 
 # Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
 modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser", "SerForAudioClassification")

@@ -1,0 +1,350 @@
+"""The pipeline `speech-emotion-recognition`. Ships to the Hub beside the weights: imports nothing of this project.
+
+    from transformers import pipeline
+
+    recognize = pipeline("speech-emotion-recognition", model="you/your-model", trust_remote_code=True)
+    recognize("clip.wav")  # [{"label": "happy", "score": 0.91}, {"label": "sad", "score": 0.05}, ...]
+    recognize("interview.mp3", window_s=4.0, hop_s=2.0, batch_size=16)
+    # {"scores": [...], "segments": [{"start": 0.0, "end": 4.0, "scores": [...]}, {"start": 2.0, "end": 6.0, ...}, ...]}
+
+Files are decoded by soundfile (WAV, FLAC, MP3, OGG, AIFF, ...: no FFmpeg), other rates are converted by soxr; both are
+imported when they are needed.
+"""
+
+import importlib
+import io
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from itertools import islice
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers.pipelines.base import ChunkPipeline
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+TASK = "speech-emotion-recognition"
+BLOCK_S = 10.0  # what is read of a file at a time
+LONG_S = 60.0  # attention grows with the square of the length: above this a warning advises windows
+MOST_CHANNELS = 32  # an array with more in both directions is no audio
+# What reads the pooled vector: the layer behind the pooling in our two heads, and in the stock classes.
+AFTER_POOLING = ("ser_dense", "ser_classifier", "classifier")
+
+
+class AudioInputError(ValueError):
+    """An input that cannot be heard. The message says which and why."""
+
+
+def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Windows of `size` samples, one every `hop`, as `(first sample, samples)`; little more than one is held at a time.
+
+    The last window ends where the audio does and is as long as the others, so it may overlap more with the one before;
+    audio shorter than a window is one window. Every sample is in some window.
+
+    >>> [(first, w.tolist()) for first, w in windows([np.arange(4), np.arange(4, 7)], size=4, hop=2)]
+    [(0, [0, 1, 2, 3]), (2, [2, 3, 4, 5]), (3, [3, 4, 5, 6])]
+    """
+    buffer, start, end, first = np.empty(0, np.float32), 0, 0, 0  # the buffer holds samples start to end
+    for block in blocks:
+        buffer, end = np.concatenate([buffer, block]) if len(buffer) else block, end + len(block)
+        while first + size <= end:
+            buffer, start = buffer[first - start :], first
+            yield first, buffer[:size]
+            first += hop
+    if end > (first - hop + size if first else 0):  # a rest that no window has
+        begin = max(0, end - size)
+        yield begin, buffer[begin - start :]
+
+
+def read(source, rate: int) -> Iterator[np.ndarray]:
+    """One input as blocks of mono float32 samples at `rate` Hz; a file is never in memory as a whole.
+
+    Raises:
+        AudioInputError: unreadable, without samples, with NaN or infinite ones, or no audio.
+        TypeError: of no kind that `SerPipeline` takes.
+    """
+    if isinstance(source, dict):
+        array = source["array"] if source.get("array") is not None else source.get("raw")
+        if array is not None:
+            if not source.get("sampling_rate"):
+                raise AudioInputError('an "array" needs its "sampling_rate" beside it')
+            blocks = [_resampled(_mono(array), int(source["sampling_rate"]), rate)]
+        elif source.get("bytes") is not None or source.get("path") is not None:
+            blocks = _file_blocks(source["path"] if source.get("bytes") is None else source["bytes"], rate)
+        else:
+            raise TypeError(f'a dict must have "array" and "sampling_rate", "bytes" or "path", got {sorted(source)}')
+    elif isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
+        blocks = _file_blocks(source, rate)
+    elif isinstance(source, np.ndarray | torch.Tensor):
+        blocks = [_mono(source)]
+    else:
+        raise TypeError(f"must be a path, bytes, an array, a tensor or a dict, got {type(source).__name__}")
+    empty = True
+    for block in blocks:
+        if not np.isfinite(block).all():
+            raise AudioInputError("NaN or infinite samples")
+        empty = empty and not len(block)
+        yield block
+    if empty:
+        raise AudioInputError("no samples")
+
+
+def _package(name: str):
+    """A package that is needed only for some inputs. `import` is not used, because transformers demands what a shipped
+    file imports, also inside its functions, of everybody who loads it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise ImportError(f"this input needs {name}: pip install {name}") from None
+
+
+def _file_blocks(file, rate: int) -> Iterator[np.ndarray]:
+    soundfile = _package("soundfile")
+    try:
+        with soundfile.SoundFile(file if isinstance(file, str | os.PathLike) else io.BytesIO(file)) as audio:
+            frames, change = round(BLOCK_S * audio.samplerate), None
+            if audio.samplerate != rate:
+                change = _package("soxr").ResampleStream(audio.samplerate, rate, 1, dtype="float32")
+            while len(block := audio.read(frames, dtype="float32", always_2d=True)):
+                mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+                yield mono if change is None else change.resample_chunk(mono)
+            if change is not None:
+                yield change.resample_chunk(np.empty(0, np.float32), last=True)
+    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+        reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+        if isinstance(file, str | os.PathLike) and not os.path.isfile(file):
+            reason = "a folder" if os.path.isdir(file) else "no such file"
+        elif "not recognised" in reason:
+            reason += " Convert it to WAV or FLAC, for instance with ffmpeg"
+        raise AudioInputError(f"unreadable audio ({' '.join(reason.split())})") from None
+
+
+def _mono(array) -> np.ndarray:
+    """The mean of the channels of `(samples,)`, `(channels, samples)` or `(samples, channels)`, float32 in [-1, 1]."""
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu()
+        array = array.float() if array.is_floating_point() else array
+    samples = np.asarray(array)
+    if samples.dtype.kind in "iu" and samples.dtype.itemsize <= 4:  # PCM
+        samples = samples / 2.0 ** (8 * samples.dtype.itemsize - 1) - (samples.dtype.kind == "u")
+    elif samples.dtype.kind != "f":
+        raise AudioInputError(f"samples of type {samples.dtype}: give float32 in [-1, 1], or int16")
+    if samples.ndim == 2 and min(samples.shape) <= MOST_CHANNELS:
+        samples = samples.mean(axis=int(np.argmin(samples.shape)))
+    if samples.ndim != 1:
+        raise AudioInputError(f"an array of shape {samples.shape}: give (samples,) or (channels, samples)")
+    return samples.astype(np.float32, copy=False)
+
+
+def _resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    return samples if rate == wanted or not len(samples) else _package("soxr").resample(samples, rate, wanted)
+
+
+def _with_last(pieces: Iterable) -> Iterator[tuple]:
+    """`(piece, whether it is the last)`; the next is made before the one before it is given away."""
+    pieces = iter(pieces)
+    current = next(pieces)
+    for following in pieces:
+        yield current, False
+        current = following
+    yield current, True
+
+
+class SerPipeline(ChunkPipeline):
+    """Emotions of speech: of a clip, or along a recording of any length.
+
+    Inputs are a path, the `bytes` of a file, an array or tensor at the model's rate (`(samples,)`, `(channels,
+    samples)` or `(samples, channels)`), a dict `{"array", "sampling_rate"}`, `{"bytes"}` or `{"path"}` (a row's `audio`
+    of a dataset), a list of these (gives a list), or a generator or torch dataset of these (gives an iterator).
+
+    Args, at construction or in the call:
+        window_s: Seconds of a window, each normalised by itself as a clip is. None hears the whole input at once.
+        hop_s: Seconds from one window to the next; half a window otherwise.
+        batch_size: Windows, or clips, that go through the model together; the answers do not depend on it.
+        top_k: Only the k most probable labels. None gives all.
+        return_embeddings: Adds the vector that pooling leaves of a clip, as a numpy array; of windows, also their mean.
+        on_error: `raise` a ValueError that names the input, or `return` `{"error": ...}` in its place and go on.
+
+    Returns:
+        `[{"label", "score"}, ...]` for each input: probabilities, highest first, for single-label models; in the
+        model's order independent probabilities for multi-label models (with `predicted` by the thresholds that the
+        configuration holds, if it does) and raw values for regression. With windows, a dict of `scores` (the mean over
+        the windows) and `segments`, a list of `{"start", "end", "scores"}` in seconds. With embeddings, a dict of
+        `scores` and `embedding`, and one in each segment.
+    """
+
+    _load_feature_extractor = True
+    _load_processor = _load_tokenizer = _load_image_processor = _load_video_processor = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.feature_extractor is None:
+            raise ValueError("feature_extractor is missing: it says the rate and how the model wants its samples")
+        self.model.eval()
+        audio = getattr(self.model.config, "audio_config", self.model.config)
+        # With layer norm a masked, padded clip gives what it gives alone; group norm hears the padding all the same.
+        self._padding_is_exact = getattr(audio, "feat_extract_norm", None) == "layer"
+        self._receptive_field = 1  # samples the convolutions need for one frame; stock classes refuse less
+        layers = zip(getattr(audio, "conv_kernel", ()), getattr(audio, "conv_stride", ()), strict=True)
+        for kernel, stride in reversed(list(layers)):
+            self._receptive_field = (self._receptive_field - 1) * stride + kernel
+
+    def __call__(self, inputs, **kwargs):
+        if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray | memoryview | list):
+            return list(self((entry for entry in inputs), **kwargs))  # a tuple, a column of a dataset
+        if isinstance(inputs, list) and not inputs:
+            return []
+        if isinstance(inputs, Iterator):
+            inputs = (entry for entry in inputs)  # transformers knows generators only
+        return super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(self, local_files_only=None, **given):
+        known = ("window_s", "hop_s", "top_k", "return_embeddings", "on_error")
+        if unknown := set(given) - set(known):
+            raise TypeError(f"unknown argument {', '.join(sorted(unknown))}; there are {', '.join(known)}, batch_size")
+        if given.get("on_error", "raise") not in ("raise", "return"):
+            raise ValueError(f"on_error {given['on_error']!r}: must be 'raise' or 'return'")
+        if given.get("top_k") is not None and (given["top_k"] < 1 or self.problem_type == "regression"):
+            raise ValueError(f"top_k {given['top_k']}: must be at least 1, and the model must have classes")
+        steps = (("window_s", "hop_s", "on_error"), ("return_embeddings",), ("window_s", "top_k"))
+        return tuple({name: given[name] for name in names if name in given} for names in steps)
+
+    @property
+    def problem_type(self) -> str:
+        config = self.model.config
+        return config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
+
+    # ---- one input to windows, windows to logits, logits to an answer
+
+    def preprocess(self, source, window_s=None, hop_s=None, on_error="raise"):
+        """Windows `{"samples", "start", "end"}` of one input, the last of them perhaps `{"error"}` instead."""
+        rate = self.feature_extractor.sampling_rate
+        size, hop = self._samples(window_s, hop_s)
+        try:
+            if size is None:
+                whole = np.concatenate(list(read(source, rate)))
+                if len(whole) > LONG_S * rate:
+                    logger.warning_once(f"{len(whole) / rate:.0f} s at once take much memory: window_s=4.0 cuts them")
+                pieces = [(0, whole)]
+            else:
+                pieces = windows(read(source, rate), size, hop)
+            for first, samples in pieces:
+                yield {"samples": samples, "start": first / rate, "end": (first + len(samples)) / rate}
+        except AudioInputError as error:
+            if on_error == "raise":
+                raise
+            yield {"error": str(error)}
+
+    def _samples(self, window_s, hop_s) -> tuple[int | None, int | None]:
+        rate = self.feature_extractor.sampling_rate
+        if window_s is None and hop_s is None:
+            return None, None
+        size = round((window_s or 0) * rate)
+        hop = round((window_s / 2 if hop_s is None else hop_s) * rate) if size else 0
+        if not 0 < hop <= size:
+            raise ValueError(f"window_s {window_s}, hop_s {hop_s}: must be above 0, and a hop at most a window")
+        return size, hop
+
+    def _forward(self, pieces, return_embeddings=False):
+        """Logits, and embeddings if asked for, of `{"samples": [array, ...]}`, in that order."""
+        clips, groups = pieces["samples"], defaultdict(list)  # a group goes through the model together
+        for index, clip in enumerate(clips):
+            groups[None if self._padding_is_exact else len(clip)].append(index)
+        out, hooks = defaultdict(list), []  # of out, one entry a group
+        if return_embeddings:
+            layers = dict(self.model.named_children())
+            layer = next((layers[name] for name in AFTER_POOLING if name in layers), None)
+            if layer is None:
+                raise ValueError(f"return_embeddings: {type(self.model).__name__} has no layer called {AFTER_POOLING}")
+            hooks = [layer.register_forward_pre_hook(lambda _layer, inputs: out["embeddings"].append(inputs[0]))]
+        try:
+            for group in groups.values():
+                out["logits"].append(self.model(**self._batch([clips[index] for index in group])).logits)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        back = torch.tensor([index for group in groups.values() for index in group]).argsort()
+        return {name: torch.cat(parts).float().cpu()[back] for name, parts in out.items()}
+
+    def _batch(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        """What the feature extractor makes of clips, padded with a mask where their lengths differ."""
+        lengths, least = [len(clip) for clip in clips], self._receptive_field
+        options = {"sampling_rate": self.feature_extractor.sampling_rate, "return_tensors": "pt"}
+        if min(lengths) < max(lengths):
+            options |= {"padding": True, "return_attention_mask": True}
+        batch = dict(self.feature_extractor(clips, **options))
+        if min(lengths) < least:  # zeros behind, which count as real: as our own model does, alone and in a batch alike
+            batch = {name: F.pad(values, (0, max(0, least - max(lengths)))) for name, values in batch.items()}
+            if "attention_mask" in batch:
+                batch["attention_mask"][:, :least] = 1
+        return {name: v.to(self.device, self.dtype if v.is_floating_point() else None) for name, v in batch.items()}
+
+    def postprocess(self, pieces, window_s=None, top_k=None):
+        """The answer to one input from its windows in order, each with its `logits`."""
+        if "error" in pieces[-1]:
+            return {"error": pieces[-1]["error"]}
+        values = torch.stack([piece["logits"] for piece in pieces]).double()  # (windows, labels)
+        if self.problem_type != "regression":
+            values = values.sigmoid() if self.problem_type.startswith("multi") else values.softmax(dim=-1)
+        scores = self._scores(values.mean(dim=0).tolist(), top_k)
+        embeds = "embeddings" in pieces[0]
+        if window_s is None and not embeds:
+            return scores
+        answer = {"scores": scores}
+        if embeds:
+            answer["embedding"] = torch.stack([piece["embeddings"] for piece in pieces]).mean(dim=0).numpy()
+        if window_s is not None:
+            answer["segments"] = [
+                {"start": piece["start"], "end": piece["end"], "scores": self._scores(row, top_k)}
+                | ({"embedding": piece["embeddings"].numpy()} if embeds else {})
+                for piece, row in zip(pieces, values.tolist(), strict=True)
+            ]
+        return answer
+
+    def _scores(self, values: list[float], top_k: int | None) -> list[dict]:
+        config, problem_type = self.model.config, self.problem_type
+        entries = [{"label": config.id2label[index], "score": value} for index, value in enumerate(values)]
+        if problem_type.startswith("multi") and (thresholds := getattr(config, "thresholds", None)):
+            if isinstance(thresholds, dict):
+                thresholds = [thresholds[entry["label"]] for entry in entries]
+            for entry, threshold in zip(entries, thresholds, strict=True):
+                entry["predicted"] = entry["score"] >= threshold
+        if top_k is not None or problem_type.startswith("single"):
+            entries.sort(key=lambda entry: -entry["score"])
+        return entries[:top_k]
+
+    # ---- many inputs
+
+    def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
+        """Answers in the order of the inputs, each as soon as its last window is scored. Windows of several inputs
+        share a batch; no more than a batch of them is held, and `num_workers` is not needed."""
+        if isinstance(inputs, Sized):  # torch datasets have only a length and items
+            inputs = map(inputs.__getitem__, range(len(inputs)))
+        pieces, answered = self._pieces(inputs, preprocess_params), []
+        while batch := list(islice(pieces, batch_size)):
+            heard = [piece for piece, _ in batch if "error" not in piece]
+            if heard:
+                out = self.forward({"samples": [piece.pop("samples") for piece in heard]}, **forward_params)
+                for name, values in out.items():
+                    for piece, value in zip(heard, values, strict=True):
+                        piece[name] = value
+            for piece, last in batch:
+                answered.append(piece)
+                if last:
+                    yield self.postprocess(answered, **postprocess_params)
+                    answered = []
+
+    def _pieces(self, inputs, parameters) -> Iterator[tuple[dict, bool]]:
+        for number, source in enumerate(inputs):
+            path = source.get("path") if isinstance(source, dict) else source
+            name = str(path) if isinstance(path, str | os.PathLike) else f"input {number} ({type(source).__name__})"
+            try:
+                for piece, last in _with_last(self.preprocess(source, **parameters)):
+                    if "error" in piece:
+                        piece["error"] = f"{name}: {piece['error']}"
+                    yield piece, last
+            except (AudioInputError, TypeError) as error:
+                raise type(error)(f"{name}: {error}") from error

@@ -1,0 +1,78 @@
+"""Trimming, cropping and shortest lengths, against a literal copy of librosa's arithmetic and values by hand."""
+
+import numpy as np
+import pytest
+
+from ser_hf.errors import SerError
+from ser_hf.trimming import crop, fit_length, trim
+
+
+def librosa_trim(samples, trim_db):
+    """librosa.effects.trim at 22.05 kHz, frame by frame, without its floor of 1e-5."""
+    padded = np.pad(samples.astype(np.float64), 1024)
+    frames = [padded[at : at + 2048] for at in range(0, len(samples) + 1, 512)]
+    rms = np.sqrt([np.mean(frame**2) for frame in frames])
+    loud = np.flatnonzero(20 * np.log10(rms / rms.max() + 1e-300) > -trim_db)
+    return loud[0] * 512, min(len(samples), (loud[-1] + 1) * 512)
+
+
+@pytest.mark.parametrize("trim_db", [10.0, 30.0, 60.0])
+def test_the_frames_are_librosas(trim_db):
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        level = np.interp(np.arange(60000), np.sort(rng.uniform(0, 60000, 8)), rng.uniform(-80, 0, 8))
+        samples = (rng.normal(0, 0.1, 60000) * 10 ** (level / 20)).astype(np.float32)
+        assert trim(samples, 22050, trim_db) == librosa_trim(samples, trim_db)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 48000])
+def test_a_tone_between_silences(rate):
+    """1 s to 2 s: at most half a frame (46 ms) and a hop (23 ms) more is kept on each side, nothing of it is lost."""
+    samples = np.random.default_rng(0).normal(0, 1e-5, 3 * rate).astype(np.float32)
+    samples[rate : 2 * rate] += 0.2 * np.sin(2 * np.pi * 300 * np.arange(rate) / rate).astype(np.float32)
+    start, end = trim(samples, rate)
+    assert 1.0 - 0.070 <= start / rate <= 1.0 and 2.0 <= end / rate <= 2.0 + 0.070
+    assert type(start) is type(end) is int
+
+
+@pytest.mark.parametrize("level", [1.0, 1e-2, 1e-6])
+def test_quiet_clips_are_trimmed_as_loud_ones_are(level):
+    """RAVDESS peaks at 0.02 in places; with librosa's floor of 1e-5 a clip below 3e-4 would not be trimmed at all."""
+    samples = np.random.default_rng(0).normal(0, 1e-4, 48000).astype(np.float32)
+    samples[16000:32000] *= 1000
+    assert trim(samples * np.float32(level), 16000) == trim(samples, 16000) == (15624, 33108)
+
+
+def test_something_always_stays():
+    assert trim(np.zeros(16000, dtype=np.float32), 16000) == (0, 16000)
+    for length in (1, 2, 100, 800):
+        assert trim(np.full(length, 0.1, dtype=np.float32), 16000) == (0, length)
+    rng = np.random.default_rng(0)
+    for at in [0, 15999, *rng.integers(0, 16000, 50)]:
+        impulse = np.zeros(16000, dtype=np.float32)
+        impulse[at] = 1.0
+        start, end = trim(impulse, 16000, 0.0)
+        assert 0 <= start < end <= 16000
+        assert start - 744 <= at < end + 744  # half a frame
+    with pytest.raises(SerError, match="--trim_db -3"):
+        trim(np.ones(10), 16000, -3)
+
+
+def test_crop():
+    samples = np.arange(100)
+    assert crop(samples, 1.0, 40).tolist() == list(range(30, 70))
+    assert crop(samples, 2.5, 40) is samples and crop(samples, 9, 40) is samples
+    assert len(crop(samples, 0.001, 40)) == 1
+    starts = [crop(samples, 1.0, 97, "random", np.random.default_rng(seed)) for seed in range(200)]
+    assert {len(part) for part in starts} == {97} and {int(part[0]) for part in starts} == {0, 1, 2, 3}
+    twice = [crop(samples, 1.0, 10, "random", np.random.default_rng(3)) for _ in range(2)]
+    assert twice[0].tolist() == twice[1].tolist()
+    for arguments in ((0, 40), (1, 40, "random"), (1, 40, "left", np.random.default_rng(0))):
+        with pytest.raises(SerError, match="crop: "):
+            crop(samples, *arguments)
+
+
+def test_fit_length():
+    clip = np.ones(3, dtype=np.float32)
+    assert fit_length(clip, 3) is clip
+    assert fit_length(clip, 5).tolist() == [1, 1, 1, 0, 0] and fit_length(clip, 5).dtype == np.float32
