@@ -76,7 +76,7 @@ def sample(seconds: np.ndarray, epochs: Callable[[int], list[np.ndarray]], count
 
 
 class Arms:
-    """The three ways over one corpus and one model."""
+    """All ways over one corpus and one model."""
 
     def __init__(self, options: Options, clips: Clips, steps: dict[str, int], skip: int):
         self.options, self.clips, self.skip = options, clips, skip

@@ -1,0 +1,296 @@
+"""`ser-hf predict`: what it writes, that it goes on where it stopped, and that one bad file costs one row.
+
+python -m pytest tests/test_predict.py -k resume
+"""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+from test_pipeline import LABELS, RATE, as_vector, make, noise, pipe_of
+from transformers import Wav2Vec2FeatureExtractor
+
+from ser_hf import predict as module
+from ser_hf.cli import main
+from ser_hf.hub import save_model
+
+SECONDS = {"a.wav": 1.0, "b.flac": 0.4, "sub/c.WAV": 2.2}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three clips, two files that are none, and one that is not looked at."""
+    root = tmp_path_factory.mktemp("clips")
+    (root / "sub").mkdir()
+    for seed, (name, seconds) in enumerate(SECONDS.items()):
+        sf.write(root / name, noise(seconds, seed), RATE)
+    (root / "bad.mp3").write_text("this is no audio")
+    sf.write(root / "sub" / "empty.wav", np.zeros(0), RATE)
+    (root / "notes.txt").write_text("not audio and not meant to be")
+    return root
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """Published models: ours, stock, multi-label, regression."""
+    root = tmp_path_factory.mktemp("models")
+    made = {
+        "ours": make(pooling="max"),
+        "stock": make(),
+        "multi": make(pooling="max", problem_type="multi_label_classification"),
+        "values": make(pooling="max", problem_type="regression"),
+    }
+    made["multi"].config.thresholds = [0.0, 1.0, 0.0]
+    for name, model in made.items():
+        save_model(model, Wav2Vec2FeatureExtractor(return_attention_mask=True), root / name)
+    return root, made
+
+
+@pytest.fixture
+def run(capsys):
+    def ser_hf(*argv) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(["predict", *(str(word) for word in argv)])
+        return status, *capsys.readouterr()
+
+    return ser_hf
+
+
+def rows_of(file: Path) -> list[dict]:
+    if file.suffix == ".csv":
+        with file.open(newline="") as lines:
+            return list(csv.DictReader(lines))
+    return json.loads(file.read_text()) if file.suffix == ".json" else pq.read_table(file).to_pylist()
+
+
+def good(folder: Path) -> list[Path]:
+    return [folder / name for name in SECONDS]
+
+
+def scores_of(row: dict) -> list[float]:
+    return [float(row[f"score_{label}"]) for label in LABELS]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+@pytest.mark.parametrize("name", ["ours", "stock"])
+def test_a_folder(run, folder, models, tmp_path, suffix, name):
+    root, made = models
+    out = tmp_path / "new" / f"out.{suffix}"
+    status, stdout, stderr = run(folder, "--model", root / name, "--out", out)
+    assert status == 1 and not stderr
+    assert f"5 files: 3 heard, 2 cannot be heard; written: {out}" in stdout
+    assert f"  {folder}/bad.mp3: unreadable audio (" in stdout and f"  {folder}/sub/empty.wav: no samples" in stdout
+    rows = {row["file"]: row for row in rows_of(out)}
+    assert list(rows) == [f"{folder}/{file}" for file in ("a.wav", "b.flac", "bad.mp3", "sub/c.WAV", "sub/empty.wav")]
+    assert list(rows[f"{folder}/a.wav"]) == ["file", "prediction", *(f"score_{x}" for x in LABELS), "error", "model"]
+    pipe = pipe_of(made[name])
+    for seed, file in enumerate(good(folder)):
+        row, expected = rows[str(file)], as_vector(pipe(noise(SECONDS[str(file.relative_to(folder))], seed)))
+        assert np.allclose(scores_of(row), expected, atol=2e-6)
+        assert row["prediction"] == LABELS[expected.argmax()] and not row["error"]
+        assert row["model"] == f"{name}@{module.fingerprint(made[name])}" or name == "stock"
+    assert "no samples" in rows[f"{folder}/sub/empty.wav"]["error"]
+    assert not rows[f"{folder}/bad.mp3"]["score_sad"]
+    assert [file.name for file in out.parent.iterdir()] == [out.name]  # nothing else is left
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_windows(run, folder, models, tmp_path, suffix):
+    root, made = models
+    out = tmp_path / f"out.{suffix}"
+    assert run(*good(folder), "--model", root / "ours", "--out", out, "--window_s", 1, "--hop_s", 0.5)[0] == 0
+    rows = [row for row in rows_of(out) if row["file"].endswith("c.WAV")]
+    answer = pipe_of(made["ours"])(folder / "sub" / "c.WAV", window_s=1.0, hop_s=0.5)
+    times = [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.2, 2.2)]
+    assert [(float(row["start"]), float(row["end"])) for row in rows] == [(0.0, 2.2), *times]
+    assert [str(row["window"] if row["window"] is not None else "") for row in rows] == ["", "0", "1", "2", "3"]
+    for row, scores in zip(rows, [answer["scores"], *(part["scores"] for part in answer["segments"])], strict=True):
+        assert np.allclose(scores_of(row), as_vector(scores), atol=2e-6)
+        assert (float(row["window_s"]), float(row["hop_s"])) == (1.0, 0.5)
+    assert len([row for row in rows_of(out) if row["file"].endswith("b.flac")]) == 2  # shorter than a window: one
+
+
+def test_the_screen(run, folder, models):
+    status, out, _ = run(folder / "a.wav", "--model", models[0] / "ours")
+    head, row, empty, summary = out.splitlines()
+    assert status == 0 and head.split() == ["file", "prediction", *LABELS] and not empty
+    expected = pipe_of(models[1]["ours"])(folder / "a.wav")
+    assert row.split()[:2] == [str(folder / "a.wav"), expected[0]["label"]]
+    assert [float(cell) for cell in row.split()[2:]] == pytest.approx(list(as_vector(expected)), abs=6e-4)
+    assert summary == "1 files: 1 heard"
+    status, out, _ = run(folder / "a.wav", "--model", models[0] / "ours", "--window_s", 0.5)
+    assert len(out.splitlines()) == 1 + 1 + 3 + 2 and "start" in out.splitlines()[0]
+
+
+def test_several_labels_and_values(run, folder, models, tmp_path):
+    out = tmp_path / "out.json"
+    assert run(folder / "a.wav", "--model", models[0] / "multi", "--out", out)[0] == 0
+    assert rows_of(out)[0]["prediction"] == "angry+sad"  # the thresholds of the configuration
+    out = tmp_path / "values.json"
+    assert run(folder / "a.wav", "--model", models[0] / "values", "--out", out)[0] == 0
+    assert "prediction" not in rows_of(out)[0]
+    expected = [entry["score"] for entry in pipe_of(models[1]["values"])(folder / "a.wav")]
+    assert scores_of(rows_of(out)[0]) == pytest.approx(expected, abs=2e-6)
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """The files that go through the model."""
+    files = []
+    real = module.rows_of
+    monkeypatch.setattr(module, "rows_of", lambda file, *rest: (files.append(Path(file).name), real(file, *rest))[1])
+    return files
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+@pytest.mark.parametrize("window", [[], ["--window_s", "0.5"]])
+def test_resume(run, folder, models, tmp_path, heard, suffix, window):
+    once, twice = tmp_path / f"once.{suffix}", tmp_path / f"twice.{suffix}"
+    command = ["--model", models[0] / "ours", *window, "--out"]
+    run(*good(folder), *command, once)
+    heard.clear()
+    run(folder / "b.flac", *command, twice)
+    status, out, _ = run(*good(folder), *command, twice)
+    assert heard == ["b.flac", "c.WAV", "a.wav"]  # the first call's, then the others, the longest first
+    assert status == 0 and "3 files: 2 heard, 1 kept from before" in out
+    assert sorted(map(str, rows_of(twice))) == sorted(map(str, rows_of(once)))
+    assert twice.read_bytes() == once.read_bytes()
+    run(folder / "a.wav", *command, twice)  # of what is not named now nothing is lost
+    assert len(heard) == 3 and {row["file"] for row in rows_of(twice)} == {str(file) for file in good(folder)}
+
+
+def test_resume_after_an_interruption(run, folder, models, tmp_path, heard, monkeypatch):
+    out, partial = tmp_path / "out.csv", tmp_path / ".out.csv.partial"
+    command = [*good(folder), "--model", models[0] / "ours", "--batch_size", 1, "--out"]
+    real = module.rows_of
+
+    def stops_at_the_second(file, *rest):
+        if heard[-1:] == ["c.WAV"]:
+            raise KeyboardInterrupt
+        return real(file, *rest)
+
+    monkeypatch.setattr(module, "rows_of", stops_at_the_second)
+    status, _, err = run(*command, out)
+    assert status == 130 and "the scores of 1 files are kept: the same command goes on from there" in err
+    assert not out.exists() and len(partial.read_text().splitlines()) == 1
+    partial.write_text(partial.read_text() + '[{"file": "cut off')
+    monkeypatch.setattr(module, "rows_of", real)
+    status, stdout, _ = run(*command, out)
+    assert heard == ["c.WAV", "a.wav", "b.flac"] and "2 heard, 1 kept from before" in stdout
+    assert not partial.exists()
+    run(*command, tmp_path / "once.csv")
+    assert out.read_bytes() == (tmp_path / "once.csv").read_bytes()
+
+
+def test_a_killed_process_loses_nothing(run, models, tmp_path):
+    (tmp_path / "clips").mkdir()
+    for number in range(40):
+        sf.write(tmp_path / "clips" / f"{number:02}.wav", noise(3.0, number), RATE)
+    out, partial = tmp_path / "out.json", tmp_path / ".out.json.partial"
+    command = [tmp_path / "clips", "--model", models[0] / "ours", "--batch_size", "1", "--out", out]
+    code = "from ser_hf.cli import main; import sys; raise SystemExit(main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, "predict", *map(str, command)], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (partial.exists() and partial.read_text().count("\n") >= 3):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    saved = partial.read_text().count("\n") if partial.exists() else 40
+    assert saved >= 3
+    status, stdout, _ = run(*command)
+    assert status == 0 and (saved == 40 or f"{40 - saved} heard, {saved} kept from before" in stdout)
+    assert len(rows_of(out)) == 40 and all(row["prediction"] for row in rows_of(out))
+
+
+def test_files_that_failed_are_tried_again(run, models, tmp_path, heard):
+    out, clip = tmp_path / "out.csv", tmp_path / "clip.wav"
+    clip.write_text("")
+    sf.write(tmp_path / "other.wav", noise(1.0), RATE)
+    command = [clip, tmp_path / "other.wav", "--model", models[0] / "ours", "--out", out]
+    assert run(*command)[0] == 1 and run(*command)[0] == 1
+    sf.write(clip, noise(1.0), RATE)
+    assert run(*command)[0] == 0
+    assert heard == ["other.wav", "clip.wav", "clip.wav", "clip.wav"]
+    assert [row["error"] for row in rows_of(out)] == ["", ""]
+
+
+def test_rows_of_something_else_are_never_kept(run, folder, models, tmp_path, fails):
+    out = tmp_path / "out.csv"
+    assert run(folder / "a.wav", "--model", models[0] / "ours", "--out", out)[0] == 0
+    before = out.read_bytes()
+    clip = folder / "b.flac"
+    assert "holds rows of model ours@" in fails(clip, "--model", models[0] / "stock", "--out", out)
+    assert "has other columns" in fails(clip, "--model", models[0] / "ours", "--out", out, "--window_s", 1)
+    # trained anew in the same folder
+    save_model(make(pooling="max", head_size=4), Wav2Vec2FeatureExtractor(), tmp_path / "ours")
+    assert "holds rows of model ours@" in fails(clip, "--model", tmp_path / "ours", "--out", out)
+    assert out.read_bytes() == before
+    windowed = tmp_path / "windowed.csv"
+    assert run(clip, "--model", models[0] / "ours", "--out", windowed, "--window_s", 0.5)[0] == 0
+    message = fails(clip, "--model", models[0] / "ours", "--out", windowed, "--window_s", 0.5, "--hop_s", 0.5)
+    assert "holds rows of hop_s 0.25, now it is 0.5" in message
+    for suffix, text in (("csv", "a,b\n1,2\n"), ("json", "nonsense"), ("json", "[1]"), ("parquet", "nonsense")):
+        (other := tmp_path / f"other.{suffix}").write_text(text)
+        assert str(other) in fails(clip, "--model", models[0] / "ours", "--out", other)
+        assert other.read_text() == text
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fails(run):
+    def message(*argv) -> str:
+        status, _, err = run(*argv)
+        assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+        return err
+
+    return message
+
+
+def test_mistakes(fails, folder, models, tmp_path):
+    model, clip = models[0] / "ours", folder / "a.wav"
+    (tmp_path / "empty").mkdir()
+    for argv, message in {
+        (clip,): "required: --model",
+        (folder / "gone.wav", "--model", model): "gone.wav: no such file or folder",
+        (tmp_path / "empty", "--model", model): "no audio below this folder",
+        (clip, "--model", model, "--out", tmp_path / "out.xlsx"): "must be a file that ends in .csv, .json, .parquet",
+        (clip, "--model", model, "--hop_s", "1"): "say how long they are with --window_s",
+        (clip, "--model", model, "--window_s", "0"): "--window_s 0.0 --hop_s 0.0: a hop is at least 0.01 s",
+        (clip, "--model", model, "--window_s", "1", "--hop_s", "2"): "at most a window",
+        (clip, "--model", model, "--batch_size", "0"): "'0' is not a number from 1",
+        (clip, "--model", model, "--window", "1"): "unknown argument --window, did you mean --window_s?",
+        (clip, "--model", tmp_path / "empty"): "--model",
+        (clip, "--model", "no/such-model"): "--model no/such-model: no such folder, and no model of the Hub",
+    }.items():
+        assert message in fails(*argv), argv
+
+
+def test_heads_that_were_never_trained_are_refused(fails, folder, models, tmp_path):
+    from transformers import AutoModel
+
+    AutoModel.from_pretrained(models[0] / "stock").save_pretrained(tmp_path)  # the encoder alone
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    assert "are missing, it would answer at random" in fails(folder / "a.wav", "--model", tmp_path)
+
+
+def test_foreign_code_is_run_only_if_said(run, fails, folder, models, tmp_path):
+    save_model(models[1]["ours"], Wav2Vec2FeatureExtractor(return_attention_mask=True), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "theirs"}))
+    file = tmp_path / "configuration_ser.py"
+    file.write_text(file.read_text().replace('model_type = "ser"', 'model_type = "theirs"'))
+    assert "only --trust_remote_code runs" in fails(folder / "a.wav", "--model", tmp_path)
+    status, out, _ = run(folder / "a.wav", "--model", tmp_path, "--trust-remote-code")
+    assert status == 0 and pipe_of(models[1]["ours"])(folder / "a.wav")[0]["label"] in out
