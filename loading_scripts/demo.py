@@ -16,7 +16,7 @@ import soundfile as sf
 
 from ser_hf.corpora import SpeechCorpus
 from ser_hf.schema import CorpusCard, LabelConfig, SerError
-from ser_hf.synthesis import RATE, speakers, utter
+from ser_hf.synthesis import RATE, Speaker, speakers, utter
 
 VERSION = "1.0.0"  # bump when the audio, the sentences or the ratings change: it names the folder in the cache
 SEED = 1
@@ -159,15 +159,28 @@ def make(folder: Path, each: int = EACH) -> None:
         table.writeheader()
         for number, speaker in enumerate(speakers(6, 6, np.random.default_rng(SEED))):
             for k in range(each):
-                rng = np.random.default_rng((SEED, number, k))
-                emotion = EMOTIONS[k % len(EMOTIONS)]
-                row = {"file": f"wav/{speaker.name}_{k:02d}.wav", "emotion": emotion, "text": sentence(emotion, rng)}
-                place = act(emotion, rng)
-                rating = np.clip(3 + 1.4 * place + rng.normal(0, 0.25, 2), 1, 5).round(2)
-                near = [e for e in EMOTIONS if e == emotion or np.hypot(*(place - PLACES[e])) < 0.65]
-                row |= {"speaker": speaker.name, "gender": speaker.gender, "heard": " ".join(near)}
-                table.writerow(row | {"arousal": rating[0], "valence": rating[1]})
-                sf.write(folder / row["file"], utter(speaker, *place, rng), RATE, subtype="PCM_16")
+                row, samples = perform(speaker, k, np.random.default_rng((SEED, number, k)))
+                sf.write(folder / row["file"], samples, RATE, subtype="PCM_16")
+                table.writerow(row)
+
+
+def perform(speaker: Speaker, k: int, rng: np.random.Generator) -> tuple[dict, np.ndarray]:
+    """Row and samples of a speaker's `k`-th utterance."""
+    emotion = EMOTIONS[k % len(EMOTIONS)]
+    place = act(emotion, rng)
+    rating = np.clip(3 + 1.4 * place + rng.normal(0, 0.25, 2), 1, 5).round(2)
+    near = [e for e in EMOTIONS if e == emotion or np.hypot(*(place - PLACES[e])) < 0.65]
+    row = {
+        "file": f"wav/{speaker.name}_{k:02d}.wav",
+        "emotion": emotion,
+        "text": sentence(emotion, rng),
+        "speaker": speaker.name,
+        "gender": speaker.gender,
+        "arousal": rating[0],
+        "valence": rating[1],
+        "heard": " ".join(near),
+    }
+    return row, utter(speaker, *place, rng)
 
 
 def act(emotion: str, rng: np.random.Generator) -> np.ndarray:

@@ -9,24 +9,24 @@ Corpus -> speaker-independent split -> encoder, pooling, head -> selected on val
 that `pipeline("audio-classification", model=folder)` loads.
 """
 
-from ser_hf import args, run
+from ser_hf import args, pieces, run
 
 
 def main() -> None:
     # 1. Flags. Nothing heavy is imported before this line, so that --help and a typo answer at once.
-    data, model_args, run_args, training, given = args.parse(__doc__, system="wav2vec2")
+    flags = args.parse(__doc__, system="wav2vec2")
+    data, run_args, training = flags.data, flags.run, flags.training
 
-    from ser_hf.collator import SpeechCollator
     from ser_hf.losses import Loss, class_weights
     from ser_hf.metrics import load_metric
-    from ser_hf.preprocessing import add_to_train, load_data
+    from ser_hf.preprocessing import add_to_train, load_data, with_soft_labels
     from ser_hf.protocols import check_disjoint, find_protocol, split
     from ser_hf.results import Setup
     from ser_hf.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found out before anything slow.
     run.check_names(data)
-    push_to = run.start(training, run_args, given)
+    push_to = run.start(training, run_args, flags.given)
 
     # 3. Corpus and folds.
     with training.main_process_first():
@@ -35,34 +35,38 @@ def main() -> None:
     splits = split(corpus, report.corpus, data.protocol, data.fold, data.validation_fraction, data.split_seed)
     splits = add_to_train(splits, mixed)
     check_disjoint(splits, protocol.speaker_independent, protocol.validation)
-    setup = Setup("wav2vec2_cls", given, splits, report, mixed, protocol, data.fold, push_to)
+    setup = Setup("wav2vec2_cls", flags.given, splits, report, mixed, protocol, data.fold, push_to)
     run.say_setup(setup)
+    windowed = pieces.make_windows(splits, data)
 
     # 4. Model.
-    model, extractor = run.audio_model(model_args, report, training.do_train)
+    model, extractor = pieces.audio_model(flags.model, report, training.do_train)
+    pieces.draw_augmentation(run_args, flags.augmentation, training, splits, extractor)
 
     # 5. Trainer: selected by UAR on validation.
     run.select_on_validation(training, "uar", has_validation=len(splits["validation"]) > 0)
     balanced = run_args.class_weights == "balanced"
     weights = class_weights(splits["train"]["label"], len(report.label_names)) if balanced else None
     metric = load_metric()
+    train = windowed["train"]
+    train = with_soft_labels(train, len(report.label_names)) if run_args.soft_labels else train
     trainer = SerTrainer(
         model=model,
         args=training,
-        train_dataset=splits["train"],
-        eval_dataset=splits["validation"],
+        train_dataset=train,
+        eval_dataset=windowed["validation"],
         processing_class=extractor,
-        data_collator=SpeechCollator(extractor, skip_unreadable=True),
-        eval_collator=SpeechCollator(extractor),
+        **pieces.make_collators(extractor, flags, report),
         compute_metrics=lambda p: metric.compute(predictions=p.predictions.argmax(-1), references=p.label_ids),
         batch_seconds=run_args.batch_seconds,
-        loss=run.make_loss(Loss, report.problem_type, run_args, training, weights),
-        exact_evaluation=run.pads_change_output(model),
+        loss=pieces.make_loss(Loss, report.problem_type, run_args, training, weights),
+        exact_evaluation=pieces.pads_change_output(model),
+        sampling=pieces.make_sampling(run_args, windowed["train"]),
     )
     trained = run.train(trainer, training) if training.do_train else None
 
     # 6. Test, once; model, card, results, push.
-    run.finish(trainer, training, extractor, setup, trained)
+    run.finish(trainer, flags, extractor, setup, trained, windowed)
     trainer.end()
 
 

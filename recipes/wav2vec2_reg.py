@@ -9,14 +9,14 @@ What is learned follows the label configuration: a regression one gives values, 
 decision threshold for each label, tuned on validation and saved in the configuration.
 """
 
-from ser_hf import args, run
+from ser_hf import args, pieces, run
 
 
 def main() -> None:
     # 1. Flags. Nothing heavy is imported before this line, so that --help and a typo answer at once.
-    data, model_args, run_args, training, given = args.parse(__doc__, system="wav2vec2_reg")
+    flags = args.parse(__doc__, system="wav2vec2_reg")
+    data, run_args, training = flags.data, flags.run, flags.training
 
-    from ser_hf.collator import SpeechCollator
     from ser_hf.losses import Loss, positive_weights
     from ser_hf.preprocessing import add_to_train, load_data
     from ser_hf.protocols import check_disjoint, find_protocol, split
@@ -26,7 +26,7 @@ def main() -> None:
 
     # 2. Everything that can be wrong is found out before anything slow.
     run.check_names(data, ("regression", "multi_label_classification"))
-    push_to = run.start(training, run_args, given)
+    push_to = run.start(training, run_args, flags.given)
 
     # 3. Corpus and folds.
     with training.main_process_first():
@@ -35,11 +35,13 @@ def main() -> None:
     splits = split(corpus, report.corpus, data.protocol, data.fold, data.validation_fraction, data.split_seed)
     splits = add_to_train(splits, mixed)
     check_disjoint(splits, protocol.speaker_independent, protocol.validation)
-    setup = Setup("wav2vec2_reg", given, splits, report, mixed, protocol, data.fold, push_to)
+    setup = Setup("wav2vec2_reg", flags.given, splits, report, mixed, protocol, data.fold, push_to)
     run.say_setup(setup)
+    windowed = pieces.make_windows(splits, data)
 
     # 4. Model.
-    model, extractor = run.audio_model(model_args, report, training.do_train)
+    model, extractor = pieces.audio_model(flags.model, report, training.do_train)
+    pieces.draw_augmentation(run_args, flags.augmentation, training, splits, extractor)
 
     # 5. Trainer: selected by mean CCC, or mean average precision, on validation.
     multi_label = report.problem_type == "multi_label_classification"
@@ -48,20 +50,19 @@ def main() -> None:
     trainer = SerTrainer(
         model=model,
         args=training,
-        train_dataset=splits["train"],
-        eval_dataset=splits["validation"],
+        train_dataset=windowed["train"],
+        eval_dataset=windowed["validation"],
         processing_class=extractor,
-        data_collator=SpeechCollator(extractor, skip_unreadable=True),
-        eval_collator=SpeechCollator(extractor),
+        **pieces.make_collators(extractor, flags, report),
         compute_metrics=vector_metrics_of(report.label_names, report.problem_type),
         batch_seconds=run_args.batch_seconds,
-        loss=run.make_loss(Loss, report.problem_type, run_args, training, weights if multi_label else None),
-        exact_evaluation=run.pads_change_output(model),
+        loss=pieces.make_loss(Loss, report.problem_type, run_args, training, weights if multi_label else None),
+        exact_evaluation=pieces.pads_change_output(model),
     )
     trained = run.train(trainer, training) if training.do_train else None
 
     # 6. Test, once; model, card, results, push.
-    run.finish(trainer, training, extractor, setup, trained, report_at=run_args.thresholds)
+    run.finish(trainer, flags, extractor, setup, trained, windowed)
     trainer.end()
 
 

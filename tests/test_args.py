@@ -12,7 +12,7 @@ CPU = ["--use_cpu", "true"]
 def test_defaults_differ_from_transformers_only_where_listed():
     from transformers import TrainingArguments
 
-    data, model, run, training, given = args.parse("", "wav2vec2", ["--dataset", "smile", *CPU])
+    data, model, run, training, given, _ = args.parse("", "wav2vec2", ["--dataset", "smile", *CPU])
     plain = TrainingArguments(output_dir="x", use_cpu=True)
     for key, value in args.TRAINING_DEFAULTS.items():
         assert str(getattr(training, key)).lower().endswith(str(type(getattr(training, key))(value)).lower()), key
@@ -27,7 +27,7 @@ def test_defaults_differ_from_transformers_only_where_listed():
 def test_yaml_is_typed_and_the_command_line_wins(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("dataset: emodb\nlearning_rate: 1e-4\nfold: 3\npooling: max\nadd_labels: [sad, angry]\n")
-    data, model, _, training, given = args.parse("", "x", ["--config", str(file), "--fold", "5", *CPU])
+    data, model, _, training, given, _ = args.parse("", "x", ["--config", str(file), "--fold", "5", *CPU])
     assert training.learning_rate == 1e-4  # YAML reads 1e-4 as text
     assert data.fold == 5 and given["fold"] == "5" and model.pooling == "max" and data.add_labels == ["sad", "angry"]
     assert args.parse("", "x", ["--config", str(file), "--add-labels", "sad", *CPU])[0].add_labels == ["sad"]

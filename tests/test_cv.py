@@ -377,7 +377,7 @@ def test_flags_are_gathered_as_the_recipe_gathers_them():
         ["--dataset", "emodb", "--model_type", "wav2vec2"],  # which replaces the YAML's checkpoint
         ["--config", "ravdess_wav2vec2", "--model_name_or_path", "a/b"],
     ):
-        *_, given = args.parse("", "wav2vec2", [*words, "--use_cpu", "true"])
+        given = args.parse("", "wav2vec2", [*words, "--use_cpu", "true"]).given
         mine = args.gather(args._pairs([*words, "--use_cpu", "true"]), "wav2vec2")[0]
         assert {**mine, "config": None} == {**given, "config": None}
     plan = cv.parse([RECIPE, "--dataset", "emodb"])
@@ -415,7 +415,7 @@ def test_mistakes_are_one_line(argv, words, monkeypatch, tmp_path):
 def test_labels_that_are_vectors_are_refused(fake_corpus, monkeypatch, tmp_path):
     monkeypatch.setattr(cv, "launch", None)
     words = ["--dataset", "cmu_mosei", "--labels", "emotions", "--data_dir", str(fake_corpus("cmu_mosei"))]
-    assert "cmu_mosei's labels 'emotions' are vectors" in error_of([RECIPE, *words, "--output_dir", str(tmp_path)])
+    assert "cmu_mosei's labels 'emotions' are of the kind regression" in error_of([RECIPE, *words, "--output_dir", str(tmp_path)])
 
 
 def test_help_loads_nothing_heavy():

@@ -20,7 +20,7 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from ser_hf import predict as module
 from ser_hf.cli import main
-from ser_hf.hub import save_model
+from ser_hf.hub import save_model, to_stock
 
 SECONDS = {"a.wav": 1.0, "b.flac": 0.4, "sub/c.WAV": 2.2}
 
@@ -91,12 +91,13 @@ def test_a_folder(run, folder, models, tmp_path, suffix, name):
     rows = {row["file"]: row for row in rows_of(out)}
     assert list(rows) == [f"{folder}/{file}" for file in ("a.wav", "b.flac", "bad.mp3", "sub/c.WAV", "sub/empty.wav")]
     assert list(rows[f"{folder}/a.wav"]) == ["file", "prediction", *(f"score_{x}" for x in LABELS), "error", "model"]
-    pipe = pipe_of(made[name])
+    pipe, marks = pipe_of(made[name]), {"ours": module.fingerprint(made["ours"])}
+    marks["stock"] = module.fingerprint(to_stock(made["stock"]))
     for seed, file in enumerate(good(folder)):
         row, expected = rows[str(file)], as_vector(pipe(noise(SECONDS[str(file.relative_to(folder))], seed)))
         assert np.allclose(scores_of(row), expected, atol=2e-6)
         assert row["prediction"] == LABELS[expected.argmax()] and not row["error"]
-        assert row["model"] == f"{name}@{module.fingerprint(made[name])}" or name == "stock"
+        assert row["model"] == f"{name}@{marks[name]}"
     assert "no samples" in rows[f"{folder}/sub/empty.wav"]["error"]
     assert not rows[f"{folder}/bad.mp3"]["score_sad"]
     assert [file.name for file in out.parent.iterdir()] == [out.name]  # nothing else is left

@@ -19,7 +19,7 @@ SOURCE = REPO / "src" / "ser_hf"
 ORDER = (
     "errors files torchaudio_cpu schema synthesis audio builder tables corpora leaks protocols preprocessing windowing "
     "trimming augmentation batching collator models losses trainer metrics vector_metrics scoring embeddings report "
-    "hub args results run command inventory check folds cv_report cv push predict cli demo"
+    "hub args results pieces run command inventory check folds cv_report cv push predict cli demo"
 ).split()
 # Modules any other may import.
 LEAVES = {"errors", "files", "torchaudio_cpu", "__version__", "args"}

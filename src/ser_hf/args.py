@@ -8,8 +8,9 @@ import sys
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
+from .augmentation import Augmentation
 from .errors import SerError
 
 # Where these recipes differ from transformers' TrainingArguments.
@@ -58,6 +59,25 @@ class DataArguments:
         default=0.2, metadata={"help": "Part of train that becomes validation, as whole speakers; 0 for none."}
     )
     split_seed: int = field(default=42, metadata={"help": "Chooses validation speakers; not the training seed."})
+    window_seconds: float | None = field(
+        default=None, metadata={"help": "Cut utterances into windows of this length; reported before and after."}
+    )
+    window_hop: float | None = field(
+        default=None, metadata={"help": "From one window's start to the next; half a window without it."}
+    )
+    window_last: Literal["pad", "drop", "shift"] = field(
+        default="pad", metadata={"help": "The audio behind the last whole window: a shorter one, none, or one more."}
+    )
+    combine: Literal["mean", "max", "vote", "attention"] = field(
+        default="mean", metadata={"help": "Scores of windows to the score of their utterance."}
+    )
+    trim_db: float | None = field(
+        default=None, metadata={"help": "Cut silence at both ends, this many dB below the clip's own loudest."}
+    )
+    min_seconds: float = field(default=0.0, metadata={"help": "Shorter clips get zeros behind."})
+    max_seconds: float | None = field(
+        default=None, metadata={"help": "Of longer clips a stretch: at random in training, the middle in evaluation."}
+    )
     num_proc: int | None = field(default=None, metadata={"help": "Processes that scan the corpus the first time."})
     strict: bool = field(
         default=False, metadata={"help": "Stop when files are missing or unusable instead of reporting it."}
@@ -108,6 +128,16 @@ class RunArguments:
         default=None,
         metadata={"help": "Classes: cross_entropy (default), focal. Values: mse (default), l1, ccc, ccc_mse."},
     )
+    sampling: Literal["none", "class", "speaker"] = field(
+        default="none",
+        metadata={"help": "Draw training clips so that each class, or each speaker, comes equally often."},
+    )
+    soft_labels: bool = field(
+        default=False, metadata={"help": "Train on the raters' votes where the corpus has them, not on the label."}
+    )
+    draw_augmentation: bool = field(
+        default=False, metadata={"help": "Draw what augmentation does to a training clip, into figures/."}
+    )
     focal_gamma: float = field(default=2.0, metadata={"help": "Exponent of the focal loss."})
     ccc_weight: float = field(default=0.5, metadata={"help": "Share of 1 - CCC in ccc_mse."})
     thresholds: list[float] | None = field(
@@ -120,20 +150,27 @@ class RunArguments:
     )
 
 
-OWN = (DataArguments, ModelArguments, RunArguments)
+OWN = (DataArguments, ModelArguments, RunArguments, Augmentation)
 
 
-def parse(doc: str, system: str, argv: list[str] | None = None):
+class Flags(NamedTuple):
+    """What `parse` returns; `given` are all flags that were set by defaults, YAML or command line."""
+
+    data: DataArguments
+    model: ModelArguments
+    run: RunArguments
+    training: Any
+    given: dict[str, Any]
+    augmentation: Augmentation
+
+
+def parse(doc: str, system: str, argv: list[str] | None = None) -> Flags:
     """The flags of a recipe.
 
     Args:
         doc: The recipe's docstring; its text opens `--help`.
         system: Its system's name: `recipes/configs/<dataset>_<system>.yaml` holds the corpus's own settings.
         argv: Arguments without the program's name; those of this process if None.
-
-    Returns:
-        `(DataArguments, ModelArguments, RunArguments, TrainingArguments, given)`; `given` are all flags that were set
-        by defaults, YAML or command line, as strings or lists of strings.
 
     Raises:
         SerError: unknown flag, YAML key or value; suggests the nearest.
@@ -156,11 +193,13 @@ def parse(doc: str, system: str, argv: list[str] | None = None):
     if "help_all" in given:
         parser.print_help()
         raise SystemExit(0)
-    data, _, _, _ = early = _dataclasses(parser, {**given, "output_dir": given.get("output_dir", "runs/unnamed")})
-    _check(*early[:3])
+    output_dir = given.get("output_dir", "runs/unnamed")
+    data, model, run, augmentation, training = _dataclasses(parser, {**given, "output_dir": output_dir})
+    _check(data, model, run)
     if "output_dir" not in given:
-        early[3].output_dir = f"runs/{data.dataset}_{system}_fold{data.fold}_seed{early[3].seed}"
-    return *early, given
+        name = Path(data.dataset).name
+        training.output_dir = f"runs/{name}_{system}_fold{data.fold}_seed{training.seed}"
+    return Flags(data, model, run, training, given, augmentation)
 
 
 def gather(cli: dict[str, Any], system: str) -> tuple[dict[str, Any], Path | None, dict[str, Any]]:
@@ -256,6 +295,12 @@ def _check(data: DataArguments, model: ModelArguments, run: RunArguments) -> Non
         raise SerError("--dataset is missing: name a corpus, `ser-hf corpora` lists them")
     if not 0 <= data.validation_fraction < 1:
         raise SerError(f"--validation_fraction {data.validation_fraction}: must be at least 0 and below 1")
+    if data.window_seconds is not None:
+        data.window_hop = data.window_hop or data.window_seconds / 2
+        if data.window_seconds <= 0 or data.window_hop <= 0:
+            raise SerError(f"--window_seconds {data.window_seconds} --window_hop {data.window_hop}: must be above 0")
+        if data.trim_db is not None:
+            raise SerError("--trim_db shifts the times of windows: give it or --window_seconds, not both")
     if model.model_type and model.model_name_or_path:
         raise SerError("--model_type trains a random encoder and --model_name_or_path a pretrained one: give one")
     if run.batch_seconds is not None and run.batch_seconds <= 0:
@@ -273,10 +318,11 @@ def help_text(doc: str) -> str:
     """`--help` of a recipe: its docstring and this project's flags, written without importing transformers."""
     lines = [doc.strip(), ""]
     for kind in OWN:
-        lines.append(kind.__doc__.strip())
+        lines.append(kind.__doc__.strip().splitlines()[0])
         for entry in fields(kind):
             choices = get_args(entry.type) if get_origin(entry.type) is Literal else ()
-            default = "" if entry.default in (None, "", MISSING) else f" (default: {entry.default})"
+            value = entry.default if entry.default_factory is MISSING else " ".join(map(str, entry.default_factory()))
+            default = "" if value in (None, "", MISSING) else f" (default: {value})"
             lines.append(f"  --{entry.name} {'{' + ','.join(choices) + '}' if choices else ''}".rstrip())
             lines.append(f"      {entry.metadata['help']}{default}")
         lines.append("")

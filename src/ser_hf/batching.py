@@ -5,7 +5,7 @@ largest batch is about the mean one, so memory is known in advance (shared/PERFO
 `group_by_length` keeps the largest batch, reads the lengths by decoding every clip, and permutes predictions.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -43,6 +43,16 @@ def split_to(batches: list[np.ndarray], count: int, durations: np.ndarray) -> li
     return batches
 
 
+def sampling_weights(groups: list) -> np.ndarray:
+    """Weights with which each group (class, speaker) is drawn equally often.
+
+    >>> sampling_weights(["a", "a", "a", "b"]).tolist()
+    [0.3333333333333333, 0.3333333333333333, 0.3333333333333333, 1.0]
+    """
+    _, index, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    return 1.0 / counts[index]
+
+
 class LengthBatchSampler:
     """Batches of row numbers for one rank: every clip exactly once an epoch over all ranks, as many batches on each.
 
@@ -56,6 +66,9 @@ class LengthBatchSampler:
         count: Clips a batch where `seconds` is None, drawn at random as the Trainer's default does.
         seed: With the epoch, the source of all randomness.
         rank, world_size: This process, and how many there are.
+        weights: One a clip: every epoch draws as many clips as there are, with replacement and by these weights
+            (balanced sampling), instead of each exactly once.
+        on_epoch: Is told the epoch too (the collator, whose randomness depends on it).
 
     Raises:
         ValueError: fewer clips than processes.
@@ -69,39 +82,52 @@ class LengthBatchSampler:
         seed: int = 42,
         rank: int = 0,
         world_size: int = 1,
+        weights: np.ndarray | None = None,
+        on_epoch: Callable[[int], None] | None = None,
     ):
         self.durations = np.asarray(durations, dtype=np.float64)
         if len(self.durations) < world_size:
             raise ValueError(f"{len(self.durations)} clips cannot be shared by {world_size} processes")
         self.seconds, self.count, self.seed = seconds, count, seed
         self.rank, self.world_size, self.epoch = rank, world_size, 0
+        self.weights = None if weights is None else np.asarray(weights) / np.sum(weights)
+        self.on_epoch = on_epoch
         if seconds is None:
             fewest = -(-len(self.durations) // count)
         else:
             # 3 % more batches than without noise: room for the noise, paid by halving some of the heaviest.
-            fewest = -(-len(self._cut(0.0, np.random.default_rng(seed))) * 103 // 100)
+            everything = np.arange(len(self.durations))
+            fewest = -(-len(self._cut(everything, 0.0, np.random.default_rng(seed))) * 103 // 100)
         most = len(self.durations) // world_size * world_size
         self.total = min(-(-fewest // world_size) * world_size, most)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer before each epoch."""
         self.epoch = epoch
+        if self.on_epoch is not None:
+            self.on_epoch(epoch)
 
-    def _cut(self, jitter: float, rng: np.random.Generator) -> list[np.ndarray]:
-        noise = np.exp(rng.normal(0.0, jitter, len(self.durations))) if jitter else 1.0
-        return cut_by_seconds(self.durations, np.argsort(self.durations * noise, kind="stable"), self.seconds)
+    def _cut(self, clips: np.ndarray, jitter: float, rng: np.random.Generator) -> list[np.ndarray]:
+        noise = np.exp(rng.normal(0.0, jitter, len(clips))) if jitter else 1.0
+        order = clips[np.argsort(self.durations[clips] * noise, kind="stable")]
+        return cut_by_seconds(self.durations, order, self.seconds)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """All batches of an epoch in order, for all ranks together."""
         rng = np.random.default_rng((self.seed, epoch))
+        clips = np.arange(len(self.durations))
+        if self.weights is not None:
+            clips = rng.choice(len(clips), len(clips), p=self.weights)
         if self.seconds is None:
-            made = np.array_split(rng.permutation(len(self.durations)), self.total)
+            made = np.array_split(rng.permutation(clips), self.total)
         else:
             jitter = JITTER
-            made = self._cut(jitter, rng)
-            while len(made) > self.total:  # noise made batches fall short of the budget: less of it
+            made = self._cut(clips, jitter, rng)
+            while len(made) > self.total and jitter:  # noise made batches fall short of the budget: less of it
                 jitter = jitter / 2 if jitter > 1e-4 else 0.0
-                made = self._cut(jitter, rng)
+                made = self._cut(clips, jitter, rng)
+            if len(made) > self.total:  # only where clips were drawn, and more long ones than there are
+                made = [made[i] for i in rng.permutation(len(made))[: self.total]]
             made = split_to(made, self.total, self.durations)
         return [made[i] for i in rng.permutation(len(made))]
 

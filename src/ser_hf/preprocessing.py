@@ -159,3 +159,21 @@ def add_to_train(splits: datasets.DatasetDict, mixed: Mixed | None) -> datasets.
         return splits
     train = datasets.concatenate_datasets([splits["train"], mixed.rows])
     return datasets.DatasetDict({**splits, "train": train})
+
+
+def with_soft_labels(train: datasets.Dataset, num_labels: int) -> datasets.Dataset:
+    """Training labels replaced by the raters' votes as a distribution; an utterance without a vote keeps its label.
+
+    Raises:
+        SerError: the corpus has no votes for these labels.
+    """
+    if "votes" not in train.column_names or all(not votes or len(votes) != num_labels for votes in train["votes"]):
+        raise SerError("--soft_labels: this corpus and label set have no votes")
+    labels = []
+    for votes, label in zip(train["votes"], train["label"], strict=True):
+        if votes and len(votes) == num_labels and sum(votes) > 0:
+            labels.append([vote / sum(votes) for vote in votes])
+        else:
+            labels.append([float(index == label) for index in range(num_labels)])
+    kind = datasets.List(datasets.Value("float32"), length=num_labels)
+    return train.remove_columns("label").add_column("label", labels, feature=kind)

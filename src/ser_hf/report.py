@@ -54,11 +54,27 @@ def lines(results: dict) -> list[str]:
         f"  (intervals by bootstrap over {test['intervals_over']}; chance {shown(test['chance']['metric'])} "
         f"{number(test['chance']['value'])})"
     )
+    out += [f"  {line}" for line in window_lines(results)]
     out += ["", *_text_table(test[TABLES[test["problem_type"]]])]
     for threshold, table in test.get("thresholds", {}).items():
         out += ["", f"  present at {threshold} and above:", *_text_table(table)]
     out += [f"  {line}" for line in test["remarks"]]
     return out
+
+
+def window_lines(results: dict) -> list[str]:
+    """Scores of single windows beside those of whole utterances, for a run on windows."""
+    if "windows" not in results:
+        return []
+    cut, single, whole = results["windows"], results["test_windows"], results["test"]
+    pairs = ", ".join(
+        f"{shown(name)} {number(value)} on windows, {number(whole['metrics'][name])} on utterances"
+        for name, value in single["metrics"].items()
+    )
+    return [
+        f"windows of {cut['seconds']} s every {cut['hop']} s ({single['utterances']} windows of {whole['utterances']} "
+        f"utterances), put together by {cut['combine']}: {pairs}"
+    ]
 
 
 def _text_table(table: dict[str, dict]) -> list[str]:
@@ -162,7 +178,7 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
         f"\nPresent at {threshold} and above:\n\n{_markdown_table(table, 'label')}\n"
         for threshold, table in test.get("thresholds", {}).items()
     )
-    remarks = "".join(f"\n{escape(line)}." for line in test["remarks"])
+    remarks = "".join(f"\n{escape(line)}." for line in (*test["remarks"], *window_lines(results)))
     remarks += f"\nUndefined here: {', '.join(undefined)}." if undefined else ""
     figures = "".join(f"\n![{name}](figures/{name}.png)\n" for name in test["figures"])
     parts = "; ".join(

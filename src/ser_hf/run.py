@@ -1,6 +1,5 @@
 """What all recipes share around their spine: a clean start, loading the model, resuming, and a complete finish."""
 
-import json
 import logging
 import os
 import shutil
@@ -89,6 +88,8 @@ def check_names(data, problem_types: tuple[str, ...] = ("single_label_classifica
                 fitting = [c.name for c in corpus_class(name).BUILDER_CONFIGS if c.problem_type in problem_types]
                 hint = f"choose --labels {' or '.join(fitting)}" if fitting else "use another recipe"
                 raise SerError(f"{name}'s labels {config.name!r} are of the kind {config.problem_type}: {hint}")
+            if name == tested and config.problem_type == "regression" and data.combine == "vote":
+                raise SerError("--combine vote: windows cannot vote on values; choose mean, max or attention")
             find_corpus(name, data.data_dir)
 
 
@@ -114,59 +115,6 @@ def _claim(folder: Path, training, run) -> None:
         )
 
 
-def audio_model(args, report, do_train: bool = True):
-    """The audio model and the feature extractor that the flags ask for.
-
-    A new head is made for training; for `--do_train false` the checkpoint must have one.
-
-    Args:
-        args: `ModelArguments`.
-        report: `CorpusReport`, for the labels.
-        do_train: False loads a fine-tuned model and checks that its labels are the corpus's.
-
-    Raises:
-        SerError: checkpoint not found or not usable as the flags say.
-    """
-    from transformers import AutoConfig, AutoFeatureExtractor, Wav2Vec2FeatureExtractor
-
-    from .hub import load_finetuned
-    from .models import SerConfig, SerForAudioClassification
-
-    name = args.model_name_or_path or "facebook/wav2vec2-base"
-    head = {
-        "pooling": args.pooling,
-        "head": args.head,
-        "head_size": args.head_size,
-        "use_weighted_layer_sum": args.use_weighted_layer_sum,
-        "id2label": dict(enumerate(report.label_names)),
-        "label2id": {label: index for index, label in enumerate(report.label_names)},
-        "problem_type": report.problem_type,
-    }
-    overrides = json.loads(args.config_overrides or "{}")
-    try:
-        if args.model_type:
-            audio = AutoConfig.for_model(args.model_type, **overrides)
-            extractor = Wav2Vec2FeatureExtractor(return_attention_mask=audio.feat_extract_norm == "layer")
-            model = SerForAudioClassification(SerConfig(audio_config=audio, **head))
-        else:
-            extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=args.trust_remote_code)
-            if do_train:
-                model = SerForAudioClassification.from_encoder(name, overrides, **head)
-            else:
-                model = load_finetuned(name, args.trust_remote_code)
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise SerError(f"model {args.model_type or name!r}: {' '.join(str(error).split())}") from None
-    if not do_train and list(model.config.id2label.values()) != report.label_names:
-        raise SerError(
-            f"{name} answers {', '.join(model.config.id2label.values())}, "
-            f"but the corpus's labels are {', '.join(report.label_names)}: choose another --labels"
-        )
-    pretrained = not args.model_type
-    if pretrained if args.freeze_feature_encoder is None else args.freeze_feature_encoder:
-        model.freeze_feature_encoder()
-    return model, extractor
-
-
 def say_setup(setup) -> None:
     """What was found and how it is split, on the screen, with a warning where the protocol leaks."""
     sizes = ", ".join(
@@ -188,24 +136,6 @@ def select_on_validation(training, metric: str, has_validation: bool) -> None:
         training.metric_for_best_model = None
 
 
-def make_loss(kind: type, problem_type: str, run, training, weights):
-    """The loss that the flags ask for.
-
-    Raises:
-        SerError: `--loss` does not fit the labels.
-    """
-    try:
-        return kind(problem_type, run.loss, weights, training.label_smoothing_factor, run.focal_gamma, run.ccc_weight)
-    except ValueError as error:
-        raise SerError(f"--{error}") from None
-
-
-def pads_change_output(model) -> bool:
-    """Whether the encoder's output depends on the padding even with a mask (group norm over time in its first layer,
-    as in the base-size checkpoints): evaluation then pads nothing."""
-    return getattr(model.config.audio_config, "feat_extract_norm", None) == "group"
-
-
 def train(trainer, training) -> dict:
     """Train, from the last checkpoint if asked to; returns what is reported about it."""
     from transformers.trainer_utils import get_last_checkpoint
@@ -223,7 +153,7 @@ def train(trainer, training) -> dict:
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
     steps = trainer.state.global_step
-    hours = sum(trainer.train_dataset["duration"]) / 3600 * trainer.state.epoch
+    hours = sum(trainer.train_dataset["duration"][:]) / 3600 * trainer.state.epoch
     return {
         "epochs": trainer.state.epoch,
         "steps": steps,
@@ -237,25 +167,37 @@ def train(trainer, training) -> dict:
     }
 
 
-def finish(trainer, training, extractor, setup, trained: dict | None, report_at: list[float] | None = None) -> dict:
+def finish(trainer, flags, extractor, setup, trained: dict | None, windowed=None) -> dict:
     """Score test once, write everything a run leaves behind, print the report, push if asked. Returns the results.
 
     Args:
         trainer: A `SerTrainer` whose model is the selected one.
-        training: `TrainingArguments`.
+        flags: What `args.parse` returned.
         extractor: The feature extractor to save with the model.
         setup: `results.Setup`.
         trained: What `train` returned, or None.
-        report_at: Regression: thresholds at which values are also read as present or absent.
+        windowed: The parts as windows (`make_windows`), if the model was trained on windows.
     """
     from .hub import push_folder, save_model, stock_class
     from .report import lines, write_report
-    from .scoring import decision_thresholds, predictions_table, score
+    from .scoring import decision_thresholds, predictions_table, score, utterance_logits
 
-    folder, splits = Path(training.output_dir), setup.splits
+    data, training = flags.data, flags.training
+    folder, splits, report_at = Path(training.output_dir), setup.splits, flags.run.thresholds
     names, kind = setup.report.label_names, setup.report.problem_type
-    test = trainer.predict(splits["test"]).predictions
-    validation = trainer.predict(splits["validation"]).predictions if len(splits["validation"]) else None
+    windowed = windowed if data.window_seconds is not None else None
+
+    def predict(part: str):
+        """Logits of the part's utterances, and of their windows if there are any."""
+        if not len(splits[part]):
+            return None, None
+        if windowed is None:
+            return trainer.predict(splits[part]).predictions, None
+        logits = trainer.predict(windowed[part]).predictions
+        return utterance_logits(logits, windowed[part], splits[part], kind, data.combine), logits
+
+    test, test_windows = predict("test")
+    validation, _ = predict("validation")
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if training.process_index != 0:
         return {}
@@ -272,10 +214,13 @@ def finish(trainer, training, extractor, setup, trained: dict | None, report_at:
         "seed": training.seed,
         "training": trained,
         "test": score(splits["test"], test, names, kind, limits, report_at),
-        "validation": None
-        if validation is None
-        else score(splits["validation"], validation, names, kind, limits, report_at),
+        "validation": None,
     }
+    if validation is not None:
+        scored["validation"] = score(splits["validation"], validation, names, kind, limits, report_at)
+    if test_windows is not None:
+        scored["test_windows"] = score(windowed["test"], test_windows, names, kind, limits, report_at)
+        scored["windows"] = {"seconds": data.window_seconds, "hop": data.window_hop, "combine": data.combine}
     results = {**setup.facts(), **scored, "versions": versions()}
     write_flags(folder, setup.given)
     write_report(folder, results, predictions_table(splits["test"], test, names, kind), setup.push_to)

@@ -16,6 +16,7 @@ from .vector_metrics import (
     tune_thresholds,
     value_metrics,
 )
+from .windowing import combine
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -149,6 +150,30 @@ def _score_values(labels, scores, speakers, names, report_at) -> dict:
         "remarks": [remark] if undefined else [],
         "figures": ["scatter"],
     }
+
+
+def utterance_logits(logits: np.ndarray, windows: Dataset, dataset: Dataset, problem_type: str, how: str) -> np.ndarray:
+    """Windows' logits to utterances', in the order of `dataset`: combined as scores, and back to logits.
+
+    Args:
+        logits: `(windows, labels)` in the order of `windows`.
+        windows: `windowing.to_windows(dataset, ...)`.
+        dataset: The utterances.
+        problem_type, how: As in `windowing.combine`.
+
+    Raises:
+        ValueError: an utterance has no window.
+    """
+    scores, ids = combine(to_scores(logits, problem_type), windows["utterance"], how, problem_type)
+    place = {name: row for row, name in enumerate(ids)}
+    missing = [name for name in dataset["id"] if name not in place]
+    if missing:
+        raise ValueError(f"{len(missing)} utterances have no window, first {missing[0]}")
+    scores = scores[[place[name] for name in dataset["id"]]]
+    if problem_type == "regression":
+        return scores
+    scores = np.clip(scores, 1e-12, 1 - 1e-12)
+    return np.log(scores) if problem_type == "single_label_classification" else np.log(scores / (1 - scores))
 
 
 def decision_thresholds(validation: Dataset, logits: np.ndarray | None, names: list[str], problem_type: str):

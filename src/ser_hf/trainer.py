@@ -11,7 +11,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify
 from .batching import LengthBatchSampler, evaluation_batches
 from .losses import Loss
 
-COLUMNS = ["id", "audio", "label"]
+COLUMNS = ("id", "audio", "label", "window_start", "window_end")  # what the collator reads, where there is one
 
 
 def _inputs(batch: dict) -> dict:
@@ -48,6 +48,7 @@ class SerTrainer(Trainer):
         batch_seconds: Budget of padded audio for a batch on one device; None for `per_device_train_batch_size` clips.
         loss: What is minimised (`losses.Loss`).
         eval_collator: Like `data_collator`, for evaluation.
+        sampling: Weights with which training clips are drawn (`batching.sampling_weights`); None for each once.
         exact_evaluation: No padding at all in evaluation (see `batching.evaluation_batches`).
         Others: as in `Trainer`.
     """
@@ -61,36 +62,39 @@ class SerTrainer(Trainer):
         loss: Loss | None = None,
         eval_collator=None,
         exact_evaluation: bool = False,
+        sampling: np.ndarray | None = None,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.batch_seconds, self.loss = batch_seconds, loss or Loss()
         self._update = None  # all logits and labels of the running update, where the loss needs them together
         self.eval_collator = eval_collator or self.data_collator
-        self.exact_evaluation = exact_evaluation
+        self.exact_evaluation, self.sampling = exact_evaluation, sampling
 
     # ---- data
 
     def _loader(self, dataset: Dataset, batch_sampler, collator, kind=DataLoader) -> DataLoader:
         workers = self.args.dataloader_num_workers
         return kind(
-            dataset.select_columns(COLUMNS),
+            dataset.select_columns([column for column in COLUMNS if column in dataset.column_names]),
             batch_sampler=batch_sampler,
             collate_fn=collator,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
-            persistent_workers=self.args.dataloader_persistent_workers and workers > 0,
+            # workers are made anew each epoch: they hold a copy of the collator, which must know the epoch
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
 
     def get_train_dataloader(self) -> DataLoader:
         sampler = LengthBatchSampler(
-            np.array(self.train_dataset["duration"]),
+            np.array(self.train_dataset["duration"][:]),
             seconds=self.batch_seconds,
             count=self.args.per_device_train_batch_size,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             rank=self.args.process_index,
             world_size=self.args.world_size,
+            weights=self.sampling,
+            on_epoch=getattr(self.data_collator, "set_epoch", None),
         )
         return self._loader(self.train_dataset, sampler, self.data_collator, EpochDataLoader)
 
@@ -99,11 +103,13 @@ class SerTrainer(Trainer):
         that all go through as many forwards (a sharded model waits for all of them)."""
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         batches = evaluation_batches(
-            np.array(dataset["duration"]),
+            np.array(dataset["duration"][:]),
             self.batch_seconds,
             self.args.per_device_eval_batch_size,
             exact=self.exact_evaluation,
         )
+        if self.exact_evaluation and getattr(self.eval_collator, "trim_db", None) is not None:
+            batches = [np.array([row]) for batch in batches for row in batch]  # trimmed, they are no longer equal
         rank, world = self.args.process_index, self.args.world_size
         rounds = -(-len(batches) // world)
         mine = [batches[min(rank + i * world, len(batches) - 1)].tolist() for i in range(rounds)]

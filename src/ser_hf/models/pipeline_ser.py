@@ -28,6 +28,7 @@ logger = logging.get_logger(__name__)
 
 TASK = "speech-emotion-recognition"
 BLOCK_S = 10.0  # what is read of a file at a time
+REST_S = 1e-3  # audio that is no window of its own: a converted rate may give a sample more or less
 LONG_S = 60.0  # attention grows with the square of the length: above this a warning advises windows
 MOST_CHANNELS = 32  # an array with more in both directions is no audio
 # What reads the pooled vector: the layer behind the pooling in our two heads, and in the stock classes.
@@ -38,14 +39,17 @@ class AudioInputError(ValueError):
     """An input that cannot be heard. The message says which and why."""
 
 
-def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple[int, np.ndarray]]:
+def windows(
+    blocks: Iterable[np.ndarray], size: int, hop: int, last: str = "pad", rest: int = 0
+) -> Iterator[tuple[int, np.ndarray]]:
     """Windows of `size` samples, one every `hop`, as `(first sample, samples)`; little more than one is held at a time.
 
-    The last window ends where the audio does and is as long as the others, so it may overlap more with the one before;
-    audio shorter than a window is one window. Every sample is in some window.
+    Audio behind the last whole window, if it is more than `rest` samples, is in one window more: with `pad` from the
+    next hop to the end, shorter than the others; with `shift` as long as they are, up to the end; with `drop` in none.
+    Audio shorter than a window is one window. A window may lack `rest` samples of its length.
 
     >>> [(first, w.tolist()) for first, w in windows([np.arange(4), np.arange(4, 7)], size=4, hop=2)]
-    [(0, [0, 1, 2, 3]), (2, [2, 3, 4, 5]), (3, [3, 4, 5, 6])]
+    [(0, [0, 1, 2, 3]), (2, [2, 3, 4, 5]), (4, [4, 5, 6])]
     """
     buffer, start, end, first = np.empty(0, np.float32), 0, 0, 0  # the buffer holds samples start to end
     for block in blocks:
@@ -54,8 +58,9 @@ def windows(blocks: Iterable[np.ndarray], size: int, hop: int) -> Iterator[tuple
             buffer, start = buffer[first - start :], first
             yield first, buffer[:size]
             first += hop
-    if end > (first - hop + size if first else 0):  # a rest that no window has
-        begin = max(0, end - size)
+    whole = not first or first + size - end <= rest
+    if whole or (last != "drop" and end - (first - hop + size) > rest):
+        begin = first if whole or last == "pad" else end - size
         yield begin, buffer[begin - start :]
 
 
@@ -71,7 +76,9 @@ def read(source, rate: int) -> Iterator[np.ndarray]:
         if array is not None:
             if not source.get("sampling_rate"):
                 raise AudioInputError('an "array" needs its "sampling_rate" beside it')
-            blocks = [_resampled(_mono(array), int(source["sampling_rate"]), rate)]
+            blocks = [_mono(array)]
+            if len(blocks[0]) and source["sampling_rate"] != rate:
+                blocks = [_package("soxr").resample(blocks[0], int(source["sampling_rate"]), rate)]
         elif source.get("bytes") is not None or source.get("path") is not None:
             blocks = _file_blocks(source["path"] if source.get("bytes") is None else source["bytes"], rate)
         else:
@@ -139,10 +146,6 @@ def _mono(array) -> np.ndarray:
     return samples.astype(np.float32, copy=False)
 
 
-def _resampled(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    return samples if rate == wanted or not len(samples) else _package("soxr").resample(samples, rate, wanted)
-
-
 def _with_last(pieces: Iterable) -> Iterator[tuple]:
     """`(piece, whether it is the last)`; the next is made before the one before it is given away."""
     pieces = iter(pieces)
@@ -163,6 +166,8 @@ class SerPipeline(ChunkPipeline):
     Args, at construction or in the call:
         window_s: Seconds of a window, each normalised by itself as a clip is. None hears the whole input at once.
         hop_s: Seconds from one window to the next; half a window otherwise.
+        window_last: What is behind the last whole window: `pad` gives one that is shorter, `shift` one as long as the
+            others that begins earlier, `drop` none. The recipes' --window_last.
         batch_size: Windows, or clips, that go through the model together; the answers do not depend on it.
         top_k: Only the k most probable labels. None gives all.
         return_embeddings: Adds the vector that pooling leaves of a clip, as a numpy array; of windows, also their mean.
@@ -202,14 +207,15 @@ class SerPipeline(ChunkPipeline):
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, local_files_only=None, **given):
-        known = ("window_s", "hop_s", "top_k", "return_embeddings", "on_error")
+        steps = (("window_s", "hop_s", "window_last", "on_error"), ("return_embeddings",), ("window_s", "top_k"))
+        known = dict.fromkeys(name for names in steps for name in names)
         if unknown := set(given) - set(known):
             raise TypeError(f"unknown argument {', '.join(sorted(unknown))}; there are {', '.join(known)}, batch_size")
-        if given.get("on_error", "raise") not in ("raise", "return"):
-            raise ValueError(f"on_error {given['on_error']!r}: must be 'raise' or 'return'")
+        for name, choices in (("on_error", ("raise", "return")), ("window_last", ("pad", "shift", "drop"))):
+            if given.get(name, choices[0]) not in choices:
+                raise ValueError(f"{name} {given[name]!r}: must be one of {', '.join(choices)}")
         if given.get("top_k") is not None and (given["top_k"] < 1 or self.problem_type == "regression"):
             raise ValueError(f"top_k {given['top_k']}: must be at least 1, and the model must have classes")
-        steps = (("window_s", "hop_s", "on_error"), ("return_embeddings",), ("window_s", "top_k"))
         return tuple({name: given[name] for name in names if name in given} for names in steps)
 
     @property
@@ -219,7 +225,7 @@ class SerPipeline(ChunkPipeline):
 
     # ---- one input to windows, windows to logits, logits to an answer
 
-    def preprocess(self, source, window_s=None, hop_s=None, on_error="raise"):
+    def preprocess(self, source, window_s=None, hop_s=None, window_last="pad", on_error="raise"):
         """Windows `{"samples", "start", "end"}` of one input, the last of them perhaps `{"error"}` instead."""
         rate = self.feature_extractor.sampling_rate
         size, hop = self._samples(window_s, hop_s)
@@ -230,7 +236,7 @@ class SerPipeline(ChunkPipeline):
                     logger.warning_once(f"{len(whole) / rate:.0f} s at once take much memory: window_s=4.0 cuts them")
                 pieces = [(0, whole)]
             else:
-                pieces = windows(read(source, rate), size, hop)
+                pieces = windows(read(source, rate), size, hop, window_last, rest=round(REST_S * rate))
             for first, samples in pieces:
                 yield {"samples": samples, "start": first / rate, "end": (first + len(samples)) / rate}
         except AudioInputError as error:
@@ -308,10 +314,8 @@ class SerPipeline(ChunkPipeline):
         config, problem_type = self.model.config, self.problem_type
         entries = [{"label": config.id2label[index], "score": value} for index, value in enumerate(values)]
         if problem_type.startswith("multi") and (thresholds := getattr(config, "thresholds", None)):
-            if isinstance(thresholds, dict):
-                thresholds = [thresholds[entry["label"]] for entry in entries]
-            for entry, threshold in zip(entries, thresholds, strict=True):
-                entry["predicted"] = entry["score"] >= threshold
+            for entry in entries:
+                entry["predicted"] = entry["score"] >= thresholds[entry["label"]]
         if top_k is not None or problem_type.startswith("single"):
             entries.sort(key=lambda entry: -entry["score"])
         return entries[:top_k]

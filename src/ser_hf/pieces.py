@@ -1,0 +1,127 @@
+"""What recipes build from their flags: model, loss, collators, sampling, windows."""
+
+import json
+from pathlib import Path
+
+from .errors import SerError
+
+
+def audio_model(args, report, do_train: bool = True):
+    """The audio model and the feature extractor that the flags ask for.
+
+    A new head is made for training; for `--do_train false` the checkpoint must have one.
+
+    Args:
+        args: `ModelArguments`.
+        report: `CorpusReport`, for the labels.
+        do_train: False loads a fine-tuned model and checks that its labels are the corpus's.
+
+    Raises:
+        SerError: checkpoint not found or not usable as the flags say.
+    """
+    from transformers import AutoConfig, AutoFeatureExtractor, Wav2Vec2FeatureExtractor
+
+    from .hub import load_finetuned
+    from .models import SerConfig, SerForAudioClassification
+
+    name = args.model_name_or_path or "facebook/wav2vec2-base"
+    head = {
+        "pooling": args.pooling,
+        "head": args.head,
+        "head_size": args.head_size,
+        "use_weighted_layer_sum": args.use_weighted_layer_sum,
+        "id2label": dict(enumerate(report.label_names)),
+        "label2id": {label: index for index, label in enumerate(report.label_names)},
+        "problem_type": report.problem_type,
+    }
+    overrides = json.loads(args.config_overrides or "{}")
+    try:
+        if args.model_type:
+            audio = AutoConfig.for_model(args.model_type, **overrides)
+            extractor = Wav2Vec2FeatureExtractor(return_attention_mask=audio.feat_extract_norm == "layer")
+            model = SerForAudioClassification(SerConfig(audio_config=audio, **head))
+        else:
+            extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=args.trust_remote_code)
+            if do_train:
+                model = SerForAudioClassification.from_encoder(name, overrides, **head)
+            else:
+                model = load_finetuned(name, args.trust_remote_code)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise SerError(f"model {args.model_type or name!r}: {' '.join(str(error).split())}") from None
+    if not do_train and list(model.config.id2label.values()) != report.label_names:
+        raise SerError(
+            f"{name} answers {', '.join(model.config.id2label.values())}, "
+            f"but the corpus's labels are {', '.join(report.label_names)}: choose another --labels"
+        )
+    pretrained = not args.model_type
+    if pretrained if args.freeze_feature_encoder is None else args.freeze_feature_encoder:
+        model.freeze_feature_encoder()
+    return model, extractor
+
+
+def make_loss(kind: type, problem_type: str, run, training, weights):
+    """The loss that the flags ask for.
+
+    Raises:
+        SerError: `--loss` does not fit the labels.
+    """
+    try:
+        return kind(problem_type, run.loss, weights, training.label_smoothing_factor, run.focal_gamma, run.ccc_weight)
+    except ValueError as error:
+        raise SerError(f"--{error}") from None
+
+
+def make_collators(extractor, flags, report) -> dict:
+    """`data_collator` for training, with augmentation, and `eval_collator`, without."""
+    from .collator import SpeechCollator
+
+    data = flags.data
+    same = {"trim_db": data.trim_db, "min_seconds": data.min_seconds, "max_seconds": data.max_seconds}
+    training = SpeechCollator(
+        extractor,
+        skip_unreadable=True,
+        augmentation=flags.augmentation,
+        seed=flags.training.seed,
+        num_labels=len(report.label_names),
+        **same,
+    )
+    return {"data_collator": training, "eval_collator": SpeechCollator(extractor, **same)}
+
+
+def make_sampling(run, train):
+    """Weights with which training clips are drawn, or None for each exactly once an epoch."""
+    from .batching import sampling_weights
+
+    if run.sampling == "none":
+        return None
+    return sampling_weights(train["label" if run.sampling == "class" else "speaker"])
+
+
+def make_windows(splits, data):
+    """The parts as windows where the flags ask for them; made after splitting, so that none is in two parts."""
+    from .windowing import to_windows
+
+    if data.window_seconds is None:
+        return splits
+    return {
+        part: to_windows(rows, data.window_seconds, data.window_hop, data.window_last) if len(rows) else rows
+        for part, rows in splits.items()
+    }
+
+
+def draw_augmentation(run, augmentation, training, splits, extractor) -> None:
+    """`figures/augmentation.png`: the first training clip, and what each transform makes of it."""
+    from .audio import decode
+    from .augmentation import draw_examples
+    from .files import write
+
+    if run.draw_augmentation and training.process_index == 0:
+        samples = decode(splits["train"][0]["audio"], extractor.sampling_rate)
+        image = draw_examples(samples, extractor.sampling_rate, augmentation, training.seed)
+        write(Path(training.output_dir) / "figures" / "augmentation.png", image)
+
+
+def pads_change_output(model) -> bool:
+    """Whether the encoder's output depends on the padding even with a mask (group norm over time in its first layer,
+    as in the base-size checkpoints): evaluation then pads nothing."""
+    return getattr(model.config.audio_config, "feat_extract_norm", None) == "group"
