@@ -82,7 +82,7 @@ def test_help_lists_every_flag_of_ours(capsys):
         args.parse("What it does.", "x", ["--help"])
     text = capsys.readouterr().out
     assert stop.value.code == 0 and text.startswith("What it does.")
-    for kind in args.OWN:
+    for kind in args.own():
         for name in kind.__dataclass_fields__:
             assert f"--{name}" in text
     assert json.dumps("learning_rate=3e-5")[1:-1] in text

@@ -415,7 +415,9 @@ def test_mistakes_are_one_line(argv, words, monkeypatch, tmp_path):
 def test_labels_that_are_vectors_are_refused(fake_corpus, monkeypatch, tmp_path):
     monkeypatch.setattr(cv, "launch", None)
     words = ["--dataset", "cmu_mosei", "--labels", "emotions", "--data_dir", str(fake_corpus("cmu_mosei"))]
-    assert "cmu_mosei's labels 'emotions' are of the kind regression" in error_of([RECIPE, *words, "--output_dir", str(tmp_path)])
+    assert "cmu_mosei's labels 'emotions' are of the kind regression" in error_of(
+        [RECIPE, *words, "--output_dir", str(tmp_path)]
+    )
 
 
 def test_help_loads_nothing_heavy():

@@ -21,6 +21,7 @@ from conftest import TINY
 from ser_hf.hub import save_model, to_stock
 from ser_hf.models import SerConfig, SerForAudioClassification, SerPipeline
 from ser_hf.models.pipeline_ser import TASK, read, windows
+from ser_hf.windowing import windows as in_seconds
 
 RATE = 16000
 LABELS = ("angry", "happy", "sad")
@@ -140,33 +141,45 @@ def test_other_rates_and_stereo(pipe, tmp_path):
         assert np.allclose(as_vector(a["scores"]), as_vector(b["scores"]), atol=1e-6)
 
 
-def test_windows_cover_everything_and_do_not_depend_on_the_blocks():
+@pytest.mark.parametrize("last", ["pad", "shift", "drop"])
+def test_windows_are_those_of_the_recipes_and_do_not_depend_on_the_blocks(last):
     samples = np.arange(1000, dtype=np.float32)
     rng = np.random.default_rng(0)
     sizes = [(1000, 100, 50), (1000, 64, 64), (999, 100, 30), (50, 100, 50), (100, 100, 50), (101, 100, 1)]
+    sizes += [
+        tuple(int(n) for n in (rng.integers(1, 1000), size, rng.integers(1, size + 1))) for size in range(1, 400, 7)
+    ]
     for total, size, hop in sizes:
-        starts = list(range(0, max(1, total - size + 1), hop))
-        if starts[-1] + size < total:
-            starts.append(total - size)  # the last ends where the audio does
+        seconds = in_seconds(total / 100, size / 100, hop / 100, last)
+        expected = [(round(start * 100), round(end * 100)) for start, end in seconds]
         for cuts in ([], sorted(rng.integers(0, total, 7)), range(1, total)):
-            found = list(windows(np.split(samples[:total], cuts), size, hop))
-            assert [first for first, _ in found] == starts
-            for first, window in found:
-                assert window.tolist() == samples[first : min(first + size, total)].tolist()
+            found = list(windows(np.split(samples[:total], cuts), size, hop, last))
+            assert [(first, first + len(window)) for first, window in found] == expected
+            assert all(window.tolist() == samples[first : first + len(window)].tolist() for first, window in found)
+
+
+def test_a_sample_more_or_less_makes_no_window():
+    """Converted rates round: 4 s at 44.1 kHz may be 63999 samples at 16 kHz, or 64001."""
+    for total, expected in ((149, (50, 99)), (150, (50, 100)), (151, (50, 100))):
+        for last in ("pad", "shift", "drop"):
+            *_, (first, window) = windows([np.arange(total)], 100, 50, last, rest=1)
+            assert (first, len(window)) == expected
 
 
 def test_times_and_scores_of_windows_by_hand(pipe, tmp_path):
     clip = noise(5.3)
     sf.write(tmp_path / "clip.flac", clip, RATE)
-    answer = pipe(tmp_path / "clip.flac", window_s=2.0, hop_s=1.0)
-    times = [(0.0, 2.0), (1.0, 3.0), (2.0, 4.0), (3.0, 5.0), (3.3, 5.3)]
-    assert [(part["start"], part["end"]) for part in answer["segments"]] == times
-    hand = [by_hand(pipe.model, clip[round(a * RATE) : round(b * RATE)]).softmax(-1) for a, b in times]
-    for part, probabilities in zip(answer["segments"], hand, strict=True):
-        assert np.allclose(as_vector(part["scores"]), probabilities, atol=1e-5)
-    assert np.allclose(as_vector(answer["scores"]), torch.stack(hand).mean(0), atol=1e-5)
-    assert pipe(tmp_path / "clip.flac", window_s=2.0)["segments"] == answer["segments"]  # a hop is half a window
-    short = pipe(noise(0.7), window_s=2.0)  # shorter than a window: the clip itself, in the same shape
+    times = [(0.0, 2.0), (1.0, 3.0), (2.0, 4.0), (3.0, 5.0)]
+    for last, rest in (("pad", [(4.0, 5.3)]), ("shift", [(3.3, 5.3)]), ("drop", [])):
+        answer = pipe(tmp_path / "clip.flac", window_s=2.0, hop_s=1.0, window_last=last)
+        assert [(part["start"], part["end"]) for part in answer["segments"]] == times + rest
+        spans = [slice(round(start * RATE), round(end * RATE)) for start, end in times + rest]
+        hand = [by_hand(pipe.model, clip[span]).softmax(-1) for span in spans]
+        for part, probabilities in zip(answer["segments"], hand, strict=True):
+            assert np.allclose(as_vector(part["scores"]), probabilities, atol=1e-5)
+        assert np.allclose(as_vector(answer["scores"]), torch.stack(hand).mean(0), atol=1e-5)
+    assert len(pipe(tmp_path / "clip.flac", window_s=2.0)["segments"]) == 5  # a hop is half a window
+    short = pipe(noise(0.7), window_s=2.0, window_last="drop")  # shorter than a window: the clip, in the same shape
     assert [(part["start"], part["end"]) for part in short["segments"]] == [(0.0, 0.7)]
     assert short["scores"] == short["segments"][0]["scores"] == pipe(noise(0.7))
 
@@ -255,11 +268,10 @@ def test_problem_types():
     assert np.allclose([e["score"] for e in multi(clip)], [e["score"] for e in expected], atol=1e-5)
     assert "predicted" not in multi(clip)[0]  # nobody said from where on
     low, high = multi(clip)[0]["score"] - 0.01, multi(clip)[1]["score"] + 0.01
-    for thresholds in ([low, high, 0.0], {"happy": high, "sad": 0.0, "angry": low}):
-        multi.model.config.thresholds = thresholds
-        assert [entry["predicted"] for entry in multi(clip)] == [True, False, True]
-        part = multi(clip, window_s=1.0)
-        assert part["scores"] == part["segments"][0]["scores"] == multi(clip)
+    multi.model.config.thresholds = {"happy": high, "sad": 0.0, "angry": low}
+    assert [entry["predicted"] for entry in multi(clip)] == [True, False, True]
+    part = multi(clip, window_s=1.0)
+    assert part["scores"] == part["segments"][0]["scores"] == multi(clip)
     best = max(multi(clip), key=lambda entry: entry["score"])
     assert multi(clip, top_k=1) == [best]
     one = pipe_of(make(problem_type=None, id2label={0: "arousal"}))
@@ -311,6 +323,7 @@ def test_wrong_arguments(pipe):
         ({"hop_s": 1.0}, "window_s None"),
         ({"top_k": 0}, "top_k 0"),
         ({"on_error": "ignore"}, "on_error 'ignore'"),
+        ({"window_last": "cut"}, "window_last 'cut': must be one of pad, shift, drop"),
     ):
         with pytest.raises(ValueError, match=message):
             pipe(clip, **options)

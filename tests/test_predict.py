@@ -48,7 +48,7 @@ def models(tmp_path_factory):
         "multi": make(pooling="max", problem_type="multi_label_classification"),
         "values": make(pooling="max", problem_type="regression"),
     }
-    made["multi"].config.thresholds = [0.0, 1.0, 0.0]
+    made["multi"].config.thresholds = dict(zip(LABELS, (0.0, 1.0, 0.0), strict=True))
     for name, model in made.items():
         save_model(model, Wav2Vec2FeatureExtractor(return_attention_mask=True), root / name)
     return root, made
@@ -110,12 +110,12 @@ def test_windows(run, folder, models, tmp_path, suffix):
     assert run(*good(folder), "--model", root / "ours", "--out", out, "--window_s", 1, "--hop_s", 0.5)[0] == 0
     rows = [row for row in rows_of(out) if row["file"].endswith("c.WAV")]
     answer = pipe_of(made["ours"])(folder / "sub" / "c.WAV", window_s=1.0, hop_s=0.5)
-    times = [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.2, 2.2)]
+    times = [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.5, 2.2)]
     assert [(float(row["start"]), float(row["end"])) for row in rows] == [(0.0, 2.2), *times]
     assert [str(row["window"] if row["window"] is not None else "") for row in rows] == ["", "0", "1", "2", "3"]
     for row, scores in zip(rows, [answer["scores"], *(part["scores"] for part in answer["segments"])], strict=True):
         assert np.allclose(scores_of(row), as_vector(scores), atol=2e-6)
-        assert (float(row["window_s"]), float(row["hop_s"])) == (1.0, 0.5)
+        assert (float(row["window_s"]), float(row["hop_s"]), row["window_last"]) == (1.0, 0.5, "pad")
     assert len([row for row in rows_of(out) if row["file"].endswith("b.flac")]) == 2  # shorter than a window: one
 
 

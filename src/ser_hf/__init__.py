@@ -11,6 +11,7 @@ _LAZY = {
     "check_disjoint": "leaks",
     "SerConfig": "models",
     "SerForAudioClassification": "models",
+    "SerPipeline": "models",
     "SerError": "errors",
 }
 

@@ -10,7 +10,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from .augmentation import Augmentation
 from .errors import SerError
 
 # Where these recipes differ from transformers' TrainingArguments.
@@ -150,7 +149,14 @@ class RunArguments:
     )
 
 
-OWN = (DataArguments, ModelArguments, RunArguments, Augmentation)
+OWN = (DataArguments, ModelArguments, RunArguments)
+
+
+def own() -> tuple[type, ...]:
+    """All dataclasses of flags beside TrainingArguments; a function, because augmentation loads NumPy."""
+    from .augmentation import Augmentation
+
+    return (*OWN, Augmentation)
 
 
 class Flags(NamedTuple):
@@ -161,7 +167,7 @@ class Flags(NamedTuple):
     run: RunArguments
     training: Any
     given: dict[str, Any]
-    augmentation: Augmentation
+    augmentation: Any
 
 
 def parse(doc: str, system: str, argv: list[str] | None = None) -> Flags:
@@ -276,7 +282,7 @@ def _parser():
         def error(self, message):
             raise SerError(message)
 
-    return OneLineParser((*OWN, TrainingArguments), allow_abbrev=False, add_help=False)
+    return OneLineParser((*own(), TrainingArguments), allow_abbrev=False, add_help=False)
 
 
 def _dataclasses(parser, given: dict[str, Any]):
@@ -317,7 +323,7 @@ def _check(data: DataArguments, model: ModelArguments, run: RunArguments) -> Non
 def help_text(doc: str) -> str:
     """`--help` of a recipe: its docstring and this project's flags, written without importing transformers."""
     lines = [doc.strip(), ""]
-    for kind in OWN:
+    for kind in own():
         lines.append(kind.__doc__.strip().splitlines()[0])
         for entry in fields(kind):
             choices = get_args(entry.type) if get_origin(entry.type) is Literal else ()

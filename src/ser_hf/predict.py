@@ -75,7 +75,7 @@ def load(name: str, trust_remote_code: bool):
 
     from .models import SerPipeline
 
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_warning()  # it says when a file is long enough for windows
     transformers.logging.disable_progress_bar()
     options = {"trust_remote_code": trust_remote_code}
     try:
@@ -110,7 +110,7 @@ def fingerprint(model) -> str:
 def columns_of(labels: list[str], windowed: bool, predicts: bool) -> dict[str, type]:
     """The table's columns and what is in them; `predicts` is False for regression, which has scores alone."""
     times = {"window": int, "start": float, "end": float} if windowed else {}
-    settings = {"model": str} | ({"window_s": float, "hop_s": float} if windowed else {})
+    settings = {"model": str} | ({"window_s": float, "hop_s": float, "window_last": str} if windowed else {})
     scores = {f"score_{label}": float for label in labels}
     return {"file": str, **times, **({"prediction": str} if predicts else {}), **scores, "error": str, **settings}
 
@@ -245,7 +245,7 @@ def predict(pipe, files: list[str], done: dict[str, list[dict]], fixed: dict, pa
 
 def lines_of(rows: list[dict], columns: dict[str, type]) -> list[str]:
     """The table on screen."""
-    shown = [name for name in columns if name not in ("error", "model", "window", "window_s", "hop_s")]
+    shown = [name for name in columns if name not in ("error", "model", "window", "window_s", "hop_s", "window_last")]
     cells = [
         ["-" if row[name] is None else f"{row[name]:.3f}" if columns[name] is float else row[name] for name in shown]
         for row in rows
@@ -261,6 +261,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", help=f"the table: a file that ends in {', '.join(FORMATS)}; else the screen")
     parser.add_argument("--window_s", type=float, help="seconds of a window; else each file is heard as a whole")
     parser.add_argument("--hop_s", type=float, help="seconds from one window to the next (default: half a window)")
+    kinds = ("pad", "shift", "drop")
+    told = "audio behind the last whole window: a shorter one (default), one that begins earlier, or none"
+    parser.add_argument("--window_last", choices=kinds, default="pad", help=told)
     parser.add_argument("--batch_size", type=positive, default=8, help="clips or windows at a time (default: 8)")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
     args = parser.parse_args(argv)
@@ -268,10 +271,10 @@ def main(argv: list[str]) -> int:
         raise SerError(f"--hop_s {args.hop_s} is the step of windows: say how long they are with --window_s")
     windows = {}
     if args.window_s is not None:
-        windows = {"window_s": args.window_s, "hop_s": args.window_s / 2 if args.hop_s is None else args.hop_s}
-        if not 0.01 <= windows["hop_s"] <= args.window_s:
-            given = " ".join(f"--{name} {value}" for name, value in windows.items())
-            raise SerError(f"{given}: a hop is at least 0.01 s, and at most a window")
+        hop = args.window_s / 2 if args.hop_s is None else args.hop_s
+        if not 0.01 <= hop <= args.window_s:
+            raise SerError(f"--window_s {args.window_s} --hop_s {hop}: a hop is at least 0.01 s, and at most a window")
+        windows = {"window_s": args.window_s, "hop_s": hop, "window_last": args.window_last}
     files = find_files(args.files)
     out = Path(args.out).expanduser() if args.out else None
     if out:

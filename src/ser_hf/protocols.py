@@ -66,6 +66,9 @@ SPEAKER_FOLDS = Protocol("speaker-folds", "five folds of whole speakers, of near
 
 # The first protocol of a corpus is its default. A corpus without an entry gets `speaker-folds`.
 PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
+    "demo": (
+        Protocol("6fold", "six folds of a woman and a man", folds=tuple((f"f{i}", f"m{i}") for i in range(1, 7))),
+    ),
     "ravdess": (
         Protocol(
             "6fold",

@@ -47,7 +47,7 @@ class Speaker:
 
 
 def speakers(women: int, men: int, rng: np.random.Generator) -> list[Speaker]:
-    """`women` + `men` speakers, every trait spread evenly over its range (a Latin hypercube) so that no two are alike."""
+    """`women` + `men` speakers, every trait spread evenly over its range (a Latin hypercube): no two are alike."""
 
     def spread(low: float, high: float, count: int) -> np.ndarray:
         return low + (high - low) * rng.permutation((np.arange(count) + rng.uniform(0.2, 0.8, count)) / count)
@@ -59,7 +59,7 @@ def speakers(women: int, men: int, rng: np.random.Generator) -> list[Speaker]:
         "breath": spread(-27.0, -21.0, everyone),
         "rough": spread(0.0, 0.08, everyone),
         "bright": spread(-1.5, 1.5, everyone),
-        "noise": spread(-50.0, -36.0, everyone),
+        "noise": spread(-50.0, -44.0, everyone),
         "expression": spread(0.85, 1.15, everyone),
     }
     pitch = np.r_[spread(165.0, 250.0, women), spread(85.0, 150.0, men)]
@@ -78,7 +78,7 @@ def speakers(women: int, men: int, rng: np.random.Generator) -> list[Speaker]:
 
 
 def utter(speaker: Speaker, arousal: float, valence: float, rng: np.random.Generator) -> np.ndarray:
-    """A few syllables by `speaker`; arousal and valence are about -1 to 1. Float32 samples at `RATE`, about 1 to 2.2 s."""
+    """A few syllables by `speaker`, 1 to 2.2 s of float32 at `RATE`; arousal and valence are about -1 to 1."""
     arousal, valence = arousal * speaker.expression, valence * speaker.expression
     starts, lengths, seconds = _rhythm(speaker, arousal, rng)
     pitch = _pitch(speaker, arousal, valence, starts, lengths, round(seconds * RATE), rng)

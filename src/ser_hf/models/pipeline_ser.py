@@ -39,9 +39,7 @@ class AudioInputError(ValueError):
     """An input that cannot be heard. The message says which and why."""
 
 
-def windows(
-    blocks: Iterable[np.ndarray], size: int, hop: int, last: str = "pad", rest: int = 0
-) -> Iterator[tuple[int, np.ndarray]]:
+def windows(blocks: Iterable, size: int, hop: int, last: str = "pad", rest: int = 0) -> Iterator[tuple]:
     """Windows of `size` samples, one every `hop`, as `(first sample, samples)`; little more than one is held at a time.
 
     Audio behind the last whole window, if it is more than `rest` samples, is in one window more: with `pad` from the
@@ -198,10 +196,8 @@ class SerPipeline(ChunkPipeline):
             self._receptive_field = (self._receptive_field - 1) * stride + kernel
 
     def __call__(self, inputs, **kwargs):
-        if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray | memoryview | list):
-            return list(self((entry for entry in inputs), **kwargs))  # a tuple, a column of a dataset
-        if isinstance(inputs, list) and not inputs:
-            return []
+        if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray | memoryview):
+            return list(self((entry for entry in inputs), **kwargs))  # a list, a column of a dataset
         if isinstance(inputs, Iterator):
             inputs = (entry for entry in inputs)  # transformers knows generators only
         return super().__call__(inputs, **kwargs)
