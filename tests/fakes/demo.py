@@ -14,18 +14,26 @@ wav/m1_01.wav,happy,I mourn the dinner.,m1,male,4.1,4.3,happy
 wav/m1_02.wav,neutral,The concert is on Monday.,m1,male,2.9,3.2,neutral
 wav/m1_03.wav,sad,I gave up on the interview.,m1,male,1.8,2.1,neutral sad
 wav/m1_04.wav,angry,The night train is outrageous.,m1,male,4.4,1.5,angry
+wav/f2_00.wav,angry,I hate the exam.,f2,female,4.2,1.8,angry
+wav/f2_01.wav,sad,I miss the trip.,f2,female,1.7,2.0,sad
+wav/m2_00.wav,angry,I hate the exam.,m2,male,4.2,1.8,angry
+wav/m2_01.wav,sad,I miss the trip.,m2,male,1.7,2.0,sad
+wav/f3_00.wav,angry,I hate the exam.,f3,female,4.2,1.8,angry
+wav/f3_01.wav,sad,I miss the trip.,f3,female,1.7,2.0,sad
+wav/m3_00.wav,angry,I hate the exam.,m3,male,4.2,1.8,angry
+wav/m3_01.wav,sad,I miss the trip.,m3,male,1.7,2.0,sad
 """
 MISSING, UNREADABLE = "m1_03", "m1_04"  # a row without its file, a file without samples
 
 EXPECTED = {
     "4class": {
-        "utterances": 7,
+        "utterances": 15,
         "outside_labels": 0,
         "problems": 2,
-        "per_label": {"angry": 2, "happy": 2, "neutral": 2, "sad": 1},
+        "per_label": {"angry": 6, "happy": 2, "neutral": 2, "sad": 5},
     },
-    "dimensional": {"utterances": 7, "outside_labels": 0, "problems": 2, "per_label": {}},
-    "multi_label": {"utterances": 7, "outside_labels": 0, "problems": 2, "per_label": {}},
+    "dimensional": {"utterances": 15, "outside_labels": 0, "problems": 2, "per_label": {}},
+    "multi_label": {"utterances": 15, "outside_labels": 0, "problems": 2, "per_label": {}},
 }
 ROWS = {
     "f1_00": {
