@@ -1,4 +1,4 @@
-"""The demo corpus: synthetic and says so, the same on every run, its emotion partly in the voice and partly in words."""
+"""The demo corpus: synthetic and says so, equal on every run, its emotion partly in the voice, partly in words."""
 
 import hashlib
 import subprocess
