@@ -153,6 +153,21 @@ def test_a_saved_run_repeats_and_evaluates(trained, fake_corpus, tmp_path):
     assert wrong.returncode == 2 and "answers angry, happy, neutral, sad, but the corpus's labels are" in wrong.stderr
 
 
+def test_a_checkpoint_without_its_head_is_refused(trained, fake_corpus, tmp_path):
+    from safetensors.torch import save_file
+
+    broken = tmp_path / "broken"
+    shutil.copytree(trained[0], broken)
+    kept = {name: value for name, value in weights(broken).items() if not name.startswith("classifier")}
+    save_file(kept, broken / "model.safetensors", metadata={"format": "pt"})
+    flags = [*emodb(fake_corpus), "--output_dir", str(tmp_path / "out"), "--do_train", "false"]
+    drop = flags.index("--model_type")
+    del flags[drop : drop + 4]
+    done = run_recipe("wav2vec2_cls", *flags, "--model_name_or_path", str(broken))
+    assert done.returncode == 2 and "classifier.bias, classifier.weight are missing" in done.stderr
+    assert "Traceback" not in done.stderr and not any((tmp_path / "out").iterdir())
+
+
 def test_bad_clips_are_counted_and_skipped(fake_corpus, tmp_path):
     import soundfile as sf
 

@@ -1,6 +1,7 @@
 """Rules of the repository that would drift if nothing held them."""
 
 import ast
+import importlib
 import re
 import shlex
 import subprocess
@@ -127,6 +128,34 @@ def test_documented_commands_parse(monkeypatch):
         launch_command_parser().parse_args(words[2:])
         # the GPU flags of a documented command must parse on a machine without one
         args.parse("", Path(words[at]).stem.split("_")[0], [*words[at + 1 :], "--use_cpu", "true", "--bf16", "false"])
+
+
+class Parsed(Exception):
+    """Stops a command where its arguments have been accepted."""
+
+
+def test_documented_console_commands_parse(monkeypatch):
+    from ser_hf import cli, command, cv
+
+    def stop(self, argv, parse=command.Parser.parse_args):
+        parse(self, argv)
+        raise Parsed
+
+    monkeypatch.setattr(command.Parser, "parse_args", stop)
+    lines = re.findall(r"^ser-hf (.*)$", (REPO / "README.md").read_text(), re.M)
+    assert {line.split()[0] for line in lines} == set(cli.COMMANDS)
+    for line in lines:
+        name, *words = shlex.split(line.split(" #")[0])
+        if name == "cv":  # its flags are the recipe's, and its own
+            own = [flag for flag in cv.__doc__.split() if flag.startswith("--")]
+            given = args._pairs(words[1:])
+            flags = [word for key, value in given.items() if f"--{key}" not in own for word in (f"--{key}", value)]
+            assert (REPO / words[0]).is_file() and {"--seeds", "--folds"} <= set(own)
+            assert args.parse("", "none", [*flags, "--use_cpu", "true"]).data.dataset
+            continue
+        module = importlib.import_module(f"ser_hf.{cli.COMMANDS[name][0]}")
+        with pytest.raises(Parsed):
+            module.main(words)
 
 
 def test_yaml_files_are_flat_runs_that_parse():
