@@ -147,7 +147,7 @@ def test_documented_console_commands_parse(monkeypatch):
     for line in lines:
         name, *words = shlex.split(line.split(" #")[0])
         if name == "cv":  # its flags are the recipe's, and its own
-            own = [flag for flag in cv.__doc__.split() if flag.startswith("--")]
+            own = re.findall(r"^  (--\w+)", cv.__doc__, re.M)
             given = args._pairs(words[1:])
             flags = [word for key, value in given.items() if f"--{key}" not in own for word in (f"--{key}", value)]
             assert (REPO / words[0]).is_file() and {"--seeds", "--folds"} <= set(own)
