@@ -264,3 +264,22 @@ def test_encoders_that_do_not_read_raw_audio_are_refused():
 def test_fsdp_finds_the_layers_to_wrap():
     assert make("xlsr-53")._no_split_modules == {"Wav2Vec2EncoderLayerStableLayerNorm"}
     assert make("wavlm-base")._no_split_modules >= {"WavLMEncoderLayer"}
+
+
+def test_spec_augment_flags_reach_the_encoder():
+    from types import SimpleNamespace
+
+    from ser_hf import args, pieces
+
+    flags = args.ModelArguments(
+        model_type="wav2vec2", config_overrides=json.dumps(TINY), mask_time_prob=0.6, mask_time_length=2
+    )
+    report = SimpleNamespace(label_names=["angry", "sad"], problem_type="single_label_classification")
+    model, _ = pieces.audio_model(flags, report)
+    audio = model.config.audio_config
+    assert (audio.apply_spec_augment, audio.mask_time_prob, audio.mask_time_length) == (True, 0.6, 2)
+    values = torch.randn(1, 16000)
+    model.train()
+    with torch.no_grad():
+        assert not torch.equal(model(values).logits, model(values).logits)  # TINY has no dropout: the masks differ
+        assert torch.equal(model.eval()(values).logits, model(values).logits)

@@ -77,8 +77,11 @@ def test_the_reference_works_report_at_a_threshold():
     x = np.array([[0.7, 0.9], [0.5, 0.1], [0.2, 0.4]])
     report = vm.classification_report(y, x, ["a", "b"], 0.5)
     # a: present in rows 1, 2, said in 0, 1; b: present and said in row 0
-    assert report["a"] == {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
-    assert report["b"] == {"precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1}
+    # weighted accuracy of a: 1 of 2 present and 0 of 1 absent are right
+    figures = {"precision": 0.5, "recall": 0.5, "f1": 0.5, "support": 2}
+    assert report["a"] == {"weighted_accuracy": 0.25, **figures}
+    assert report["b"] == {"weighted_accuracy": 1.0, "precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1}
+    assert report["macro avg"]["weighted_accuracy"] == 0.625 and report["micro avg"]["weighted_accuracy"] is None
     assert report["micro avg"]["f1"] == pytest.approx(2 * 2 / (3 + 3))
     assert report["macro avg"]["f1"] == pytest.approx(0.75)
     lower = vm.classification_report(y, x, ["a", "b"], 0.3)

@@ -109,6 +109,15 @@ class ModelArguments:
         default=None,
         metadata={"help": "Do not train the convolutions. Without it: frozen if pretrained, trained if random."},
     )
+    mask_time_prob: float | None = field(
+        default=None,
+        metadata={"help": "SpecAugment on the encoder's frames: part that is masked; its own if unset."},
+    )
+    mask_time_length: int | None = field(default=None, metadata={"help": "Frames of such a mask (20 ms each)."})
+    mask_feature_prob: float | None = field(
+        default=None, metadata={"help": "The same over the encoder's features (hidden dimensions)."}
+    )
+    mask_feature_length: int | None = field(default=None, metadata={"help": "Features of such a mask."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoint."})
 
 

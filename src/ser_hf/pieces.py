@@ -35,6 +35,9 @@ def audio_model(args, report, do_train: bool = True):
         "problem_type": report.problem_type,
     }
     overrides = json.loads(args.config_overrides or "{}")
+    masks = ("mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length")
+    masking = {mask: value for mask in masks if (value := getattr(args, mask)) is not None}
+    overrides |= {**masking, "apply_spec_augment": True} if masking else {}
     try:
         if args.model_type:
             audio = AutoConfig.for_model(args.model_type, **overrides)

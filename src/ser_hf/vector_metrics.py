@@ -143,19 +143,20 @@ def tune_thresholds(references, scores, names: list[str]) -> list[float]:
 
 def classification_report(references, predictions, names: list[str], threshold: float) -> dict[str, dict]:
     """The reference work's report of regressed intensities read at one threshold: present is `value >= threshold` on
-    both sides; one row a name and one an average, with precision, recall, F1 and support."""
+    both sides; one row a name and one an average, with MOSEI's weighted accuracy, precision, recall, F1, support."""
     truth, decided = np.asarray(references) >= threshold, np.asarray(predictions) >= threshold
-    precision, recall, f1, support = precision_recall_fscore_support(
-        truth, decided, average=None, zero_division=0.0, labels=range(len(names))
-    )
-    rows = {
-        name: {"precision": float(precision[i]), "recall": float(recall[i]), "f1": float(f1[i]), "support": int(s)}
-        for i, (name, s) in enumerate(zip(names, support, strict=True))
-    }
+    accuracies = [weighted_accuracy(truth[:, i], decided[:, i]) for i in range(len(names))]
+
+    def row(accuracy, precision, recall, f1, support) -> dict:
+        figures = {"precision": float(precision), "recall": float(recall), "f1": float(f1)}
+        return {"weighted_accuracy": accuracy, **figures, "support": int(support)}
+
+    each = precision_recall_fscore_support(truth, decided, average=None, zero_division=0.0, labels=range(len(names)))
+    rows = {name: row(accuracies[i], *(figures[i] for figures in each)) for i, name in enumerate(names)}
     for average in AVERAGES:
-        p, r, f, _ = precision_recall_fscore_support(truth, decided, average=average, zero_division=0.0)
-        row = {"precision": float(p), "recall": float(r), "f1": float(f), "support": int(truth.sum())}
-        rows[f"{average} avg"] = row
+        figures = precision_recall_fscore_support(truth, decided, average=average, zero_division=0.0)[:3]
+        accuracy = mean_defined(accuracies) if average == "macro" else None
+        rows[f"{average} avg"] = row(accuracy, *figures, truth.sum())
     return rows
 
 
