@@ -15,7 +15,7 @@ from fakes.cmu_mosei import BINARY, DASH, DIGITS, LONE, NO_FOLD, NO_WAV, SCORE, 
 from ser_hf.corpora import corpus_class, find_corpus, load_corpus
 from ser_hf.schema import SerError
 
-REAL = Path("/work/shared/realdata/cmu_mosei")
+REAL = Path(__file__).parents[2] / "shared" / "realdata" / "cmu_mosei"
 
 
 @pytest.fixture
