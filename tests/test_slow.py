@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -48,7 +49,9 @@ def test_utterances_are_no_worse_than_their_windows(tmp_path):
 
 def test_a_wheel_has_loading_scripts_and_recipes(tmp_path):
     """Unpacked where no checkout is: corpora are found, a recipe answers --help, its YAML is there."""
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(REPO)]
+    source = tmp_path / "source"  # building writes into the source tree
+    shutil.copytree(REPO, source, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info", "runs", "tests"))
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(source)]
     subprocess.run(build, check=True, capture_output=True)
     wheel = next(tmp_path.glob("ser_hf-*.whl"))
     with zipfile.ZipFile(wheel) as archive:
