@@ -363,7 +363,10 @@ def test_added_and_spoilt_clips_are_seen(copy, folder, loaded, name, tmp_path):
         if path and path.stem == row["id"] and names.count(path.name) == 1  # no second copy takes its place
     ]
     if not clips:
-        pytest.skip("texts only, or cut from longer recordings")
+        # Texts only, or cut from longer recordings: no clip has a file of its own to take away. TESS's nested copies
+        # hold each clip twice: the second takes the first's place.
+        assert all(path is None or names.count(path.name) > 1 for path in paths if not path or "OA_" not in path.name)
+        return
     place, row = copy(name), clips[0]
     clip = place / Path(row["audio"]["path"]).relative_to(folder(name))
 
