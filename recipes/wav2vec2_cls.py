@@ -17,7 +17,7 @@ def main() -> None:
     flags = args.parse(__doc__, system="wav2vec2")
     data, run_args, training = flags.data, flags.run, flags.training
 
-    from ser_hf.losses import Loss, class_weights
+    from ser_hf.losses import class_weights
     from ser_hf.metrics import load_metric
     from ser_hf.preprocessing import add_to_train, load_data, with_soft_labels
     from ser_hf.protocols import check_disjoint, find_protocol, split
@@ -59,7 +59,7 @@ def main() -> None:
         **pieces.make_collators(extractor, flags, report),
         compute_metrics=lambda p: metric.compute(predictions=p.predictions.argmax(-1), references=p.label_ids),
         batch_seconds=run_args.batch_seconds,
-        loss=pieces.make_loss(Loss, report.problem_type, run_args, training, weights),
+        loss=pieces.make_loss(report.problem_type, run_args, training, weights),
         exact_evaluation=pieces.pads_change_output(model),
         sampling=pieces.make_sampling(run_args, windowed["train"]),
     )

@@ -17,7 +17,7 @@ def main() -> None:
     flags = args.parse(__doc__, system="wav2vec2_reg")
     data, run_args, training = flags.data, flags.run, flags.training
 
-    from ser_hf.losses import Loss, positive_weights
+    from ser_hf.losses import positive_weights
     from ser_hf.preprocessing import add_to_train, load_data
     from ser_hf.protocols import check_disjoint, find_protocol, split
     from ser_hf.results import Setup
@@ -56,7 +56,7 @@ def main() -> None:
         **pieces.make_collators(extractor, flags, report),
         compute_metrics=vector_metrics_of(report.label_names, report.problem_type),
         batch_seconds=run_args.batch_seconds,
-        loss=pieces.make_loss(Loss, report.problem_type, run_args, training, weights if multi_label else None),
+        loss=pieces.make_loss(report.problem_type, run_args, training, weights if multi_label else None),
         exact_evaluation=pieces.pads_change_output(model),
     )
     trained = run.train(trainer, training) if training.do_train else None

@@ -28,6 +28,17 @@ def stock_class(config: SerConfig):
     return MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING.get(type(config.audio_config), None)
 
 
+def _stock_names(stock) -> dict[str, str]:
+    """Our modules' names to the stock class's."""
+    heads = {"ser_projector": "projector", "ser_classifier": "classifier", "ser_layer_weights": "layer_weights"}
+    return {**heads, "encoder": stock.base_model_prefix}
+
+
+def _renamed(state: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Weights under other first names: `encoder.x` -> `wav2vec2.x`."""
+    return {names[(parts := key.partition("."))[0]] + parts[1] + parts[2]: value for key, value in state.items()}
+
+
 def to_stock(model: SerForAudioClassification):
     """The same model as a stock class (`Wav2Vec2ForSequenceClassification`, Hubert and WavLM likewise).
 
@@ -45,17 +56,7 @@ def to_stock(model: SerForAudioClassification):
     config.classifier_proj_size = model.config.head_size
     config.use_weighted_layer_sum = model.config.use_weighted_layer_sum
     stock = kind(config)
-    names = {
-        "ser_projector": "projector",
-        "ser_classifier": "classifier",
-        "ser_layer_weights": "layer_weights",
-        "encoder": stock.base_model_prefix,
-    }
-    state = {}
-    for key, value in model.state_dict().items():
-        first, dot, rest = key.partition(".")
-        state[names[first] + dot + rest] = value
-    stock.load_state_dict(state)
+    stock.load_state_dict(_renamed(model.state_dict(), _stock_names(stock)))
     _same_logits(model, stock)
     return stock
 
@@ -73,17 +74,8 @@ def from_stock(stock) -> SerForAudioClassification:
         problem_type=stock.config.problem_type,
     )
     model = SerForAudioClassification(config)
-    names = {
-        "projector": "ser_projector",
-        "classifier": "ser_classifier",
-        "layer_weights": "ser_layer_weights",
-        stock.base_model_prefix: "encoder",
-    }
-    state = {}
-    for key, value in stock.state_dict().items():
-        first, dot, rest = key.partition(".")
-        state[names[first] + dot + rest] = value
-    model.load_state_dict(state)
+    names = {theirs: ours for ours, theirs in _stock_names(stock).items()}
+    model.load_state_dict(_renamed(stock.state_dict(), names))
     return model.eval()
 
 

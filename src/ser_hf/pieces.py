@@ -62,14 +62,16 @@ def audio_model(args, report, do_train: bool = True):
     return model, extractor
 
 
-def make_loss(kind: type, problem_type: str, run, training, weights):
+def make_loss(problem_type: str, run, training, weights):
     """The loss that the flags ask for.
 
     Raises:
         SerError: `--loss` does not fit the labels.
     """
+    from .losses import Loss
+
     try:
-        return kind(problem_type, run.loss, weights, training.label_smoothing_factor, run.focal_gamma, run.ccc_weight)
+        return Loss(problem_type, run.loss, weights, training.label_smoothing_factor, run.focal_gamma, run.ccc_weight)
     except ValueError as error:
         raise SerError(f"--{error}") from None
 

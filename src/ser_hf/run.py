@@ -153,12 +153,12 @@ def train(trainer, training) -> dict:
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
     steps = trainer.state.global_step
-    hours = sum(trainer.train_dataset["duration"][:]) / 3600 * trainer.state.epoch
+    heard = sum(trainer.train_dataset["duration"][:]) * trainer.state.epoch
     return {
         "epochs": trainer.state.epoch,
         "steps": steps,
         "seconds": round(seconds, 1),
-        "audio_seconds_per_second": None if resume else round(hours * 3600 / seconds, 1),
+        "audio_seconds_per_second": None if resume else round(heard / seconds, 1),
         "selected_step": trainer.state.best_global_step or steps,
         "selected_by": training.metric_for_best_model if trainer.state.best_metric is not None else "last epoch",
         "best_validation": trainer.state.best_metric,

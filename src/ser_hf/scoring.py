@@ -130,10 +130,6 @@ def _score_labels(labels, scores, speakers, names, thresholds) -> dict:
 
 
 def _score_values(labels, scores, speakers, names, report_at) -> dict:
-    metrics = value_metrics(labels, scores, names)
-    if names == ["sentiment"]:
-        metrics |= sentiment_metrics(labels, scores)
-
     def compute(rows: np.ndarray) -> dict:
         drawn = value_metrics(labels[rows], scores[rows], names)
         return drawn | (sentiment_metrics(labels[rows], scores[rows]) if names == ["sentiment"] else {})
@@ -142,7 +138,7 @@ def _score_values(labels, scores, speakers, names, report_at) -> dict:
     undefined = [name for name, row in table.items() if row["ccc"] is None]
     remark = f"{', '.join(undefined)}: constant labels or predictions, a correlation is undefined and not in the means"
     return {
-        "metrics": metrics,
+        "metrics": compute(np.arange(len(labels))),
         "intervals": cluster_intervals(speakers, compute),
         "chance": {"metric": "ccc", "value": 0.0},
         "per_value": table,
