@@ -1,4 +1,4 @@
-"""`--dataset user/name`: what `ser-hf push corpus` published loads as the corpus it was, through the Hub's interface."""
+"""`--dataset user/name`: what `ser-hf push corpus` published loads as the corpus it was, through the Hub's API."""
 
 import subprocess
 import sys
