@@ -9,6 +9,7 @@ from transformers.models.auto import modeling_auto
 
 from .configuration_ser import SerConfig
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; SerConfig names it
+from .strict_loading import StrictLoading, classification_loss
 
 # Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
 modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser", "SerForAudioClassification")
@@ -40,7 +41,7 @@ def pool(frames: torch.Tensor, mask: torch.Tensor, pooling: str, scores: torch.T
     return largest if pooling == "max" else torch.cat([mean, largest], dim=-1)
 
 
-class SerPreTrainedModel(PreTrainedModel):
+class SerPreTrainedModel(StrictLoading, PreTrainedModel):
     """Loading rules and initialisation of the audio model."""
 
     config_class = SerConfig
@@ -50,26 +51,6 @@ class SerPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    # The loss below is a plain batch mean. Trainer takes a forward with **kwargs for one that normalises by
-    # num_items_in_batch and then does not divide by the accumulation steps.
-    accepts_loss_kwargs = False
-
-    @classmethod
-    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers, but weights the checkpoint does not have are an error and never random in silence.
-
-        Raises:
-            ValueError: names the missing weights.
-        """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        missing = sorted(info["missing_keys"])
-        if missing:
-            shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
-            raise ValueError(
-                f"{args[0] if args else 'checkpoint'}: weights {shown} are missing, the model would answer at random; "
-                "give a fine-tuned checkpoint, or train a new head on this encoder with a recipe"
-            )
-        return (model, info) if output_loading_info else model
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -210,7 +191,7 @@ class SerForAudioClassification(SerPreTrainedModel):
             weights = self.ser_layer_weights.softmax(dim=-1)
             frames = torch.einsum("l,lbfh->bfh", weights.to(frames), torch.stack(out.hidden_states))
         logits = self._head(frames, self._frame_mask(frames, mask))
-        loss = None if labels is None else self._loss(logits, labels)
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         hidden_states = out.hidden_states if output_hidden_states else None
@@ -230,10 +211,3 @@ class SerForAudioClassification(SerPreTrainedModel):
         if not linear:
             pooled = self.ser_dropout(torch.tanh(self.ser_dense(self.ser_dropout(pooled))))
         return self.ser_classifier(pooled)
-
-    def _loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if self.config.problem_type == "regression":
-            return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
-        if self.config.problem_type == "multi_label_classification":
-            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-        return F.cross_entropy(logits, labels)

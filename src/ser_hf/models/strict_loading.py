@@ -1,0 +1,45 @@
+"""What all our models share: no weight is ever random in silence, and the loss follows the problem type. Ships to the
+Hub beside the weights: imports nothing of this project."""
+
+import torch
+import torch.nn.functional as F
+
+
+class StrictLoading:
+    """Mixin, written before `PreTrainedModel` in a class's bases: `from_pretrained` refuses incomplete checkpoints."""
+
+    # classification_loss is a plain batch mean. Trainer takes a forward with **kwargs for one that normalises by
+    # num_items_in_batch and then does not divide by the accumulation steps.
+    accepts_loss_kwargs = False
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers, but weights the checkpoint does not have are an error and never random in silence.
+
+        Raises:
+            ValueError: names the missing weights.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        missing = sorted(info["missing_keys"])
+        if missing:
+            shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")
+            raise ValueError(
+                f"{args[0] if args else 'checkpoint'}: weights {shown} are missing, the model would answer at random; "
+                "give a fine-tuned checkpoint, or train a new head on this encoder with a recipe"
+            )
+        return (model, info) if output_loading_info else model
+
+
+def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None) -> torch.Tensor:
+    """Batch mean of cross-entropy, of binary cross-entropy (multi-label) or of the squared error (regression).
+
+    Args:
+        logits: `(batch, labels)`.
+        labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
+        problem_type: As in transformers; None is single-label.
+    """
+    if problem_type == "regression":
+        return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
+    if problem_type == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels)
