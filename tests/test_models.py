@@ -13,7 +13,7 @@ from conftest import TINY
 from ser_hf.hub import from_stock, load_finetuned, save_model, stock_class, to_stock
 from ser_hf.models import SerConfig, SerForAudioClassification
 from ser_hf.models.configuration_ser import HEADS, POOLINGS
-from ser_hf.models.modeling_ser import pool
+from ser_hf.models.frames import frame_mask, pool
 
 # The shapes that are published: base checkpoints have group norm, XLSR-53 and the large ones layer norm.
 SHAPES = {
@@ -87,7 +87,7 @@ def test_group_norm_hears_padding_and_the_bound_holds(shape):
         with torch.no_grad():
             padded, alone = model.encoder(values, mask), model.encoder(values[1:, :short])
         b = pool(alone.last_hidden_state, torch.ones(alone.last_hidden_state.shape[:2], dtype=torch.bool), "mean")
-        frames = model._frame_mask(padded.last_hidden_state, mask)
+        frames = frame_mask(model.encoder, padded.last_hidden_state, mask)
         a = pool(padded.last_hidden_state, frames, "mean")[1:]
         assert (a - b).norm() / b.norm() <= bound
 
@@ -268,7 +268,7 @@ def test_spec_augment_flags_reach_the_encoder():
 
     from ser_hf import args, pieces
 
-    flags = args.ModelArguments(
+    flags = AudioArguments(
         model_type="wav2vec2", config_overrides=json.dumps(TINY), mask_time_prob=0.6, mask_time_length=2
     )
     report = SimpleNamespace(label_names=["angry", "sad"], problem_type="single_label_classification")

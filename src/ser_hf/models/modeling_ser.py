@@ -1,44 +1,18 @@
 """The audio model. Ships to the Hub beside the weights: imports nothing of this project but its siblings."""
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto import modeling_auto
 
 from .configuration_ser import SerConfig
+from .frames import LayerSum, frame_mask, long_enough, pool, samples_for
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; SerConfig names it
 from .strict_loading import StrictLoading, classification_loss
 
 # Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
 modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser", "SerForAudioClassification")
-
-
-def pool(frames: torch.Tensor, mask: torch.Tensor, pooling: str, scores: torch.Tensor | None = None) -> torch.Tensor:
-    """One vector a clip from its real frames; padding never counts.
-
-    Args:
-        frames: `(batch, frames, dim)`.
-        mask: `(batch, frames)`, True = real frame; every clip has at least one.
-        pooling: `mean`, `max`, `meanmax` or `attentive`.
-        scores: `(batch, frames, 1)`, for `attentive`: a softmax over real frames makes the weights.
-
-    Returns:
-        `(batch, dim)`, or `(batch, 2 * dim)` for `meanmax`.
-
-    >>> pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]), "meanmax")
-    tensor([[2., 3.]])
-    """
-    real = mask.unsqueeze(-1)
-    if pooling == "attentive":
-        weights = scores.masked_fill(~real, torch.finfo(scores.dtype).min).softmax(dim=1)
-        return (frames * weights).sum(dim=1)
-    mean = frames.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1)
-    if pooling == "mean":
-        return mean
-    largest = frames.masked_fill(~real, torch.finfo(frames.dtype).min).amax(dim=1)
-    return largest if pooling == "max" else torch.cat([mean, largest], dim=-1)
 
 
 class SerPreTrainedModel(StrictLoading, PreTrainedModel):
@@ -55,8 +29,8 @@ class SerPreTrainedModel(StrictLoading, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, SerForAudioClassification) and module.config.use_weighted_layer_sum:
-            module.ser_layer_weights.fill_(1.0 / len(module.ser_layer_weights))
+        if isinstance(module, LayerSum):
+            module.weight.fill_(1.0 / len(module.weight))
 
 
 class SerForAudioClassification(SerPreTrainedModel):
@@ -74,7 +48,7 @@ class SerForAudioClassification(SerPreTrainedModel):
         self._no_split_modules = [type(self.encoder.encoder.layers[0]).__name__]
         layers = config.audio_config.num_hidden_layers + 1  # and the input of the first
         if config.use_weighted_layer_sum:
-            self.ser_layer_weights = nn.Parameter(torch.ones(layers) / layers)
+            self.ser_layer_sum = LayerSum(layers)
         # No encoder has modules of these names: PEFT's modules_to_save would swallow one that has (PLATFORM.md 0.8).
         width = config.hidden_size
         if config.head == "linear":
@@ -123,41 +97,7 @@ class SerForAudioClassification(SerPreTrainedModel):
     @property
     def receptive_field(self) -> int:
         """Samples the convolutions need for one frame (400 = 25 ms at 16 kHz in all published encoders)."""
-        return self._samples_for(1)
-
-    def _samples_for(self, frames: int) -> int:
-        samples = frames
-        audio = self.config.audio_config
-        for kernel, stride in zip(reversed(audio.conv_kernel), reversed(audio.conv_stride), strict=True):
-            samples = (samples - 1) * stride + kernel
-        return samples
-
-    def _long_enough(self, values: torch.Tensor, mask: torch.Tensor | None):
-        """Zeros behind clips that are too short for one frame (counted as real, alone and in a batch alike), and
-        behind batches too short for SpecAugment's masks (counted as padding), both of which transformers refuses."""
-        needed = self.receptive_field
-        if mask is not None and (short := mask.sum(dim=-1) < needed).any():
-            columns = torch.arange(mask.shape[1], device=mask.device) < needed
-            mask = torch.where(short.unsqueeze(-1) & columns, torch.ones_like(mask), mask)
-        if values.shape[1] < needed:
-            extra = needed - values.shape[1]
-            values = F.pad(values, (0, extra))
-            mask = None if mask is None else F.pad(mask, (0, extra), value=1)
-        audio = self.config.audio_config
-        # data2vec's configuration has no such switch and always masks.
-        if self.training and getattr(audio, "apply_spec_augment", True) and audio.mask_time_prob > 0:
-            extra = self._samples_for(audio.mask_time_length + 1) - values.shape[1]
-            if extra > 0:
-                mask = torch.ones_like(values, dtype=torch.long) if mask is None else mask
-                values, mask = F.pad(values, (0, extra)), F.pad(mask, (0, extra))
-        return values, mask
-
-    def _frame_mask(self, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, frames)`, True where the frame is of the clip and not of its padding."""
-        if mask is None:
-            return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
-        lengths = self.encoder._get_feat_extract_output_lengths(mask.sum(dim=-1)).clamp(min=1)
-        return torch.arange(frames.shape[1], device=frames.device) < lengths.unsqueeze(-1)
+        return samples_for(1, self.config.audio_config)
 
     def forward(
         self,
@@ -178,7 +118,7 @@ class SerForAudioClassification(SerPreTrainedModel):
         Returns:
             `logits` `(batch, labels)`; `loss` (batch mean) when labels are given.
         """
-        values, mask = self._long_enough(input_values, attention_mask)
+        values, mask = long_enough(input_values, attention_mask, self.config.audio_config, self.training)
         out = self.encoder(
             values,
             attention_mask=mask,
@@ -188,9 +128,8 @@ class SerForAudioClassification(SerPreTrainedModel):
         )
         frames = out.last_hidden_state  # (batch, frames, hidden)
         if self.config.use_weighted_layer_sum:
-            weights = self.ser_layer_weights.softmax(dim=-1)
-            frames = torch.einsum("l,lbfh->bfh", weights.to(frames), torch.stack(out.hidden_states))
-        logits = self._head(frames, self._frame_mask(frames, mask))
+            frames = self.ser_layer_sum(torch.stack(out.hidden_states, dim=1))
+        logits = self._head(frames, frame_mask(self.encoder, frames, mask))
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
