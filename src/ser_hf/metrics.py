@@ -67,15 +67,15 @@ def per_class(references, predictions, label_names: list[str]) -> dict[str, dict
     return table
 
 
-def bootstrap_intervals(
+def bootstrap_scores(
     references, predictions, clusters, num_labels: int, samples: int = 1000, seed: int = 0
-) -> dict[str, list[float] | None]:
-    """95 % percentile intervals of all metrics, resampling whole clusters (speakers), because utterances of one
-    speaker are not independent (Ferrer & Riera, Confidence Intervals for evaluation in machine learning, 2022).
+) -> dict[str, np.ndarray]:
+    """All metrics of `samples` bootstrap draws, `{metric: (samples,)}`, resampling whole clusters (speakers), because
+    utterances of one speaker are not independent (Ferrer & Riera, Confidence Intervals for evaluation in machine
+    learning, 2022). With only one cluster, utterances are resampled.
 
-    Returns:
-        `{metric: [low, high]}`. Only one cluster: utterances are resampled instead, which says nothing about other
-        speakers; the caller must say so.
+    What is drawn depends on the clusters and the seed alone: two systems on the same utterances get the same draws, so
+    that differences of their scores are paired.
     """
     references, predictions = np.asarray(references), np.asarray(predictions)
     names, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
@@ -86,7 +86,19 @@ def bootstrap_intervals(
     rng = np.random.default_rng(seed)
     drawn = rng.integers(len(matrices), size=(samples, len(matrices)))
     weight = np.apply_along_axis(np.bincount, 1, drawn, minlength=len(matrices))  # (samples, clusters)
-    scores = from_confusion(np.einsum("sc,cij->sij", weight, matrices))
+    return from_confusion(np.einsum("sc,cij->sij", weight, matrices))
+
+
+def bootstrap_intervals(
+    references, predictions, clusters, num_labels: int, samples: int = 1000, seed: int = 0
+) -> dict[str, list[float] | None]:
+    """95 % percentile intervals of all metrics from `bootstrap_scores`.
+
+    Returns:
+        `{metric: [low, high]}`. Only one cluster: utterances are resampled instead, which says nothing about other
+        speakers; the caller must say so.
+    """
+    scores = bootstrap_scores(references, predictions, clusters, num_labels, samples, seed)
     return {name: [float(v) for v in np.percentile(values, [2.5, 97.5])] for name, values in scores.items()}
 
 
