@@ -5,7 +5,7 @@ from datasets import Dataset, DatasetDict
 
 from ser_hf import SerError, check_disjoint, load_corpus, split
 from ser_hf.corpora import corpus_class, list_corpora
-from ser_hf.leaks import find_leaks
+from ser_hf.leaks import find_leaks, text_key
 from ser_hf.protocols import find_protocol, folds_of, protocols_of
 
 
@@ -133,6 +133,17 @@ def test_smile_keeps_equal_texts_together(corpus):
     parts = split(corpus("smile"), "smile")
     texts = [{text.strip().lower() for text in part["text"]} for part in parts.values()]
     assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
+
+
+def test_copies_of_a_text_stay_together():
+    """Copies of a tweet to other people, with other addresses, shouted or marked RT are one text in every fold."""
+    copies = ["Tea & cake @here http://t.co/a", "RT @one: TEA &  cake! https://t.co/b", ".@two tea, cake"]
+    texts = [*copies, *(f"another text {i}" for i in range(17)), "@here :)", "@two :("]
+    dataset = Dataset.from_dict({"id": list(map(str, range(22))), "text": texts, "audio_hash": [None] * 22})
+    folds = folds_of(dataset, find_protocol("smile"))
+    assert sorted(row for fold in folds for row in fold) == list(range(22))
+    assert [sum(row < 3 for row in fold) for fold in folds].count(3) == 1
+    assert len({text_key(text) for text in texts}) == 20
 
 
 def rows(*items: tuple[str, str, str]) -> Dataset:

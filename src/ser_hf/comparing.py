@@ -22,7 +22,6 @@ def compare(
     names: list[str],
     problem_type: str = "single_label_classification",
     thresholds: list[float] | None = None,
-    other_thresholds: dict[str, list[float]] | None = None,
 ) -> dict[str, dict]:
     """Compare a system with others on one part of a corpus.
 
@@ -32,8 +31,8 @@ def compare(
         others: `{name: logits}` of the same shape; for classes also `(utterances,)` predicted class indices.
         names: Label names in index order.
         problem_type: As in transformers.
-        thresholds: Multi-label: the main system's decision threshold of each label (0.5 each if None).
-        other_thresholds: The same of the others, by name; 0.5 each for one that is not named.
+        thresholds: Multi-label: the main system's decision threshold of each label (0.5 each if None). The others'
+            are 0.5; logits can be moved so that another one is (`text_baselines`).
 
     Returns:
         For each other system `metrics` and `intervals` (95 %), `difference` (main minus other) and
@@ -62,8 +61,7 @@ def compare(
         """Everything of one draw under keys `(what, other, metric)`."""
         main, found = figures(logits, thresholds, rows), {}
         for name, other in others.items():
-            its = figures(other, (other_thresholds or {}).get(name), rows)
-            for metric, value in its.items():
+            for metric, value in figures(other, None, rows).items():
                 undefined = value is None or main[metric] is None
                 found["metrics", name, metric] = value
                 found["difference", name, metric] = None if undefined else main[metric] - value

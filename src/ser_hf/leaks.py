@@ -1,11 +1,27 @@
 """The check that train, validation and test share no speaker and no clip; it runs in every recipe."""
 
+import re
 from dataclasses import dataclass, field
 from itertools import combinations
 
 from datasets import DatasetDict
 
 from .errors import SerError
+
+# What differs between copies of a tweet: web addresses, the people it is sent to, and the mark of a copy in front.
+CHANGING = re.compile(r"(?:https?://|www\.)\S*|@\w+")
+COPY = re.compile(r"^\W*rt\b")
+
+
+def text_key(text: str) -> str:
+    """What makes two texts the same: their words, whatever the case, punctuation, web addresses, @names, and the RT of
+    a copied tweet. A text without a word is itself.
+
+    >>> text_key("RT @museum: Tea &  cake! http://t.co/x"), text_key("tea, cake"), text_key("@museum :)")
+    ('tea cake', 'tea cake', '@museum :)')
+    """
+    words = re.findall(r"\w+", COPY.sub("", CHANGING.sub(" ", text.lower())))
+    return " ".join(words) or " ".join(text.lower().split())
 
 
 @dataclass

@@ -13,6 +13,7 @@ from datasets import Dataset, DatasetDict
 
 from .errors import SerError
 from .leaks import check_disjoint as check_disjoint  # the check belongs to every split
+from .leaks import text_key
 
 PARTS = ("train", "validation", "test")
 VALIDATION_FRACTION = 0.2  # of the training utterances, as EmoBox's 80/20
@@ -150,7 +151,8 @@ PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
     "smile": (
         Protocol(
             "5fold-by-text-speakers-unknown",
-            "five random folds, equal texts kept together; who wrote a tweet is not known",
+            "five random folds, texts that are equal up to case, punctuation, web addresses and @names kept together; "
+            "who wrote a tweet is not known",
             by="random",
             folds=((), (), (), (), ()),
             speaker_independent=False,
@@ -221,7 +223,7 @@ def _clips(dataset: Dataset) -> np.ndarray:
     """What makes two utterances the same: their audio, or their text where there is no audio."""
     if dataset["audio_hash"][0] is not None:
         return np.array(dataset["audio_hash"])
-    return np.array([text.strip().lower() for text in dataset["text"]])
+    return np.array([text_key(text) for text in dataset["text"]])
 
 
 def _balanced_groups(speakers: list[str], groups: int) -> list[str]:

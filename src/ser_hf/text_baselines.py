@@ -4,8 +4,6 @@ Both see what the fine-tuned model sees: the same training texts, cleaned the sa
 choice that is made (the strength of regularisation).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from datasets import Dataset
 
@@ -18,22 +16,7 @@ STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 RARE = 1e-6  # stands for a frequency of 0 or 1 where a logarithm is taken
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """A baseline's answers on test.
-
-    Args:
-        logits: `(utterances, labels)`, as a model of this problem type gives them.
-        thresholds: Multi-label: each label's decision threshold, tuned on validation as the model's are; None without.
-        about: What it is, for people.
-    """
-
-    logits: np.ndarray
-    thresholds: list[float] | None
-    about: str
-
-
-def text_baselines(splits, names: list[str], problem_type: str, seed: int = 42) -> dict[str, Baseline]:
+def text_baselines(splits, names: list[str], problem_type: str, seed: int = 42) -> tuple[dict, list[str]]:
     """Fit the baselines on train, choose on validation, answer on test.
 
     Args:
@@ -43,19 +26,23 @@ def text_baselines(splits, names: list[str], problem_type: str, seed: int = 42) 
         seed: Of the solver.
 
     Returns:
-        `majority` (classes), `frequency` (multi-label) or `mean` (values), which do not read the text; and `tfidf`,
-        which is left out where train has no word or only one class.
+        Logits on test, `(utterances, labels)`, by name: `majority` (classes), `frequency` (multi-label) or `mean`
+        (values), which do not read the text, and `tfidf`, which is left out where train has no word or only one class.
+        Of several labels, `tfidf`'s logits are moved so that 0.5 is the threshold that is best on validation, as the
+        model's thresholds are. And a line for people on each.
     """
     train, validation, test = (splits[part] for part in ("train", "validation", "test"))
     labels = np.array(train["label"])
-    constant = _constant(labels, len(names), problem_type)
     name, about = {
         CLASSES: ("majority", "the most frequent training class"),
         LABELS: ("frequency", "each label with its frequency in train"),
     }.get(problem_type, ("mean", "each value's mean in train"))
-    found = {name: Baseline(np.tile(constant, (len(test), 1)), None, about)}
-    tfidf = _tfidf(train["text"], labels, validation, test["text"], names, problem_type, seed)
-    return found if tfidf is None else {**found, "tfidf": tfidf}
+    logits = {name: np.tile(_constant(labels, len(names), problem_type), (len(test), 1))}
+    lines = [f"{name}: {about}"]
+    if tfidf := _tfidf(train["text"], labels, validation, test["text"], names, problem_type, seed):
+        logits["tfidf"], about = tfidf
+        lines.append(f"tfidf: {about}")
+    return logits, lines
 
 
 def _constant(labels: np.ndarray, num_labels: int, problem_type: str) -> np.ndarray:
@@ -69,8 +56,9 @@ def _constant(labels: np.ndarray, num_labels: int, problem_type: str) -> np.ndar
     return mean
 
 
-def _tfidf(texts, labels, validation: Dataset, test_texts, names, problem_type: str, seed: int) -> Baseline | None:
-    """TF-IDF of words and pairs of words (Salton & Buckley 1988), and the strength that is best on validation."""
+def _tfidf(texts, labels, validation: Dataset, test_texts, names, problem_type: str, seed: int):
+    """TF-IDF of words and pairs of words under a linear model: its logits on test and what it is; None where there is
+    nothing to fit."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer = TfidfVectorizer(ngram_range=(1, 2))
@@ -80,21 +68,21 @@ def _tfidf(texts, labels, validation: Dataset, test_texts, names, problem_type: 
         return None
     if problem_type == CLASSES and len(set(labels.tolist())) < 2:
         return None
-    fitted = {
-        s: _fit(features, labels, len(names), problem_type, s, seed) for s in STRENGTHS if len(validation) or s == 1
-    }
-    chosen, thresholds = 1.0, None
+    strengths = STRENGTHS if len(validation) else (1.0,)
+    fitted = {strength: _fit(features, labels, len(names), problem_type, strength, seed) for strength in strengths}
+    chosen, moved = 1.0, 0.0
     if len(validation):
         truth, seen = np.array(validation["label"]), vectorizer.transform(validation["text"])
-        quality = {s: _quality(truth, answer(seen), names, problem_type) for s, answer in fitted.items()}
+        quality = {strength: _quality(truth, answer(seen), names, problem_type) for strength, answer in fitted.items()}
         chosen = max(quality, key=lambda strength: (quality[strength], -abs(np.log10(strength))))  # ties: nearest to 1
         if problem_type == LABELS:
-            thresholds = tune_thresholds(truth, to_scores(fitted[chosen](seen), problem_type), names)
-    kind = "ridge regression" if problem_type not in (CLASSES, LABELS) else "logistic regression, balanced classes"
-    about = f"TF-IDF of words and pairs of words, {kind}, C = {chosen:g}" + (
-        " chosen on validation" * bool(len(validation))
-    )
-    return Baseline(fitted[chosen](vectorizer.transform(test_texts)), thresholds, about)
+            scores = to_scores(fitted[chosen](seen), problem_type)
+            limits = np.clip(tune_thresholds(truth, scores, names), RARE, 1 - RARE)
+            moved = np.log(limits / (1 - limits))
+    kind = "ridge" if problem_type not in (CLASSES, LABELS) else "logistic regression with balanced classes"
+    how = f"C = {chosen:g}, chosen on validation" if len(validation) else "C = 1"
+    logits = fitted[chosen](vectorizer.transform(test_texts)) - moved
+    return logits, f"TF-IDF of words and pairs of words, {kind}, {how}"
 
 
 def _fit(features, labels, num_labels: int, problem_type: str, strength: float, seed: int):

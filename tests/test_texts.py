@@ -1,0 +1,117 @@
+"""Texts on their way to a model: what is left out and said, token counts, padding, tokenisers trained on train."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from ser_hf import SerError
+from ser_hf.texts import TextCollator, prepare_texts, shared_texts, tokenize, train_tokenizer, with_text
+
+TEXTS = ["I hate the exam.", "I love the concert", "the meeting is on Monday", "Listen, I miss the old garden."]
+
+
+def rows(texts, **columns) -> Dataset:
+    count = len(texts)
+    return Dataset.from_dict(
+        {"id": [f"u{i}" for i in range(count)], "text": texts, "label": [i % 2 for i in range(count)], **columns}
+    )
+
+
+@pytest.fixture(scope="module")
+def bert():
+    config = AutoConfig.for_model(
+        "bert", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=2
+    )
+    tokenizer = train_tokenizer(TEXTS * 5, config, 200)
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(config).eval(), tokenizer
+
+
+def test_utterances_without_a_text_are_left_out_and_named():
+    dataset = rows(["Fine.", None, "  ", "[LAUGHTER]", "OK [BREATHING]"], audio=["a", "b", "c", "d", "e"])
+    kept, left_out = with_text(dataset, "unicode")
+    assert kept["text"][:] == ["Fine.", "OK"] and left_out == ["u1", "u2", "u3"]
+    assert kept["id"][:] == ["u0", "u4"] and "audio" not in kept.column_names
+    assert with_text(dataset, "none")[0]["text"][:] == ["Fine.", "[LAUGHTER]", "OK [BREATHING]"]
+
+
+def test_what_is_said_of_the_texts():
+    parts = DatasetDict(train=rows(["Yes!", None, "No."]), validation=rows(["Maybe", None]), test=rows(["yes", "Why?"]))
+    prepared, lines = prepare_texts(parts, "unicode")
+    assert {part: len(kept) for part, kept in prepared.items()} == {"train": 2, "validation": 1, "test": 2}
+    assert lines[0] == "2 utterances have no text and are left out (train 1, validation 1)"
+    assert lines[1].startswith("the texts of 1 of 2 test utterances also occur in train") and len(lines) == 2
+    assert shared_texts(prepared) == 1
+    clean = DatasetDict(train=rows(["Yes"]), validation=rows([]), test=rows(["No"]))
+    assert prepare_texts(clean, "words")[1] == []  # an empty validation is allowed, and nothing needs saying
+    with pytest.raises(SerError, match="no utterance of test has a text"):
+        prepare_texts(DatasetDict(train=rows(["Yes"]), validation=rows([]), test=rows([None])), "unicode")
+
+
+def test_tokens_are_counted_and_cut(bert):
+    _, tokenizer = bert
+    dataset = tokenize(rows(TEXTS), tokenizer, 7)
+    assert dataset["tokens"][:] == [len(ids) for ids in dataset["input_ids"]]
+    assert max(dataset["tokens"]) == 7 and dataset["input_ids"][3][-1] == tokenizer.sep_token_id
+    assert tokenizer.decode(dataset["input_ids"][0]) == "[CLS] i hate the exam. [SEP]"
+    assert len(tokenize(rows([]), tokenizer, 7)) == 0
+
+
+def test_a_padded_batch_answers_as_each_text_alone(bert):
+    model, tokenizer = bert
+    dataset, collate = tokenize(rows(TEXTS), tokenizer, 64), TextCollator(tokenizer, model)
+    batch = collate(list(dataset))
+    assert batch["labels"].tolist() == [0, 1, 0, 1]
+    assert batch["attention_mask"].sum(dim=1).tolist() == dataset["tokens"][:]
+    assert batch["input_ids"].shape == batch["token_type_ids"].shape == (4, max(dataset["tokens"]))
+    with torch.no_grad():
+        together = model(**batch).logits
+        for row, logits in zip(dataset, together, strict=True):
+            assert (model(**collate([row])).logits[0] - logits).abs().max() < 1e-5
+
+
+def test_token_types_go_where_they_are_taken():
+    config = AutoConfig.for_model("distilbert", dim=16, n_layers=1, n_heads=2, hidden_dim=32)
+    tokenizer = train_tokenizer(TEXTS, config, 100)
+    model = AutoModelForSequenceClassification.from_config(config)
+    batch = TextCollator(tokenizer, model)(list(tokenize(rows(TEXTS), tokenizer, 64)))
+    assert set(batch) == {"input_ids", "attention_mask", "labels"}
+    assert model(**batch).logits.shape == (4, 2)
+
+
+def test_labels_keep_their_kind(bert):
+    model, tokenizer = bert
+    dataset = tokenize(rows(TEXTS), tokenizer, 64).remove_columns("label").add_column("label", [[0.5, 1.0]] * 4)
+    labels = TextCollator(tokenizer, model)(list(dataset))["labels"]
+    assert labels.dtype == torch.float32 and labels.shape == (4, 2)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "xlm-roberta", "electra"])
+def test_a_trained_tokenizer_is_its_model_types_own(kind, tmp_path):
+    config = AutoConfig.for_model(kind)
+    tokenizer = train_tokenizer(TEXTS * 5, config, 400)
+    assert config.vocab_size == len(tokenizer) <= 400 and config.pad_token_id == tokenizer.pad_token_id
+    ids = tokenizer(TEXTS[1])["input_ids"]
+    assert tokenizer.unk_token_id not in ids
+    assert "concert" in tokenizer.decode(ids)
+    tokenizer.save_pretrained(tmp_path)
+    config.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert type(again) is type(tokenizer) and again(TEXTS[1])["input_ids"] == ids
+    assert again.pad([{"input_ids": ids}, {"input_ids": ids[:3]}])["input_ids"][1][-1] == config.pad_token_id
+
+
+def test_a_trained_tokenizer_knows_train_alone():
+    config = AutoConfig.for_model("bert")
+    tokenizer = train_tokenizer(["love the concert"] * 5, config, 100)
+    assert tokenizer.unk_token_id in tokenizer("quiz")["input_ids"]
+    assert np.array_equal(
+        tokenizer("love")["input_ids"], train_tokenizer(["love the concert"] * 5, config, 100)("love")["input_ids"]
+    )
+
+
+def test_a_model_type_without_a_trainable_tokenizer():
+    with pytest.raises(SerError, match="--model_type wav2vec2: it has no tokenizer .* choose bert"):
+        train_tokenizer(TEXTS, AutoConfig.for_model("wav2vec2"), 100)
