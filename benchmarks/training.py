@@ -130,7 +130,7 @@ class Arms:
             train_dataset=self.dataset,
             processing_class=self.extractor,
             data_collator=SpeechCollator(self.extractor, skip_unreadable=True),
-            batch_seconds=self.options.batch_seconds,
+            budget=self.options.batch_seconds,
         )
         return self._train(trainer, self.budget)
 

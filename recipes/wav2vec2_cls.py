@@ -17,55 +17,39 @@ def main() -> None:
     flags = args.parse(__doc__, system="wav2vec2")
     data, run_args, training = flags.data, flags.run, flags.training
 
-    from ser_hf.losses import class_weights
-    from ser_hf.metrics import load_metric
-    from ser_hf.preprocessing import add_to_train, load_data, with_soft_labels
-    from ser_hf.protocols import check_disjoint, find_protocol, split
-    from ser_hf.results import Setup
+    from ser_hf.preprocessing import with_soft_labels
+    from ser_hf.scoring import metrics_of
     from ser_hf.trainer import SerTrainer
 
-    # 2. Everything that can be wrong is found out before anything slow.
-    run.check_names(data)
-    push_to = run.start(training, run_args, flags.given)
-
-    # 3. Corpus and folds.
-    with training.main_process_first():
-        corpus, report, mixed = load_data(data)
-    protocol = find_protocol(report.corpus, data.protocol)
-    splits = split(corpus, report.corpus, data.protocol, data.fold, data.validation_fraction, data.split_seed)
-    splits = add_to_train(splits, mixed)
-    check_disjoint(splits, protocol.speaker_independent, protocol.validation)
-    setup = Setup("wav2vec2_cls", flags.given, splits, report, mixed, protocol, data.fold, push_to)
-    run.say_setup(setup)
+    # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
+    setup = run.prepare("wav2vec2_cls", flags, ("single_label_classification",))
+    report, splits = setup.report, setup.splits
     windowed = pieces.make_windows(splits, data)
+    parts = windowed or splits
 
-    # 4. Model.
+    # 3. Model.
     model, extractor = pieces.audio_model(flags.model, report, training.do_train)
     pieces.draw_augmentation(run_args, flags.augmentation, training, splits, extractor)
 
-    # 5. Trainer: selected by UAR on validation.
+    # 4. Trainer: selected by UAR on validation.
     run.select_on_validation(training, "uar", has_validation=len(splits["validation"]) > 0)
-    balanced = run_args.class_weights == "balanced"
-    weights = class_weights(splits["train"]["label"], len(report.label_names)) if balanced else None
-    metric = load_metric()
-    train = windowed["train"]
-    train = with_soft_labels(train, len(report.label_names)) if run_args.soft_labels else train
+    train = with_soft_labels(parts["train"], len(report.label_names)) if run_args.soft_labels else parts["train"]
     trainer = SerTrainer(
         model=model,
         args=training,
         train_dataset=train,
-        eval_dataset=windowed["validation"],
+        eval_dataset=parts["validation"],
         processing_class=extractor,
         **pieces.make_collators(extractor, flags, report),
-        compute_metrics=lambda p: metric.compute(predictions=p.predictions.argmax(-1), references=p.label_ids),
-        batch_seconds=run_args.batch_seconds,
-        loss=pieces.make_loss(report.problem_type, run_args, training, weights),
+        compute_metrics=metrics_of(report.label_names, report.problem_type),
+        budget=run_args.batch_seconds,
+        loss=pieces.make_loss(report, run_args, training, splits["train"]),
         exact_evaluation=pieces.pads_change_output(model),
-        sampling=pieces.make_sampling(run_args, windowed["train"]),
+        sampling=pieces.make_sampling(run_args, parts["train"]),
     )
     trained = run.train(trainer, training) if training.do_train else None
 
-    # 6. Test, once; model, card, results, push.
+    # 5. Test, once; model, card, results, push.
     run.finish(trainer, flags, extractor, setup, trained, windowed)
     trainer.end()
 

@@ -15,53 +15,38 @@ from ser_hf import args, pieces, run
 def main() -> None:
     # 1. Flags. Nothing heavy is imported before this line, so that --help and a typo answer at once.
     flags = args.parse(__doc__, system="wav2vec2_reg")
-    data, run_args, training = flags.data, flags.run, flags.training
+    run_args, training = flags.run, flags.training
 
-    from ser_hf.losses import positive_weights
-    from ser_hf.preprocessing import add_to_train, load_data
-    from ser_hf.protocols import check_disjoint, find_protocol, split
-    from ser_hf.results import Setup
-    from ser_hf.scoring import vector_metrics_of
+    from ser_hf.scoring import SELECTED_BY, metrics_of
     from ser_hf.trainer import SerTrainer
 
-    # 2. Everything that can be wrong is found out before anything slow.
-    run.check_names(data, ("regression", "multi_label_classification"))
-    push_to = run.start(training, run_args, flags.given)
+    # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
+    setup = run.prepare("wav2vec2_reg", flags, ("regression", "multi_label_classification"))
+    report, splits = setup.report, setup.splits
+    windowed = pieces.make_windows(splits, flags.data)
+    parts = windowed or splits
 
-    # 3. Corpus and folds.
-    with training.main_process_first():
-        corpus, report, mixed = load_data(data)
-    protocol = find_protocol(report.corpus, data.protocol)
-    splits = split(corpus, report.corpus, data.protocol, data.fold, data.validation_fraction, data.split_seed)
-    splits = add_to_train(splits, mixed)
-    check_disjoint(splits, protocol.speaker_independent, protocol.validation)
-    setup = Setup("wav2vec2_reg", flags.given, splits, report, mixed, protocol, data.fold, push_to)
-    run.say_setup(setup)
-    windowed = pieces.make_windows(splits, data)
-
-    # 4. Model.
+    # 3. Model.
     model, extractor = pieces.audio_model(flags.model, report, training.do_train)
     pieces.draw_augmentation(run_args, flags.augmentation, training, splits, extractor)
 
-    # 5. Trainer: selected by mean CCC, or mean average precision, on validation.
-    multi_label = report.problem_type == "multi_label_classification"
-    run.select_on_validation(training, "map" if multi_label else "ccc", has_validation=len(splits["validation"]) > 0)
-    weights = positive_weights(splits["train"]["label"]) if run_args.class_weights == "balanced" else None
+    # 4. Trainer: selected by mean CCC, or mean average precision, on validation.
+    run.select_on_validation(training, SELECTED_BY[report.problem_type], len(splits["validation"]) > 0)
     trainer = SerTrainer(
         model=model,
         args=training,
-        train_dataset=windowed["train"],
-        eval_dataset=windowed["validation"],
+        train_dataset=parts["train"],
+        eval_dataset=parts["validation"],
         processing_class=extractor,
         **pieces.make_collators(extractor, flags, report),
-        compute_metrics=vector_metrics_of(report.label_names, report.problem_type),
-        batch_seconds=run_args.batch_seconds,
-        loss=pieces.make_loss(report.problem_type, run_args, training, weights if multi_label else None),
+        compute_metrics=metrics_of(report.label_names, report.problem_type),
+        budget=run_args.batch_seconds,
+        loss=pieces.make_loss(report, run_args, training, splits["train"]),
         exact_evaluation=pieces.pads_change_output(model),
     )
     trained = run.train(trainer, training) if training.do_train else None
 
-    # 6. Test, once; model, card, results, push.
+    # 5. Test, once; model, card, results, push.
     run.finish(trainer, flags, extractor, setup, trained, windowed)
     trainer.end()
 

@@ -165,7 +165,7 @@ class Launcher:
                 "speaker_independent": protocol.speaker_independent,
             },
             "mixed": None,
-            "model": {"class": "C", "encoder": "E", "pooling": "mean", "head": "linear"},
+            "model": {"class": "C", "encoder": "E", "details": "mean pooling, linear head"},
             "seed": seed,
             "training": None,
             "test": {

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from ser_hf import args
+from ser_hf.flags import SYSTEMS
 
 REPO = Path(__file__).parents[1]
 SOURCE = REPO / "src" / "ser_hf"
@@ -19,11 +20,12 @@ SOURCE = REPO / "src" / "ser_hf"
 # The order in which data passes through the package: a module may import those before it, never those after.
 ORDER = (
     "errors files torchaudio_cpu schema synthesis audio builder tables corpora leaks protocols preprocessing windowing "
-    "trimming augmentation batching collator models losses trainer metrics vector_metrics scoring embeddings report "
-    "hub args results pieces run command inventory check folds cv_report cv push predict cli demo"
+    "trimming augmentation store texts batching collator models losses trainer metrics vector_metrics scoring "
+    "comparing text_baselines embeddings report imagenet lora hub flags args results pieces run command inventory "
+    "check folds cv_report cv push predict plot embed cli demo"
 ).split()
 # Modules any other may import.
-LEAVES = {"errors", "files", "torchaudio_cpu", "__version__", "args"}
+LEAVES = {"errors", "files", "torchaudio_cpu", "__version__", "args", "flags"}
 
 
 def _own_imports(file: Path) -> set[str]:
@@ -151,7 +153,7 @@ def test_documented_console_commands_parse(monkeypatch):
             given = args._pairs(words[1:])
             flags = [word for key, value in given.items() if f"--{key}" not in own for word in (f"--{key}", value)]
             assert (REPO / words[0]).is_file() and {"--seeds", "--folds"} <= set(own)
-            assert args.parse("", "none", [*flags, "--use_cpu", "true"]).data.dataset
+            assert args.parse("", Path(words[0]).stem, [*flags, "--use_cpu", "true"]).data.dataset
             continue
         module = importlib.import_module(f"ser_hf.{cli.COMMANDS[name][0]}")
         with pytest.raises(Parsed):
@@ -164,7 +166,8 @@ def test_yaml_files_are_flat_runs_that_parse():
     for file in files:
         flags = yaml.safe_load(file.read_text())
         assert file.stem.startswith(flags["dataset"].split("+")[0] + "_"), file.name
-        data = args.parse("", "none", ["--config", str(file), "--use_cpu", "true"])[0]
+        system = next(name for name in SYSTEMS if f"_{name}" in file.stem)
+        data = args.parse("", system, ["--config", str(file), "--use_cpu", "true"])[0]
         assert data.dataset == flags["dataset"]
 
 

@@ -61,6 +61,8 @@ class SpeechCollator:
         num_labels: Needed for mixup, which makes class labels soft.
     """
 
+    columns = ("id", "audio", "label", "window_start", "window_end")  # what is read of a row, where it is there
+
     def __init__(
         self,
         feature_extractor,

@@ -25,7 +25,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from .command import claim
 from .cv_report import Found, about, mark, markdown, summarise
 from .errors import SerError
 from .files import write
+from .flags import flags_of
 from .results import write_flags
 
 # Not part of what a fold computed; its fold and seed are in results.json.
@@ -47,6 +48,7 @@ class Plan:
     `ids` are all utterances of the corpus and `tests` those of each fold's test set."""
 
     recipe: Path
+    system: str
     launcher: list[str]
     flags: list[str]
     given: dict
@@ -126,6 +128,7 @@ def parse(argv: list[str]) -> Plan:
         launcher += [*(["--multi_gpu"] if count > 1 and not config else []), "--num_processes", str(count)]
     return Plan(
         recipe=recipe,
+        system=system,
         launcher=launcher,
         flags=[word for key, v in cli.items() for word in (f"--{key}", *(v if isinstance(v, list) else [v]))],
         given=given,
@@ -143,14 +146,15 @@ def _numbers(name: str, value) -> list[int]:
     return list(dict.fromkeys(map(int, words)))
 
 
-def data_arguments(given: dict) -> args.DataArguments:
+def data_arguments(given: dict, system: str):
     """The recipe's flags on its data. The others are left to the recipe: `TrainingArguments` would hold a GPU here."""
     from argparse import ArgumentError
 
     from transformers import HfArgumentParser
 
-    parser = HfArgumentParser(args.DataArguments, allow_abbrev=False, add_help=False, exit_on_error=False)
-    names = [entry.name for entry in args.fields(args.DataArguments)]
+    kind = flags_of(system)[0]
+    parser = HfArgumentParser(kind, allow_abbrev=False, add_help=False, exit_on_error=False)
+    names = [entry.name for entry in fields(kind)]
     try:
         return args._dataclasses(parser, {name: given[name] for name in names if name in given})[0]
     except ArgumentError as error:
@@ -159,8 +163,8 @@ def data_arguments(given: dict) -> args.DataArguments:
 
 def load(plan: Plan) -> None:
     """Load the corpus and make every fold, so that what is wrong with any of them is found before the first runs."""
-    data = data_arguments(plan.given)
-    run.check_names(data)
+    data = data_arguments(plan.given, plan.system)
+    run.check_names(data, ("single_label_classification",))
     claim(plan.out, f"--output_dir {plan.out}")
 
     from .leaks import check_disjoint

@@ -207,8 +207,7 @@ def markdown(cv: dict) -> str:
         LEAKING if leak else "",
         f"Protocol: {escape(protocol['name'])} ({escape(protocol['source'])}). "
         f"Speaker-independent: **{'NO' if leak else 'yes'}**.  \n"
-        f"Model: {escape(model['class'])}, {escape(model['encoder'])}, {model['pooling']} pooling, "
-        f"{model['head']} head.  \n"
+        f"Model: {escape(model['class'])}, {escape(model['encoder'])}, {model['details']}.  \n"
         f"Seeds {', '.join(map(str, cv['seeds']))}; commit {cv['commit']}; {versions}.",
         f"## Mean over folds{leak}",
         _table(["seed", *names], means),

@@ -15,6 +15,7 @@ from .models import SerConfig, SerForAudioClassification
 
 # What a run leaves behind that may be published. predictions.parquet is not: it holds the corpus's labels and ids.
 PUBLISHED = ("*.safetensors", "*.json", "*.py", "README.md", "run.yaml", "figures/*.png", "vocab.txt", "merges.txt")
+PUBLISHED += ("*.model", "adapter/*.safetensors", "adapter/*.json")  # sentencepiece; LoRA
 # Keys of run.yaml that name this machine's folders.
 LOCAL_KEYS = ("data_dir", "logging_dir")
 
@@ -30,13 +31,17 @@ def stock_class(config: SerConfig):
 
 def _stock_names(stock) -> dict[str, str]:
     """Our modules' names to the stock class's."""
-    heads = {"ser_projector": "projector", "ser_classifier": "classifier", "ser_layer_weights": "layer_weights"}
+    heads = {"ser_projector": "projector", "ser_classifier": "classifier", "ser_layer_sum.weight": "layer_weights"}
     return {**heads, "encoder": stock.base_model_prefix}
 
 
 def _renamed(state: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:
-    """Weights under other first names: `encoder.x` -> `wav2vec2.x`."""
-    return {names[(parts := key.partition("."))[0]] + parts[1] + parts[2]: value for key, value in state.items()}
+    """Weights under other names of their modules: `encoder.x` -> `wav2vec2.x`."""
+    renamed = {}
+    for key, value in state.items():
+        module = next(name for name in names if key == name or key.startswith(f"{name}."))
+        renamed[names[module] + key[len(module) :]] = value
+    return renamed
 
 
 def to_stock(model: SerForAudioClassification):
@@ -114,21 +119,30 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
     return from_stock(model)
 
 
-def save_model(model: SerForAudioClassification, feature_extractor, folder: Path) -> str:
-    """Save a model so that `pipeline("audio-classification", model=folder)` loads it; returns the class saved.
+def save_model(model, processor, folder: Path) -> type:
+    """Save a model so that `pipeline(task, model=folder)` loads it; returns the class saved: a stock one of
+    transformers where one computes the same.
 
     Files are written under a temporary name and then moved, so that an interruption never leaves half a model.
+
+    Args:
+        model: Any `PreTrainedModel`.
+        processor: Its feature extractor, tokenizer or processor.
+        folder: Where to.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.config._name_or_path = model.config.audio_config._name_or_path = ""  # a local path has no place in a model
-    published = to_stock(model) if stock_class(model.config) else model
-    published.config._name_or_path = ""
+    published = model
+    if isinstance(model, SerForAudioClassification) and stock_class(model.config):
+        published = to_stock(model)
+    parts = [getattr(published.config, name) for name in published.config.sub_configs]
+    for config in (published.config, *parts):
+        config._name_or_path = ""  # a local path has no place in a model
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
         published.save_pretrained(staging)
-        feature_extractor.save_pretrained(staging)
+        processor.save_pretrained(staging)
         for file in Path(staging).iterdir():
             os.replace(file, folder / file.name)
-    return type(published).__name__
+    return type(published)
 
 
 def check_push(repo_id: str | None) -> str:
@@ -169,7 +183,12 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
         if run_yaml.exists():
             flags = yaml.safe_load(run_yaml.read_text())
             kept = {key: value for key, value in flags.items() if key not in LOCAL_KEYS}
-            for key in ("model_name_or_path", "dataset"):  # a folder of this machine: its name is enough
+            for key in (
+                "model_name_or_path",
+                "audio_model",
+                "text_model",
+                "dataset",
+            ):  # a folder of this machine: its name is enough
                 if key in kept and Path(kept[key]).exists():
                     kept[key] = Path(kept[key]).name
             run_yaml.write_text(yaml.safe_dump(kept, sort_keys=False))

@@ -12,7 +12,7 @@ def audio_model(args, report, do_train: bool = True):
     A new head is made for training; for `--do_train false` the checkpoint must have one.
 
     Args:
-        args: `ModelArguments`.
+        args: `AudioArguments`.
         report: `CorpusReport`, for the labels.
         do_train: False loads a fine-tuned model and checks that its labels are the corpus's.
 
@@ -24,7 +24,7 @@ def audio_model(args, report, do_train: bool = True):
     from .hub import load_finetuned
     from .models import SerConfig, SerForAudioClassification
 
-    name = args.model_name_or_path or "facebook/wav2vec2-base"
+    name = args.model_name_or_path
     head = {
         "pooling": args.pooling,
         "head": args.head,
@@ -62,16 +62,21 @@ def audio_model(args, report, do_train: bool = True):
     return model, extractor
 
 
-def make_loss(problem_type: str, run, training, weights):
-    """The loss that the flags ask for.
+def make_loss(report, run, training, train):
+    """The loss that the flags ask for; `--class_weights balanced` takes its weights from the training labels.
 
     Raises:
         SerError: `--loss` does not fit the labels.
     """
-    from .losses import Loss
+    from .losses import CLASSES, LABELS, Loss, class_weights, positive_weights
 
+    kind, weights = report.problem_type, None
+    if run.class_weights == "balanced" and kind == CLASSES:
+        weights = class_weights(train["label"], len(report.label_names))
+    elif run.class_weights == "balanced" and kind == LABELS:
+        weights = positive_weights(train["label"])
     try:
-        return Loss(problem_type, run.loss, weights, training.label_smoothing_factor, run.focal_gamma, run.ccc_weight)
+        return Loss(kind, run.loss, weights, training.label_smoothing_factor, run.focal_gamma, run.ccc_weight)
     except ValueError as error:
         raise SerError(f"--{error}") from None
 
@@ -103,11 +108,11 @@ def make_sampling(run, train):
 
 
 def make_windows(splits, data):
-    """The parts as windows where the flags ask for them; made after splitting, so that none is in two parts."""
+    """The parts as windows, or None if the flags ask for none; made after splitting, so that none is in two parts."""
     from .windowing import to_windows
 
     if data.window_seconds is None:
-        return splits
+        return None
     return {
         part: to_windows(rows, data.window_seconds, data.window_hop, data.window_last) if len(rows) else rows
         for part, rows in splits.items()

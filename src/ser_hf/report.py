@@ -10,6 +10,18 @@ import pandas as pd
 from .files import write
 
 NAMES = {"uar": "UAR", "wa": "WA", "ccc": "CCC", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "map": "mAP", "f1": "F1"}
+# How a saved model is called, by the task of its pipeline.
+USES = {
+    "audio-classification": 'classify({"array": samples, "sampling_rate": rate}, top_k=None)  # mono float32 samples',
+    "text-classification": 'classify("What a day!", top_k=None)',
+    "speech-emotion-recognition": 'classify({"audio": "clip.wav", "text": "What a day!"})  # or either of them alone',
+}
+# What systems are compared by.
+COMPARED_BY = {
+    "single_label_classification": ("uar", "macro_f1"),
+    "multi_label_classification": ("map", "macro_f1"),
+    "regression": ("ccc", "mae"),
+}
 # Of a scored part (`scoring.score`): the table with one row a label, by problem type.
 TABLES = {
     "single_label_classification": "per_class",
@@ -55,6 +67,9 @@ def lines(results: dict) -> list[str]:
         f"{number(test['chance']['value'])})"
     )
     out += [f"  {line}" for line in window_lines(results)]
+    if results.get("comparisons"):
+        out += ["", "  compared on the same test utterances (this system minus the other, paired bootstrap):"]
+        out += _text_table(comparison_table(results))
     out += ["", *_text_table(test[TABLES[test["problem_type"]]])]
     for threshold, table in test.get("thresholds", {}).items():
         out += ["", f"  present at {threshold} and above:", *_text_table(table)]
@@ -77,12 +92,37 @@ def window_lines(results: dict) -> list[str]:
     ]
 
 
+def comparison_table(results: dict) -> dict[str, dict]:
+    """A row for this system and one for each it is compared with: metrics, and differences with paired intervals."""
+    test, table = results["test"], {}
+    metrics = [name for name in COMPARED_BY[test["problem_type"]] if name in test["metrics"]]
+
+    def cell(value: float | None, interval: list[float] | None) -> str:
+        return number(value) + ("" if not interval else " [{:.3f}, {:.3f}]".format(*interval))
+
+    row = {}
+    for name in metrics:
+        row[name] = cell(test["metrics"][name], test["intervals"].get(name))
+        row[f"difference_in_{name}"] = ""
+    table["this system"] = row
+    for system, other in results["comparisons"].items():
+        row = {}
+        for name in metrics:
+            row[name] = cell(other["metrics"][name], other["intervals"].get(name))
+            difference = other["difference"][name], other["difference_intervals"].get(name)
+            row[f"difference_in_{name}"] = cell(*difference)
+        table[system.replace("_", " ")] = row
+    return table
+
+
 def _text_table(table: dict[str, dict]) -> list[str]:
     columns = list(next(iter(table.values())))
-    lines = ["  " + " " * 14 + "".join(f"{shown(column):>{max(10, len(column) + 2)}}" for column in columns)]
+    first = max(14, *(len(name) + 1 for name in table))
+    widths = {c: max(10, len(c) + 2, *(len(number(row[c])) + 2 for row in table.values())) for c in columns}
+    lines = ["  " + " " * first + "".join(f"{shown(column):>{widths[column]}}" for column in columns)]
     for name, row in table.items():
-        cells = "".join(f"{number(row[column]):>{max(10, len(column) + 2)}}" for column in columns)
-        lines.append(f"  {name:<14}{cells}")
+        cells = "".join(f"{number(row[column]):>{widths[column]}}" for column in columns)
+        lines.append(f"  {name:<{first}}{cells}")
     return lines
 
 
@@ -140,6 +180,8 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
     corpus, protocol, test, model = (results[key] for key in ("corpus", "protocol", "test", "model"))
     independent = protocol["speaker_independent"]
     name = repo_id or "MODEL"
+    # the Hub knows its own tasks only; ours answer in that one too
+    tag = model["task"] if model["task"] != "speech-emotion-recognition" else "audio-classification"
     dataset = f"{corpus['corpus']} ({corpus['labels']})"
     metrics = [
         {"type": kind, "name": f"{shown(kind)} ({protocol['name']} fold {protocol['fold']})", "value": round(value, 4)}
@@ -148,7 +190,7 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
     ]
     front = {
         "library_name": "transformers",
-        "pipeline_tag": "audio-classification",
+        "pipeline_tag": tag,
         "language": list(corpus["languages"]),
         "tags": ["speech-emotion-recognition", "ser_hf", *([] if independent else ["speaker-dependent-evaluation"])],
         "metrics": list(test["metrics"]),
@@ -157,7 +199,7 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
                 "name": name,
                 "results": [
                     {
-                        "task": {"type": "audio-classification", "name": "Speech emotion recognition"},
+                        "task": {"type": tag, "name": "Emotion recognition"},
                         "dataset": {"type": corpus["corpus"], "name": dataset, "split": "test"},
                         "metrics": metrics,
                     }
@@ -165,8 +207,8 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
             }
         ],
     }
-    if model["pretrained"]:
-        front["base_model"] = model["encoder"]
+    if model["published_encoders"]:
+        front["base_model"] = model["published_encoders"]
     remote = "" if model["stock"] else ", trust_remote_code=True"
     scores = {
         shown(kind): {"value": value, "95 % interval": "{:.3f} to {:.3f}".format(*test["intervals"][kind])}
@@ -188,20 +230,27 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
     leak = "" if independent else "\n> **These figures leak speakers between train and test by the protocol's "
     leak += "" if independent else "construction and cannot be compared with speaker-independent ones.**\n"
     counts = "\n".join(f"- {line.strip()}" for line in corpus["lines"])
+    compared = ""
+    if results.get("comparisons"):
+        compared = (
+            "\nCompared on the same test utterances; a difference is this system's figure minus the other's, with a 95 "
+            f"% interval by paired bootstrap.\n\n{_markdown_table(comparison_table(results), 'system')}\n"
+        )
+    subject = "Emotion recognition from text" if tag == "text-classification" else "Speech emotion recognition"
     return f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip()}
 ---
 
-# Speech emotion recognition: {escape(dataset)}
+# {subject}: {escape(dataset)}
 
-{escape(model["class"])}: {escape(model["encoder"])}, {model["pooling"]} pooling, {model["head"]} head; labels
+{escape(model["class"])}: {escape(model["encoder"])}, {model["details"]}; labels
 {", ".join(map(escape, corpus["label_names"]))}.
 
 ```python
 from transformers import pipeline
 
-classify = pipeline("audio-classification", model="{name}"{remote})
-classify({{"array": samples, "sampling_rate": rate}}, top_k=None)  # mono float32 samples
+classify = pipeline("{model["task"]}", model="{name}"{remote})
+{USES[model["task"]]}
 ```
 
 ## Test
@@ -217,7 +266,7 @@ Intervals: bootstrap over {test["intervals_over"]}. One fold is one sample: fold
 {remarks}
 
 {_markdown_table(test[TABLES[test["problem_type"]]], "label")}
-{thresholds}{figures}
+{thresholds}{compared}{figures}
 ## Corpus
 
 {escape(corpus["title"])}, licence {escape(corpus["licence"])}. {escape(corpus["notes"])}

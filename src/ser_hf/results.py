@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .args import NOT_IN_RUN_YAML, TRAINING_DEFAULTS
+from .args import NOT_IN_RUN_YAML
 from .files import write
+from .flags import training_defaults
 
 
 @dataclass(frozen=True)
@@ -80,18 +81,35 @@ def describe(splits) -> dict:
     }
 
 
-def describe_model(given: dict, model, saved: str, stock: bool) -> dict:
-    """The model's part of `results.json`; a local checkpoint is named by its folder's last part alone."""
-    encoder = given.get("model_name_or_path") or "facebook/wav2vec2-base"
-    local = Path(encoder).exists()
-    random = given.get("model_type")
+# What is said of a model beside its encoders, by the type of its configuration and from its fields.
+DETAILS = {
+    "ser": "{pooling} pooling, {head} head",
+    "ser_fusion": "{fusion} fusion of {pooling}-pooled audio and {text_pooling}-pooled text",
+    "ser_spectrogram": "{arch} with {weights} weights",
+}
+ENCODERS = ("model_name_or_path", "audio_model", "text_model")  # flags that name checkpoints
+
+
+def describe_model(given: dict, model, saved: type, task: str) -> dict:
+    """The model's part of `results.json`; a local checkpoint is named by its folder's last part alone.
+
+    Args:
+        given: All flags.
+        model: As it was trained.
+        saved: The class it was saved as.
+        task: The pipeline's that loads it.
+    """
+    named = [str(given[flag]) for flag in ENCODERS if given.get(flag)]
+    published = [name for name in named if not Path(name).exists()]
+    random = given.get("model_type") or model.config.model_type
+    details = DETAILS.get(model.config.model_type, "its own head")
     return {
-        "class": saved,
-        "stock": stock,
-        "encoder": f"random {random}" if random else Path(encoder).name if local else encoder,
-        "pretrained": not local and not random,
-        "pooling": model.config.pooling,
-        "head": model.config.head,
+        "class": saved.__name__,
+        "stock": saved.__module__.startswith("transformers."),
+        "task": task,
+        "encoder": " + ".join(name if name in published else Path(name).name for name in named) or f"random {random}",
+        "published_encoders": published,
+        "details": details.format(**model.config.to_dict()),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
 
@@ -115,11 +133,11 @@ def versions() -> dict[str, str]:
 
 def command(recipe: str, given: dict) -> str:
     """The command that repeats a run on another machine: no local folders."""
-    words = ["accelerate", "launch", f"recipes/{recipe}.py"]
+    words, defaults = ["accelerate", "launch", f"recipes/{recipe}.py"], training_defaults(recipe)
     for key, value in given.items():
-        if key in NOT_IN_RUN_YAML or key == "data_dir" or TRAINING_DEFAULTS.get(key) == value:
+        if key in NOT_IN_RUN_YAML or key == "data_dir" or defaults.get(key) == value:
             continue
-        if key in ("model_name_or_path", "dataset") and Path(str(value)).exists():
+        if key in (*ENCODERS, "dataset") and Path(str(value)).exists():
             value = Path(str(value)).name
         words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     # Every flag is written out; the corpus's own YAML must not add to them.

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from . import torchaudio_cpu
 from .errors import SerError
-from .results import describe, describe_model, versions, write_flags
+from .flags import WindowArguments
+from .results import Setup, describe, describe_model, versions, write_flags
 
 logger = logging.getLogger("ser_hf")
 
@@ -69,7 +70,35 @@ def start(training, run, given: dict) -> str | None:
     return check_push(training.hub_model_id)
 
 
-def check_names(data, problem_types: tuple[str, ...] = ("single_label_classification",)) -> None:
+def prepare(recipe: str, flags, problem_types: tuple[str, ...] | None = None) -> Setup:
+    """Everything before the model: names looked up, folder, Hub login and seed, then corpus, folds and leak check.
+
+    Args:
+        recipe: The recipe's file stem.
+        flags: What `args.parse` returned.
+        problem_types: Kinds of labels the recipe learns; None for all.
+
+    Raises:
+        SerError: anything a user can have got wrong so far.
+    """
+    from .preprocessing import add_to_train, load_data
+    from .protocols import check_disjoint, find_protocol, split
+
+    data, training = flags.data, flags.training
+    check_names(data, problem_types)
+    push_to = start(training, flags.run, flags.given)
+    with training.main_process_first():
+        corpus, report, mixed = load_data(data)
+    protocol = find_protocol(report.corpus, data.protocol)
+    splits = split(corpus, report.corpus, data.protocol, data.fold, data.validation_fraction, data.split_seed)
+    splits = add_to_train(splits, mixed)
+    check_disjoint(splits, protocol.speaker_independent, protocol.validation)
+    setup = Setup(recipe, flags.given, splits, report, mixed, protocol, data.fold, push_to)
+    say_setup(setup)
+    return setup
+
+
+def check_names(data, problem_types: tuple[str, ...] | None = None) -> None:
     """Corpus, label set, protocol and folder are looked up before torch has anything to do.
 
     Raises:
@@ -84,11 +113,12 @@ def check_names(data, problem_types: tuple[str, ...] = ("single_label_classifica
     for name in (tested, *others):
         if not is_hub_name(name):
             config = label_config(name, data.labels if name == tested else None)
-            if name == tested and config.problem_type not in problem_types:
+            if name == tested and problem_types and config.problem_type not in problem_types:
                 fitting = [c.name for c in corpus_class(name).BUILDER_CONFIGS if c.problem_type in problem_types]
                 hint = f"choose --labels {' or '.join(fitting)}" if fitting else "use another recipe"
                 raise SerError(f"{name}'s labels {config.name!r} are of the kind {config.problem_type}: {hint}")
-            if name == tested and config.problem_type == "regression" and data.combine == "vote":
+            windows = isinstance(data, WindowArguments)
+            if name == tested and config.problem_type == "regression" and windows and data.combine == "vote":
                 raise SerError("--combine vote: windows cannot vote on values; choose mean, max or attention")
             find_corpus(name, data.data_dir)
 
@@ -153,12 +183,14 @@ def train(trainer, training) -> dict:
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
     steps = trainer.state.global_step
-    heard = sum(trainer.train_dataset["duration"][:]) * trainer.state.epoch
+    seen = len(trainer.train_dataset) * trainer.state.epoch
+    heard = sum(seconds or 0.0 for seconds in trainer.train_dataset["duration"][:]) * trainer.state.epoch
     return {
         "epochs": trainer.state.epoch,
         "steps": steps,
         "seconds": round(seconds, 1),
-        "audio_seconds_per_second": None if resume else round(heard / seconds, 1),
+        "utterances_per_second": None if resume else round(seen / seconds, 1),
+        "audio_seconds_per_second": None if resume or not heard else round(heard / seconds, 1),
         "selected_step": trainer.state.best_global_step or steps,
         "selected_by": training.metric_for_best_model if trainer.state.best_metric is not None else "last epoch",
         "best_validation": trainer.state.best_metric,
@@ -167,25 +199,38 @@ def train(trainer, training) -> dict:
     }
 
 
-def finish(trainer, flags, extractor, setup, trained: dict | None, windowed=None) -> dict:
+def finish(
+    trainer,
+    flags,
+    processor,
+    setup,
+    trained: dict | None,
+    windowed=None,
+    task: str = "audio-classification",
+    others: dict | None = None,
+    remarks: list[str] | None = None,
+) -> dict:
     """Score test once, write everything a run leaves behind, print the report, push if asked. Returns the results.
 
     Args:
         trainer: A `SerTrainer` whose model is the selected one.
         flags: What `args.parse` returned.
-        extractor: The feature extractor to save with the model.
-        setup: `results.Setup`.
+        processor: The feature extractor, tokenizer or processor to save with the model.
+        setup: `results.Setup`; its parts are what is scored.
         trained: What `train` returned, or None.
         windowed: The parts as windows (`make_windows`), if the model was trained on windows.
+        task: Of the pipeline that loads the model.
+        others: Logits on test of systems to compare with, by name.
+        remarks: What a reader of the figures must know besides.
     """
-    from .hub import push_folder, save_model, stock_class
+    from .comparing import compare
+    from .hub import push_folder, save_model
     from .report import lines, write_report
     from .scoring import decision_thresholds, predictions_table, score, utterance_logits
 
     data, training = flags.data, flags.training
     folder, splits, report_at = Path(training.output_dir), setup.splits, flags.run.thresholds
     names, kind = setup.report.label_names, setup.report.problem_type
-    windowed = windowed if data.window_seconds is not None else None
 
     def predict(part: str):
         """Logits of the part's utterances, and of their windows if there are any."""
@@ -208,23 +253,27 @@ def finish(trainer, flags, extractor, setup, trained: dict | None, windowed=None
     limits = decision_thresholds(splits["validation"], validation, names, kind)
     if limits:
         model.config.thresholds = dict(zip(names, limits, strict=True))
-    saved = save_model(model.to("cpu"), extractor, folder)
+    saved = save_model(model.to("cpu"), processor, folder)
     scored = {
-        "model": describe_model(setup.given, model, saved, stock=stock_class(model.config) is not None),
+        "model": describe_model(setup.given, model, saved, task),
         "seed": training.seed,
         "training": trained,
         "test": score(splits["test"], test, names, kind, limits, report_at),
         "validation": None,
     }
+    scored["test"]["remarks"] += remarks or []
     if validation is not None:
         scored["validation"] = score(splits["validation"], validation, names, kind, limits, report_at)
     if test_windows is not None:
         scored["test_windows"] = score(windowed["test"], test_windows, names, kind, limits, report_at)
         scored["windows"] = {"seconds": data.window_seconds, "hop": data.window_hop, "combine": data.combine}
+    if others:
+        scored["comparisons"] = compare(splits["test"], test, others, names, kind, limits)
     results = {**setup.facts(), **scored, "versions": versions()}
     write_flags(folder, setup.given)
-    write_report(folder, results, predictions_table(splits["test"], test, names, kind), setup.push_to)
-    say(*lines(results), "", f"saved {saved} and the report in {folder}")
+    table = predictions_table(splits["test"], test, names, kind, others)
+    write_report(folder, results, table, setup.push_to)
+    say(*lines(results), "", f"saved {saved.__name__} and the report in {folder}")
     if setup.push_to:
         say(f"pushed to {push_folder(folder, setup.push_to, private=training.hub_private_repo is not False)}")
     return results

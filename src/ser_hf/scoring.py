@@ -179,13 +179,21 @@ def decision_thresholds(validation: Dataset, logits: np.ndarray | None, names: l
     return tune_thresholds(np.array(validation["label"]), to_scores(logits, problem_type), names)
 
 
-def vector_metrics_of(names: list[str], problem_type: str) -> Callable:
-    """`compute_metrics` of the Trainer for vector labels. What is undefined counts as 0 here, so that a model that
-    answers a constant is not selected for it."""
+# What a model is selected by on validation.
+SELECTED_BY = {"single_label_classification": "uar", "multi_label_classification": "map", "regression": "ccc"}
+
+
+def metrics_of(names: list[str], problem_type: str) -> Callable:
+    """`compute_metrics` of the Trainer. What is undefined counts as 0 here, so that a model that answers a constant is
+    not selected for it."""
 
     def compute(prediction) -> dict[str, float]:
         scores = to_scores(prediction.predictions, problem_type)
-        if problem_type == "multi_label_classification":
+        if problem_type == "single_label_classification":
+            labels = prediction.label_ids
+            labels = labels.argmax(axis=1) if labels.ndim == 2 else labels  # soft ones
+            metrics = classification_metrics(labels, scores.argmax(axis=1), len(names))
+        elif problem_type == "multi_label_classification":
             metrics = label_metrics(prediction.label_ids, scores, names, 0.5)
         else:
             metrics = value_metrics(prediction.label_ids, scores, names)
@@ -195,15 +203,21 @@ def vector_metrics_of(names: list[str], problem_type: str) -> Callable:
 
 
 def predictions_table(
-    dataset: Dataset, logits: np.ndarray, names: list[str], problem_type: str = "single_label_classification"
+    dataset: Dataset,
+    logits: np.ndarray,
+    names: list[str],
+    problem_type: str = "single_label_classification",
+    others: dict[str, np.ndarray] | None = None,
 ) -> pd.DataFrame:
     """One row an utterance: `id`, `speaker`, `score_<label>` for each label, and the truth: `label` and `prediction` as
-    words for classes, `label_<label>` otherwise."""
+    words for classes, `label_<label>` otherwise. For classes also `prediction_<system>` of systems compared with."""
     table = pd.DataFrame({"id": dataset["id"], "speaker": dataset["speaker"]})
     labels, scores = np.array(dataset["label"]), to_scores(logits, problem_type)
     if problem_type == "single_label_classification":
         table["label"] = [names[index] for index in labels]
         table["prediction"] = [names[index] for index in logits.argmax(axis=1)]
+        for system, theirs in (others or {}).items():
+            table[f"prediction_{system}"] = [names[index] for index in theirs.argmax(axis=1)]
     else:
         for name, column in zip(names, labels.T, strict=True):
             table[f"label_{name}"] = column

@@ -11,8 +11,6 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify
 from .batching import LengthBatchSampler, evaluation_batches
 from .losses import Loss
 
-COLUMNS = ("id", "audio", "label", "window_start", "window_end")  # what the collator reads, where there is one
-
 
 def _inputs(batch: dict) -> dict:
     return {name: value for name, value in batch.items() if name != "labels"}
@@ -39,13 +37,15 @@ class EpochDataLoader(DataLoader):
 
 
 class SerTrainer(Trainer):
-    """Trainer over datasets with the columns `audio`, `label` and `duration`.
+    """Trainer over datasets with a column `label`, one of lengths, and those its collators read (their `columns`).
 
     Loaders are made per rank here and not by accelerate, whose sharding completes the last batch with repeated clips:
     every clip is seen exactly once an epoch and scored exactly once, by any number of processes.
 
     Args:
-        batch_seconds: Budget of padded audio for a batch on one device; None for `per_device_train_batch_size` clips.
+        budget: Of padded length for a batch on one device, in seconds of audio or in tokens; None for
+            `per_device_train_batch_size` utterances.
+        length: The column of lengths: `duration` in seconds, or `tokens`.
         loss: What is minimised (`losses.Loss`).
         eval_collator: Like `data_collator`, for evaluation.
         sampling: Weights with which training clips are drawn (`batching.sampling_weights`); None for each once.
@@ -58,7 +58,8 @@ class SerTrainer(Trainer):
     def __init__(
         self,
         *args,
-        batch_seconds: float | None = None,
+        budget: float | None = None,
+        length: str = "duration",
         loss: Loss | None = None,
         eval_collator=None,
         exact_evaluation: bool = False,
@@ -66,7 +67,7 @@ class SerTrainer(Trainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.batch_seconds, self.loss = batch_seconds, loss or Loss()
+        self.budget, self.length, self.loss = budget, length, loss or Loss()
         self._update = None  # all logits and labels of the running update, where the loss needs them together
         self.eval_collator = eval_collator or self.data_collator
         self.exact_evaluation, self.sampling = exact_evaluation, sampling
@@ -76,7 +77,7 @@ class SerTrainer(Trainer):
     def _loader(self, dataset: Dataset, batch_sampler, collator, kind=DataLoader) -> DataLoader:
         workers = self.args.dataloader_num_workers
         return kind(
-            dataset.select_columns([column for column in COLUMNS if column in dataset.column_names]),
+            dataset.select_columns([column for column in collator.columns if column in dataset.column_names]),
             batch_sampler=batch_sampler,
             collate_fn=collator,
             num_workers=workers,
@@ -87,8 +88,8 @@ class SerTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader:
         sampler = LengthBatchSampler(
-            np.array(self.train_dataset["duration"][:]),
-            seconds=self.batch_seconds,
+            np.array(self.train_dataset[self.length][:]),
+            seconds=self.budget,
             count=self.args.per_device_train_batch_size,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
             rank=self.args.process_index,
@@ -103,8 +104,8 @@ class SerTrainer(Trainer):
         that all go through as many forwards (a sharded model waits for all of them)."""
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         batches = evaluation_batches(
-            np.array(dataset["duration"][:]),
-            self.batch_seconds,
+            np.array(dataset[self.length][:]),
+            self.budget,
             self.args.per_device_eval_batch_size,
             exact=self.exact_evaluation,
         )

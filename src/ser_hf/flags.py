@@ -1,0 +1,296 @@
+"""The flags of every recipe, as dataclasses; their help texts are what `--help` prints."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass
+class DataArguments:
+    """What is learned from."""
+
+    dataset: str = field(
+        default="",
+        metadata={
+            "help": "A corpus (a file of loading_scripts/), a folder with a metadata.csv, a Hub dataset user/name, or "
+            "several corpora a+b+c of which --test_on is split and the others add to train."
+        },
+    )
+    test_on: str | None = field(default=None, metadata={"help": "Of several corpora, the one that is tested."})
+    add_labels: list[str] | None = field(
+        default=None, metadata={"help": "Of several corpora, take only these labels from those that add to train."}
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "The corpus's folder. Without it the corpus is looked for under $SER_DATA_DIR."}
+    )
+    labels: str | None = field(
+        default=None, metadata={"help": "Label configuration of the corpus, such as 4class; its default otherwise."}
+    )
+    protocol: str | None = field(
+        default=None, metadata={"help": "How to split; the corpus's default, which is speaker-independent, otherwise."}
+    )
+    fold: int = field(default=0, metadata={"help": "Fold of the protocol, from 0."})
+    validation_fraction: float = field(
+        default=0.2, metadata={"help": "Part of train that becomes validation, as whole speakers; 0 for none."}
+    )
+    split_seed: int = field(default=42, metadata={"help": "Chooses validation speakers; not the training seed."})
+    num_proc: int | None = field(default=None, metadata={"help": "Processes that scan the corpus the first time."})
+    strict: bool = field(
+        default=False, metadata={"help": "Stop when files are missing or unusable instead of reporting it."}
+    )
+
+
+@dataclass
+class ClipArguments(DataArguments):
+    """What is learned from, with audio."""
+
+    trim_db: float | None = field(
+        default=None, metadata={"help": "Cut silence at both ends, this many dB below the clip's own loudest."}
+    )
+    min_seconds: float = field(default=0.0, metadata={"help": "Shorter clips get zeros behind."})
+    max_seconds: float | None = field(
+        default=None, metadata={"help": "Of longer clips a stretch: at random in training, the middle in evaluation."}
+    )
+
+
+@dataclass
+class WindowArguments(ClipArguments):
+    """What is learned from, with audio that may be cut into windows."""
+
+    window_seconds: float | None = field(
+        default=None, metadata={"help": "Cut utterances into windows of this length; reported before and after."}
+    )
+    window_hop: float | None = field(
+        default=None, metadata={"help": "From one window's start to the next; half a window without it."}
+    )
+    window_last: Literal["pad", "drop", "shift"] = field(
+        default="pad", metadata={"help": "The audio behind the last whole window: a shorter one, none, or one more."}
+    )
+    combine: Literal["mean", "max", "vote", "attention"] = field(
+        default="mean", metadata={"help": "Scores of windows to the score of their utterance."}
+    )
+
+
+@dataclass
+class LoraArguments:
+    """Low-rank adapters (Hu et al. 2021) in place of training the whole encoder."""
+
+    lora_r: int = field(default=0, metadata={"help": "Rank of LoRA adapters; 0 trains the weights themselves."})
+    lora_alpha: int = field(default=16, metadata={"help": "Adapters are scaled by lora_alpha / lora_r."})
+    lora_dropout: float = field(default=0.05, metadata={"help": "Dropout in front of the adapters."})
+    lora_target: list[str] | None = field(
+        default=None, metadata={"help": "Names of the layers that get adapters; the attention's projections otherwise."}
+    )
+
+
+@dataclass
+class AudioArguments(LoraArguments):
+    """What is fine-tuned."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Pretrained encoder: a Hub id or a folder. facebook/wav2vec2-base if nothing else is said."},
+    )
+    model_type: str | None = field(
+        default=None, metadata={"help": "Instead: train a random encoder of this type (wav2vec2, hubert, wavlm)."}
+    )
+    config_overrides: str | None = field(
+        default=None, metadata={"help": 'JSON changes to the encoder\'s configuration, such as {"layerdrop": 0}.'}
+    )
+    pooling: Literal["mean", "max", "meanmax", "attentive"] = field(
+        default="mean", metadata={"help": "Frames to one vector. Mean-pooled models are published as stock classes."}
+    )
+    head: Literal["linear", "mlp"] = field(
+        default="linear", metadata={"help": "linear: project, pool, classify. mlp: pool, dense, tanh, project (soxan)."}
+    )
+    head_size: int = field(default=256, metadata={"help": "Width of the linear head's projection."})
+    use_weighted_layer_sum: bool = field(default=False, metadata={"help": "Learn a weighted sum of all layers."})
+    freeze_feature_encoder: bool | None = field(
+        default=None,
+        metadata={"help": "Do not train the convolutions. Without it: frozen if pretrained, trained if random."},
+    )
+    mask_time_prob: float | None = field(
+        default=None,
+        metadata={"help": "SpecAugment on the encoder's frames: part that is masked; its own if unset."},
+    )
+    mask_time_length: int | None = field(default=None, metadata={"help": "Frames of such a mask (20 ms each)."})
+    mask_feature_prob: float | None = field(
+        default=None, metadata={"help": "The same over the encoder's features (hidden dimensions)."}
+    )
+    mask_feature_length: int | None = field(default=None, metadata={"help": "Features of such a mask."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoint."})
+
+
+@dataclass
+class TextArguments(LoraArguments):
+    """What is fine-tuned."""
+
+    model_name_or_path: str | None = field(
+        default=None,
+        metadata={"help": "Pretrained text model: a Hub id or a folder. bert-base-uncased if nothing else is said."},
+    )
+    model_type: str | None = field(
+        default=None,
+        metadata={"help": "Instead: train a random model of this type (bert, roberta, distilbert), and a tokenizer."},
+    )
+    config_overrides: str | None = field(
+        default=None, metadata={"help": 'JSON changes to the configuration, such as {"num_hidden_layers": 2}.'}
+    )
+    max_text_length: int = field(default=64, metadata={"help": "Longest text in tokens; the rest is cut off."})
+    text_cleaning: Literal["none", "unicode", "words"] = field(
+        default="unicode",
+        metadata={"help": "unicode: normal forms, plain quotes, no noise tags. words: no punctuation, lower case too."},
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoint."})
+
+
+@dataclass
+class FusionArguments(LoraArguments):
+    """What is fused: an audio and a text encoder, each plain or fine-tuned (its own head is left behind)."""
+
+    audio_model: str | None = field(
+        default=None,
+        metadata={"help": "Audio encoder: a Hub id or a folder; {fold} and {seed} in it stand for the run's."},
+    )
+    text_model: str | None = field(default=None, metadata={"help": "Text encoder, likewise."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "A fusion model to be scored, with --do_train false."}
+    )
+    fusion: Literal["concat", "gated", "cross_attention"] = field(
+        default="concat", metadata={"help": "How the two are put together."}
+    )
+    pooling: Literal["mean", "max", "meanmax", "attentive"] | None = field(
+        default=None, metadata={"help": "Audio frames to one vector; as in the audio checkpoint, or mean, if unset."}
+    )
+    text_pooling: Literal["first", "mean", "max"] = field(
+        default="mean", metadata={"help": "Text tokens to one vector; first is BERT's [CLS]."}
+    )
+    use_weighted_layer_sum: bool = field(default=False, metadata={"help": "Learn a weighted sum of all layers."})
+    head_size: int = field(default=256, metadata={"help": "Width of the two projections and of the hidden layer."})
+    head_dropout: float = field(default=0.1, metadata={"help": "Dropout of the head."})
+    modality_dropout: float = field(
+        default=0.1,
+        metadata={"help": "Part of the training utterances that lose their text, and that lose their audio."},
+    )
+    freeze_encoders: bool = field(
+        default=True,
+        metadata={"help": "Train the head only, on encoder outputs computed once and cached; false trains everything."},
+    )
+    max_text_length: int = field(default=64, metadata={"help": "Longest text in tokens; the rest is cut off."})
+    text_cleaning: Literal["none", "unicode", "words"] = field(
+        default="unicode",
+        metadata={"help": "unicode: normal forms, plain quotes, no noise tags. words: no punctuation, lower case too."},
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoints."})
+
+
+@dataclass
+class SpectrogramArguments:
+    """What is trained."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "A trained spectrogram model to be scored or trained on, instead of --arch."}
+    )
+    arch: str = field(default="cnn2d_6", metadata={"help": "Which network."})
+
+
+@dataclass
+class LearnArguments:
+    """How it is trained, beside transformers' TrainingArguments."""
+
+    class_weights: Literal["none", "balanced"] = field(
+        default="none", metadata={"help": "balanced: each class weighs the inverse of its frequency in train."}
+    )
+    loss: Literal["cross_entropy", "focal", "bce", "mse", "l1", "ccc", "ccc_mse"] | None = field(
+        default=None,
+        metadata={"help": "Classes: cross_entropy (default), focal. Values: mse (default), l1, ccc, ccc_mse."},
+    )
+    sampling: Literal["none", "class", "speaker"] = field(
+        default="none",
+        metadata={"help": "Draw training clips so that each class, or each speaker, comes equally often."},
+    )
+    soft_labels: bool = field(
+        default=False, metadata={"help": "Train on the raters' votes where the corpus has them, not on the label."}
+    )
+    focal_gamma: float = field(default=2.0, metadata={"help": "Exponent of the focal loss."})
+    ccc_weight: float = field(default=0.5, metadata={"help": "Share of 1 - CCC in ccc_mse."})
+    thresholds: list[float] | None = field(
+        default=None, metadata={"help": "Values: also report them as present or absent at these thresholds."}
+    )
+    overwrite_output_dir: bool = field(default=False, metadata={"help": "Start anew in a folder that holds a run."})
+    config: str | None = field(
+        default=None,
+        metadata={"help": "YAML of flags. recipes/configs/<dataset>_<recipe>.yaml if there is one; none: no YAML."},
+    )
+
+
+@dataclass
+class RunArguments(LearnArguments):
+    """How it is trained on audio, beside transformers' TrainingArguments."""
+
+    batch_seconds: float | None = field(
+        default=36.0,
+        metadata={"help": "Padded seconds of audio in a device's batch; 0: per_device_train_batch_size clips instead."},
+    )
+    draw_augmentation: bool = field(
+        default=False, metadata={"help": "Draw what augmentation does to a training clip, into figures/."}
+    )
+
+
+@dataclass
+class TextRunArguments(LearnArguments):
+    """How it is trained on text, beside transformers' TrainingArguments."""
+
+    batch_tokens: int | None = field(
+        default=2048,
+        metadata={"help": "Padded tokens in a device's batch; 0: per_device_train_batch_size texts instead."},
+    )
+
+
+# Where these recipes differ from transformers' TrainingArguments, and where one system differs from the others.
+TRAINING_DEFAULTS = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,  # the best and the last
+    "load_best_model_at_end": True,
+    "learning_rate": "3e-5",
+    "warmup_steps": 0.1,  # of all steps
+    "num_train_epochs": 15,
+    "logging_strategy": "epoch",
+    "remove_unused_columns": False,  # the collator reads columns the model does not know
+    "do_train": True,
+}
+OF_ONE_SYSTEM = {
+    "spectrogram": {"learning_rate": "1e-3", "num_train_epochs": 60},  # trained from random weights
+    "fusion": {"learning_rate": "1e-3", "num_train_epochs": 30},  # a small head
+}
+
+# What is fine-tuned if neither --model_name_or_path nor --model_type says it.
+DEFAULT_MODEL = {"wav2vec2": "facebook/wav2vec2-base", "text": "bert-base-uncased"}
+
+# What each system's recipes take beside TrainingArguments: data, model, run.
+SYSTEMS = {
+    "wav2vec2": (WindowArguments, AudioArguments, RunArguments),
+    "spectrogram": (WindowArguments, SpectrogramArguments, RunArguments),
+    "text": (DataArguments, TextArguments, TextRunArguments),
+    "fusion": (ClipArguments, FusionArguments, RunArguments),
+}
+WITH_AUGMENTATION = ("wav2vec2", "spectrogram")
+
+
+def flags_of(system: str) -> tuple[type, ...]:
+    """All dataclasses of a system's flags beside TrainingArguments; a function, because augmentation loads NumPy.
+
+    >>> [kind.__name__ for kind in flags_of("text")]
+    ['DataArguments', 'TextArguments', 'TextRunArguments']
+    """
+    name = system.split("_")[0]
+    if name not in WITH_AUGMENTATION:
+        return SYSTEMS[name]
+    from .augmentation import Augmentation
+
+    return (*SYSTEMS[name], Augmentation)
+
+
+def training_defaults(system: str) -> dict:
+    """A system's values of `TrainingArguments` where they are not transformers' own."""
+    return {**TRAINING_DEFAULTS, **OF_ONE_SYSTEM.get(system.split("_")[0], {})}

@@ -1,0 +1,49 @@
+"""What is kept once computed: found again by content, by every process, and never half-written."""
+
+import pickle
+
+import pytest
+import torch
+
+from ser_hf.store import Store, content_hash, settings_folder
+
+
+def test_tensors_come_back_and_missing_ones_are_named(tmp_path):
+    store = Store(tmp_path / "store")
+    assert store.missing(["a", "b", "a"]) == [0, 1]
+    store.add({"a": torch.arange(6.0).view(2, 3), "b": torch.ones(1)})
+    assert store.missing(["a", "c", "b", "c"]) == [1]
+    assert store["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    with pytest.raises(KeyError):
+        store["c"]
+
+
+def test_another_process_finds_what_was_added(tmp_path):
+    first = Store(tmp_path)
+    first.add({"a": torch.zeros(2)})
+    second = pickle.loads(pickle.dumps(first))  # as a worker gets it
+    first.add({"b": torch.ones(2)})
+    assert second["a"].tolist() == [0, 0] and second["b"].tolist() == [1, 1]
+    assert len(pickle.dumps(first)) < 1000  # its folder, not its tensors
+
+
+def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.add({"a": torch.zeros(2)})
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ser_hf.store.os.replace", fail)
+    with pytest.raises(KeyboardInterrupt):
+        store.add({"b": torch.zeros(2)})
+    assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]
+    assert Store(tmp_path).missing(["a", "b"]) == [1]
+
+
+def test_other_settings_are_another_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path))
+    first = settings_folder("features", {"n_mels": 64, "hop": 160})
+    assert first == settings_folder("features", {"n_mels": 64, "hop": 160}) and first.parent == tmp_path
+    assert first != settings_folder("features", {"n_mels": 65, "hop": 160})
+    assert content_hash("text", None) != content_hash("text") and content_hash("a\0b") == content_hash("a", "b")
