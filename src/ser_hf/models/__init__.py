@@ -1,18 +1,38 @@
 """Models that ship to the Hub. Registration is here and not in the shipped files: registering there would make the
 first repository loaded serve the code of all later ones (shared/PLATFORM.md 2.3)."""
 
-from transformers import AutoConfig, AutoModelForAudioClassification
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_ser import SerConfig
+from .configuration_spectrogram import SerSpectrogramConfig
+from .feature_extraction_spectrogram import SerSpectrogramFeatureExtractor
 from .modeling_ser import SerForAudioClassification
+from .modeling_spectrogram import SerForSpectrogramClassification, SerSpectrogramModel
 from .pipeline_ser import TASK, SerPipeline
 
 AutoConfig.register("ser", SerConfig, exist_ok=True)
 AutoModelForAudioClassification.register(SerConfig, SerForAudioClassification, exist_ok=True)
 SerConfig.register_for_auto_class()
 SerForAudioClassification.register_for_auto_class("AutoModelForAudioClassification")
+
+AutoConfig.register("ser_spectrogram", SerSpectrogramConfig, exist_ok=True)
+AutoModel.register(SerSpectrogramConfig, SerSpectrogramModel, exist_ok=True)
+AutoModelForAudioClassification.register(SerSpectrogramConfig, SerForSpectrogramClassification, exist_ok=True)
+AutoFeatureExtractor.register(SerSpectrogramConfig, SerSpectrogramFeatureExtractor, exist_ok=True)
+SerSpectrogramConfig.register_for_auto_class()
+SerForSpectrogramClassification.register_for_auto_class("AutoModelForAudioClassification")
+SerSpectrogramFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
+
 # For the stock classes that our mean-pooled models are published as; the others bring their own (SerConfig).
 PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=SerPipeline, pt_model=AutoModelForAudioClassification)
 
-__all__ = ["SerConfig", "SerForAudioClassification", "SerPipeline"]
+__all__ = [
+    "SerConfig",
+    "SerForAudioClassification",
+    "SerForSpectrogramClassification",
+    "SerPipeline",
+    "SerSpectrogramConfig",
+    "SerSpectrogramFeatureExtractor",
+    "SerSpectrogramModel",
+]

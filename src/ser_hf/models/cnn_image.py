@@ -1,0 +1,152 @@
+"""AlexNet, ResNet-50, ResNeXt-50 and DenseNet-201 in torchvision's layout and names, so that ImageNet weights made for
+torchvision's load; without torchvision, which beside a CPU build of torch often cannot be imported. Ships to the Hub.
+
+Each module's `forward` gives the feature map `(batch, channels, rows, frames)` of `(batch, in_channels, rows, frames)`;
+the classifier is there only with `num_classes`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class AlexNet(nn.Module):
+    """Krizhevsky 2014 ("one weird trick"), as torchvision.models.alexnet."""
+
+    def __init__(self, in_channels: int = 1, num_classes: int | None = None):
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(in_channels, 64, 11, stride=4, padding=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2),
+            nn.Conv2d(64, 192, 5, padding=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2),
+            nn.Conv2d(192, 384, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(384, 256, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(256, 256, 3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2),
+        )
+        self.classifier = nn.Sequential(
+            nn.Dropout(),
+            nn.Linear(256 * 36, 4096),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            nn.Linear(4096, 4096),
+            nn.ReLU(inplace=True),
+            *([] if num_classes is None else [nn.Linear(4096, num_classes)]),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.features(x)
+
+    def vectors(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        """`(batch, 4096)` of feature maps; each clip's real frames alone are averaged to AlexNet's six by six."""
+        lengths = [x.shape[3]] * len(x) if lengths is None else lengths.tolist()
+        maps = [F.adaptive_avg_pool2d(clip[..., :real], 6) for clip, real in zip(x, lengths, strict=True)]
+        return self.classifier(torch.stack(maps).flatten(1))
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, channels_in: int, width: int, channels: int, stride: int, groups: int):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels_in, width, 1, bias=False), nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3, self.bn3 = nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels)
+        self.downsample = None
+        if stride > 1 or channels_in != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return F.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """ResNet-50 (He et al. 2016; the stride is in the 3 by 3 convolution); with `groups=32, base=4` ResNeXt-50 32x4d
+    (Xie et al. 2017)."""
+
+    def __init__(self, in_channels: int = 1, num_classes: int | None = None, groups: int = 1, base: int = 64):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        channels_in = 64
+        for number, (depth, planes) in enumerate(zip((3, 4, 6, 3), (64, 128, 256, 512), strict=True), start=1):
+            width, blocks = planes * base // 64 * groups, []
+            for block in range(depth):
+                stride = 2 if number > 1 and block == 0 else 1
+                blocks.append(Bottleneck(channels_in, width, planes * 4, stride, groups))
+                channels_in = planes * 4
+            setattr(self, f"layer{number}", nn.Sequential(*blocks))
+        if num_classes is not None:
+            self.fc = nn.Linear(2048, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, padding=1)
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class DenseLayer(nn.Module):
+    def __init__(self, channels_in: int, growth: int):
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(channels_in), nn.Conv2d(channels_in, 4 * growth, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(4 * growth)
+        self.conv2 = nn.Conv2d(4 * growth, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
+        return torch.cat([x, out], dim=1)
+
+
+class Transition(nn.Module):
+    def __init__(self, channels_in: int):
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(channels_in), nn.Conv2d(channels_in, channels_in // 2, 1, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool2d(self.conv(F.relu(self.norm(x))), 2)
+
+
+class DenseNet(nn.Module):
+    """DenseNet-201 (Huang et al. 2017): growth 32, blocks of 6, 12, 48 and 32 layers."""
+
+    def __init__(self, in_channels: int = 1, num_classes: int | None = None):
+        super().__init__()
+        self.features = nn.Sequential()
+        self.features.add_module("conv0", nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False))
+        self.features.add_module("norm0", nn.BatchNorm2d(64))
+        self.features.add_module("relu0", nn.ReLU(inplace=True))
+        self.features.add_module("pool0", nn.MaxPool2d(3, 2, padding=1))
+        channels = 64
+        for number, depth in enumerate((6, 12, 48, 32), start=1):
+            block = nn.Sequential()
+            for layer in range(depth):
+                block.add_module(f"denselayer{layer + 1}", DenseLayer(channels + 32 * layer, 32))
+            channels += 32 * depth
+            self.features.add_module(f"denseblock{number}", block)
+            if number < 4:
+                self.features.add_module(f"transition{number}", Transition(channels))
+                channels //= 2
+        self.features.add_module("norm5", nn.BatchNorm2d(channels))
+        if num_classes is not None:
+            self.classifier = nn.Linear(channels, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.relu(self.features(x))
+
+
+def image_network(arch: str, in_channels: int = 1, num_classes: int | None = None) -> nn.Module:
+    """The network of that name: alexnet, resnet50, resnext50 or densenet201."""
+    if arch == "alexnet":
+        return AlexNet(in_channels, num_classes)
+    if arch == "densenet201":
+        return DenseNet(in_channels, num_classes)
+    return ResNet(in_channels, num_classes, **({"groups": 32, "base": 4} if arch == "resnext50" else {}))

@@ -1,0 +1,109 @@
+"""Small convolutional networks over features, for clips of any length. Ships to the Hub beside the weights.
+
+Frames behind a clip's end are set to zero after every layer, as convolutions see beyond the end of a clip that is
+alone: in evaluation a clip in a padded batch gives what it gives alone.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# Layers as (channels, max-pooling behind it): kernels of 5 in one dimension, of 3 by 3 in two.
+LAYERS_1D = {
+    "cnn1d_3": ((128, 2), (128, 2), (256, 1)),
+    "cnn1d_5": ((64, 1), (64, 2), (128, 1), (128, 2), (256, 1)),
+    "cnn1d_8": ((64, 1), (64, 2), (128, 1), (128, 2), (128, 1), (256, 2), (256, 1), (256, 1)),
+}
+LAYERS_2D = {
+    "cnn2d_2": ((32, (4, 2)), (64, (4, 2))),
+    "cnn2d_6": ((24, (2, 2)), (32, (2, 2)), (64, (1, 1)), (64, (2, 2)), (128, (1, 1)), (128, (2, 2))),
+    "cnn_lstm": ((32, (2, 2)), (64, (2, 2)), (64, (2, 1))),
+    "cnn_lstm_attention": ((32, (2, 2)), (64, (2, 2)), (64, (2, 1))),
+}
+
+
+def real_frames(frames: int, lengths: torch.Tensor) -> torch.Tensor:
+    """`(batch, frames)`, True where the frame is of the clip."""
+    return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(-1)
+
+
+def silenced(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+    """`x` `(batch, ..., frames)` with zeros behind the clips' ends."""
+    if lengths is None:
+        return x
+    real = real_frames(x.shape[-1], lengths)
+    return x * real.view(len(x), *[1] * (x.ndim - 2), x.shape[-1]).to(x.dtype)
+
+
+class InputNorm(nn.BatchNorm1d):
+    """Batch norm of every row of `(batch, rows, frames)`; only real frames are counted, the others become zero."""
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        if lengths is None:
+            return super().forward(x)
+        real = real_frames(x.shape[2], lengths)
+        out = torch.zeros_like(x.transpose(1, 2))  # (batch, frames, rows)
+        out[real] = super().forward(x.transpose(1, 2)[real]).to(out.dtype)
+        return out.transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """Convolution, batch norm, ReLU, max-pooling, in one dimension or two; the last dimension is time."""
+
+    def __init__(self, channels_in: int, channels: int, pooled):
+        super().__init__()
+        flat = isinstance(pooled, int)
+        self.conv = (nn.Conv1d if flat else nn.Conv2d)(
+            channels_in, channels, 5 if flat else 3, padding="same", bias=False
+        )
+        self.norm = (nn.BatchNorm1d if flat else nn.BatchNorm2d)(channels)
+        self.pooled = pooled
+        self.pool = F.max_pool1d if flat else F.max_pool2d
+
+    def forward(self, x, lengths):
+        x = silenced(F.relu(self.norm(self.conv(x))), lengths)
+        if self.pooled in (1, (1, 1)):
+            return x, lengths
+        by = self.pooled if isinstance(self.pooled, int) else self.pooled[1]
+        x, lengths = self.pool(x, self.pooled), lengths if lengths is None else lengths // by
+        return silenced(x, lengths), lengths  # an odd last frame, pooled with silence, is not there either
+
+
+class SmallCnn(nn.Module):
+    """The architectures of `LAYERS_1D` and `LAYERS_2D`.
+
+    Input `(batch, channels, frames)` or `(batch, 1, rows, frames)`, at least `least` frames (and rows); output
+    `(batch, frames, width)` and the clips' lengths in these frames. In two dimensions `cnn2d_6` takes the mean over
+    the rows that are left; `cnn2d_2` projects them to 256; the others read them with a bidirectional LSTM of 2 * 128.
+    """
+
+    def __init__(self, arch: str, rows: int):
+        super().__init__()
+        self.flat = arch in LAYERS_1D
+        layers = (LAYERS_1D if self.flat else LAYERS_2D)[arch]
+        self.layers, channels_in, self.least, high = nn.ModuleList(), rows if self.flat else 1, 1, 1
+        for channels, pooled in layers:
+            self.layers.append(Layer(channels_in, channels, pooled))
+            channels_in = channels
+            self.least *= pooled if self.flat else pooled[1]
+            high *= 1 if self.flat else pooled[0]
+        self.least_rows = high
+        read = channels_in * max(1, rows // high)
+        self.project = nn.Linear(read, 256) if arch == "cnn2d_2" else None
+        self.lstm = nn.LSTM(read, 128, batch_first=True, bidirectional=True) if arch.startswith("cnn_lstm") else None
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None):
+        for layer in self.layers:
+            x, lengths = layer(x, lengths)
+        if self.flat:
+            return x.transpose(1, 2), lengths
+        if self.project is None and self.lstm is None:
+            return x.mean(dim=2).transpose(1, 2), lengths
+        x = x.flatten(1, 2).transpose(1, 2)  # (batch, frames, channels * rows)
+        if self.project is not None:
+            return F.relu(self.project(x)), lengths
+        if lengths is None:
+            return self.lstm(x)[0], None
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        x, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
+        return x, lengths

@@ -1,0 +1,151 @@
+"""The spectrogram models. Ships to the Hub beside the weights: imports nothing of this project but its siblings."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
+from transformers.models.auto import modeling_auto
+
+from .cnn_image import image_network
+from .cnn_small import InputNorm, SmallCnn, real_frames
+from .configuration_spectrogram import IMAGE_ARCHS, SerSpectrogramConfig
+from .frames import pool
+from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
+from .strict_loading import StrictLoading, classification_loss
+
+# Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
+modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault(
+    "ser_spectrogram", "SerForSpectrogramClassification"
+)
+
+# Rows and frames that AlexNet needs for one output; the others make two of 64, enough for batch norm of one clip.
+LEAST_IMAGE = 64
+
+
+class SerSpectrogramPreTrainedModel(StrictLoading, PreTrainedModel):
+    """Loading rules and initialisation of the spectrogram models."""
+
+    config_class = SerSpectrogramConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_features"
+    input_modalities = "audio"
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, nn.Conv1d | nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear | nn.LSTM):
+            module.reset_parameters()  # torch's own: transformers' 0.02 is made for transformers
+        else:
+            super()._init_weights(module)
+
+
+class SerSpectrogramModel(SerSpectrogramPreTrainedModel):
+    """Features to one vector a clip: batch norm of every row, the network, pooling over real frames."""
+
+    def __init__(self, config: SerSpectrogramConfig):
+        super().__init__(config)
+        self.norm = InputNorm(config.rows)
+        image = config.arch in IMAGE_ARCHS
+        if image:
+            self.backbone = image_network(config.arch)
+            self.least = self.least_rows = LEAST_IMAGE
+        else:
+            self.backbone = SmallCnn(config.arch, 1 if config.reduce else config.rows)
+            self.least, self.least_rows = self.backbone.least, self.backbone.least_rows
+        self.attention = None
+        if config.arch == "cnn_lstm_attention":
+            self.attention = nn.Sequential(nn.Linear(256, 128), nn.Tanh(), nn.Linear(128, 1))
+        self.post_init()
+
+    def _long_enough(self, x: torch.Tensor, lengths: torch.Tensor | None):
+        """Zeros (after the norm: the mean) behind clips too short for one output frame, counted as real alone and in a
+        batch alike; and rows of zeros where there are too few."""
+        x = F.pad(x, (0, max(0, self.least - x.shape[2]), 0, max(0, self.least_rows - x.shape[1])))
+        return x, lengths if lengths is None else lengths.clamp(min=self.least)
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutputWithPooling | tuple:
+        """One vector a clip.
+
+        Args:
+            input_features: `(batch, rows, frames)`.
+            attention_mask: `(batch, frames)`, 1 = real frame; None when no clip is padded.
+
+        Returns:
+            `pooler_output` `(batch, hidden_size)`, and the same as `last_hidden_state` `(batch, 1, hidden_size)`.
+        """
+        lengths = None if attention_mask is None else attention_mask.sum(dim=-1)
+        x = self.norm(input_features, lengths)
+        if self.config.reduce == "time":  # no padding is left: every clip is a sequence of as many coefficients
+            frames = x.shape[2] if lengths is None else lengths.unsqueeze(-1)
+            x, lengths = (x.sum(dim=2) / frames).unsqueeze(1), None
+        elif self.config.reduce == "frequency":
+            x = x.mean(dim=1, keepdim=True)
+        x, lengths = self._long_enough(x, lengths)
+        vector = self._image(x, lengths) if self.config.arch in IMAGE_ARCHS else self._small(x, lengths)
+        if return_dict is False:
+            return vector.unsqueeze(1), vector
+        return BaseModelOutputWithPooling(last_hidden_state=vector.unsqueeze(1), pooler_output=vector)
+
+    def _small(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        frames, lengths = self.backbone(x if self.backbone.flat else x.unsqueeze(1), lengths)
+        return self._pool(frames, lengths)
+
+    def _image(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        maps = self.backbone(x.unsqueeze(1))  # (batch, channels, rows, frames)
+        if lengths is not None:  # rounded up: a frame counts if any of it does
+            lengths = -(-lengths * maps.shape[3] // x.shape[2])
+        if self.config.arch == "alexnet":
+            return self.backbone.vectors(maps, lengths)
+        return self._pool(maps.mean(dim=2).transpose(1, 2), lengths)
+
+    def _pool(self, frames: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
+        if lengths is None:
+            lengths = torch.full((len(frames),), frames.shape[1], device=frames.device)
+        real = real_frames(frames.shape[1], lengths)
+        if self.attention is not None:
+            return pool(frames, real, "attentive", self.attention(frames))
+        return pool(frames, real, self.config.pooling)
+
+
+class SerForSpectrogramClassification(SerSpectrogramPreTrainedModel):
+    """Emotion of a clip: classes, several labels at once, or continuous values, by `config.problem_type`."""
+
+    def __init__(self, config: SerSpectrogramConfig):
+        super().__init__(config)
+        self.encoder = SerSpectrogramModel(config)
+        self.ser_dropout = nn.Dropout(config.dropout)
+        self.ser_classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def forward(
+        self,
+        input_features: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple:
+        """Scores of a batch of clips.
+
+        Args:
+            input_features: `(batch, rows, frames)`, as the feature extractor makes them.
+            attention_mask: `(batch, frames)`, 1 = real frame; None when no clip is padded.
+            labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
+
+        Returns:
+            `logits` `(batch, labels)`; `loss` (batch mean) when labels are given.
+        """
+        vector = self.encoder(input_features, attention_mask).pooler_output
+        logits = self.ser_classifier(self.ser_dropout(vector))
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        if return_dict is False:
+            return (logits,) if loss is None else (loss, logits)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
