@@ -7,6 +7,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto import modeling_auto
 
 from .configuration_ser import SerConfig
+from .encoders import load_encoder
 from .frames import LayerSum, frame_mask, long_enough, pool, samples_for
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; SerConfig names it
 from .strict_loading import StrictLoading, classification_loss
@@ -78,13 +79,8 @@ class SerForAudioClassification(SerPreTrainedModel):
         audio = AutoConfig.from_pretrained(name_or_path, **(overrides or {}))
         if audio.model_type == "ser":
             encoder = cls.from_pretrained(name_or_path).encoder
-            missing = []
         else:
-            encoder, info = AutoModel.from_pretrained(name_or_path, config=audio, output_loading_info=True)
-            # masked_spec_embed fills what SpecAugment masks; some published checkpoints never had one.
-            missing = sorted(key for key in info["missing_keys"] if not key.endswith("masked_spec_embed"))
-        if missing:
-            raise ValueError(f"{name_or_path}: the encoder's weights {', '.join(missing[:4])} are missing")
+            encoder = load_encoder(name_or_path, audio)
         model = cls(SerConfig(audio_config=encoder.config, **config))
         model.encoder = encoder
         model.config.audio_config = encoder.config

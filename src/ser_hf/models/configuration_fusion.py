@@ -1,0 +1,74 @@
+"""Configuration of the fusion model. Ships to the Hub beside the weights: imports nothing of this project but its
+siblings."""
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+from .configuration_spectrogram import SerSpectrogramConfig
+
+FUSIONS = ("concat", "gated", "cross_attention")
+POOLINGS = ("mean", "max", "meanmax", "attentive")
+TEXT_POOLINGS = ("first", "mean", "max")
+
+
+class SerFusionConfig(PreTrainedConfig):
+    """Audio encoder + text encoder, each pooled to one vector, fused, and a head; either input may be missing.
+
+    Args:
+        audio_config: The audio encoder's own configuration: one that reads raw audio (wav2vec2, XLSR, HuBERT, WavLM,
+            data2vec-audio), or our `ser_spectrogram`.
+        text_config: The text encoder's (BERT, RoBERTa, XLM-R, DistilBERT, DeBERTa, ...).
+        fusion: `concat` (both vectors side by side through one layer: the reference system), `gated` (a learned
+            weight between them, a Gated Multimodal Unit) or `cross_attention` (frames attend to words and words to
+            frames, then the mean of each).
+        pooling: Of frames, for `concat` and `gated`: `mean`, `max`, `meanmax` (both, concatenated) or `attentive`.
+        text_pooling: Of tokens, for `concat` and `gated`: `first` (the vector at [CLS] or <s>), `mean` or `max`.
+        use_weighted_layer_sum: Learn a softmax-weighted sum of all layers, one for each encoder (SUPERB).
+        head_size: Width of the fused vector (of each half of it with `cross_attention`).
+        head_dropout: Dropout before and behind the fusion.
+        attention_heads: Of `cross_attention`; `head_size` must be a multiple.
+        modality_dropout: In training, the probability that one of the two inputs, audio or text by even odds, is
+            treated as missing; never both.
+        initializer_range: Standard deviation of the head's initial weights.
+    """
+
+    # Its own type: a stock class asked to load this checkpoint refuses, instead of inventing a random head.
+    model_type = "ser_fusion"
+    sub_configs_defaults = {
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2"),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+    }
+    # Not annotated, so that it is not a field and not saved (as in configuration_ser.py).
+    keys_to_ignore_at_inference = ["hidden_states", "attentions"]
+
+    audio_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    fusion: str = "concat"
+    pooling: str = "mean"
+    text_pooling: str = "first"
+    use_weighted_layer_sum: bool = False
+    head_size: int = 256
+    head_dropout: float = 0.1
+    attention_heads: int = 4
+    modality_dropout: float = 0.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        # In every saved config.json: where pipeline("speech-emotion-recognition") finds its code (PLATFORM.md 2.5).
+        task = {"impl": "pipeline_ser.SerPipeline", "pt": ["AutoModelForAudioClassification"]}
+        kwargs.setdefault("custom_pipelines", {"speech-emotion-recognition": task})
+        if isinstance(self.audio_config, dict) and self.audio_config.get("model_type") == "ser_spectrogram":
+            self.audio_config = SerSpectrogramConfig(**self.audio_config)  # AutoConfig does not know it everywhere
+        super().__post_init__(**kwargs)
+        for name, choices in (("fusion", FUSIONS), ("pooling", POOLINGS), ("text_pooling", TEXT_POOLINGS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        if not 0.0 <= self.modality_dropout < 1.0:
+            raise ValueError(f"modality_dropout {self.modality_dropout}: must be at least 0 and below 1")
+        if self.fusion == "cross_attention" and self.head_size % self.attention_heads:
+            raise ValueError(
+                f"head_size {self.head_size}: must be a multiple of attention_heads {self.attention_heads}"
+            )
+        self.hidden_size = self.audio_config.hidden_size + self.text_config.hidden_size
+        if self.use_weighted_layer_sum:
+            self.audio_config.layerdrop = 0.0  # a dropped layer leaves no hidden state to weigh

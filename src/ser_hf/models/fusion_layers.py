@@ -1,0 +1,107 @@
+"""What is trained of a fusion model with frozen encoders, but for the classifier. Ships to the Hub beside the weights:
+imports nothing of this project but its siblings."""
+
+import torch
+from torch import nn
+
+from .frames import LayerSum, pool
+
+
+class Modality(nn.Module):
+    """What an encoder made of one modality, ready to be fused: layer sum, pooling, norm, and a learned vector where the
+    modality is missing.
+
+    The norm is there because encoders differ in scale by orders of magnitude. The learned vector begins as zeros, the
+    mean of what the norm gives.
+
+    Args:
+        dim: Width of the states.
+        layers: Layers they come from; more than one are summed with learned weights.
+        pooling: `max`, `meanmax` or `attentive` (of several layers, or learned: what cannot be done before); None for
+            states that are pooled already or stay a sequence.
+    """
+
+    def __init__(self, dim: int, layers: int, pooling: str | None):
+        super().__init__()
+        self.pooling = pooling
+        self.layers = LayerSum(layers) if layers > 1 else None
+        self.scores = None
+        if pooling == "attentive":
+            self.scores = nn.Sequential(nn.Linear(dim, 128), nn.Tanh(), nn.Linear(128, 1))
+        self.width = 2 * dim if pooling == "meanmax" else dim
+        self.norm = nn.LayerNorm(self.width)
+        self.missing = nn.Parameter(torch.zeros(self.width))
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor, present: torch.Tensor):
+        """States to frames, one of them where something pools or the modality is missing.
+
+        Args:
+            states: `(batch, layers, frames, dim)`.
+            mask: `(batch, frames)`, True = real frame.
+            present: `(batch,)`, False = missing, whatever the mask says.
+
+        Returns:
+            `(batch, frames, width)` and its mask `(batch, frames)`, which has a True in every row.
+        """
+        frames = states[:, 0] if self.layers is None else self.layers(states)  # (batch, frames, dim)
+        absent = ~present.unsqueeze(-1)
+        first = torch.zeros_like(mask)
+        first[:, 0] = True
+        mask = (mask & ~absent) | (first & absent)
+        if self.pooling is not None:
+            scores = None if self.scores is None else self.scores(frames)
+            frames = pool(frames, mask, self.pooling, scores).unsqueeze(1)
+            mask = torch.ones_like(mask[:, :1])
+        return torch.where(absent.unsqueeze(-1), self.missing.to(frames), self.norm(frames)), mask
+
+
+class Concat(nn.Module):
+    """Both vectors side by side through one layer, the reference system's fusion."""
+
+    def __init__(self, audio: int, text: int, size: int):
+        super().__init__()
+        self.dense = nn.Linear(audio + text, size)
+        self.width = size
+
+    def forward(self, audio, audio_mask, text, text_mask):
+        """One frame of each, `(batch, 1, audio)` and `(batch, 1, text)`, to `(batch, size)`."""
+        return torch.tanh(self.dense(torch.cat([audio[:, 0], text[:, 0]], dim=-1)))
+
+
+class Gated(nn.Module):
+    """A Gated Multimodal Unit (Arevalo et al. 2017, eq. 4): a weight between audio and text, learned from both."""
+
+    def __init__(self, audio: int, text: int, size: int):
+        super().__init__()
+        self.audio, self.text = nn.Linear(audio, size), nn.Linear(text, size)
+        self.gate = nn.Linear(audio + text, size)
+        self.width = size
+
+    def forward(self, audio, audio_mask, text, text_mask):
+        """One frame of each, `(batch, 1, audio)` and `(batch, 1, text)`, to `(batch, size)`."""
+        audio, text = audio[:, 0], text[:, 0]
+        weight = torch.sigmoid(self.gate(torch.cat([audio, text], dim=-1)))
+        return weight * torch.tanh(self.audio(audio)) + (1 - weight) * torch.tanh(self.text(text))
+
+
+class CrossAttention(nn.Module):
+    """Frames attend to tokens and tokens to frames, one block each way with residual and norm, then the mean of each.
+
+    A missing modality is one learned frame, to which everything attends.
+    """
+
+    def __init__(self, audio: int, text: int, size: int, heads: int):
+        super().__init__()
+        self.audio, self.text = nn.Linear(audio, size), nn.Linear(text, size)
+        self.to_text = nn.MultiheadAttention(size, heads, batch_first=True)
+        self.to_audio = nn.MultiheadAttention(size, heads, batch_first=True)
+        self.audio_norm, self.text_norm = nn.LayerNorm(size), nn.LayerNorm(size)
+        self.width = 2 * size
+
+    def forward(self, audio, audio_mask, text, text_mask):
+        """`(batch, frames, audio)` and `(batch, tokens, text)` with masks, True = real, to `(batch, 2 * size)`."""
+        audio, text = self.audio(audio), self.text(text)
+        heard = self.to_text(audio, text, text, key_padding_mask=~text_mask, need_weights=False)[0]
+        read = self.to_audio(text, audio, audio, key_padding_mask=~audio_mask, need_weights=False)[0]
+        audio, text = self.audio_norm(audio + heard), self.text_norm(text + read)
+        return torch.cat([pool(audio, audio_mask, "mean"), pool(text, text_mask, "mean")], dim=-1)

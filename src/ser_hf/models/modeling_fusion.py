@@ -1,0 +1,325 @@
+"""The fusion model. Ships to the Hub beside the weights: imports nothing of this project but its siblings.
+
+It is two halves, so that frozen encoders need to run only once over a corpus: `encode_audio` and `encode_text` give
+states, `fuse` makes logits of them; `forward` takes either inputs or states.
+"""
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.models.auto import modeling_auto
+
+from .configuration_fusion import SerFusionConfig
+from .encoders import check_audio, check_text, load_encoder, without_pooler
+from .frames import LayerSum, frame_mask, long_enough, pool
+from .fusion_layers import Concat, CrossAttention, Gated, Modality
+from .modeling_ser import SerForAudioClassification
+from .modeling_spectrogram import SerSpectrogramModel
+from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
+from .strict_loading import StrictLoading, classification_loss
+
+# Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
+modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser_fusion", "SerFusionForClassification")
+
+
+def _pool_each_layer(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
+    """`(batch, layers, frames, dim)` to `(batch, layers, 1, dim)`, or twice the width for `meanmax`."""
+    if pooling == "first":
+        return states[:, :, :1]
+    layers = states.shape[1]
+    pooled = pool(states.flatten(0, 1), mask.repeat_interleave(layers, dim=0), pooling)
+    return pooled.unflatten(0, (-1, layers)).unsqueeze(2)
+
+
+class SerFusionPreTrainedModel(StrictLoading, PreTrainedModel):
+    """Loading rules and initialisation of the fusion model."""
+
+    config_class = SerFusionConfig
+    base_model_prefix = "fusion"
+    main_input_name = "input_values"
+    input_modalities = ("audio", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LayerSum):
+            module.weight.fill_(1.0 / len(module.weight))
+        elif isinstance(module, Modality):
+            module.missing.zero_()
+
+
+class SerFusionForClassification(SerFusionPreTrainedModel):
+    """Emotion of what is said and how: classes, several labels at once, or values, by `config.problem_type`."""
+
+    def __init__(self, config: SerFusionConfig):
+        super().__init__(config)
+        audio, text = config.audio_config, config.text_config
+        check_audio(audio)
+        check_text(text)
+        spectrogram = audio.model_type == "ser_spectrogram"
+        self.main_input_name = "input_features" if spectrogram else "input_values"
+        self.audio_encoder = SerSpectrogramModel(audio) if spectrogram else AutoModel.from_config(audio)
+        self.text_encoder = AutoModel.from_config(text, **without_pooler(text))
+        if not spectrogram:  # what FSDP wraps; wav2vec2 and WavLM do not say it themselves, text encoders do
+            self._no_split_modules = [type(self.audio_encoder.encoder.layers[0]).__name__]
+        self._frozen = False
+        sequence = config.fusion == "cross_attention"
+        pooling = None if sequence or self.pools_audio else config.pooling
+        # No encoder has modules of these names: PEFT's modules_to_save would swallow one that has (PLATFORM.md 0.8).
+        layers, width = self.audio_shape
+        self.ser_audio = Modality(width, layers, pooling)
+        pooling = None if sequence or self.pools_text else config.text_pooling
+        layers, width = self.text_shape
+        self.ser_text = Modality(width, layers, pooling)
+        widths = self.ser_audio.width, self.ser_text.width
+        if config.fusion == "concat":
+            self.ser_fusion = Concat(*widths, config.head_size)
+        elif config.fusion == "gated":
+            self.ser_fusion = Gated(*widths, config.head_size)
+        else:
+            self.ser_fusion = CrossAttention(*widths, config.head_size, config.attention_heads)
+        self.ser_dropout = nn.Dropout(config.head_dropout)
+        self.ser_classifier = nn.Linear(self.ser_fusion.width, config.num_labels)
+        self.post_init()
+
+    @classmethod
+    def from_encoders(
+        cls, audio: str, text: str, audio_overrides: dict | None = None, **config
+    ) -> "SerFusionForClassification":
+        """Two pretrained encoders under a new, random head, to be trained.
+
+        Args:
+            audio: Hub id or folder of an encoder of raw audio, of a model with one, fine-tuned or not (its own head is
+                left behind), or of a model of ours (`ser`, whose pooling becomes the default; `ser_spectrogram`).
+            text: Hub id or folder of a text encoder, or of a model with one.
+            audio_overrides: Changes to the configuration of an audio encoder of transformers.
+            config: Of `SerFusionConfig`: fusion, pooling, id2label, problem_type, ...
+
+        Raises:
+            ValueError: weights of an encoder are missing from its checkpoint, or it reads something else.
+        """
+        kind = PreTrainedConfig.get_config_dict(audio)[0].get("model_type")
+        if kind == "ser":
+            trained = SerForAudioClassification.from_pretrained(audio, dtype=torch.float32)
+            audio_encoder = trained.encoder
+            config.setdefault("pooling", trained.config.pooling)
+        elif kind == "ser_spectrogram":
+            audio_encoder = SerSpectrogramModel.from_pretrained(audio, dtype=torch.float32)
+        else:
+            audio_config = AutoConfig.from_pretrained(audio, **(audio_overrides or {}))
+            check_audio(audio_config)
+            audio_encoder = load_encoder(audio, audio_config)
+        text_config = AutoConfig.from_pretrained(text)
+        check_text(text_config)
+        text_encoder = load_encoder(text, text_config, **without_pooler(text_config))
+        model = cls(SerFusionConfig(audio_config=audio_encoder.config, text_config=text_encoder.config, **config))
+        model.audio_encoder, model.text_encoder = audio_encoder, text_encoder
+        model.config.audio_config, model.config.text_config = audio_encoder.config, text_encoder.config
+        return model
+
+    def freeze_encoders(self) -> None:
+        """No gradients for the encoders, and no dropout or SpecAugment in them from now on, also in training."""
+        self._frozen = True
+        for encoder in (self.audio_encoder, self.text_encoder):
+            encoder.requires_grad_(False)
+            encoder.eval()
+
+    def freeze_feature_encoder(self) -> None:
+        """Stop the gradients of the convolutions that read the waveform."""
+        self.audio_encoder.feature_extractor._freeze_parameters()
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self._frozen:
+            self.audio_encoder.eval()
+            self.text_encoder.eval()
+        return self
+
+    # ---- inputs to states
+
+    def _layers(self, encoder: PreTrainedConfig) -> int:
+        summed = self.config.use_weighted_layer_sum and encoder.model_type != "ser_spectrogram"
+        return encoder.num_hidden_layers + 1 if summed else 1  # and the input of the first
+
+    @property
+    def audio_shape(self) -> tuple[int, int]:
+        """Layers and width of the states that `encode_audio` gives."""
+        audio = self.config.audio_config
+        twice = self.pools_audio and self.config.pooling == "meanmax"
+        return self._layers(audio), audio.hidden_size * (2 if twice else 1)
+
+    @property
+    def text_shape(self) -> tuple[int, int]:
+        """Layers and width of the states that `encode_text` gives."""
+        return self._layers(self.config.text_config), self.config.text_config.hidden_size
+
+    @property
+    def pools_audio(self) -> bool:
+        """Whether `encode_audio` pools: nothing that is trained comes before or in it. A mean commutes with a sum."""
+        config = self.config
+        if config.fusion == "cross_attention" or config.pooling == "attentive":
+            return False
+        return config.pooling == "mean" or self._layers(config.audio_config) == 1
+
+    @property
+    def pools_text(self) -> bool:
+        """Whether `encode_text` pools."""
+        config = self.config
+        if config.fusion == "cross_attention":
+            return False
+        return config.text_pooling in ("first", "mean") or self._layers(config.text_config) == 1
+
+    def encode_audio(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None):
+        """What the audio encoder makes of clips.
+
+        Args:
+            inputs: `(batch, samples)`, each clip normalised as its feature extractor does; of a spectrogram model
+                `(batch, rows, frames)`.
+            attention_mask: `(batch, samples)` or `(batch, frames)`, 1 = real; a row of zeros is a clip that is missing
+                and does not reach the encoder. None when no clip is padded.
+
+        Returns:
+            States `(batch, layers, frames, dim)`, of one layer without layer sum, of one frame where `pools_audio`;
+            and their mask `(batch, frames)`, True = real, all False where the clip is missing.
+        """
+        return self._encode(self._audio_states, inputs, attention_mask, self.audio_shape)
+
+    def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None):
+        """What the text encoder makes of texts.
+
+        Args:
+            input_ids: `(batch, tokens)`, padded on the right.
+            attention_mask: `(batch, tokens)`, 1 = real; a row of zeros is a text that is missing.
+
+        Returns:
+            As `encode_audio`, of one frame where `pools_text`.
+        """
+        return self._encode(self._text_states, input_ids, attention_mask, self.text_shape)
+
+    def _encode(self, encode, inputs, mask, shape: tuple[int, int]):
+        """Only rows with something real go through the encoder: of a row without, attention makes NaN."""
+        present = None if mask is None else mask.any(dim=-1)  # (batch,)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+            if present is None or present.all():
+                return encode(inputs, mask)
+            if not present.any():
+                return self._nothing(len(inputs), shape)
+            states, real = encode(inputs[present], mask[present])
+            all_states = states.new_zeros((len(inputs), *states.shape[1:]))
+            all_real = real.new_zeros((len(inputs), real.shape[1]))
+            all_states[present], all_real[present] = states, real
+        return all_states, all_real
+
+    def _nothing(self, batch: int, shape: tuple[int, int]):
+        """States and mask of a modality that no row has."""
+        states = torch.zeros((batch, shape[0], 1, shape[1]), dtype=self.dtype, device=self.device)
+        return states, torch.zeros((batch, 1), dtype=torch.bool, device=self.device)
+
+    def _audio_states(self, inputs, mask):
+        config = self.config.audio_config
+        if config.model_type == "ser_spectrogram":  # one vector a clip, whatever the pooling
+            states = self.audio_encoder(inputs, mask).last_hidden_state.unsqueeze(1)  # (batch, 1, 1, dim)
+            real = torch.ones(states[:, 0, :, 0].shape, dtype=torch.bool, device=states.device)
+        else:
+            values, mask = long_enough(inputs, mask, config, self.audio_encoder.training)
+            states = self._states(self.audio_encoder, config, input_values=values, attention_mask=mask)
+            real = frame_mask(self.audio_encoder, states[:, 0], mask)
+        if not self.pools_audio:
+            return states, real
+        return _pool_each_layer(states, real, self.config.pooling), torch.ones_like(real[:, :1])
+
+    def _text_states(self, input_ids, mask):
+        mask = torch.ones_like(input_ids) if mask is None else mask
+        states = self._states(self.text_encoder, self.config.text_config, input_ids=input_ids, attention_mask=mask)
+        if not self.pools_text:
+            return states, mask.bool()
+        return _pool_each_layer(states, mask.bool(), self.config.text_pooling), torch.ones_like(mask[:, :1]).bool()
+
+    def _states(self, encoder, config: PreTrainedConfig, **inputs) -> torch.Tensor:
+        """`(batch, layers, frames, dim)`."""
+        summed = self._layers(config) > 1
+        out = encoder(**inputs, output_hidden_states=summed, return_dict=True)
+        return torch.stack(out.hidden_states, dim=1) if summed else out.last_hidden_state.unsqueeze(1)
+
+    # ---- states to logits
+
+    def fuse(self, audio_states=None, audio_mask=None, text_states=None, text_mask=None) -> torch.Tensor:
+        """Logits `(batch, labels)` of what `encode_audio` and `encode_text` gave, in any floating point type.
+
+        A modality is missing where it is None, or its mask has no True in the row; the mask of states may be None.
+
+        Raises:
+            ValueError: audio and text of one row are missing.
+        """
+        if audio_states is None and text_states is None:
+            raise ValueError("neither audio nor text was given")
+        batch = len(text_states if audio_states is None else audio_states)
+        audio_states, audio_mask = self._complete(audio_states, audio_mask, batch, self.audio_shape)
+        text_states, text_mask = self._complete(text_states, text_mask, batch, self.text_shape)
+        audio_there, text_there = audio_mask.any(dim=-1), text_mask.any(dim=-1)  # (batch,)
+        if not (there := audio_there | text_there).all():
+            raise ValueError(f"rows {(~there).nonzero().flatten().tolist()} have neither audio nor text")
+        if self.training and self.config.modality_dropout > 0:
+            audio_there, text_there = self._drop(audio_there, text_there)
+        audio, audio_mask = self.ser_audio(audio_states, audio_mask, audio_there)
+        text, text_mask = self.ser_text(text_states, text_mask, text_there)
+        fused = self.ser_fusion(self.ser_dropout(audio), audio_mask, self.ser_dropout(text), text_mask)
+        return self.ser_classifier(self.ser_dropout(fused))
+
+    def _complete(self, states, mask, batch: int, shape: tuple[int, int]):
+        if states is None:
+            return self._nothing(batch, shape)
+        if mask is None:
+            mask = torch.ones((batch, states.shape[2]), dtype=torch.bool, device=states.device)
+        # A cache may hold half precision. Autocast, where it is on, chooses by itself.
+        return states.to(self.dtype), mask.bool()
+
+    def _drop(self, audio_there: torch.Tensor, text_there: torch.Tensor):
+        both, draw = audio_there & text_there, torch.rand(len(audio_there), device=audio_there.device)
+        share = self.config.modality_dropout
+        return audio_there & ~(both & (draw < share / 2)), text_there & ~(both & (draw > 1 - share / 2))
+
+    def forward(
+        self,
+        input_values: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        text_attention_mask: torch.Tensor | None = None,
+        audio_states: torch.Tensor | None = None,
+        audio_mask: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+        text_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple:
+        """Scores of a batch, from inputs or from states. What is not given is missing, as is a row of zeros in a mask.
+
+        Args:
+            input_values: `(batch, samples)`, or `input_features` `(batch, rows, frames)`: see `encode_audio`.
+            attention_mask: Of the audio.
+            input_ids: `(batch, tokens)`, with its `text_attention_mask`: see `encode_text`.
+            audio_states: What `encode_audio` gave, with its `audio_mask`, instead of audio.
+            text_states: What `encode_text` gave, with its `text_mask`, instead of text.
+            labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
+
+        Returns:
+            `logits` `(batch, labels)`; `loss` (batch mean) when labels are given.
+
+        Raises:
+            ValueError: audio and text of one row are missing.
+        """
+        audio = input_values if input_features is None else input_features
+        if audio_states is None and audio is not None:
+            audio_states, audio_mask = self.encode_audio(audio, attention_mask)
+        if text_states is None and input_ids is not None:
+            text_states, text_mask = self.encode_text(input_ids, text_attention_mask)
+        logits = self.fuse(audio_states, audio_mask, text_states, text_mask)
+        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
+        if return_dict is False:
+            return (logits,) if loss is None else (loss, logits)
+        return SequenceClassifierOutput(loss=loss, logits=logits)
