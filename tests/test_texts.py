@@ -1,5 +1,7 @@
 """Texts on their way to a model: what is left out and said, token counts, padding, tokenisers trained on train."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,15 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ser_hf import SerError
-from ser_hf.texts import TextCollator, prepare_texts, shared_texts, tokenize, train_tokenizer, with_text
+from ser_hf.texts import (
+    TextCollator,
+    prepare_texts,
+    shared_texts,
+    text_remarks,
+    tokenize,
+    train_tokenizer,
+    with_text,
+)
 
 TEXTS = ["I hate the exam.", "I love the concert", "the meeting is on Monday", "Listen, I miss the old garden."]
 
@@ -17,6 +27,10 @@ def rows(texts, **columns) -> Dataset:
     return Dataset.from_dict(
         {"id": [f"u{i}" for i in range(count)], "text": texts, "label": [i % 2 for i in range(count)], **columns}
     )
+
+
+def tokenized(texts, tokenizer, max_length: int = 64) -> Dataset:
+    return tokenize(DatasetDict(test=rows(texts)), tokenizer, max_length)["test"]
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +66,20 @@ def test_what_is_said_of_the_texts():
 
 def test_tokens_are_counted_and_cut(bert):
     _, tokenizer = bert
-    dataset = tokenize(rows(TEXTS), tokenizer, 7)
+    dataset = tokenized(TEXTS, tokenizer, 7)
     assert dataset["tokens"][:] == [len(ids) for ids in dataset["input_ids"]]
     assert max(dataset["tokens"]) == 7 and dataset["input_ids"][3][-1] == tokenizer.sep_token_id
     assert tokenizer.decode(dataset["input_ids"][0]) == "[CLS] i hate the exam. [SEP]"
-    assert len(tokenize(rows([]), tokenizer, 7)) == 0
+    assert len(tokenized([], tokenizer, 7)) == 0
+    said = text_remarks(dataset, SimpleNamespace(max_text_length=7, text_cleaning="words"))
+    assert said[0] == f"{sum(n == 7 for n in dataset['tokens'])} of 4 test texts fill the 7 tokens and may be cut there"
+    assert "by 'words'; a pipeline does not" in said[1]
+    assert text_remarks(dataset, SimpleNamespace(max_text_length=64, text_cleaning="none")) == []
 
 
 def test_a_padded_batch_answers_as_each_text_alone(bert):
     model, tokenizer = bert
-    dataset, collate = tokenize(rows(TEXTS), tokenizer, 64), TextCollator(tokenizer, model)
+    dataset, collate = tokenized(TEXTS, tokenizer), TextCollator(tokenizer, model)
     batch = collate(list(dataset))
     assert batch["labels"].tolist() == [0, 1, 0, 1]
     assert batch["attention_mask"].sum(dim=1).tolist() == dataset["tokens"][:]
@@ -76,14 +94,14 @@ def test_token_types_go_where_they_are_taken():
     config = AutoConfig.for_model("distilbert", dim=16, n_layers=1, n_heads=2, hidden_dim=32)
     tokenizer = train_tokenizer(TEXTS, config, 100)
     model = AutoModelForSequenceClassification.from_config(config)
-    batch = TextCollator(tokenizer, model)(list(tokenize(rows(TEXTS), tokenizer, 64)))
+    batch = TextCollator(tokenizer, model)(list(tokenized(TEXTS, tokenizer)))
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
     assert model(**batch).logits.shape == (4, 2)
 
 
 def test_labels_keep_their_kind(bert):
     model, tokenizer = bert
-    dataset = tokenize(rows(TEXTS), tokenizer, 64).remove_columns("label").add_column("label", [[0.5, 1.0]] * 4)
+    dataset = tokenized(TEXTS, tokenizer).remove_columns("label").add_column("label", [[0.5, 1.0]] * 4)
     labels = TextCollator(tokenizer, model)(list(dataset))["labels"]
     assert labels.dtype == torch.float32 and labels.shape == (4, 2)
 

@@ -11,6 +11,7 @@ import datasets
 from .builder import CorpusReport
 from .corpora import corpus_class, load_corpus
 from .errors import SerError
+from .flags import ClipArguments
 from .schema import LabelConfig
 
 _BASIC = {word: word for word in ("angry", "happy", "neutral", "sad")}
@@ -84,6 +85,7 @@ def add_corpora(
     report: CorpusReport,
     like: datasets.Dataset,
     add_labels: list[str] | None = None,
+    with_audio: bool = True,
     **load,
 ) -> Mixed:
     """Load other corpora in the labels of the tested one.
@@ -93,10 +95,11 @@ def add_corpora(
         report: Of the tested corpus; its label set must be one of `LABEL_SETS`.
         like: The tested corpus: the result has its columns.
         add_labels: Take only these labels from the others (the reference work adds sad and angry to balance MOSEI).
+        with_audio: For a recipe that needs every utterance's audio.
         load: Passed to `load_corpus`; its `data_dir` is then a folder that holds all of them, as `$SER_DATA_DIR` does.
 
     Raises:
-        SerError: the label set is not shared, a label is unknown, a corpus has no audio where the tested one has.
+        SerError: the label set is not shared, a label is unknown, a corpus has no audio where it is needed.
     """
     if report.labels not in LABEL_SETS:
         raise SerError(f"--labels {report.labels}: corpora can be mixed in the label sets {', '.join(LABEL_SETS)}")
@@ -107,7 +110,7 @@ def add_corpora(
     for name in names:
         config = words_for(name, report.labels, report.label_names)
         rows, own = load_corpus(name, config.name, return_report=True, **load)
-        if like["audio"][0] is not None and rows["audio"][0] is None:
+        if with_audio and rows["audio"][0] is None:
             raise SerError(f"{name} has no audio and cannot be added to {report.corpus} in an audio recipe")
         words = [own.label_names[index] for index in rows["label"]]
         mapped = [LABEL_SETS[report.labels].get(word) for word in words]
@@ -150,7 +153,10 @@ def load_data(data, **load) -> tuple[datasets.Dataset, CorpusReport, Mixed | Non
     tested, others = parse_mixture(data.dataset, data.test_on)
     load = {"data_dir": data.data_dir, "num_proc": data.num_proc, "strict": data.strict, **load}
     corpus, report = load_corpus(tested, data.labels, return_report=True, **load)
-    return corpus, report, add_corpora(others, report, corpus, data.add_labels, **load) if others else None
+    if not others:
+        return corpus, report, None
+    with_audio = isinstance(data, ClipArguments)
+    return corpus, report, add_corpora(others, report, corpus, data.add_labels, with_audio, **load)
 
 
 def add_to_train(splits: datasets.DatasetDict, mixed: Mixed | None) -> datasets.DatasetDict:

@@ -1,16 +1,15 @@
-"""Transcripts for a text model: cleaned, tokenised with their lengths known, padded to the longest of a batch."""
+"""Transcripts for a text model, and the model: texts cleaned, tokenised with their lengths known, padded by batch."""
 
-import logging
+import json
 from collections.abc import Sequence
 
+import pyarrow as pa
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, DatasetInfo, Features, List, Value
 
 from .errors import SerError
 from .leaks import text_key
 from .models.text_cleaning import clean_text
-
-logger = logging.getLogger(__name__)
 
 
 def with_text(dataset: Dataset, cleaning: str) -> tuple[Dataset, list[str]]:
@@ -24,7 +23,16 @@ def with_text(dataset: Dataset, cleaning: str) -> tuple[Dataset, list[str]]:
     kept = [row for row, text in enumerate(texts) if text]
     left_out = [name for name, text in zip(dataset["id"], texts, strict=True) if not text]
     dataset = dataset.remove_columns([c for c in ("audio", "text") if c in dataset.column_names]).select(kept)
-    return dataset.add_column("text", [texts[row] for row in kept]), left_out
+    return _with_columns(dataset, {"text": [texts[row] for row in kept]}, Value("string")), left_out
+
+
+def _with_columns(dataset: Dataset, columns: dict[str, list], kind) -> Dataset:
+    """`Dataset.add_column` would show a progress bar for each of the parts."""
+    table = dataset.with_format("arrow")[:]
+    features = Features({**dataset.features, **dict.fromkeys(columns, kind)})
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values, features.arrow_schema.field(name).type))
+    return Dataset(table.cast(features.arrow_schema), info=DatasetInfo(features=features))
 
 
 def prepare_texts(splits: DatasetDict, cleaning: str) -> tuple[DatasetDict, list[str]]:
@@ -58,22 +66,32 @@ def shared_texts(splits) -> int:
     return sum(text_key(text) in known for text in splits["test"]["text"])
 
 
-def tokenize(dataset: Dataset, tokenizer, max_length: int) -> Dataset:
-    """Add `input_ids`, `tokens` (their number, by which batches are made) and, where the tokenizer makes them,
-    `token_type_ids`.
+def tokenize(splits: DatasetDict, tokenizer, max_length: int) -> DatasetDict:
+    """Add to all parts `input_ids`, `tokens` (their number, by which batches are made) and, where the tokenizer makes
+    them, `token_type_ids`.
 
     Args:
-        dataset: With a column `text`, never null.
+        splits: Parts with a column `text`, never null.
         tokenizer: Of the model.
         max_length: Longest text in tokens, special ones included; the rest is cut off.
     """
-    if not len(dataset):
-        return dataset
-    encoded = tokenizer(list(dataset["text"]), truncation=True, max_length=max_length, return_attention_mask=False)
-    for name in ("input_ids", "token_type_ids"):
-        if name in encoded:
-            dataset = dataset.add_column(name, encoded[name])
-    return dataset.add_column("tokens", [len(ids) for ids in encoded["input_ids"]])
+    parts = {}
+    for part, rows in splits.items():
+        cut = {"truncation": True, "max_length": max_length, "return_attention_mask": False}
+        encoded = tokenizer(list(rows["text"]), **cut) if len(rows) else {"input_ids": []}
+        rows = _with_columns(rows, dict(encoded), List(Value("int32")))
+        parts[part] = _with_columns(rows, {"tokens": [len(ids) for ids in encoded["input_ids"]]}, Value("int32"))
+    return DatasetDict(parts)
+
+
+def text_remarks(test: Dataset, args) -> list[str]:
+    """What the model saw of the texts, and a user of the saved model must do himself."""
+    longest, cleaning = args.max_text_length, args.text_cleaning
+    cut = sum(count >= longest for count in test["tokens"])
+    lines = [f"{cut} of {len(test)} test texts fill the {longest} tokens and may be cut there"] if cut else []
+    if cleaning != "none":
+        lines.append(f"texts were cleaned as ser_hf.models.text_cleaning does by {cleaning!r}; a pipeline does not")
+    return lines
 
 
 class TextCollator:
@@ -126,3 +144,67 @@ def train_tokenizer(texts: Sequence[str], config, vocab_size: int):
         if getattr(config, name, None) is not None:
             setattr(config, name, getattr(tokenizer, name))
     return tokenizer
+
+
+def text_model(args, report, train_texts: Sequence[str], do_train: bool = True):
+    """The `AutoModelForSequenceClassification` and the tokenizer that the flags ask for.
+
+    A new head is made for training; for `--do_train false` the checkpoint must have one, with the corpus's labels.
+
+    Args:
+        args: `TextArguments`.
+        report: `CorpusReport`, for the labels.
+        train_texts: From which a random model's tokenizer is trained.
+        do_train: False loads a fine-tuned model as it is.
+
+    Raises:
+        SerError: checkpoint not found, or not usable as the flags say.
+    """
+    import transformers
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    name, overrides = args.model_name_or_path, json.loads(args.config_overrides or "{}")
+    trust, labels = {"trust_remote_code": args.trust_remote_code}, dict(enumerate(report.label_names))
+    head = {"id2label": labels, "label2id": {label: index for index, label in labels.items()}}
+    head["problem_type"] = report.problem_type
+    missing = []
+    try:
+        if args.model_type:
+            config = AutoConfig.for_model(args.model_type, **overrides, **head)
+            tokenizer = train_tokenizer(train_texts, config, config.vocab_size)
+            model = AutoModelForSequenceClassification.from_config(config)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(name, **trust)
+            config = AutoConfig.from_pretrained(name, **trust, **(overrides | head if do_train else {}))
+            shown = transformers.logging.get_verbosity()
+            transformers.logging.set_verbosity_error()  # what is missing is told below, in one line
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                name, config=config, **trust, output_loading_info=True, ignore_mismatched_sizes=do_train
+            )
+            transformers.logging.set_verbosity(shown)
+            missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise SerError(f"model {args.model_type or name!r}: {' '.join(str(error).split())[:300]}") from None
+    head_of = [f"{child}." for child, _ in model.named_children() if child != model.base_model_prefix]
+    fresh = tuple(head_of) if do_train else ()  # what may be random: it is to be trained, and so is BERT's pooler
+    absent = [key for key in missing if not key.startswith(fresh) and not (do_train and ".pooler." in key)]
+    if absent:
+        raise SerError(
+            f"{name}: the weights {', '.join(absent[:4])} are missing, it would answer at random; "
+            f"give a {'complete' if do_train else 'fine-tuned'} checkpoint of this model type"
+        )
+    if not do_train and list(model.config.id2label.values()) != report.label_names:
+        raise SerError(
+            f"{name} answers {', '.join(model.config.id2label.values())}, "
+            f"but the corpus's labels are {', '.join(report.label_names)}: choose another --labels"
+        )
+    if tokenizer.pad_token is None:  # decoders such as GPT-2 have none
+        tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+    longest = getattr(config, "max_position_embeddings", None) or args.max_text_length
+    if not 3 <= args.max_text_length <= longest:
+        raise SerError(
+            f"--max_text_length {args.max_text_length}: {args.model_type or name} reads 3 to {longest} tokens"
+        )
+    tokenizer.model_max_length = args.max_text_length  # a pipeline cuts there too, if told to cut
+    return model, tokenizer
