@@ -9,10 +9,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from conftest import TINY
 from ser_hf.hub import save_model
-from ser_hf.models import SerConfig, SerForAudioClassification
-from ser_hf.models.configuration_fusion import FUSIONS, POOLINGS, TEXT_POOLINGS, SerFusionConfig
+from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig, SerFusionForClassification
+from ser_hf.models.configuration_fusion import FUSIONS, POOLINGS, TEXT_POOLINGS
 from ser_hf.models.fusion_layers import Concat, CrossAttention, Gated, Modality
-from ser_hf.models.modeling_fusion import SerFusionForClassification
 
 TEXT = {
     "hidden_size": 12,

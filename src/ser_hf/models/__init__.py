@@ -1,15 +1,18 @@
 """Models that ship to the Hub. Registration is here and not in the shipped files: registering there would make the
 first repository loaded serve the code of all later ones (shared/PLATFORM.md 2.3)."""
 
-from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .configuration_fusion import SerFusionConfig
 from .configuration_ser import SerConfig
 from .configuration_spectrogram import SerSpectrogramConfig
 from .feature_extraction_spectrogram import SerSpectrogramFeatureExtractor
+from .modeling_fusion import SerFusionForClassification
 from .modeling_ser import SerForAudioClassification
 from .modeling_spectrogram import SerForSpectrogramClassification, SerSpectrogramModel
 from .pipeline_ser import TASK, SerPipeline
+from .processing_fusion import SerFusionProcessor
 
 AutoConfig.register("ser", SerConfig, exist_ok=True)
 AutoModelForAudioClassification.register(SerConfig, SerForAudioClassification, exist_ok=True)
@@ -24,6 +27,13 @@ SerSpectrogramConfig.register_for_auto_class()
 SerForSpectrogramClassification.register_for_auto_class("AutoModelForAudioClassification")
 SerSpectrogramFeatureExtractor.register_for_auto_class("AutoFeatureExtractor")
 
+AutoConfig.register("ser_fusion", SerFusionConfig, exist_ok=True)
+AutoModelForAudioClassification.register(SerFusionConfig, SerFusionForClassification, exist_ok=True)
+AutoProcessor.register(SerFusionConfig, SerFusionProcessor, exist_ok=True)
+SerFusionConfig.register_for_auto_class()
+SerFusionForClassification.register_for_auto_class("AutoModelForAudioClassification")
+SerFusionProcessor.register_for_auto_class("AutoProcessor")
+
 # For the stock classes that our mean-pooled models are published as; the others bring their own (SerConfig).
 PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=SerPipeline, pt_model=AutoModelForAudioClassification)
 
@@ -31,6 +41,9 @@ __all__ = [
     "SerConfig",
     "SerForAudioClassification",
     "SerForSpectrogramClassification",
+    "SerFusionConfig",
+    "SerFusionForClassification",
+    "SerFusionProcessor",
     "SerPipeline",
     "SerSpectrogramConfig",
     "SerSpectrogramFeatureExtractor",

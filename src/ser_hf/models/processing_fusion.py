@@ -1,0 +1,90 @@
+"""The fusion model's inputs. Ships to the Hub beside the weights: imports nothing of this project but its siblings."""
+
+import numpy as np
+from transformers import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+
+from .text_cleaning import clean_text
+
+
+class SerFusionProcessor(ProcessorMixin):
+    """Clips and texts, some of them missing, to one padded batch.
+
+    Args:
+        feature_extractor: Of the audio encoder.
+        tokenizer: Of the text encoder.
+        max_text_length: Tokens of a text, with the special ones; the rest is cut off.
+        text_cleaning: `none`, `unicode` or `words`, as `clean_text` does it.
+    """
+
+    # ProcessorMixin finds its parts by their parameters' names, and saves the other parameters beside them.
+    def __init__(self, feature_extractor=None, tokenizer=None, max_text_length=64, text_cleaning="none", **kwargs):
+        clean_text("", text_cleaning)  # raises for an unknown one
+        self.max_text_length = max_text_length
+        self.text_cleaning = text_cleaning
+        super().__init__(feature_extractor, tokenizer, **kwargs)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return [self.feature_extractor.model_input_names[0], "attention_mask", "input_ids", "text_attention_mask"]
+
+    def __call__(self, audio=None, text=None, sampling_rate=None, padding=True, return_tensors="pt") -> BatchFeature:
+        """A batch for `SerFusionForClassification`.
+
+        Args:
+            audio: An array of float samples, or a list of them, None where a clip is missing.
+            text: A string, or a list of them, None or "" where a text is missing (also when cleaning leaves nothing).
+            sampling_rate: Of the audio; another than the feature extractor's raises.
+            padding: As in transformers: True pads to the longest.
+            return_tensors: `pt` or `np`.
+
+        Returns:
+            What the feature extractor makes, `input_values` `(batch, samples)` or `input_features` `(batch, rows,
+            frames)`, with its `attention_mask`; `input_ids` and `text_attention_mask` `(batch, tokens)`. A mask is 1
+            where something is real; rows of what is missing are zeros. A modality that no row has is left out.
+
+        Raises:
+            ValueError: neither is given, or not as many clips as texts.
+        """
+        if audio is None and text is None:
+            raise ValueError("neither audio nor text was given")
+        batch = {}
+        if audio is not None:
+            clips = audio if isinstance(audio, list | tuple) else [audio]
+            batch |= self._clips(clips, sampling_rate, padding)
+        if text is not None:
+            texts = [text] if isinstance(text, str) else text
+            batch |= self._texts(texts, padding)
+            if audio is not None and len(texts) != len(clips):
+                raise ValueError(f"{len(clips)} clips and {len(texts)} texts: give None for what is missing")
+        return BatchFeature(batch, tensor_type=return_tensors)
+
+    def _clips(self, clips, sampling_rate, padding) -> dict[str, np.ndarray]:
+        there = [index for index, clip in enumerate(clips) if clip is not None]
+        if not there:
+            return {}
+        found = self.feature_extractor(
+            [np.asarray(clips[index], dtype=np.float32) for index in there],  # int16 would give float64
+            sampling_rate=sampling_rate, padding=padding, return_attention_mask=True, return_tensors="np",
+        )  # fmt: skip
+        return {name: _spread(values, there, len(clips)) for name, values in found.items()}
+
+    def _texts(self, texts, padding) -> dict[str, np.ndarray]:
+        cleaned = [clean_text(text, self.text_cleaning) for text in texts]
+        there = [index for index, text in enumerate(cleaned) if text.strip()]
+        if not there:
+            return {}
+        found = self.tokenizer(
+            [cleaned[index] for index in there],
+            padding=padding, truncation=True, max_length=self.max_text_length, padding_side="right",
+            return_attention_mask=True, return_token_type_ids=False, return_tensors="np",
+        )  # fmt: skip
+        ids = _spread(found["input_ids"], there, len(texts), self.tokenizer.pad_token_id)
+        return {"input_ids": ids, "text_attention_mask": _spread(found["attention_mask"], there, len(texts))}
+
+
+def _spread(values: np.ndarray, rows: list[int], count: int, fill=0) -> np.ndarray:
+    """`values` at their rows among `count`, `fill` in the others."""
+    spread = np.full((count, *values.shape[1:]), fill, dtype=values.dtype)
+    spread[rows] = values
+    return spread
