@@ -21,8 +21,8 @@ SOURCE = REPO / "src" / "ser_hf"
 ORDER = (
     "errors files torchaudio_cpu schema synthesis audio builder tables corpora leaks protocols preprocessing windowing "
     "trimming augmentation store texts batching collator models losses trainer metrics vector_metrics scoring "
-    "comparing text_baselines embeddings report imagenet lora hub flags args results pieces run command inventory "
-    "check folds cv_report cv push predict plot embed cli demo"
+    "comparing text_baselines embeddings report imagenet lora hub flags args results lineage pieces fusion run "
+    "command inventory check folds cv_report cv push predict plot embed cli demo"
 ).split()
 # Modules any other may import.
 LEAVES = {"errors", "files", "torchaudio_cpu", "__version__", "args", "flags"}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from .errors import SerError
-from .flags import DEFAULT_MODEL, WindowArguments, flags_of, training_defaults
+from .flags import CHECKPOINTS, DEFAULT_MODEL, WindowArguments, flags_of, training_defaults
 
 # Never written into run.yaml: they are this machine's, or secrets, or not part of what was computed.
 NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "hub_token", "config")
@@ -61,6 +61,9 @@ def parse(doc: str, system: str, argv: list[str] | None = None) -> Flags:
     output_dir = given.get("output_dir", "runs/unnamed")
     data, model, run, *augmentation, training = _dataclasses(parser, {**given, "output_dir": output_dir})
     _check(data, model, run)
+    for flag in set(CHECKPOINTS) & vars(model).keys():  # a fold's encoder was trained on that fold
+        name = getattr(model, flag)
+        setattr(model, flag, name and name.replace("{fold}", str(data.fold)).replace("{seed}", str(training.seed)))
     if "output_dir" not in given:
         name = Path(data.dataset).name
         training.output_dir = f"runs/{name}_{system}_fold{data.fold}_seed{training.seed}"

@@ -1,6 +1,7 @@
 """The flags of every recipe, as dataclasses; their help texts are what `--help` prints."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 
@@ -169,7 +170,7 @@ class FusionArguments(LoraArguments):
     head_dropout: float = field(default=0.1, metadata={"help": "Dropout of the head."})
     modality_dropout: float = field(
         default=0.1,
-        metadata={"help": "Part of the training utterances that lose their text, and that lose their audio."},
+        metadata={"help": "Part of the training utterances that lose their audio or, as often, their text."},
     )
     freeze_encoders: bool = field(
         default=True,
@@ -185,12 +186,39 @@ class FusionArguments(LoraArguments):
 
 @dataclass
 class SpectrogramArguments:
-    """What is trained."""
+    """What is trained, and on which features."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A trained spectrogram model to be scored or trained on, instead of --arch."}
+        default=None,
+        metadata={"help": "A trained spectrogram model to be scored or trained on; its own features and --arch."},
     )
-    arch: str = field(default="cnn2d_6", metadata={"help": "Which network."})
+    arch: Literal[
+        "cnn1d_3", "cnn1d_5", "cnn1d_8", "cnn2d_2", "cnn2d_6", "cnn_lstm", "cnn_lstm_attention",
+        "alexnet", "resnet50", "densenet201", "resnext50",
+    ] = field(default="cnn2d_6", metadata={"help": "The network."})  # fmt: skip
+    imagenet: bool = field(
+        default=False,
+        metadata={
+            "help": "Begin with ImageNet weights from the Hub (resnet50, resnext50, densenet201), not random ones."
+        },
+    )
+    reduce: Literal["time", "frequency"] | None = field(
+        default=None, metadata={"help": "Of the cnn1d networks: read the mean over time, or over frequency."}
+    )
+    pooling: Literal["mean", "max", "meanmax"] = field(default="mean", metadata={"help": "Frames to one vector."})
+    dropout: float = field(default=0.3, metadata={"help": "In front of the last layer."})
+    features: Literal["mel", "mfcc"] | None = field(
+        default=None, metadata={"help": "Mel spectrogram in dB or MFCC; mfcc for the cnn1d networks and mel otherwise."}
+    )
+    sampling_rate: int = field(default=8000, metadata={"help": "Rate in Hz that clips are resampled to."})
+    n_mels: int = field(default=128, metadata={"help": "Mel bands, up to half the rate."})
+    n_mfcc: int = field(default=40, metadata={"help": "Coefficients."})
+    n_fft: int = field(default=1024, metadata={"help": "Length of the Fourier transform in samples."})
+    win_length: int = field(default=512, metadata={"help": "Length of its Hamming window in samples."})
+    hop_length: int = field(default=100, metadata={"help": "Samples from one frame to the next."})
+    normalize: Literal["none", "clip"] = field(
+        default="none", metadata={"help": "clip: each clip's features to zero mean and unit variance."}
+    )
 
 
 @dataclass
@@ -246,6 +274,21 @@ class TextRunArguments(LearnArguments):
     )
 
 
+@dataclass
+class SpectrogramRunArguments(RunArguments):
+    """How it is trained, beside transformers' TrainingArguments."""
+
+    one_cycle: bool = field(
+        default=False,
+        metadata={
+            "help": "One cycle of the learning rate (Smith 2018), --learning_rate at its top; no other schedule."
+        },
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations on validation without improvement."}
+    )
+
+
 # Where these recipes differ from transformers' TrainingArguments, and where one system differs from the others.
 TRAINING_DEFAULTS = {
     "eval_strategy": "epoch",
@@ -261,16 +304,18 @@ TRAINING_DEFAULTS = {
 }
 OF_ONE_SYSTEM = {
     "spectrogram": {"learning_rate": "1e-3", "num_train_epochs": 60},  # trained from random weights
-    "fusion": {"learning_rate": "1e-3", "num_train_epochs": 30},  # a small head
+    "fusion": {"learning_rate": "1e-3", "num_train_epochs": 30, "per_device_train_batch_size": 32},  # a head
 }
 
+# The flags that name checkpoints.
+CHECKPOINTS = ("model_name_or_path", "audio_model", "text_model")
 # What is fine-tuned if neither --model_name_or_path nor --model_type says it.
 DEFAULT_MODEL = {"wav2vec2": "facebook/wav2vec2-base", "text": "bert-base-uncased"}
 
 # What each system's recipes take beside TrainingArguments: data, model, run.
 SYSTEMS = {
     "wav2vec2": (WindowArguments, AudioArguments, RunArguments),
-    "spectrogram": (WindowArguments, SpectrogramArguments, RunArguments),
+    "spectrogram": (WindowArguments, SpectrogramArguments, SpectrogramRunArguments),
     "text": (DataArguments, TextArguments, TextRunArguments),
     "fusion": (ClipArguments, FusionArguments, RunArguments),
 }
@@ -294,3 +339,12 @@ def flags_of(system: str) -> tuple[type, ...]:
 def training_defaults(system: str) -> dict:
     """A system's values of `TrainingArguments` where they are not transformers' own."""
     return {**TRAINING_DEFAULTS, **OF_ONE_SYSTEM.get(system.split("_")[0], {})}
+
+
+def without_folders(name: str) -> str:
+    """A checkpoint's or corpus's name for others: of a folder of this machine, its last part alone.
+
+    >>> without_folders("facebook/wav2vec2-base"), without_folders("runs/x_cv/fold{fold}_seed{seed}")
+    ('facebook/wav2vec2-base', 'fold{fold}_seed{seed}')
+    """
+    return Path(name).name if "{" in name or Path(name).exists() else name

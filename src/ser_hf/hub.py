@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from .errors import SerError
+from .flags import CHECKPOINTS, without_folders
 from .models import SerConfig, SerForAudioClassification
 
 # What a run leaves behind that may be published. predictions.parquet is not: it holds the corpus's labels and ids.
@@ -183,14 +184,8 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
         if run_yaml.exists():
             flags = yaml.safe_load(run_yaml.read_text())
             kept = {key: value for key, value in flags.items() if key not in LOCAL_KEYS}
-            for key in (
-                "model_name_or_path",
-                "audio_model",
-                "text_model",
-                "dataset",
-            ):  # a folder of this machine: its name is enough
-                if key in kept and Path(kept[key]).exists():
-                    kept[key] = Path(kept[key]).name
+            for key in {*CHECKPOINTS, "dataset"} & kept.keys():
+                kept[key] = without_folders(str(kept[key]))
             run_yaml.write_text(yaml.safe_dump(kept, sort_keys=False))
         _refuse_local_names(Path(staging), folder)
         api = HfApi()

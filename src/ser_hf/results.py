@@ -11,7 +11,7 @@ from typing import Any
 from . import __version__
 from .args import NOT_IN_RUN_YAML
 from .files import write
-from .flags import training_defaults
+from .flags import CHECKPOINTS, training_defaults, without_folders
 
 
 @dataclass(frozen=True)
@@ -87,21 +87,20 @@ DETAILS = {
     "ser_fusion": "{fusion} fusion of {pooling}-pooled audio and {text_pooling}-pooled text",
     "ser_spectrogram": "{arch} with {weights} weights",
 }
-ENCODERS = ("model_name_or_path", "audio_model", "text_model")  # flags that name checkpoints
 
 
-def describe_model(given: dict, model, saved: type, task: str) -> dict:
+def describe_model(flags: dict, model, saved: type, task: str) -> dict:
     """The model's part of `results.json`; a local checkpoint is named by its folder's last part alone.
 
     Args:
-        given: All flags.
+        flags: The model's, as they were read.
         model: As it was trained.
         saved: The class it was saved as.
         task: The pipeline's that loads it.
     """
-    named = [str(given[flag]) for flag in ENCODERS if given.get(flag)]
+    named = [str(flags[flag]) for flag in CHECKPOINTS if flags.get(flag)]
     published = [name for name in named if not Path(name).exists()]
-    random = given.get("model_type") or model.config.model_type
+    random = flags.get("model_type") or model.config.model_type
     details = DETAILS.get(model.config.model_type, "its own head")
     return {
         "class": saved.__name__,
@@ -137,8 +136,8 @@ def command(recipe: str, given: dict) -> str:
     for key, value in given.items():
         if key in NOT_IN_RUN_YAML or key == "data_dir" or defaults.get(key) == value:
             continue
-        if key in (*ENCODERS, "dataset") and Path(str(value)).exists():
-            value = Path(str(value)).name
+        if key in (*CHECKPOINTS, "dataset"):
+            value = without_folders(str(value))
         words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
     # Every flag is written out; the corpus's own YAML must not add to them.
     return shlex.join([*words, "--config", "none"])

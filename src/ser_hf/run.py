@@ -10,7 +10,8 @@ from pathlib import Path
 
 from . import torchaudio_cpu
 from .errors import SerError
-from .flags import WindowArguments
+from .flags import CHECKPOINTS, WindowArguments
+from .lineage import check_checkpoints
 from .results import Setup, describe, describe_model, versions, write_flags
 
 logger = logging.getLogger("ser_hf")
@@ -95,6 +96,7 @@ def prepare(recipe: str, flags, problem_types: tuple[str, ...] | None = None) ->
     check_disjoint(splits, protocol.speaker_independent, protocol.validation)
     setup = Setup(recipe, flags.given, splits, report, mixed, protocol, data.fold, push_to)
     say_setup(setup)
+    check_checkpoints([value for flag, value in vars(flags.model).items() if flag in CHECKPOINTS and value], setup)
     return setup
 
 
@@ -209,6 +211,7 @@ def finish(
     task: str = "audio-classification",
     others: dict | None = None,
     remarks: list[str] | None = None,
+    model=None,
 ) -> dict:
     """Score test once, write everything a run leaves behind, print the report, push if asked. Returns the results.
 
@@ -222,6 +225,7 @@ def finish(
         task: Of the pipeline that loads the model.
         others: Logits on test of systems to compare with, by name.
         remarks: What a reader of the figures must know besides.
+        model: What is saved, where the trainer's model is only a part of it.
     """
     from .comparing import compare
     from .hub import push_folder, save_model
@@ -246,7 +250,7 @@ def finish(
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if training.process_index != 0:
         return {}
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = model or trainer.accelerator.unwrap_model(trainer.model)
     if state is not None:  # a sharded model, gathered
         model = type(model)(model.config)
         model.load_state_dict(state)
@@ -255,7 +259,7 @@ def finish(
         model.config.thresholds = dict(zip(names, limits, strict=True))
     saved = save_model(model.to("cpu"), processor, folder)
     scored = {
-        "model": describe_model(setup.given, model, saved, task),
+        "model": describe_model(vars(flags.model), model, saved, task),
         "seed": training.seed,
         "training": trained,
         "test": score(splits["test"], test, names, kind, limits, report_at),

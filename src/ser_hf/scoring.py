@@ -32,6 +32,14 @@ def to_scores(logits: np.ndarray, problem_type: str) -> np.ndarray:
     return 1 / (1 + np.exp(-logits)) if problem_type == "multi_label_classification" else logits
 
 
+def from_scores(scores: np.ndarray, problem_type: str) -> np.ndarray:
+    """Logits that `to_scores` makes these scores of."""
+    if problem_type == "regression":
+        return scores
+    scores = np.clip(scores, 1e-12, 1 - 1e-12)
+    return np.log(scores) if problem_type == "single_label_classification" else np.log(scores / (1 - scores))
+
+
 def cluster_intervals(
     clusters, compute: Callable[[np.ndarray], dict[str, float | None]], samples: int = 500, seed: int = 0
 ) -> dict[str, list[float] | None]:
@@ -166,10 +174,7 @@ def utterance_logits(logits: np.ndarray, windows: Dataset, dataset: Dataset, pro
     if missing:
         raise ValueError(f"{len(missing)} utterances have no window, first {missing[0]}")
     scores = scores[[place[name] for name in dataset["id"]]]
-    if problem_type == "regression":
-        return scores
-    scores = np.clip(scores, 1e-12, 1 - 1e-12)
-    return np.log(scores) if problem_type == "single_label_classification" else np.log(scores / (1 - scores))
+    return from_scores(scores, problem_type)
 
 
 def decision_thresholds(validation: Dataset, logits: np.ndarray | None, names: list[str], problem_type: str):

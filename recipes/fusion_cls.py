@@ -1,0 +1,62 @@
+"""Fuse an audio and a text encoder to recognise emotions from what is said and how.
+
+    accelerate launch recipes/fusion_cls.py --dataset iemocap --audio_model runs/iemocap_wav2vec2_fold0_seed42 \
+        --text_model runs/iemocap_text_fold0_seed42
+    accelerate launch recipes/fusion_cls.py --dataset iemocap --audio_model facebook/wav2vec2-base \
+        --text_model roberta-base --fusion cross_attention --freeze_encoders false --learning_rate 1e-5
+
+Encoders are frozen unless --freeze_encoders false: each utterance goes through each of them once, the head is trained
+on what they made of it, and the whole model is saved. The report holds audio alone, text alone and their averaged
+probabilities on the same test utterances. `pipeline("speech-emotion-recognition", model=folder)` takes {"audio",
+"text"}, either of which may be missing.
+"""
+
+from ser_hf import args, run
+
+
+def main() -> None:
+    # 1. Flags. Nothing heavy is imported before this line, so that --help and a typo answer at once.
+    flags = args.parse(__doc__, system="fusion")
+    data, training = flags.data, flags.training
+
+    from ser_hf import fusion
+    from ser_hf.scoring import SELECTED_BY
+
+    # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
+    setup = run.prepare("fusion_cls", flags)
+    splits, kind = setup.splits, setup.report.problem_type
+
+    # 3. Model: two encoders under a new head.
+    model, processor = fusion.load(flags.model, setup.report, training.do_train)
+    run.select_on_validation(training, SELECTED_BY[kind], len(splits["validation"]) > 0)
+
+    if flags.model.freeze_encoders and training.do_train:
+        # 4a. Each utterance through each encoder once; then heads on what came out: the fusion's, and one a modality.
+        states = fusion.encode(model, processor, splits, flags)
+        untrained = fusion.head_of(model)
+        trainer = fusion.make_trainer(fusion.head_of(model), fusion.StateCollator(states), processor, flags, setup)
+        trained = run.train(trainer, training)
+        others = {
+            f"{name}_only": fusion.trained_alone(name, untrained, states, processor, flags, setup)
+            for name in fusion.MODALITIES
+        }
+        others["average"] = fusion.averaged(list(others.values()), kind)
+        model = fusion.put_back(trainer.accelerator.unwrap_model(trainer.model), model)
+        some = splits["test"].select(range(min(8, len(splits["test"]))))
+        fusion.check_same_logits(model, trainer.model, processor, states, some, data)
+    else:
+        # 4b. Everything is trained, on raw input.
+        collator = fusion.FusionCollator(processor, data)
+        trainer = fusion.make_trainer(model, collator, processor, flags, setup)
+        trained = run.train(trainer, training) if training.do_train else None
+        others = fusion.withheld(trainer, collator, splits["test"])
+        model = None  # the trainer's
+
+    # 5. Test, once; model, card, results, push.
+    task = "speech-emotion-recognition"
+    run.finish(trainer, flags, processor, setup, trained, task=task, others=others, model=model)
+    trainer.end()
+
+
+if __name__ == "__main__":
+    run.cli(main)
