@@ -35,7 +35,7 @@ from .command import claim
 from .cv_report import Found, about, mark, markdown, summarise
 from .errors import SerError
 from .files import write
-from .flags import flags_of
+from .flags import TextArguments, flags_of
 from .results import write_flags
 
 # Not part of what a fold computed; its fold and seed are in results.json.
@@ -170,6 +170,7 @@ def load(plan: Plan) -> None:
     from .leaks import check_disjoint
     from .preprocessing import add_to_train, load_data
     from .protocols import find_protocol, folds_of, split
+    from .texts import with_text
 
     corpus, report, plan.mixed = load_data(data)
     if report.problem_type != "single_label_classification":
@@ -186,7 +187,10 @@ def load(plan: Plan) -> None:
         parts = split(corpus, report.corpus, data.protocol, fold, data.validation_fraction, data.split_seed)
         parts = add_to_train(parts, plan.mixed)
         check_disjoint(parts, plan.protocol.speaker_independent, plan.protocol.validation)
-        plan.tests[fold] = set(parts["test"]["id"])
+        test = parts["test"]
+        if plan.system.split("_")[0] == "text":  # which leaves out what has no text
+            test, _ = with_text(test, plan.given.get("text_cleaning", TextArguments.text_cleaning))
+        plan.tests[fold] = set(test["id"])
 
 
 # ---- running

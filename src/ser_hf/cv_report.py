@@ -75,16 +75,21 @@ def summarise(runs: dict[tuple[int, int], Found], label_names: list[str]) -> dic
 
 
 def _pool(tables: list, label_names: list[str]) -> dict:
-    """What `report.score` says of the predictions of several folds together."""
+    """What `scoring.score` says of the predictions of several folds together, and as `comparisons` what
+    `comparing.compare` says of the systems that every fold was compared with (`prediction_<system>`)."""
     import numpy as np
     import pandas as pd
 
+    from .comparing import compare
     from .scoring import score
 
     table = pd.concat(tables)
     index = {label: number for number, label in enumerate(label_names)}
     truth = {"label": table["label"].map(index).to_numpy(), "speaker": table["speaker"].tolist()}
-    return score(truth, np.eye(len(label_names))[table["prediction"].map(index)], label_names)
+    logits = np.eye(len(label_names))[table["prediction"].map(index)]
+    systems = [column for column in table if column.startswith("prediction_") and table[column].notna().all()]
+    others = {system.removeprefix("prediction_"): table[system].map(index).to_numpy() for system in systems}
+    return score(truth, logits, label_names) | {"comparisons": compare(truth, logits, others, label_names)}
 
 
 def _entry(seed: int, fold: int, results: dict) -> dict:
@@ -216,6 +221,7 @@ def markdown(cv: dict) -> str:
         _table(["seed", *names], pools),
         f"In brackets 95 % intervals by bootstrap over {pooled['per_seed'][0]['intervals_over']}; chance UAR "
         f"{cv['pooled']['chance_uar']:.3f}.",
+        *_comparisons(pooled["per_seed"], leak),
         f"## Classes, pooled{', mean over seeds' if several else ''}{leak}",
         _table(["class", "precision", "recall", "F1", "utterances"], classes),
         f"## Folds{leak}",
@@ -227,6 +233,23 @@ def markdown(cv: dict) -> str:
         f"## Run again\n\n```\n{cv['command']}\n```",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _comparisons(per_seed: list[dict], leak: str) -> list[str]:
+    """The pooled predictions beside those of the systems that every fold was compared with, if there are any."""
+    from .report import comparison_table, shown
+
+    if not per_seed[0]["comparisons"]:
+        return []
+    tables = [(one["seed"], comparison_table({"test": one, "comparisons": one["comparisons"]})) for one in per_seed]
+    rows = [[seed, system, *cells.values()] for seed, table in tables for system, cells in table.items()]
+    columns = list(next(iter(tables[0][1].values())))
+    return [
+        f"## Compared on the pooled predictions{leak}",
+        _table(["seed", "system", *map(shown, columns)], rows),
+        "A difference is this system's figure minus the other's, with a 95 % interval by paired bootstrap over "
+        f"{per_seed[0]['intervals_over']}.",
+    ]
 
 
 def _table(head: list, rows: list[list]) -> str:
