@@ -7,6 +7,7 @@ but its siblings.
     recognize("clip.wav")  # [{"label": "happy", "score": 0.91}, {"label": "sad", "score": 0.05}, ...]
     recognize("interview.mp3", window_s=4.0, hop_s=2.0, batch_size=16)
     # {"scores": [...], "segments": [{"start": 0.0, "end": 4.0, "scores": [...]}, {"start": 2.0, "end": 6.0, ...}, ...]}
+    recognize({"audio": "clip.wav", "text": "I can't believe it"})  # a fusion model also reads
 """
 
 import os
@@ -21,12 +22,14 @@ from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
 from .audio_blocks import AudioInputError, read, windows
+from .frames import samples_for
 
 logger = logging.get_logger(__name__)
 
 TASK = "speech-emotion-recognition"
 REST_S = 1e-3  # audio that is no window of its own: a converted rate may give a sample more or less
 LONG_S = 60.0  # attention grows with the square of the length: above this a warning advises windows
+AUDIO_KEYS = {"array", "raw", "bytes", "path"}  # one of them is in every dict that is audio
 # What reads the pooled vector: the layer behind the pooling in our two heads, and in the stock classes.
 AFTER_POOLING = ("ser_dense", "ser_classifier", "classifier")
 
@@ -47,6 +50,9 @@ class SerPipeline(ChunkPipeline):
     Inputs are a path, the `bytes` of a file, an array or tensor at the model's rate (`(samples,)`, `(channels,
     samples)` or `(samples, channels)`), a dict `{"array", "sampling_rate"}`, `{"bytes"}` or `{"path"}` (a row's `audio`
     of a dataset), a list of these (gives a list), or a generator or torch dataset of these (gives an iterator).
+    A dict `{"audio"}` holds one of them under that name, whatever else it holds (a row of a dataset). Fusion models
+    also take `{"audio", "text"}`, `{"text"}`, and a dict of audio with a `text`; a text that is None or empty is
+    missing.
 
     Args, at construction or in the call:
         window_s: Seconds of a window, each normalised by itself as a clip is. None hears the whole input at once.
@@ -55,32 +61,37 @@ class SerPipeline(ChunkPipeline):
             others that begins earlier, `drop` none. The recipes' --window_last.
         batch_size: Windows, or clips, that go through the model together; the answers do not depend on it.
         top_k: Only the k most probable labels. None gives all.
-        return_embeddings: Adds the vector that pooling leaves of a clip, as a numpy array; of windows, also their mean.
+        return_embeddings: Adds the vector that pooling leaves of a clip (fusion, of both), as a numpy array; of
+            windows, also their mean.
+        asr: Of fusion models: what transcribes audio that has no text, `pipeline("automatic-speech-recognition")` or
+            any function of `{"array", "sampling_rate"}` that returns `{"text"}`. It hears each window by itself. A text
+            that is given belongs to the whole input and goes with every window.
         on_error: `raise` a ValueError that names the input, or `return` `{"error": ...}` in its place and go on.
 
     Returns:
         `[{"label", "score"}, ...]` for each input: probabilities, highest first, for single-label models; in the
         model's order independent probabilities for multi-label models (with `predicted` by the thresholds that the
         configuration holds, if it does) and raw values for regression. With windows, a dict of `scores` (the mean over
-        the windows) and `segments`, a list of `{"start", "end", "scores"}` in seconds. With embeddings, a dict of
-        `scores` and `embedding`, and one in each segment.
+        the windows) and `segments`, a list of `{"start", "end", "scores"}` in seconds (of a text alone, none). With
+        embeddings, a dict of `scores` and `embedding`, and one in each segment.
     """
 
     _load_feature_extractor = True
-    _load_processor = _load_tokenizer = _load_image_processor = _load_video_processor = False
+    _load_processor = None  # if there is one: fusion models have
+    _load_tokenizer = _load_image_processor = _load_video_processor = False
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.feature_extractor is None:
             raise ValueError("feature_extractor is missing: it says the rate and how the model wants its samples")
+        if self._reads and self.processor is None:
+            raise ValueError("processor is missing: it says how the fusion model wants its texts")
         self.model.eval()
         audio = getattr(self.model.config, "audio_config", self.model.config)
         # With layer norm a masked, padded clip gives what it gives alone; group norm hears the padding all the same.
         self._padding_is_exact = getattr(audio, "feat_extract_norm", None) == "layer"
-        self._receptive_field = 1  # samples the convolutions need for one frame; stock classes refuse less
-        layers = zip(getattr(audio, "conv_kernel", ()), getattr(audio, "conv_stride", ()), strict=True)
-        for kernel, stride in reversed(list(layers)):
-            self._receptive_field = (self._receptive_field - 1) * stride + kernel
+        # Samples the convolutions need for one frame; stock classes refuse less.
+        self._receptive_field = samples_for(1, audio) if hasattr(audio, "conv_kernel") else 1
 
     def __call__(self, inputs, **kwargs):
         if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray | memoryview):
@@ -90,7 +101,7 @@ class SerPipeline(ChunkPipeline):
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, local_files_only=None, **given):
-        steps = (("window_s", "hop_s", "window_last", "on_error"), ("return_embeddings",), ("window_s", "top_k"))
+        steps = (("window_s", "hop_s", "window_last", "on_error", "asr"), ("return_embeddings",), ("window_s", "top_k"))
         known = dict.fromkeys(name for names in steps for name in names)
         if unknown := set(given) - set(known):
             raise TypeError(f"unknown argument {', '.join(sorted(unknown))}; there are {', '.join(known)}, batch_size")
@@ -99,7 +110,13 @@ class SerPipeline(ChunkPipeline):
                 raise ValueError(f"{name} {given[name]!r}: must be one of {', '.join(choices)}")
         if given.get("top_k") is not None and (given["top_k"] < 1 or self.problem_type == "regression"):
             raise ValueError(f"top_k {given['top_k']}: must be at least 1, and the model must have classes")
+        if given.get("asr") is not None and not self._reads:
+            raise ValueError(f"asr: {type(self.model).__name__} takes no text")
         return tuple({name: given[name] for name in names if name in given} for names in steps)
+
+    @property
+    def _reads(self) -> bool:
+        return hasattr(self.model.config, "text_config")
 
     @property
     def problem_type(self) -> str:
@@ -108,24 +125,49 @@ class SerPipeline(ChunkPipeline):
 
     # ---- one input to windows, windows to logits, logits to an answer
 
-    def preprocess(self, source, window_s=None, hop_s=None, window_last="pad", on_error="raise"):
-        """Windows `{"samples", "start", "end"}` of one input, the last of them perhaps `{"error"}` instead."""
+    def preprocess(self, source, window_s=None, hop_s=None, window_last="pad", on_error="raise", asr=None):
+        """Windows `{"samples", "text", "start", "end"}` of one input, the last of them perhaps `{"error"}` instead; of
+        a text alone, one without times."""
         rate = self.feature_extractor.sampling_rate
         size, hop = self._samples(window_s, hop_s)
         try:
-            if size is None:
-                whole = np.concatenate(list(read(source, rate)))
+            audio, text = self._parts(source)
+            if audio is None and text is not None:
+                pieces = [(None, None)]
+            elif size is None:
+                whole = np.concatenate(list(read(audio, rate)))
                 if len(whole) > LONG_S * rate:
                     logger.warning_once(f"{len(whole) / rate:.0f} s at once take much memory: window_s=4.0 cuts them")
                 pieces = [(0, whole)]
             else:
-                pieces = windows(read(source, rate), size, hop, window_last, rest=round(REST_S * rate))
+                pieces = windows(read(audio, rate), size, hop, window_last, rest=round(REST_S * rate))
             for first, samples in pieces:
-                yield {"samples": samples, "start": first / rate, "end": (first + len(samples)) / rate}
+                times = (None, None) if first is None else (first / rate, (first + len(samples)) / rate)
+                said = text
+                if asr is not None and said is None:
+                    said = asr({"array": samples.copy(), "sampling_rate": rate})["text"]
+                yield {"samples": samples, "text": said, "start": times[0], "end": times[1]}
         except AudioInputError as error:
             if on_error == "raise":
                 raise
             yield {"error": str(error)}
+
+    def _parts(self, source) -> tuple:
+        """The audio and the text of one input, None where there is none."""
+        if not isinstance(source, dict) or not {"audio", "text"} & set(source):
+            return source, None
+        text = source.get("text")
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f'"text" must be a string, got {type(text).__name__}')
+        itself = source if AUDIO_KEYS & set(source) else None  # {"array", "sampling_rate", "text"}
+        audio = source["audio"] if source.get("audio") is not None else itself
+        if text and not self._reads:
+            raise AudioInputError(f"{type(self.model).__name__} takes no text: give the audio alone")
+        if self._reads and not self.processor(text=text or ""):
+            text = None  # nothing is left of it
+        if audio is None and text is None:
+            raise AudioInputError("neither audio nor text")
+        return audio, text
 
     def _samples(self, window_s, hop_s) -> tuple[int | None, int | None]:
         rate = self.feature_extractor.sampling_rate
@@ -138,10 +180,11 @@ class SerPipeline(ChunkPipeline):
         return size, hop
 
     def _forward(self, pieces, return_embeddings=False):
-        """Logits, and embeddings if asked for, of `{"samples": [array, ...]}`, in that order."""
-        clips, groups = pieces["samples"], defaultdict(list)  # a group goes through the model together
-        for index, clip in enumerate(clips):
-            groups[None if self._padding_is_exact else len(clip)].append(index)
+        """Logits, and embeddings if asked for, of `{"samples": [array or None, ...], "text": [...]}`, in that order."""
+        clips, texts, groups = pieces["samples"], pieces["text"], defaultdict(list)
+        for index, clip in enumerate(clips):  # a group goes through the model together
+            size = None if clip is None else len(clip)
+            groups[clip is None, None if self._padding_is_exact else size].append(index)
         out, hooks = defaultdict(list), []  # of out, one entry a group
         if return_embeddings:
             layers = dict(self.model.named_children())
@@ -151,7 +194,10 @@ class SerPipeline(ChunkPipeline):
             hooks = [layer.register_forward_pre_hook(lambda _layer, inputs: out["embeddings"].append(inputs[0]))]
         try:
             for group in groups.values():
-                out["logits"].append(self.model(**self._batch([clips[index] for index in group])).logits)
+                inputs = {} if clips[group[0]] is None else self._batch([clips[index] for index in group])
+                if self._reads:
+                    inputs |= self.processor(text=[texts[index] for index in group]).to(self.device)
+                out["logits"].append(self.model(**inputs).logits)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -190,6 +236,7 @@ class SerPipeline(ChunkPipeline):
                 {"start": piece["start"], "end": piece["end"], "scores": self._scores(row, top_k)}
                 | ({"embedding": piece["embeddings"].numpy()} if embeds else {})
                 for piece, row in zip(pieces, values.tolist(), strict=True)
+                if piece["start"] is not None
             ]
         return answer
 
@@ -203,6 +250,12 @@ class SerPipeline(ChunkPipeline):
             entries.sort(key=lambda entry: -entry["score"])
         return entries[:top_k]
 
+    def save_pretrained(self, save_directory, **kwargs):
+        """As in transformers, with the processor of a fusion model."""
+        super().save_pretrained(save_directory, **kwargs)
+        if self._reads:
+            self.processor.save_pretrained(save_directory)
+
     # ---- many inputs
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
@@ -214,7 +267,8 @@ class SerPipeline(ChunkPipeline):
         while batch := list(islice(pieces, batch_size)):
             heard = [piece for piece, _ in batch if "error" not in piece]
             if heard:
-                out = self.forward({"samples": [piece.pop("samples") for piece in heard]}, **forward_params)
+                parts = {name: [piece.pop(name) for piece in heard] for name in ("samples", "text")}
+                out = self.forward(parts, **forward_params)
                 for name, values in out.items():
                     for piece, value in zip(heard, values, strict=True):
                         piece[name] = value
@@ -226,7 +280,8 @@ class SerPipeline(ChunkPipeline):
 
     def _pieces(self, inputs, parameters) -> Iterator[tuple[dict, bool]]:
         for number, source in enumerate(inputs):
-            path = source.get("path") if isinstance(source, dict) else source
+            path = source.get("audio", source) if isinstance(source, dict) else source
+            path = path.get("path") if isinstance(path, dict) else path
             name = str(path) if isinstance(path, str | os.PathLike) else f"input {number} ({type(source).__name__})"
             try:
                 for piece, last in _with_last(self.preprocess(source, **parameters)):
