@@ -62,6 +62,7 @@ class SpeechCollator:
     """
 
     columns = ("id", "audio", "label", "window_start", "window_end")  # what is read of a row, where it is there
+    values = "input_values"  # what the model calls its input
 
     def __init__(
         self,
@@ -75,7 +76,7 @@ class SpeechCollator:
         num_labels: int | None = None,
     ):
         self.sampling_rate = feature_extractor.sampling_rate
-        self.normalize = feature_extractor.do_normalize
+        self.normalize = getattr(feature_extractor, "do_normalize", False)
         self.padding_value = feature_extractor.padding_value
         self.skip_unreadable = skip_unreadable
         self.trim_db, self.min_seconds, self.max_seconds = trim_db, min_seconds, max_seconds
@@ -90,15 +91,15 @@ class SpeechCollator:
         return np.random.default_rng([self.seed, self.epoch, zlib.crc32(name.encode())])
 
     def _clip(self, row: dict) -> np.ndarray:
+        """What the model is to hear of a row; raises `AudioError` where it cannot be read."""
         window = row.get("window_start"), row.get("window_end")
         samples = decode(row["audio"], self.sampling_rate, *window)
         if self.trim_db is not None and window[0] is None:
             first, end = trim(samples, self.sampling_rate, self.trim_db)
             samples = samples[first:end]
-        return samples
+        return self._change(samples, self._generator(row["id"]))
 
-    def _change(self, samples: np.ndarray, row: dict) -> np.ndarray:
-        generator = self._generator(row["id"])
+    def _change(self, samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         training = self.augmentation is not None
         if training:
             samples = augment(samples, self.sampling_rate, self.augmentation, generator)
@@ -107,21 +108,23 @@ class SpeechCollator:
             samples = crop(samples, self.max_seconds, self.sampling_rate, how, generator)
         return fit_length(samples, round(self.min_seconds * self.sampling_rate))
 
+    def _batch(self, clips: list) -> dict[str, torch.Tensor]:
+        return pad_and_normalize(clips, self.normalize, self.padding_value)
+
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         clips, labels = [], []
         for row in rows:
             try:
-                clip = self._clip(row)
+                clips.append(self._clip(row))
             except AudioError as error:
                 if not self.skip_unreadable:
                     raise
                 logger.warning("skipped while training: %s", error)
                 continue
-            clips.append(self._change(clip, row))
             labels.append(row["label"])
         if not clips:
             raise AudioError(f"none of the {len(rows)} clips of a batch can be read, first {rows[0]['id']}")
-        batch = pad_and_normalize(clips, self.normalize, self.padding_value)
+        batch = self._batch(clips)
         batch["labels"] = torch.tensor(labels)
         return self._mix(batch, rows[0]["id"])
 
@@ -133,7 +136,7 @@ class SpeechCollator:
         if not labels.dtype.is_floating_point:
             labels = torch.nn.functional.one_hot(labels, self.num_labels).float()
         mixed = mixup(
-            batch["input_values"],
+            batch[self.values],
             labels,
             config.mixup_alpha,
             self._generator(f"mixup {name}"),
@@ -141,5 +144,5 @@ class SpeechCollator:
             config.mixup_p,
         )
         values, labels, mask = mixed
-        batch = {"input_values": values, "labels": labels}
+        batch = {self.values: values, "labels": labels}
         return batch if mask is None else {**batch, "attention_mask": mask}

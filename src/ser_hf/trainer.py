@@ -50,6 +50,8 @@ class SerTrainer(Trainer):
         eval_collator: Like `data_collator`, for evaluation.
         sampling: Weights with which training clips are drawn (`batching.sampling_weights`); None for each once.
         exact_evaluation: No padding at all in evaluation (see `batching.evaluation_batches`).
+        one_cycle: Instead of `lr_scheduler_type`, the learning rate goes up to `learning_rate` and down to nearly
+            nothing in one cycle, and momentum the other way (Smith 2018, torch's OneCycleLR).
         Others: as in `Trainer`.
     """
 
@@ -64,13 +66,14 @@ class SerTrainer(Trainer):
         eval_collator=None,
         exact_evaluation: bool = False,
         sampling: np.ndarray | None = None,
+        one_cycle: bool = False,
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.budget, self.length, self.loss = budget, length, loss or Loss()
         self._update = None  # all logits and labels of the running update, where the loss needs them together
         self.eval_collator = eval_collator or self.data_collator
-        self.exact_evaluation, self.sampling = exact_evaluation, sampling
+        self.exact_evaluation, self.sampling, self.one_cycle = exact_evaluation, sampling, one_cycle
 
     # ---- data
 
@@ -120,6 +123,17 @@ class SerTrainer(Trainer):
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         return self.get_eval_dataloader(test_dataset)
+
+    # ---- optimisation
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        if not self.one_cycle or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        optimizer = optimizer or self.optimizer
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self.lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=num_training_steps)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     # ---- loss
 

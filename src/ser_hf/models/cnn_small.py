@@ -16,7 +16,7 @@ LAYERS_1D = {
 }
 LAYERS_2D = {
     "cnn2d_2": ((32, (4, 2)), (64, (4, 2))),
-    "cnn2d_6": ((24, (2, 2)), (32, (2, 2)), (64, (1, 1)), (64, (2, 2)), (128, (1, 1)), (128, (2, 2))),
+    "cnn2d_6": ((16, (2, 2)), (32, (2, 2)), (64, (2, 2)), (64, (1, 1)), (128, (2, 1)), (128, (1, 1))),
     "cnn_lstm": ((32, (2, 2)), (64, (2, 2)), (64, (2, 1))),
     "cnn_lstm_attention": ((32, (2, 2)), (64, (2, 2)), (64, (2, 1))),
 }
@@ -61,12 +61,12 @@ class Layer(nn.Module):
         self.pool = F.max_pool1d if flat else F.max_pool2d
 
     def forward(self, x, lengths):
-        x = silenced(F.relu(self.norm(self.conv(x))), lengths)
-        if self.pooled in (1, (1, 1)):
-            return x, lengths
-        by = self.pooled if isinstance(self.pooled, int) else self.pooled[1]
-        x, lengths = self.pool(x, self.pooled), lengths if lengths is None else lengths // by
-        return silenced(x, lengths), lengths  # an odd last frame, pooled with silence, is not there either
+        x = F.relu(self.norm(self.conv(x)))
+        if self.pooled not in (1, (1, 1)):
+            x = self.pool(x, self.pooled)
+            by = self.pooled if isinstance(self.pooled, int) else self.pooled[1]
+            lengths = lengths if lengths is None else lengths // by  # an odd last frame goes, as it does alone
+        return silenced(x, lengths), lengths
 
 
 class SmallCnn(nn.Module):

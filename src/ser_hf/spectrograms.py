@@ -1,0 +1,190 @@
+"""Spectrogram models from flags, and their features: computed once a clip, kept by content, changed while training."""
+
+import logging
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from .audio import decode
+from .augmentation import augment_spectrogram
+from .collator import SpeechCollator
+from .errors import SerError
+from .store import Store, settings_folder
+
+logger = logging.getLogger("ser_hf")
+
+# Changes of the waveform, after which features must be computed anew.
+WAVEFORM = ("speed_p", "pitch_p", "reverb_p", "noise_p", "gain_p")
+WRITE_EVERY = 256  # clips a file of the store
+
+
+def spectrogram_model(flags, report):
+    """The model and the feature extractor that the flags ask for.
+
+    Args:
+        flags: What `args.parse` returned, of the system `spectrogram`.
+        report: `CorpusReport`, for the labels.
+
+    Raises:
+        SerError: checkpoint not found or of other labels; settings that do not fit; no ImageNet weights.
+    """
+    from .imagenet import load
+    from .models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
+
+    args, name = flags.model, flags.model.model_name_or_path
+    try:
+        if name:
+            model = SerForSpectrogramClassification.from_pretrained(name)
+            extractor = SerSpectrogramFeatureExtractor.from_pretrained(name)
+        else:
+            kind = args.features or ("mfcc" if args.arch.startswith("cnn1d") else "mel")
+            sizes = {key: getattr(args, key) for key in ("n_mels", "n_mfcc", "n_fft", "win_length", "hop_length")}
+            extractor = SerSpectrogramFeatureExtractor(
+                args.sampling_rate, kind, normalize=args.normalize, trim_db=flags.data.trim_db, **sizes
+            )
+            config = SerSpectrogramConfig(
+                arch=args.arch,
+                rows=extractor.feature_size,
+                reduce=args.reduce,
+                pooling=args.pooling,
+                dropout=args.dropout,
+                id2label=dict(enumerate(report.label_names)),
+                label2id={label: index for index, label in enumerate(report.label_names)},
+                problem_type=report.problem_type,
+            )
+            model = SerForSpectrogramClassification(config)
+    except (OSError, ValueError, TypeError) as error:
+        raise SerError(f"model {name or args.arch!r}: {' '.join(str(error).split())}") from None
+    if list(model.config.id2label.values()) != report.label_names:
+        raise SerError(
+            f"{name} answers {', '.join(model.config.id2label.values())}, "
+            f"but the corpus's labels are {', '.join(report.label_names)}: choose another --labels"
+        )
+    if args.imagenet and not name:
+        load(model)
+    return model, extractor
+
+
+def content(row: dict) -> str:
+    """The name of a row's features in the store: its audio's hash, and the window's times in it."""
+    start, end = row.get("window_start"), row.get("window_end")
+    return row["audio_hash"] if start is None else f"{row['audio_hash']} {start} {end}"
+
+
+class FeatureCollator(SpeechCollator):
+    """Rows to a padded batch of features, from the store where they are in it and from the audio otherwise.
+
+    Waveforms are changed only where no store is given; SpecAugment and mixup change what comes from a store too.
+
+    Args:
+        extractor: `SerSpectrogramFeatureExtractor`; it trims, not the collator.
+        store: Where the features are (`compute`); None computes them from each clip's audio, changed at random.
+        Others: as in `SpeechCollator`.
+    """
+
+    columns = (*SpeechCollator.columns, "audio_hash")
+    values = "input_features"
+
+    def __init__(self, extractor, store: Store | None, **kwargs):
+        super().__init__(extractor, **kwargs)
+        self.extractor, self.store = extractor, store
+
+    def from_audio(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
+        """`(rows, frames)` of a row, without SpecAugment."""
+        samples = decode(row["audio"], self.sampling_rate, row.get("window_start"), row.get("window_end"))
+        return self.extractor.features(self._change(samples, generator))
+
+    def _clip(self, row: dict) -> torch.Tensor:
+        generator = self._generator(row["id"])
+        if self.store is not None and row.get("audio_hash"):
+            features = self.store[content(row)]
+        else:
+            features = self.from_audio(row, generator)
+        if self.augmentation is None or not self.augmentation.spec_p:
+            return features
+        return torch.from_numpy(augment_spectrogram(features.numpy(), self.augmentation, generator))
+
+    def _batch(self, clips: list) -> dict[str, torch.Tensor]:
+        return self.extractor.batch(clips)
+
+
+def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
+    """Put into the store what is missing of the rows' features; returns how many clips were computed.
+
+    Raises:
+        AudioError: a clip cannot be read.
+    """
+    table = rows.select_columns([column for column in collator.columns if column in rows.column_names])
+    audio = table.select_columns([column for column in table.column_names if column != "audio"])
+    names = [content(row) for row in audio]
+    missing = [position for position in store.missing(names) if audio[position]["audio_hash"]]
+    for first in range(0, len(missing), WRITE_EVERY):
+        made = {}
+        for position in missing[first : first + WRITE_EVERY]:
+            row = table[position]
+            made[names[position]] = collator.from_audio(row, collator._generator(row["id"]))
+        store.add(made)
+    return len(missing)
+
+
+def feature_collators(extractor, flags, report, parts) -> dict:
+    """`data_collator` and `eval_collator` over one store that holds the features of all parts.
+
+    Without a store are training clips whose waveforms are to be changed, and all where of long clips only a stretch is
+    taken (`--max_seconds`), which in training is another in every epoch.
+    """
+    data, training, augmentation = flags.data, flags.training, flags.augmentation
+    same = {"min_seconds": data.min_seconds, "max_seconds": data.max_seconds, "seed": training.seed}
+    store = None
+    if data.max_seconds is None:
+        settings = {key: value for key, value in extractor.to_dict().items() if key != "auto_map"}
+        store = Store(settings_folder("features", sorted(settings.items()), data.min_seconds))
+    plain = FeatureCollator(extractor, store, **same)
+    if store is None:  # clips of equal length are no longer equal once they are trimmed: the Trainer looks here
+        plain.trim_db = extractor.trim_db
+    changed = any(getattr(augmentation, name) for name in WAVEFORM)
+    if store is not None:
+        with training.main_process_first():
+            wanted = [part for name, part in parts.items() if not (changed and name == "train")]
+            count = sum(compute(store, rows, plain) for rows in wanted if len(rows))
+            if count and training.process_index == 0:
+                logger.info("features of %d clips computed into %s", count, store.folder)
+    data_collator = FeatureCollator(
+        extractor,
+        None if changed else store,
+        skip_unreadable=True,
+        augmentation=augmentation,
+        num_labels=len(report.label_names),
+        **same,
+    )
+    return {"data_collator": data_collator, "eval_collator": plain}
+
+
+def as_heard(rows: Dataset, collator: FeatureCollator) -> Dataset:
+    """`rows` with the seconds that are left of each clip after trimming as their `duration`, so that clips of equal
+    length share a batch; unchanged where nothing is trimmed or the features are not in a store."""
+    extractor, store = collator.extractor, collator.store
+    if extractor.trim_db is None or store is None or not len(rows):
+        return rows
+    kept = [name for name in collator.columns if name in rows.column_names and name != "audio"]
+    frames = [store[content(row)].shape[1] for row in rows.select_columns(kept)]
+    seconds = np.array(frames, np.float32) * extractor.hop_length / extractor.sampling_rate
+    return rows.select_columns(kept).add_column("duration", seconds)
+
+
+def early_stopping(run, has_validation: bool) -> list:
+    """The Trainer's callback for `--early_stopping_patience`, if it is given.
+
+    Raises:
+        SerError: there is no validation to watch.
+    """
+    from transformers import EarlyStoppingCallback
+
+    patience = run.early_stopping_patience
+    if patience is None:
+        return []
+    if patience < 1 or not has_validation:
+        problem = "must be at least 1" if patience < 1 else "needs validation: give --validation_fraction"
+        raise SerError(f"--early_stopping_patience {patience}: {problem}")
+    return [EarlyStoppingCallback(patience)]
