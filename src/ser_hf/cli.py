@@ -15,6 +15,7 @@ COMMANDS = {
     "split": ("folds", "write the folds of a protocol as csv"),
     "cv": ("cv", "run a recipe on every fold of the protocol and sum it up"),
     "predict": ("predict", "emotions of audio files, by a trained model"),
+    "plot": ("plot", "draw waveform, mel spectrogram, MFCC, windows and SpecAugment of an audio file"),
     "push": ("push", "publish a corpus on the Hugging Face Hub"),
 }
 
