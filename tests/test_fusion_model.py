@@ -9,7 +9,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 
 from conftest import TINY
 from ser_hf.hub import save_model
-from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig, SerFusionForClassification
+from ser_hf.models import (
+    SerConfig,
+    SerForAudioClassification,
+    SerForSpectrogramClassification,
+    SerFusionConfig,
+    SerFusionForClassification,
+    SerSpectrogramConfig,
+)
 from ser_hf.models.configuration_fusion import FUSIONS, POOLINGS, TEXT_POOLINGS
 from ser_hf.models.fusion_layers import Concat, CrossAttention, Gated, Modality
 
@@ -361,6 +368,30 @@ def test_from_encoders(tmp_path):
         str(tmp_path / "stock"), str(tmp_path / "text"), audio_overrides=overrides, pooling="attentive"
     )
     assert model.audio_encoder.config.mask_time_prob == 0.6 and model.config.pooling == "attentive"
+
+
+@torch.no_grad()
+def test_from_a_spectrogram_model(tmp_path):
+    """Its encoder gives one vector a clip, whatever the fusion; padded frames do not count."""
+    torch.manual_seed(0)
+    source = SerForSpectrogramClassification(SerSpectrogramConfig(arch="cnn1d_3", rows=8, num_labels=5)).eval()
+    source.save_pretrained(tmp_path / "audio")
+    AutoModel.from_config(text_config()).save_pretrained(tmp_path / "text")
+    features, mask = torch.randn(2, 8, 60), torch.ones(2, 60, dtype=torch.long)
+    mask[1] = 0
+    for fusion in FUSIONS:
+        model = SerFusionForClassification.from_encoders(
+            str(tmp_path / "audio"), str(tmp_path / "text"), fusion=fusion, use_weighted_layer_sum=True, num_labels=3
+        ).eval()
+        for key, weight in source.encoder.state_dict().items():
+            assert torch.equal(weight, model.audio_encoder.state_dict()[key]), key
+        text = {key: value for key, value in batch(2).items() if "text" in key or "ids" in key}
+        logits = model(input_features=features, attention_mask=mask, **text).logits
+        assert model.main_input_name == "input_features" and logits.shape == (2, 3)
+        states, real = model.encode_audio(features, mask)
+        assert states.shape == (2, 1, 1, source.config.hidden_size) and real.tolist() == [[True], [False]]
+        assert torch.allclose(states[0, 0, 0], source.encoder(features[:1]).pooler_output[0], atol=1e-6)
+        assert torch.allclose(model.fuse(states, real, *model.encode_text(*text.values())), logits, atol=1e-6)
 
 
 def test_incomplete_or_wrong_encoders_are_refused(tmp_path):
