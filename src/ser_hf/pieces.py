@@ -22,6 +22,7 @@ def audio_model(args, report, do_train: bool = True):
     from transformers import AutoConfig, AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 
     from .hub import load_finetuned
+    from .lora import with_lora
     from .models import SerConfig, SerForAudioClassification
 
     name = args.model_name_or_path
@@ -59,7 +60,7 @@ def audio_model(args, report, do_train: bool = True):
     pretrained = not args.model_type
     if pretrained if args.freeze_feature_encoder is None else args.freeze_feature_encoder:
         model.freeze_feature_encoder()
-    return model, extractor
+    return with_lora(model, args) if do_train else model, extractor
 
 
 def make_loss(report, run, training, train):
@@ -99,11 +100,21 @@ def make_collators(extractor, flags, report) -> dict:
 
 
 def make_sampling(run, train):
-    """Weights with which training clips are drawn, or None for each exactly once an epoch."""
+    """Weights with which training utterances are drawn, or None for each exactly once an epoch.
+
+    Raises:
+        SerError: `--sampling` goes by something the corpus does not have.
+    """
+    from datasets import ClassLabel
+
     from .batching import sampling_weights
 
     if run.sampling == "none":
         return None
+    if run.sampling == "class" and not isinstance(train.features["label"], ClassLabel):
+        raise SerError("--sampling class: these labels are not classes; choose speaker or none")
+    if run.sampling == "speaker" and None in train["speaker"]:
+        raise SerError("--sampling speaker: not every training utterance has a speaker; choose class or none")
     return sampling_weights(train["label" if run.sampling == "class" else "speaker"])
 
 

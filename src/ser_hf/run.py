@@ -229,6 +229,7 @@ def finish(
     """
     from .comparing import compare
     from .hub import push_folder, save_model
+    from .lora import save_adapter
     from .report import lines, write_report
     from .scoring import decision_thresholds, predictions_table, score, utterance_logits
 
@@ -254,6 +255,7 @@ def finish(
     if state is not None:  # a sharded model, gathered
         model = type(model)(model.config)
         model.load_state_dict(state)
+    model = save_adapter(model, folder, getattr(flags.model, "model_name_or_path", None))
     limits = decision_thresholds(splits["validation"], validation, names, kind)
     if limits:
         model.config.thresholds = dict(zip(names, limits, strict=True))
