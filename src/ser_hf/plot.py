@@ -31,7 +31,8 @@ def draw(samples: np.ndarray, extractor, window_seconds: float | None, window_ho
 
     settings = {key: value for key, value in extractor.to_dict().items() if key not in ("padding_value", "auto_map")}
     mel = type(extractor)(**{**settings, "kind": "mel", "reference": "max"})
-    mfcc = type(extractor)(**{**settings, "kind": "mfcc", "reference": 1.0})
+    count = min(extractor.n_mfcc, extractor.n_mels)
+    mfcc = type(extractor)(**{**settings, "kind": "mfcc", "reference": 1.0, "n_mfcc": count})
     picture, coefficients = mel.features(samples).numpy(), mfcc.features(samples).numpy()
     generator, rate = np.random.default_rng(seed), extractor.sampling_rate
     rows = [("mel", picture, f"{mel.n_mels} mel bands"), ("mfcc", coefficients, f"{mfcc.n_mfcc} MFCC")]

@@ -1,0 +1,241 @@
+"""The spectrogram recipe: features are kept and renewed, randomness repeats, a run resumes, every row has a YAML."""
+
+import json
+import os
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+from conftest import REPO, run_recipe
+from fakes import voice
+from ser_hf import SerError, load_corpus, spectrograms
+from ser_hf.augmentation import Augmentation
+from ser_hf.cli import main as console
+from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
+from ser_hf.models.configuration_spectrogram import ARCHS, IMAGE_ARCHS
+from ser_hf.store import Store
+from ser_hf.trainer import SerTrainer
+from ser_hf.windowing import to_windows
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six speakers, clips of 0.5 to 1.1 s."""
+    root = tmp_path / "calls"
+    rows = []
+    for speaker in range(6):
+        for take in range(4):
+            file = voice(root / f"s{speaker}_{take}.wav", 0.5 + 0.2 * take, seed=speaker * 10 + take)
+            rows.append((file.name, ("angry", "neutral")[(take + speaker) % 2], f"s{speaker}"))
+    pd.DataFrame(rows, columns=["file_name", "label", "speaker"]).to_csv(root / "metadata.csv", index=False)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def flags_of(extra=None, **data):
+    """What `feature_collators` reads of a recipe's flags."""
+    from contextlib import nullcontext
+
+    data = {"min_seconds": 0.0, "max_seconds": None, "trim_db": None, **data}
+    training = SimpleNamespace(seed=1, process_index=0, main_process_first=nullcontext)
+    return SimpleNamespace(data=SimpleNamespace(**data), training=training, augmentation=Augmentation(**(extra or {})))
+
+
+REPORT = SimpleNamespace(label_names=["angry", "neutral"])
+
+
+def kept(cache) -> dict[str, int]:
+    """Folders of the store, and how many clips each holds."""
+    found = {}
+    for path in cache.glob("features-*/*.safetensors"):
+        found[path.parent.name] = found.get(path.parent.name, 0) + len(load_file(path))
+    return found
+
+
+def test_features_are_kept_and_renewed(folder, own_store):
+    rows = load_corpus(str(folder))
+    extractor = SerSpectrogramFeatureExtractor(n_mels=20, trim_db=None)
+    collators = spectrograms.feature_collators(extractor, flags_of(), REPORT, {"train": rows})
+    assert list(kept(own_store).values()) == [24]
+    batch = collators["data_collator"]([rows[0], rows[1]])
+    by_hand = extractor([sf.read(folder / f"s0_{take}.wav")[0].astype(np.float32)[::2] for take in (0, 1)])
+    assert batch["input_features"].shape == by_hand["input_features"].shape
+    assert batch["attention_mask"].tolist() == by_hand["attention_mask"].tolist()
+
+    spectrograms.feature_collators(extractor, flags_of(), REPORT, {"train": rows})
+    assert list(kept(own_store).values()) == [24]  # nothing anew
+    samples, rate = sf.read(folder / "s0_0.wav")
+    sf.write(folder / "s0_0.wav", samples * 0.5, rate)  # a changed clip is another clip, the others stay
+    changed = load_corpus(str(folder))
+    assert changed[0]["audio_hash"] != rows[0]["audio_hash"]
+    again = spectrograms.feature_collators(extractor, flags_of(), REPORT, {"train": changed})
+    assert list(kept(own_store).values()) == [25]
+    assert not torch.equal(again["data_collator"]([changed[0]])["input_features"],
+                           collators["data_collator"]([rows[0]])["input_features"])  # fmt: skip
+    other = SerSpectrogramFeatureExtractor(n_mels=20, trim_db=None, hop_length=50)  # and so is another setting
+    spectrograms.feature_collators(other, flags_of(), REPORT, {"train": changed})
+    assert sorted(kept(own_store).values()) == [24, 25]
+
+
+def test_features_of_windows_are_those_of_their_samples(folder, own_store):
+    rows = to_windows(load_corpus(str(folder)), 0.4, 0.2)
+    extractor = SerSpectrogramFeatureExtractor(16000, n_mels=20, trim_db=None)
+    collator = spectrograms.feature_collators(extractor, flags_of(), REPORT, {"train": rows})["eval_collator"]
+    assert list(kept(own_store).values()) == [len(rows)]
+    samples = sf.read(folder / "s0_0.wav", dtype="float32")[0]
+    for row in (rows[0], rows[1]):
+        part = samples[round(row["window_start"] * 16000) : round(row["window_end"] * 16000)]
+        assert torch.equal(collator([row])["input_features"][0], extractor.features(part))
+
+
+def test_waveforms_are_changed_before_and_spectrograms_behind_the_store(folder, own_store):
+    rows = load_corpus(str(folder))
+    extractor = SerSpectrogramFeatureExtractor(n_mels=20, trim_db=None)
+    parts = {"train": rows.select(range(12)), "validation": rows.select(range(12, 24))}
+    noisy = spectrograms.feature_collators(extractor, flags_of({"noise_p": 1.0}), REPORT, parts)
+    assert list(kept(own_store).values()) == [12]  # validation alone
+    masked = spectrograms.feature_collators(extractor, flags_of({"spec_p": 1.0, "mixup_p": 1.0}), REPORT, parts)
+    assert sum(kept(own_store).values()) == 24
+    for collators in (noisy, masked):
+        train, evaluation = collators["data_collator"], collators["eval_collator"]
+        clean = evaluation([rows[0], rows[2]])["input_features"]
+        first = train([rows[0], rows[2]])
+        assert not torch.equal(first["input_features"], clean)
+        assert torch.equal(first["input_features"], train([rows[0], rows[2]])["input_features"])
+        train.set_epoch(1)
+        assert not torch.equal(first["input_features"], train([rows[0], rows[2]])["input_features"])
+        assert torch.equal(evaluation([rows[0], rows[2]])["input_features"], clean)
+    assert first["labels"].shape == (2, 2) and torch.allclose(first["labels"].sum(dim=1), torch.ones(2))
+
+
+def test_lengths_after_trimming_make_batches(folder):
+    rows = load_corpus(str(folder))
+    extractor = SerSpectrogramFeatureExtractor(n_mels=20)
+    collator = spectrograms.feature_collators(extractor, flags_of(trim_db=30.0), REPORT, {"train": rows})[
+        "eval_collator"
+    ]
+    heard = spectrograms.as_heard(rows, collator)
+    for row, seconds in zip(rows, heard["duration"], strict=True):
+        assert abs(seconds * 80 - collator([row])["input_features"].shape[2]) < 1e-4  # 80 frames a second
+    untouched = spectrograms.feature_collators(
+        SerSpectrogramFeatureExtractor(n_mels=20, trim_db=None), flags_of(), REPORT, {"train": rows}
+    )["eval_collator"]
+    assert spectrograms.as_heard(rows, untouched) is rows
+
+
+def test_one_cycle_goes_up_and_down(tmp_path):
+    model = SerForSpectrogramClassification(SerSpectrogramConfig(arch="cnn1d_3", rows=4, num_labels=2))
+    training = TrainingArguments(str(tmp_path), learning_rate=0.1, use_cpu=True, lr_scheduler_type="constant")
+    trainer = SerTrainer(model=model, args=training, data_collator=lambda rows: rows, one_cycle=True)
+    trainer.create_optimizer_and_scheduler(100)
+    rates = []
+    for _ in range(100):
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        trainer.optimizer.step()
+        trainer.lr_scheduler.step()
+    # torch: from 1/25 of the top, which is reached after 30 %, down to 1/10000 of where it began, along cosines
+    assert rates[0] == pytest.approx(0.004) and int(np.argmax(rates)) == 29 and max(rates) == pytest.approx(0.1)
+    assert rates[-1] == pytest.approx(0.1 / 25e4) and rates[64] == pytest.approx(0.05, rel=0.02)
+
+
+def test_early_stopping_needs_validation():
+    assert spectrograms.early_stopping(SimpleNamespace(early_stopping_patience=None), False) == []
+    assert spectrograms.early_stopping(SimpleNamespace(early_stopping_patience=3), True)[0].early_stopping_patience == 3
+    for patience, validation, message in ((0, True, "must be at least 1"), (3, False, "needs validation")):
+        with pytest.raises(SerError, match=message):
+            spectrograms.early_stopping(SimpleNamespace(early_stopping_patience=patience), validation)
+
+
+RUN = ("--arch", "cnn1d_3", "--n_mels", "20", "--n_mfcc", "10", "--use_cpu", "true", "--disable_tqdm", "true")
+RUN += ("--config", "none", "--one_cycle", "true", "--spec_p", "0.5", "--spec_freq_width", "3", "--batch_seconds", "3")
+RUN += ("--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps")
+RUN += ("--save_steps", "2", "--save_total_limit", "5", "--mixup_p", "0.5")
+
+
+def test_a_run_in_windows_resumes_exactly(folder, own_store, tmp_path):
+    flags = ("--dataset", str(folder), *RUN, "--window_seconds", "0.4", "--early_stopping_patience", "9")
+    done = run_recipe("spectrogram_cls", *flags, "--output_dir", str(tmp_path / "a"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "a" / "results.json").read_text())
+    assert results["model"]["class"] == "SerForSpectrogramClassification"
+    assert results["model"]["details"] == "cnn1d_3 with random weights" and results["training"]["steps"] == 4
+    assert results["test_windows"]["utterances"] > results["test"]["utterances"] == 8  # two speakers
+    model = SerForSpectrogramClassification.from_pretrained(tmp_path / "a")
+    assert model.config.rows == 10 and model.config.id2label == {0: "angry", 1: "neutral"}
+
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    shutil.rmtree(tmp_path / "b" / "checkpoint-4")
+    (tmp_path / "b" / "results.json").unlink()
+    before = sum(kept(own_store).values())
+    done = run_recipe(
+        "spectrogram_cls", *flags, "--output_dir", str(tmp_path / "b"), "--resume_from_checkpoint", "true"
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert sum(kept(own_store).values()) == before
+    one, two = (load_file(tmp_path / run / "checkpoint-4" / "model.safetensors") for run in "ab")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [(("--arch", "vgg"), "invalid choice: 'vgg'"), (("--reduce", "time"), "only the cnn1d"),
+     (("--n_fft", "100"), "win_length 512"), (("--arch", "alexnet", "--imagenet"), "no ImageNet weights"),
+     (("--model_name_or_path", "nowhere/there"), "model 'nowhere/there'")],
+)  # fmt: skip
+def test_mistakes_are_one_line(folder, wrong, message, tmp_path, monkeypatch, capsys):
+    import runpy
+    import sys
+
+    flags = ("--dataset", str(folder), *wrong, "--use_cpu", "true", "--output_dir", str(tmp_path / "out"))
+    monkeypatch.setattr(sys, "argv", ["spectrogram_cls.py", *flags])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(REPO / "recipes" / "spectrogram_cls.py"), run_name="__main__")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and message in error and error.strip().count("\n") == 0 and "Traceback" not in error
+
+
+def test_every_row_has_its_yaml():
+    """The conventional systems of the reference work: every architecture on every label set, in windows too."""
+    table = (REPO / "recipes" / "README.md").read_text()
+    sizes = {"ravdess": (8, 6), "tess": (7, 6), "crema_d": (6, 3), "iemocap": (4, 3)}
+    for corpus, classes in sizes.items():
+        for arch in ARCHS:
+            for count in classes:
+                for windows in ("",) if arch.startswith("cnn1d") else ("", "_windows"):
+                    name = f"{corpus}_spectrogram_{arch}_{count}class{windows}.yaml"
+                    flags = yaml.safe_load((REPO / "recipes" / "configs" / name).read_text())
+                    assert (flags["arch"], flags["labels"]) == (arch, f"{count}class")
+                    assert ("window_seconds" in flags) == bool(windows) and name in table
+    assert set(IMAGE_ARCHS) < set(ARCHS)
+
+
+def test_plot_draws_a_file(folder, tmp_path, capsys):
+    assert console(["plot", str(folder / "s0_3.wav"), "--out", str(tmp_path / "clip.png"), "--n_mels", "40"]) == 0
+    assert (tmp_path / "clip.png").read_bytes().startswith(b"\x89PNG") and "written" in capsys.readouterr().out
+    assert console(["plot", str(folder / "none.wav"), "--out", str(tmp_path / "x.png")]) == 2
+    assert "no such file" in capsys.readouterr().err
+    assert not os.path.exists(tmp_path / "x.png")
+
+
+def test_a_store_in_a_worker_opens_its_own_files(folder, own_store):
+    import pickle
+
+    rows = load_corpus(str(folder))
+    extractor = SerSpectrogramFeatureExtractor(n_mels=20, trim_db=None)
+    collator = spectrograms.feature_collators(extractor, flags_of(), REPORT, {"train": rows})["eval_collator"]
+    other = pickle.loads(pickle.dumps(collator))
+    assert isinstance(other.store, Store)
+    assert torch.equal(other([rows[3]])["input_features"], collator([rows[3]])["input_features"])
