@@ -20,6 +20,7 @@ def main() -> None:
     data, training = flags.data, flags.training
 
     from ser_hf import fusion
+    from ser_hf.lora import with_lora
     from ser_hf.scoring import SELECTED_BY
 
     # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
@@ -28,6 +29,7 @@ def main() -> None:
 
     # 3. Model: two encoders under a new head.
     model, processor = fusion.load(flags.model, setup.report, training.do_train)
+    model = with_lora(model, flags.model) if training.do_train else model
     run.select_on_validation(training, SELECTED_BY[kind], len(splits["validation"]) > 0)
 
     if flags.model.freeze_encoders and training.do_train:

@@ -21,7 +21,7 @@ from conftest import REPO, TINY, run_recipe, tiny_flags
 from hub_server import hub_server
 from ser_hf import SerError
 from ser_hf.lora import head_modules, save_adapter, with_lora
-from ser_hf.models import SerConfig, SerForAudioClassification
+from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig, SerFusionForClassification
 
 TINY_BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 SHORT = ("--max_steps", "6", "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "3")
@@ -55,11 +55,24 @@ def attentive():
     return mean_pooled(pooling="attentive", head="mlp", use_weighted_layer_sum=True)
 
 
+def fusion():
+    config = SerFusionConfig(
+        audio_config=AutoConfig.for_model("wav2vec2", **TINY),
+        text_config=AutoConfig.for_model("bert", **TINY_BERT, vocab_size=50),
+        fusion="cross_attention",
+        head_size=8,
+        num_labels=3,
+    )
+    inputs = {"input_values": torch.randn(1, 8000), "input_ids": torch.arange(3, 12)[None]}
+    return SerFusionForClassification(config).eval(), inputs
+
+
 KINDS = {
     bert: (["classifier", "pooler"], {"query", "value"}),
     distilbert: (["classifier", "pre_classifier"], {"q_lin", "v_lin"}),
     mean_pooled: (["ser_classifier", "ser_projector"], {"q_proj", "v_proj"}),
     attentive: (None, {"q_proj", "v_proj"}),
+    fusion: (["ser_audio", "ser_classifier", "ser_fusion", "ser_text"], {"q_proj", "v_proj", "query", "value"}),
 }
 
 
@@ -108,6 +121,11 @@ def test_named_layers_and_layers_that_are_not_there():
         SerError, match="--lora_target q_proj: no such layer in BertFor.* choose --lora_target from dense"
     ):
         with_lora(bert()[0], flags(lora_target=["q_proj"]))
+
+
+def test_frozen_encoders_have_no_adapters():
+    with pytest.raises(SerError, match="--lora_r 4 adapts the encoders: it needs --freeze_encoders false"):
+        with_lora(fusion()[0], flags(freeze_encoders=True))
 
 
 def iemocap(fake_corpus, out, *more) -> list[str]:
@@ -215,3 +233,19 @@ def test_audio_recipe_saves_the_merged_stock_model(fake_corpus, tmp_path):
         samples, rate = sf.read(fake_corpus("emodb") / "wav" / f"{row['id']}.wav", dtype="float32")
         for entry in classify({"array": samples, "sampling_rate": rate}, top_k=None):
             assert entry["score"] == pytest.approx(row[f"score_{entry['label']}"], abs=1e-4)
+
+
+def test_fusion_recipe_saves_the_merged_model(fake_corpus, base_files, tmp_path):
+    from transformers import AutoModelForAudioClassification, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    Wav2Vec2Model(AutoConfig.for_model("wav2vec2", **TINY)).save_pretrained(tmp_path / "audio")
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(tmp_path / "audio")
+    data = ("--dataset", "iemocap", "--data_dir", fake_corpus("iemocap"), "--audio_model", tmp_path / "audio")
+    data += ("--text_model", base_files[0], "--freeze_encoders", "false", "--lora_r", "2", "--head_size", "8")
+    here("fusion_cls", *data, *SHORT, "--output_dir", tmp_path / "out", "--modality_dropout", "0")
+    model = AutoModelForAudioClassification.from_pretrained(tmp_path / "out")
+    assert not any("lora" in name for name, _ in model.named_modules())
+    config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "" and "ser_fusion" in config["modules_to_save"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert str(tmp_path) not in card and "fine-tuned by LoRA of rank 2" in card

@@ -32,10 +32,12 @@ def with_lora(model, args):
         args: `LoraArguments`.
 
     Raises:
-        SerError: no layer has the wanted name.
+        SerError: no layer has the wanted name, or the encoders are to stay frozen.
     """
     if not args.lora_r:
         return model
+    if getattr(args, "freeze_encoders", False):
+        raise SerError(f"--lora_r {args.lora_r} adapts the encoders: it needs --freeze_encoders false")
     from peft import LoraConfig, get_peft_model
     from torch import nn
     from transformers.pytorch_utils import Conv1D

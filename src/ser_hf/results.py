@@ -102,6 +102,8 @@ def describe_model(flags: dict, model, saved: type, task: str) -> dict:
     published = [name for name in named if not Path(name).exists()]
     random = flags.get("model_type") or model.config.model_type
     details = DETAILS.get(model.config.model_type, "its own head")
+    if flags.get("lora_r"):
+        details += f", fine-tuned by LoRA of rank {flags['lora_r']} (merged; the adapter alone is in adapter/)"
     return {
         "class": saved.__name__,
         "stock": saved.__module__.startswith("transformers."),
