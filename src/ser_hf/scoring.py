@@ -89,12 +89,13 @@ def score(
         `figures`, and by problem type `per_class` and `confusion` (rows = truth), `per_label`, or `per_value`.
     """
     labels, speakers = np.array(dataset["label"]), dataset["speaker"]
+    known = set(speakers) - {None}
     several = len(set(speakers)) > 1
     common = {
         "problem_type": problem_type,
         "utterances": len(labels),
-        "speakers": len(set(speakers) - {None}),
-        "intervals_over": "speakers" if several else "utterances of one speaker",
+        "speakers": len(known),
+        "intervals_over": "speakers" if several else f"utterances of {'one speaker' if known else 'unknown speakers'}",
     }
     scores = to_scores(logits, problem_type)
     if problem_type == "single_label_classification":
