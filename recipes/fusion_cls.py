@@ -22,6 +22,7 @@ def main() -> None:
     from ser_hf import fusion
     from ser_hf.lora import with_lora
     from ser_hf.scoring import SELECTED_BY
+    from ser_hf.states import MODALITIES, StateCollator, encode
 
     # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
     setup = run.prepare("fusion_cls", flags)
@@ -34,13 +35,13 @@ def main() -> None:
 
     if flags.model.freeze_encoders and training.do_train:
         # 4a. Each utterance through each encoder once; then heads on what came out: the fusion's, and one a modality.
-        states = fusion.encode(model, processor, splits, flags)
+        states = encode(model, processor, splits, flags)
         untrained = fusion.head_of(model)
-        trainer = fusion.make_trainer(fusion.head_of(model), fusion.StateCollator(states), processor, flags, setup)
+        trainer = fusion.make_trainer(fusion.head_of(model), StateCollator(states), processor, flags, setup)
         trained = run.train(trainer, training)
         others = {
             f"{name}_only": fusion.trained_alone(name, untrained, states, processor, flags, setup)
-            for name in fusion.MODALITIES
+            for name in MODALITIES
         }
         others["average"] = fusion.averaged(list(others.values()), kind)
         model = fusion.put_back(trainer.accelerator.unwrap_model(trainer.model), model)

@@ -14,7 +14,10 @@ def training_of(name_or_path: str) -> dict | None:
     from transformers.utils import cached_file
 
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    found = [cached_file(name_or_path, file, **quiet) for file in ("results.json", "run.yaml")]
+    try:
+        found = [cached_file(name_or_path, file, **quiet) for file in ("results.json", "run.yaml")]
+    except OSError:
+        return None  # there is no such checkpoint: who loads it says so
     if None in found:
         return None
     results, flags = json.loads(Path(found[0]).read_text()), yaml.safe_load(Path(found[1]).read_text())

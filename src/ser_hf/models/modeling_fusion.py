@@ -250,10 +250,12 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
     def fuse(self, audio_states=None, audio_mask=None, text_states=None, text_mask=None) -> torch.Tensor:
         """Logits `(batch, labels)` of what `encode_audio` and `encode_text` gave, in any floating point type.
 
-        A modality is missing where it is None, or its mask has no True in the row; the mask of states may be None.
+        A modality is missing where it is None, or its mask has no True in the row; the mask of states may be None. A
+        row of a batch that has neither (a text that is withheld, of an utterance without audio) gets both learned
+        vectors: what is answered when nothing is known.
 
         Raises:
-            ValueError: audio and text of one row are missing.
+            ValueError: neither audio nor text is given at all.
         """
         if audio_states is None and text_states is None:
             raise ValueError("neither audio nor text was given")
@@ -261,8 +263,6 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
         audio_states, audio_mask = self._complete(audio_states, audio_mask, batch, self.audio_shape)
         text_states, text_mask = self._complete(text_states, text_mask, batch, self.text_shape)
         audio_there, text_there = audio_mask.any(dim=-1), text_mask.any(dim=-1)  # (batch,)
-        if not (there := audio_there | text_there).all():
-            raise ValueError(f"rows {(~there).nonzero().flatten().tolist()} have neither audio nor text")
         if self.training and self.config.modality_dropout > 0:
             audio_there, text_there = self._drop(audio_there, text_there)
         audio, audio_mask = self.ser_audio(audio_states, audio_mask, audio_there)
@@ -311,7 +311,7 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
             `logits` `(batch, labels)`; `loss` (batch mean) when labels are given.
 
         Raises:
-            ValueError: audio and text of one row are missing.
+            ValueError: neither audio nor text is given at all.
         """
         audio = input_values if input_features is None else input_features
         if audio_states is None and audio is not None:

@@ -1,0 +1,318 @@
+"""The fusion recipe through its command line, and what it keeps of frozen encoders."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+from test_recipes import assert_equal_runs
+
+from conftest import TINY, run_recipe
+from ser_hf import load_corpus, split
+from ser_hf.flags import ClipArguments, FusionArguments, RunArguments
+from ser_hf.states import StateCollator
+from ser_hf.states import encode as encode_states
+
+TEXT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+TEXT |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "vocab_size": 80}
+SHORT = ("--max_steps", "6", "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "3")
+SHORT += ("--save_steps", "3", "--save_total_limit", "5", "--per_device_train_batch_size", "1", "--head_size", "8")
+SHORT += ("--use_cpu", "true", "--disable_tqdm", "true", "--config", "none", "--modality_dropout", "0")
+SHORT += ("--head_dropout", "0")
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory, fake_corpus):
+    """Folders of a tiny audio encoder, a spectrogram model, and a BERT, with what reads their inputs."""
+    from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model, set_seed
+
+    from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
+    from ser_hf.texts import train_tokenizer
+
+    set_seed(0)
+    home = tmp_path_factory.mktemp("encoders")
+    Wav2Vec2Model(Wav2Vec2Config(**TINY)).save_pretrained(home / "audio")
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(home / "audio")
+    extractor = SerSpectrogramFeatureExtractor()
+    SerForSpectrogramClassification(SerSpectrogramConfig(arch="cnn2d_2")).save_pretrained(home / "spectrogram")
+    extractor.save_pretrained(home / "spectrogram")
+    config = BertConfig(**TEXT)
+    texts = load_corpus("demo", data_dir=fake_corpus("demo"))["text"]
+    tokenizer = train_tokenizer(list(texts), config, 80)
+    BertModel(config, add_pooling_layer=False).save_pretrained(home / "text")
+    tokenizer.save_pretrained(home / "text")
+    return home
+
+
+@pytest.fixture
+def demo(encoders, fake_corpus):
+    data = ["--dataset", "demo", "--data_dir", str(fake_corpus("demo"))]
+    return [*data, "--audio_model", str(encoders / "audio"), "--text_model", str(encoders / "text"), *SHORT]
+
+
+@pytest.fixture(scope="module")
+def trained(encoders, fake_corpus, tmp_path_factory):
+    """One finished run with frozen encoders, and where its states are kept."""
+    home = tmp_path_factory.mktemp("fusion")
+    flags = ["--dataset", "demo", "--data_dir", str(fake_corpus("demo")), *SHORT]
+    flags += ["--audio_model", str(encoders / "audio"), "--text_model", str(encoders / "text")]
+    flags += ["--gradient_accumulation_steps", "2", "--output_dir", str(home / "run")]
+    done = run_recipe("fusion_cls", *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return home / "run", done.stdout
+
+
+def test_what_a_run_leaves_behind(trained):
+    folder, screen = trained
+    results = json.loads((folder / "results.json").read_text())
+    assert set(results["comparisons"]) == {"audio_only", "text_only", "average"}
+    for other in results["comparisons"].values():
+        difference = results["test"]["metrics"]["uar"] - other["metrics"]["uar"]
+        assert other["difference"]["uar"] == pytest.approx(difference)
+        low, high = other["difference_intervals"]["uar"]
+        assert low <= high
+    table = pd.read_parquet(folder / "predictions.parquet")
+    assert {"prediction_audio_only", "prediction_text_only", "prediction_average"} <= set(table.columns)
+    assert "audio only" in screen and "difference in UAR" in screen
+    card = (folder / "README.md").read_text()
+    assert 'pipeline("speech-emotion-recognition"' in card and "trust_remote_code=True" in card
+    assert not (folder / "audio_only").exists() and not (folder / "text_only").exists()
+    sizes = [file.stat().st_size for file in folder.glob("checkpoint-*/model.safetensors")]
+    assert max(sizes) < 0.5 * (folder / "model.safetensors").stat().st_size  # heads, not encoders
+
+
+def test_the_saved_model_answers_what_the_report_says(trained, fake_corpus):
+    """Figures come from cached states; the whole model, from raw audio and text through the pipeline, agrees."""
+    from transformers import pipeline
+
+    import ser_hf.models  # noqa: F401  (registers the task)
+
+    folder, _ = trained
+    recognize = pipeline("speech-emotion-recognition", model=str(folder))
+    texts = {row["id"]: row["text"] for row in load_corpus("demo", data_dir=fake_corpus("demo"))}
+    table = pd.read_parquet(folder / "predictions.parquet")
+    for _, row in table.iterrows():
+        audio = str(fake_corpus("demo") / "wav" / f"{row['id']}.wav")
+        for entry in recognize({"audio": audio, "text": texts[row["id"]]}):
+            assert entry["score"] == pytest.approx(row[f"score_{entry['label']}"], abs=1e-4)
+        alone = recognize({"audio": audio})
+        assert sum(entry["score"] for entry in alone) == pytest.approx(1)
+
+
+def test_two_processes_are_one_with_two_accumulation_steps(trained, demo, tmp_path):
+    env = _environment(tmp_path / "cache")  # both encode, each its share
+    done = run_recipe("fusion_cls", *demo, "--output_dir", str(tmp_path / "two"), processes=2, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_equal_runs(trained[0], tmp_path / "two", 1e-5)
+    one, two = (json.loads((f / "results.json").read_text()) for f in (trained[0], tmp_path / "two"))
+    for part in ("test", "comparisons"):
+        assert one[part] == two[part]
+
+    resumed = tmp_path / "resumed"
+    shutil.copytree(tmp_path / "two" / "checkpoint-3", resumed / "checkpoint-3")
+    before = _files(tmp_path / "cache")
+    more = ("--output_dir", str(resumed), "--resume_from_checkpoint", "true")
+    done = run_recipe("fusion_cls", *demo, *more, processes=2, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_equal_runs(tmp_path / "two", resumed, 1e-6)
+    assert before and _files(tmp_path / "cache") == before  # nothing was encoded again
+
+
+def _environment(cache) -> dict:
+    import os
+
+    return {**os.environ, "SER_CACHE": str(cache)}
+
+
+def _files(folder) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*.safetensors")}
+
+
+def test_everything_trained_on_raw_input_and_scored_again(demo, tmp_path):
+    flags = [*demo, "--freeze_encoders", "false", "--fusion", "cross_attention", "--output_dir", str(tmp_path / "all")]
+    done = run_recipe("fusion_cls", *flags)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "all" / "results.json").read_text())
+    assert set(results["comparisons"]) == {"without_audio", "without_text"}
+    drop = demo.index("--audio_model")
+    again = [*demo[:drop], *demo[drop + 4 :], "--model_name_or_path", str(tmp_path / "all"), "--do_train", "false"]
+    done = run_recipe("fusion_cls", *again, "--output_dir", str(tmp_path / "again"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_equal_runs(tmp_path / "all", tmp_path / "again", 1e-6)
+
+
+def test_a_spectrogram_model_is_an_audio_encoder_too(demo, encoders, tmp_path):
+    flags = list(demo)
+    flags[flags.index("--audio_model") + 1] = str(encoders / "spectrogram")
+    done = run_recipe("fusion_cls", *flags, "--output_dir", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["audio_config"]["arch"] == "cnn2d_2"
+
+
+MISTAKES = {
+    "no audio model": (("--audio_model", None), "--audio_model is missing: name a checkpoint"),
+    "no text model": (("--text_model", None), "--text_model is missing"),
+    "wrong folder": (("--audio_model", "{tmp}/nowhere"), "nowhere"),
+    "text for audio": (("--audio_model", "{text}"), "--audio_model"),
+    "audio for text": (("--text_model", "{audio}"), "--text_model"),
+    "another fold": (
+        ("--audio_model", "{tmp}/fold{{fold}}"),
+        "leak: .*fold0 was trained on demo with fold 1 and not 0",
+    ),
+    "as an addition": (("--text_model", "{tmp}/added"), "leak: .*added was trained on demo as a whole"),
+    "fusion": (("--fusion", "sum"), "--fusion"),
+    "nothing to score": (("--do_train", "false"), "--model_name_or_path is missing"),
+    "a flag of others": (("--window_seconds", "1"), "unknown flag --window_seconds"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_status_2(mistake, demo, encoders, tmp_path, capsys, monkeypatch):
+    import re
+    import runpy
+    import sys
+
+    from conftest import REPO
+
+    run = {"ser_hf": "0", "corpus": {"corpus": "demo"}, "mixed": None, "protocol": {"name": "6fold", "fold": 1}}
+    added = {**run, "corpus": {"corpus": "emodb"}, "mixed": {"demo": {}}}
+    for name, results in (("fold0", run), ("added", added)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+        (tmp_path / name / "run.yaml").write_text("dataset: demo")
+    (flag, value), message = MISTAKES[mistake]
+    given = [*demo, "--output_dir", str(tmp_path / "out")]
+    if flag in given:
+        at = given.index(flag)
+        del given[at : at + 2]
+    if value is not None:
+        given += [flag, value.format(tmp=tmp_path, text=encoders / "text", audio=encoders / "audio")]
+    monkeypatch.setattr(sys, "argv", ["fusion_cls.py", *given])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(REPO / "recipes" / "fusion_cls.py"), run_name="__main__")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stop.value.code == 2 and len(lines) == 1 and re.search(message, lines[0]), lines
+
+
+# ---- the cache
+
+
+@pytest.fixture
+def setting(encoders, tmp_path, monkeypatch):
+    """A fusion model, its processor, and a small corpus whose clips may be changed."""
+    from ser_hf import fusion
+
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+    import fakes.demo
+
+    fakes.demo.make(tmp_path / "demo")
+    report = SimpleNamespace(label_names=["a", "b"], problem_type="single_label_classification")
+
+    def load(**flags):
+        names = {"audio_model": str(encoders / "audio"), "text_model": str(encoders / "text")}
+        return fusion.load(FusionArguments(**{**names, "head_size": 8, **flags}), report)
+
+    def encode(model, processor, **data):
+        rows = load_corpus("demo", data_dir=tmp_path / "demo", cache_dir=tmp_path / "datasets")
+        training = SimpleNamespace(
+            device=torch.device("cpu"), bf16=False, fp16=False, disable_tqdm=True, process_index=0
+        )
+        flags = SimpleNamespace(training=training, data=ClipArguments(**data), run=RunArguments())
+        return encode_states(model, processor, split(rows, "demo"), flags), rows
+
+    return load, encode, tmp_path
+
+
+def entries(cache) -> dict[str, int]:
+    from ser_hf.store import Store
+
+    found = {}
+    for folder in cache.iterdir():
+        store = Store(folder)
+        store.refresh()
+        found[folder.name] = len(store._file_of)
+    return found
+
+
+def test_only_what_changed_is_encoded_again(setting, encoders):
+    load, encode, home = setting
+    states, rows = encode(*load())
+    clips, texts = len(set(rows["audio_hash"])), len(set(rows["text"]))
+    first = entries(home / "cache")
+    assert sorted(first.values()) == sorted([clips, texts])
+    encode(*load())
+    encode(*load(fusion="gated", head_size=4, use_weighted_layer_sum=False))  # what comes behind the encoders
+    assert entries(home / "cache") == first
+
+    sf.write(home / "demo" / "wav" / "f1_00.wav", np.random.default_rng(0).normal(0, 0.1, 9000), 16000)
+    encode(*load())  # one clip more
+    assert entries(home / "cache") == {name: n + name.startswith("audio") for name, n in first.items()}
+
+    other = {  # every setting that changes states is another folder
+        "pooling": lambda: encode(*load(pooling="max")),
+        "layers": lambda: encode(*load(use_weighted_layer_sum=True)),
+        "text length": lambda: encode(*load(max_text_length=4)),
+        "cleaning": lambda: encode(*load(text_cleaning="words")),
+        "trimming": lambda: encode(*load(), trim_db=20.0),
+        "length": lambda: encode(*load(), max_seconds=0.3),
+    }
+    for what, again in other.items():
+        before = len(entries(home / "cache"))
+        again()
+        assert len(entries(home / "cache")) > before, what
+    model, processor = load()
+    with torch.no_grad():
+        model.audio_encoder.feature_projection.projection.bias[0] += 1e-3
+    before = len(entries(home / "cache"))
+    encode(model, processor)
+    assert len(entries(home / "cache")) == before + 1  # the text encoder is as it was
+
+
+@pytest.mark.parametrize("fusion_kind", ["concat", "gated", "cross_attention"])
+@pytest.mark.parametrize("audio", ["audio", "spectrogram"])
+def test_raw_input_gives_the_logits_of_cached_states(fusion_kind, audio, setting, encoders):
+    from ser_hf import fusion
+
+    load, encode, _ = setting
+    model, processor = load(fusion=fusion_kind, audio_model=str(encoders / audio))
+    states, rows = encode(model, processor)
+    head = fusion.head_of(model)
+    assert head.audio_encoder is None and model.audio_encoder is not None
+    assert fusion.check_same_logits(model, head, processor, states, rows, ClipArguments()) < 1e-5
+    with torch.no_grad():
+        head.ser_classifier.bias += 1.0
+    with pytest.raises(ValueError, match="differ by 1"):
+        fusion.check_same_logits(model, head, processor, states, rows.select([0]), ClipArguments())
+    fusion.put_back(head, model)
+    assert fusion.check_same_logits(model, head, processor, states, rows.select([0]), ClipArguments()) < 1e-5
+
+
+def test_a_batch_of_states_without_text_or_audio(setting):
+    from ser_hf import fusion
+
+    load, encode, _ = setting
+    model, processor = load()
+    states, rows = encode(model, processor)
+    row = {**rows[0], "text": None}
+    batch = StateCollator(states)([row, rows[1]])
+    assert batch["text_mask"].any(dim=-1).tolist() == [False, True]
+    assert "audio_states" not in StateCollator(states, without="audio")([rows[0]])
+    head = fusion.head_of(model).eval()
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    alone = StateCollator(states)([row])
+    alone = {name: value for name, value in alone.items() if name != "labels"}
+    assert torch.allclose(head(**inputs).logits[:1], head(**alone).logits, atol=1e-6)
+
+
+def test_late_fusion_averages_probabilities():
+    from ser_hf.fusion import averaged
+    from ser_hf.scoring import to_scores
+
+    kind = "single_label_classification"
+    first, second = np.log([[0.9, 0.1]]), np.log([[0.3, 0.7]])
+    assert np.allclose(to_scores(averaged([first, second], kind), kind), [[0.6, 0.4]])
+    assert np.allclose(averaged([np.array([[1.0]]), np.array([[3.0]])], "regression"), [[2.0]])
