@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -106,7 +105,7 @@ def test_labels_keep_their_kind(bert):
     assert labels.dtype == torch.float32 and labels.shape == (4, 2)
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "xlm-roberta", "electra"])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "mpnet"])
 def test_a_trained_tokenizer_is_its_model_types_own(kind, tmp_path):
     config = AutoConfig.for_model(kind)
     tokenizer = train_tokenizer(TEXTS * 5, config, 400)
@@ -121,15 +120,25 @@ def test_a_trained_tokenizer_is_its_model_types_own(kind, tmp_path):
     assert again.pad([{"input_ids": ids}, {"input_ids": ids[:3]}])["input_ids"][1][-1] == config.pad_token_id
 
 
-def test_a_trained_tokenizer_knows_train_alone():
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_a_trained_tokenizer_knows_train_alone_and_repeats(kind):
+    """Two processes, and a resumed run, must number the same words alike; the order of the texts is not theirs."""
+    texts = [f"{text} {word}" for text in TEXTS for word in ("again", "twice", "never")]
+    one, two = (train_tokenizer(order, AutoConfig.for_model(kind), 300).get_vocab() for order in (texts, texts[::-1]))
+    assert one == two and not any("zebra" in word for word in one)
+
+
+def test_word_pieces_by_hand():
     config = AutoConfig.for_model("bert")
-    tokenizer = train_tokenizer(["love the concert"] * 5, config, 100)
-    assert tokenizer.unk_token_id in tokenizer("quiz")["input_ids"]
-    assert np.array_equal(
-        tokenizer("love")["input_ids"], train_tokenizer(["love the concert"] * 5, config, 100)("love")["input_ids"]
-    )
+    tokenizer = train_tokenizer(["Ab ab, ba"], config, 100)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
+    assert pieces == [*special, ",", "a", "b", "##,", "##a", "##b", "ab", "ba"]
+    assert tokenizer.tokenize("ba aba abz") == ["ba", "ab", "##a", "[UNK]"]  # z was never seen
+    assert len(train_tokenizer(["Ab ab, ba"], config, 12)) == config.vocab_size == 12  # the rarer word has no room
 
 
-def test_a_model_type_without_a_trainable_tokenizer():
-    with pytest.raises(SerError, match="--model_type wav2vec2: it has no tokenizer .* choose bert"):
-        train_tokenizer(TEXTS, AutoConfig.for_model("wav2vec2"), 100)
+@pytest.mark.parametrize("kind", ["wav2vec2", "xlm-roberta"])
+def test_a_model_type_without_a_trainable_tokenizer(kind):
+    with pytest.raises(SerError, match=f"--model_type {kind}: it has no tokenizer .* choose bert"):
+        train_tokenizer(TEXTS, AutoConfig.for_model(kind), 100)

@@ -1,6 +1,7 @@
 """Transcripts for a text model, and the model: texts cleaned, tokenised with their lengths known, padded by batch."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 import pyarrow as pa
@@ -119,7 +120,8 @@ class TextCollator:
 
 
 def train_tokenizer(texts: Sequence[str], config, vocab_size: int):
-    """A tokenizer of the model type's own kind (BERT: WordPiece), with a vocabulary from these texts alone.
+    """A tokenizer of the model type's own kind (BERT: WordPiece, RoBERTa: byte-level BPE), with a vocabulary from these
+    texts alone. The same texts give the same vocabulary in every process, in any order.
 
     Args:
         texts: Of train.
@@ -127,23 +129,42 @@ def train_tokenizer(texts: Sequence[str], config, vocab_size: int):
         vocab_size: At most so many tokens.
 
     Raises:
-        SerError: this model type has no tokenizer that can be trained.
+        SerError: this model type has no tokenizer whose training repeats.
     """
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
     try:
-        untrained = TOKENIZER_MAPPING[type(config)]()
-        tokenizer = untrained.train_new_from_iterator([list(texts)], vocab_size, show_progress=False)
+        tokenizer = TOKENIZER_MAPPING[type(config)]()
+        kind = type(tokenizer.backend_tokenizer.model).__name__
     except (KeyError, ValueError, TypeError, AttributeError):
+        kind = None
+    if kind == "WordPiece":
+        tokenizer = type(tokenizer)(vocab=_word_pieces(tokenizer, texts, vocab_size))
+    elif kind == "BPE":
+        tokenizer = tokenizer.train_new_from_iterator([sorted(texts)], vocab_size, show_progress=False)
+    else:
         raise SerError(
             f"--model_type {config.model_type}: it has no tokenizer that can be trained here; choose bert, roberta or "
             "distilbert, or give a checkpoint by --model_name_or_path"
-        ) from None
+        )
     config.vocab_size = len(tokenizer)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
         if getattr(config, name, None) is not None:
             setattr(config, name, getattr(tokenizer, name))
     return tokenizer
+
+
+def _word_pieces(untrained, texts: Sequence[str], size: int) -> dict[str, int]:
+    """A WordPiece vocabulary: special tokens, every character at a word's beginning and inside it, the most frequent
+    words. Not by the tokenizers library's trainer, whose ids and ties differ from process to process."""
+    backend = untrained.backend_tokenizer
+    split = (backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)) for text in texts)
+    counts = Counter(word for words in split for word, _ in words)
+    characters = sorted({character for word in counts for character in word})
+    words = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
+    special = sorted(untrained.get_vocab(), key=untrained.get_vocab().get)
+    pieces = dict.fromkeys([*special, *characters, *(f"##{character}" for character in characters), *words])
+    return {piece: index for index, piece in enumerate(pieces) if index < size}
 
 
 def text_model(args, report, train_texts: Sequence[str], do_train: bool = True):
