@@ -92,7 +92,7 @@ def test_the_saved_model_answers_what_the_report_says(trained, fake_corpus):
     import ser_hf.models  # noqa: F401  (registers the task)
 
     folder, _ = trained
-    recognize = pipeline("speech-emotion-recognition", model=str(folder))
+    recognize = pipeline("speech-emotion-recognition", model=str(folder), trust_remote_code=True)
     texts = {row["id"]: row["text"] for row in load_corpus("demo", data_dir=fake_corpus("demo"))}
     table = pd.read_parquet(folder / "predictions.parquet")
     for _, row in table.iterrows():

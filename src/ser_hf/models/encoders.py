@@ -1,11 +1,13 @@
-"""Pretrained encoders of transformers under heads of ours. Ships to the Hub beside the weights: imports nothing of this
-project."""
+"""Pretrained encoders under heads of ours: loading them, and what they make of inputs. Ships to the Hub beside the
+weights: imports nothing of this project but its siblings."""
 
 import inspect
 
 import torch
 from transformers import AutoModel, PreTrainedConfig
 from transformers.models.auto import modeling_auto
+
+from .frames import frame_mask, long_enough, pool
 
 
 def load_encoder(name_or_path: str, config: PreTrainedConfig, **options):
@@ -53,3 +55,49 @@ def check_audio(config: PreTrainedConfig) -> None:
             f"audio encoder {config.model_type!r} does not read raw audio: use wav2vec2, XLSR, HuBERT, WavLM, "
             "data2vec-audio, or our spectrogram model"
         )
+
+
+def audio_states(encoder, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False):
+    """What an audio encoder makes of clips, none of which is missing.
+
+    Args:
+        encoder: Of raw audio, or our spectrogram model, which makes one vector a clip.
+        inputs: `(batch, samples)`, or `(batch, rows, frames)`.
+        mask: `(batch, samples)` or `(batch, frames)`, 1 = real; None when no clip is padded.
+        every_layer: Also the layers before the last, and the input of the first.
+
+    Returns:
+        States `(batch, layers, frames, dim)` and their mask `(batch, frames)`, True = real.
+    """
+    if encoder.config.model_type == "ser_spectrogram":
+        states = encoder(inputs, mask).last_hidden_state.unsqueeze(1)  # (batch, 1, 1, dim)
+        return states, torch.ones(states[:, 0, :, 0].shape, dtype=torch.bool, device=states.device)
+    values, mask = long_enough(inputs, mask, encoder.config, encoder.training)
+    states = _states(encoder, every_layer, input_values=values, attention_mask=mask)
+    return states, frame_mask(encoder, states[:, 0], mask)
+
+
+def text_states(encoder, input_ids: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False):
+    """What a text encoder makes of texts, none of which is missing; `(batch, tokens)` each, as `audio_states`."""
+    mask = torch.ones_like(input_ids) if mask is None else mask
+    return _states(encoder, every_layer, input_ids=input_ids, attention_mask=mask), mask.bool()
+
+
+def _states(encoder, every_layer: bool, **inputs) -> torch.Tensor:
+    out = encoder(**inputs, output_hidden_states=every_layer, return_dict=True)
+    return torch.stack(out.hidden_states, dim=1) if every_layer else out.last_hidden_state.unsqueeze(1)
+
+
+def pool_layers(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """States and mask of one frame, each layer pooled by itself.
+
+    Args:
+        states: `(batch, layers, frames, dim)`.
+        mask: `(batch, frames)`, True = real.
+        pooling: `first`, `mean`, `max` or `meanmax` (of twice the width).
+    """
+    if pooling == "first":
+        return states[:, :, :1], mask[:, :1]
+    layers = states.shape[1]
+    pooled = pool(states.flatten(0, 1), mask.repeat_interleave(layers, dim=0), pooling)
+    return pooled.unflatten(0, (-1, layers)).unsqueeze(2), torch.ones_like(mask[:, :1])

@@ -11,8 +11,16 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto import modeling_auto
 
 from .configuration_fusion import SerFusionConfig
-from .encoders import check_audio, check_text, load_encoder, without_pooler
-from .frames import LayerSum, frame_mask, long_enough, pool
+from .encoders import (
+    audio_states,
+    check_audio,
+    check_text,
+    load_encoder,
+    pool_layers,
+    text_states,
+    without_pooler,
+)
+from .frames import LayerSum
 from .fusion_layers import Concat, CrossAttention, Gated, Modality
 from .modeling_ser import SerForAudioClassification
 from .modeling_spectrogram import SerSpectrogramModel
@@ -23,13 +31,33 @@ from .strict_loading import StrictLoading, classification_loss
 modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser_fusion", "SerFusionForClassification")
 
 
-def _pool_each_layer(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> torch.Tensor:
-    """`(batch, layers, frames, dim)` to `(batch, layers, 1, dim)`, or twice the width for `meanmax`."""
-    if pooling == "first":
-        return states[:, :, :1]
-    layers = states.shape[1]
-    pooled = pool(states.flatten(0, 1), mask.repeat_interleave(layers, dim=0), pooling)
-    return pooled.unflatten(0, (-1, layers)).unsqueeze(2)
+def load_audio_encoder(name_or_path: str, overrides: dict | None = None) -> tuple[PreTrainedModel, str | None]:
+    """A pretrained audio encoder, and the pooling of the model of ours that it was fine-tuned in, if it was.
+
+    Args:
+        name_or_path: Hub id or folder of an encoder of raw audio, of a model with one, fine-tuned or not (its own head
+            is left behind), or of a model of ours (`ser`, `ser_spectrogram`).
+        overrides: Changes to the configuration of an encoder of transformers.
+
+    Raises:
+        ValueError: weights of the encoder are missing from the checkpoint, or it reads something else.
+    """
+    kind = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
+    if kind == "ser":
+        trained = SerForAudioClassification.from_pretrained(name_or_path, dtype=torch.float32)
+        return trained.encoder, trained.config.pooling
+    if kind == "ser_spectrogram":
+        return SerSpectrogramModel.from_pretrained(name_or_path, dtype=torch.float32), None
+    config = AutoConfig.from_pretrained(name_or_path, **(overrides or {}))
+    check_audio(config)
+    return load_encoder(name_or_path, config), None
+
+
+def load_text_encoder(name_or_path: str) -> PreTrainedModel:
+    """A pretrained text encoder, or that of a model with one; raises as `load_audio_encoder` does."""
+    config = AutoConfig.from_pretrained(name_or_path)
+    check_text(config)
+    return load_encoder(name_or_path, config, **without_pooler(config))
 
 
 class SerFusionPreTrainedModel(StrictLoading, PreTrainedModel):
@@ -93,29 +121,17 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
         """Two pretrained encoders under a new, random head, to be trained.
 
         Args:
-            audio: Hub id or folder of an encoder of raw audio, of a model with one, fine-tuned or not (its own head is
-                left behind), or of a model of ours (`ser`, whose pooling becomes the default; `ser_spectrogram`).
-            text: Hub id or folder of a text encoder, or of a model with one.
+            audio: See `load_audio_encoder`; the pooling of a `ser` model becomes the default.
+            text: See `load_text_encoder`.
             audio_overrides: Changes to the configuration of an audio encoder of transformers.
             config: Of `SerFusionConfig`: fusion, pooling, id2label, problem_type, ...
 
         Raises:
             ValueError: weights of an encoder are missing from its checkpoint, or it reads something else.
         """
-        kind = PreTrainedConfig.get_config_dict(audio)[0].get("model_type")
-        if kind == "ser":
-            trained = SerForAudioClassification.from_pretrained(audio, dtype=torch.float32)
-            audio_encoder = trained.encoder
-            config.setdefault("pooling", trained.config.pooling)
-        elif kind == "ser_spectrogram":
-            audio_encoder = SerSpectrogramModel.from_pretrained(audio, dtype=torch.float32)
-        else:
-            audio_config = AutoConfig.from_pretrained(audio, **(audio_overrides or {}))
-            check_audio(audio_config)
-            audio_encoder = load_encoder(audio, audio_config)
-        text_config = AutoConfig.from_pretrained(text)
-        check_text(text_config)
-        text_encoder = load_encoder(text, text_config, **without_pooler(text_config))
+        audio_encoder, pooling = load_audio_encoder(audio, audio_overrides)
+        config = {**({"pooling": pooling} if pooling else {}), **config}
+        text_encoder = load_text_encoder(text)
         model = cls(SerFusionConfig(audio_config=audio_encoder.config, text_config=text_encoder.config, **config))
         model.audio_encoder, model.text_encoder = audio_encoder, text_encoder
         model.config.audio_config, model.config.text_config = audio_encoder.config, text_encoder.config
@@ -220,30 +236,12 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
         return states, torch.zeros((batch, 1), dtype=torch.bool, device=self.device)
 
     def _audio_states(self, inputs, mask):
-        config = self.config.audio_config
-        if config.model_type == "ser_spectrogram":  # one vector a clip, whatever the pooling
-            states = self.audio_encoder(inputs, mask).last_hidden_state.unsqueeze(1)  # (batch, 1, 1, dim)
-            real = torch.ones(states[:, 0, :, 0].shape, dtype=torch.bool, device=states.device)
-        else:
-            values, mask = long_enough(inputs, mask, config, self.audio_encoder.training)
-            states = self._states(self.audio_encoder, config, input_values=values, attention_mask=mask)
-            real = frame_mask(self.audio_encoder, states[:, 0], mask)
-        if not self.pools_audio:
-            return states, real
-        return _pool_each_layer(states, real, self.config.pooling), torch.ones_like(real[:, :1])
+        states, real = audio_states(self.audio_encoder, inputs, mask, every_layer=self.audio_shape[0] > 1)
+        return pool_layers(states, real, self.config.pooling) if self.pools_audio else (states, real)
 
     def _text_states(self, input_ids, mask):
-        mask = torch.ones_like(input_ids) if mask is None else mask
-        states = self._states(self.text_encoder, self.config.text_config, input_ids=input_ids, attention_mask=mask)
-        if not self.pools_text:
-            return states, mask.bool()
-        return _pool_each_layer(states, mask.bool(), self.config.text_pooling), torch.ones_like(mask[:, :1]).bool()
-
-    def _states(self, encoder, config: PreTrainedConfig, **inputs) -> torch.Tensor:
-        """`(batch, layers, frames, dim)`."""
-        summed = self._layers(config) > 1
-        out = encoder(**inputs, output_hidden_states=summed, return_dict=True)
-        return torch.stack(out.hidden_states, dim=1) if summed else out.last_hidden_state.unsqueeze(1)
+        states, real = text_states(self.text_encoder, input_ids, mask, every_layer=self.text_shape[0] > 1)
+        return pool_layers(states, real, self.config.text_pooling) if self.pools_text else (states, real)
 
     # ---- states to logits
 
