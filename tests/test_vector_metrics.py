@@ -66,6 +66,18 @@ def test_a_label_without_a_positive_is_undefined():
     assert vm.label_metrics(y, scores, ["a", "never"], 0.5)["map"] == 1.0
 
 
+def test_f1_is_of_the_labels_also_where_only_one_occurs():
+    """scikit-learn takes a single column for two classes, present and absent, and averages over both."""
+    y, decided = np.array([[1, 0], [1, 0], [0, 0], [0, 0]]), np.array([[1, 0], [0, 1], [1, 0], [0, 0]])
+    f1 = vm.averaged_f1(y, decided)
+    assert f1 == {"micro": pytest.approx(2 / 5), "macro": 0.5, "weighted": 0.5, "samples": 0.25}
+    assert vm.averaged_f1(y[:, :1], decided[:, :1]) == {"micro": 0.5, "macro": 0.5, "weighted": 0.5, "samples": 0.25}
+    rng = np.random.default_rng(0)
+    y, decided = rng.random((50, 4)) < 0.3, rng.random((50, 4)) < 0.5
+    for average, value in vm.averaged_f1(y, decided).items():
+        assert value == pytest.approx(sk.f1_score(y, decided, average=average, zero_division=0)), average
+
+
 def test_thresholds_are_tuned_between_scores():
     y = np.array([[1.0, 0], [1, 0], [0, 0], [0, 0]])
     scores = np.array([[0.4, 0.1], [0.3, 0.2], [0.2, 0.3], [0.1, 0.4]])
