@@ -16,6 +16,7 @@ COMMANDS = {
     "cv": ("cv", "run a recipe on every fold of the protocol and sum it up"),
     "predict": ("predict", "emotions of audio files, by a trained model"),
     "plot": ("plot", "draw waveform, mel spectrogram, MFCC, windows and SpecAugment of an audio file"),
+    "embed": ("embed", "what a pretrained encoder makes of a corpus, as a dataset"),
     "push": ("push", "publish a corpus on the Hugging Face Hub"),
 }
 

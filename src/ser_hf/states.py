@@ -5,7 +5,7 @@ import numpy as np
 import torch
 
 from .audio import decode
-from .embeddings import device_of, fill, fingerprint, pad_states
+from .embeddings import fill, fingerprint, pad_states
 from .models import SerFusionForClassification
 from .models.text_cleaning import clean_text
 from .store import Store, content_hash, settings_folder
@@ -57,8 +57,71 @@ class StateCollator:
         return batch
 
 
+def clip_inputs(clips: list[np.ndarray], extractor) -> dict[str, torch.Tensor]:
+    """`inputs` and `attention_mask` of a batch of clips, as the fusion model's processor makes them."""
+    options = {"sampling_rate": extractor.sampling_rate, "padding": True, "return_attention_mask": True}
+    batch = extractor(clips, return_tensors="pt", **options)
+    return {"inputs": batch[extractor.model_input_names[0]], "attention_mask": batch["attention_mask"]}
+
+
+def text_inputs(texts: list[str], tokenizer, max_length: int) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` of a batch of cleaned texts, likewise."""
+    cut = {"padding": True, "padding_side": "right", "truncation": True, "max_length": max_length}
+    batch = tokenizer(texts, return_tensors="pt", return_token_type_ids=False, return_attention_mask=True, **cut)
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+
+def audio_store(encoder, shape: tuple[int, int], pooling: str | None, extractor, data, half: bool = False) -> Store:
+    """Where an audio encoder's states of clips are kept, by their `audio_hash`.
+
+    Args:
+        encoder: Its weights and configuration count.
+        shape: Layers and width of the states.
+        pooling: Of their frames; None for all frames.
+        extractor: Its settings count.
+        data: `ClipArguments`: trimming and length limits count.
+        half: Whether they are kept in half precision.
+    """
+    changes = (extractor.to_json_string(), data.trim_db, data.min_seconds, data.max_seconds)
+    return Store(settings_folder("audio-states", fingerprint(encoder), shape, pooling, changes, half))
+
+
+def text_store(encoder, shape, pooling, tokenizer, max_length: int, half: bool = False) -> Store:
+    """Where a text encoder's states of cleaned texts are kept, by `text_name`; arguments as `audio_store`'s."""
+    changes = (tokenizer.backend_tokenizer.to_str(), max_length)
+    return Store(settings_folder("text-states", fingerprint(encoder), shape, pooling, changes, half))
+
+
+def text_name(text: str | None, cleaning: str) -> str | None:
+    """Under which a text's states are kept; None where cleaning leaves nothing."""
+    cleaned = clean_text(text, cleaning)
+    return content_hash(cleaned) if cleaned.strip() else None
+
+
+def fill_audio(store: Store, rows, encode, extractor, data, device, budget, **options) -> int:
+    """Encode the clips of `rows` that a store lacks; `options` and what is returned as in `embeddings.fill`."""
+
+    def read(numbers: list[int]) -> dict:
+        clips = [read_clip(rows[i], extractor.sampling_rate, data) for i in numbers]
+        return {name: value.to(device) for name, value in clip_inputs(clips, extractor).items()}
+
+    return fill(store, rows["audio_hash"][:], rows["duration"][:], read, encode, budget, **options)
+
+
+def fill_text(store: Store, texts, cleaning: str, encode, tokenizer, max_length: int, device, **options) -> int:
+    """Encode the texts that a store lacks, likewise."""
+    cleaned = [clean_text(text, cleaning) for text in texts]
+
+    def read(numbers: list[int]) -> dict:
+        batch = text_inputs([cleaned[i] for i in numbers], tokenizer, max_length)
+        return {name: value.to(device) for name, value in batch.items()}
+
+    names, lengths = [text_name(text, cleaning) for text in texts], [len(text) for text in cleaned]
+    return fill(store, names, lengths, read, encode, BATCH_CHARACTERS, **options)
+
+
 class States:
-    """Where the states of a fusion model's two encoders are kept, and under which name an utterance's are.
+    """The states of a fusion model's two encoders, and under which name an utterance's are kept.
 
     Args:
         model, processor: The fusion model and its processor.
@@ -67,38 +130,19 @@ class States:
     """
 
     def __init__(self, model: SerFusionForClassification, processor, data, half: bool = False):
-        config = model.config
-        self.cleaning = processor.text_cleaning
+        config, self.cleaning = model.config, processor.text_cleaning
         self.shapes = {"audio": model.audio_shape, "text": model.text_shape}
-        pooling = {
-            "audio": config.pooling if model.pools_audio else None,
-            "text": config.text_pooling if model.pools_text else None,
-        }
-        settings = {
-            "audio": (processor.feature_extractor.to_json_string(), data.trim_db, data.min_seconds, data.max_seconds),
-            "text": (processor.tokenizer.backend_tokenizer.to_str(), processor.max_text_length, self.cleaning),
-        }
-        encoders = {"audio": model.audio_encoder, "text": model.text_encoder}
+        audio = config.pooling if model.pools_audio else None
+        text = config.text_pooling if model.pools_text else None
+        extractor, tokenizer, length = processor.feature_extractor, processor.tokenizer, processor.max_text_length
         self.stores = {
-            kind: Store(
-                settings_folder(
-                    f"{kind}-states",
-                    *(fingerprint(encoders[kind]), self.shapes[kind], pooling[kind], settings[kind], half),
-                )
-            )
-            for kind in MODALITIES
+            "audio": audio_store(model.audio_encoder, model.audio_shape, audio, extractor, data, half),
+            "text": text_store(model.text_encoder, model.text_shape, text, tokenizer, length, half),
         }
-
-    def name(self, kind: str, row: dict) -> str | None:
-        """Under which an utterance's states are kept; None where it has no audio, or no text."""
-        if kind == "audio":
-            return row["audio_hash"]
-        cleaned = clean_text(row["text"], self.cleaning).strip()
-        return content_hash(cleaned) if cleaned else None
 
     def find(self, kind: str, row: dict) -> torch.Tensor | None:
         """`(layers, frames, dim)`, or None where the modality is missing."""
-        name = self.name(kind, row)
+        name = row["audio_hash"] if kind == "audio" else text_name(row["text"], self.cleaning)
         return None if name is None else self.stores[kind][name]
 
 
@@ -106,41 +150,27 @@ def encode(model: SerFusionForClassification, processor, splits, flags) -> State
     """Each utterance of all parts through each encoder once, unless it is cached; see `embeddings.fill`."""
     from datasets import concatenate_datasets
 
-    training, data = flags.training, flags.data
-    half = training.device.type == "cuda" and (training.bf16 or training.fp16)
+    training, data, device = flags.training, flags.data, flags.training.device
+    half = device.type == "cuda" and (training.bf16 or training.fp16)
     states = States(model, processor, data, half)
     columns = ("id", "audio", "text", "audio_hash", "duration")
     rows = concatenate_datasets([part.select_columns(columns) for part in splits.values() if len(part)])
-    keys = rows.select_columns(["audio_hash", "text"]).to_list()
-    rate = processor.feature_extractor.sampling_rate
-    model = model.to(training.device).eval()
-
-    def inputs(batch: dict) -> dict:
-        return {name: value.to(device_of(model)) for name, value in batch.items()}
-
-    def read_audio(numbers: list[int]) -> dict:
-        clips = [read_clip(rows[i], rate, data) for i in numbers]
-        batch = processor(audio=clips, sampling_rate=rate, return_tensors="pt")
-        return inputs({"inputs": batch[model.main_input_name], "attention_mask": batch["attention_mask"]})
-
-    def read_text(numbers: list[int]) -> dict:
-        batch = processor(text=[keys[i]["text"] for i in numbers], return_tensors="pt")
-        return inputs({"input_ids": batch["input_ids"], "attention_mask": batch["text_attention_mask"]})
-
-    options = {"half": half}
-    with torch.autocast(training.device.type, torch.bfloat16, enabled=half):
-        for kind, read, run, lengths, budget in (
-            ("audio", read_audio, model.encode_audio, rows["duration"][:], flags.run.batch_seconds),
-            ("text", read_text, model.encode_text, [len(key["text"] or "") for key in keys], BATCH_CHARACTERS),
-        ):
-            names = [states.name(kind, key) for key in keys]
-            exact = kind == "audio" and padding_matters(model)
-            title = None if training.disable_tqdm else f"{kind} encoder"
-            fill(states.stores[kind], names, lengths, read, run, budget, exact, say=title, **options)
+    model = model.to(device).eval()
+    extractor, tokenizer = processor.feature_extractor, processor.tokenizer
+    said = [None if training.disable_tqdm else f"{kind} encoder" for kind in MODALITIES]
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        audio = {"budget": flags.run.batch_seconds, "exact": padding_matters(model), "half": half, "say": said[0]}
+        fill_audio(states.stores["audio"], rows, model.encode_audio, extractor, data, device, **audio)
+        text = {"max_length": processor.max_text_length, "device": device, "half": half, "say": said[1]}
+        fill_text(states.stores["text"], rows["text"][:], states.cleaning, model.encode_text, tokenizer, **text)
     return states
 
 
 def padding_matters(model: SerFusionForClassification) -> bool:
     """Whether the audio encoder hears padding: group norm over time, or a network over spectrograms."""
-    audio = model.config.audio_config
-    return audio.model_type == "ser_spectrogram" or getattr(audio, "feat_extract_norm", None) == "group"
+    return hears_padding(model.config.audio_config)
+
+
+def hears_padding(audio_config) -> bool:
+    """Whether an audio encoder's output depends on padding even with a mask."""
+    return audio_config.model_type == "ser_spectrogram" or getattr(audio_config, "feat_extract_norm", None) == "group"

@@ -6,6 +6,7 @@ import inspect
 import torch
 from transformers import AutoModel, PreTrainedConfig
 from transformers.models.auto import modeling_auto
+from transformers.utils import logging
 
 from .frames import frame_mask, long_enough, pool
 
@@ -22,9 +23,14 @@ def load_encoder(name_or_path: str, config: PreTrainedConfig, **options):
     Raises:
         ValueError: weights of the encoder itself are missing from the checkpoint.
     """
-    encoder, info = AutoModel.from_pretrained(
-        name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **options
-    )
+    shown = logging.get_verbosity()
+    logging.set_verbosity_error()  # a head left behind is not worth its table; what is missing is told below
+    try:
+        encoder, info = AutoModel.from_pretrained(
+            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **options
+        )
+    finally:
+        logging.set_verbosity(shown)
     # masked_spec_embed fills what SpecAugment masks; some published checkpoints never had one.
     missing = sorted(key for key in info["missing_keys"] if not key.endswith("masked_spec_embed"))
     if missing:
