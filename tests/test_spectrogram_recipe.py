@@ -121,6 +121,21 @@ def test_waveforms_are_changed_before_and_spectrograms_behind_the_store(folder, 
     assert first["labels"].shape == (2, 2) and torch.allclose(first["labels"].sum(dim=1), torch.ones(2))
 
 
+@pytest.mark.parametrize("kind", ["mel", "mfcc"])
+def test_what_is_hidden_gets_the_mean(folder, kind):
+    """Of the whole mel spectrogram, and of MFCC each row's own."""
+    rows = load_corpus(str(folder))
+    extractor = SerSpectrogramFeatureExtractor(n_mels=20, n_mfcc=20, trim_db=None, kind=kind)
+    flags = flags_of({"spec_p": 1.0, "spec_time_masks": 0, "spec_freq_width": 4})
+    collators = spectrograms.feature_collators(extractor, flags, REPORT, {"train": rows})
+    clean, masked = (collators[name]([rows[3]])["input_features"][0] for name in ("eval_collator", "data_collator"))
+    changed = (masked - clean).abs().amax(dim=1) > 1e-3
+    assert 0 < changed.sum() <= 8
+    fill = clean.mean(dim=1) if kind == "mfcc" else clean.mean().expand(20)
+    assert torch.allclose(masked[changed], fill[changed].unsqueeze(1).expand(-1, clean.shape[1]), atol=1e-3)
+    assert torch.allclose(masked[~changed], clean[~changed], atol=1e-3)
+
+
 def test_lengths_after_trimming_make_batches(folder):
     rows = load_corpus(str(folder))
     extractor = SerSpectrogramFeatureExtractor(n_mels=20)

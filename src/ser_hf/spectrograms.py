@@ -103,7 +103,9 @@ class FeatureCollator(SpeechCollator):
             features = self.from_audio(row, generator)
         if self.augmentation is None or not self.augmentation.spec_p:
             return features
-        return torch.from_numpy(augment_spectrogram(features.numpy(), self.augmentation, generator))
+        # What is hidden gets the mean; of MFCC each row its own, for coefficients have not one scale as mel bands do.
+        mean = features.mean(dim=1, keepdim=True) if self.extractor.kind == "mfcc" else torch.zeros(1)
+        return torch.from_numpy(augment_spectrogram((features - mean).numpy(), self.augmentation, generator)) + mean
 
     def _batch(self, clips: list) -> dict[str, torch.Tensor]:
         return self.extractor.batch(clips)
