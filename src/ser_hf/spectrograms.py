@@ -143,8 +143,7 @@ def feature_collators(extractor, flags, report, parts) -> dict:
         settings = {key: value for key, value in extractor.to_dict().items() if key != "auto_map"}
         store = Store(settings_folder("features", sorted(settings.items()), data.min_seconds))
     plain = FeatureCollator(extractor, store, **same)
-    if store is None:  # clips of equal length are no longer equal once they are trimmed: the Trainer looks here
-        plain.trim_db = extractor.trim_db
+    plain.trim_db = extractor.trim_db  # for the Trainer: clips of equal length are no longer equal once trimmed
     changed = any(getattr(augmentation, name) for name in WAVEFORM)
     if store is not None:
         with training.main_process_first():

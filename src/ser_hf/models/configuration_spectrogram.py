@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedConfig
 
-# Output width of each architecture before pooling; of the 2-D ones that keep frequency, by height (see the models).
+# Width of the vector each architecture makes of a frame, and so of a clip by mean or max pooling.
 WIDTHS = {
     "cnn1d_3": 256,
     "cnn1d_5": 256,
