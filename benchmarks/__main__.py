@@ -31,6 +31,7 @@ SECTIONS = {
     "preparation": "corpus preparation (a folder as EmoDB's)",
     "loader": "loader, one thread, no workers",
     "training": "training, files to optimizer steps",
+    "fusion": "an epoch of a fusion head over frozen encoders",
 }
 
 
@@ -80,7 +81,7 @@ def main() -> None:
         quiet(work)
         facts = machine.facts()
         print(*machine.lines(facts), sep="\n")
-        if "training" in sections or "loader" in sections:
+        if {"training", "loader", "fusion"} & set(sections):
             import torch
 
             torch.set_num_threads(1)  # two were half as fast on a busy machine (shared/PERFORMANCE.md 0)

@@ -166,7 +166,8 @@ def test_yaml_files_are_flat_runs_that_parse():
     for file in files:
         flags = yaml.safe_load(file.read_text())
         assert file.stem.startswith(flags["dataset"].split("+")[0] + "_"), file.name
-        system = next(name for name in SYSTEMS if f"_{name}" in file.stem)
+        system = file.stem.removeprefix(flags["dataset"].split("+")[0] + "_").split("_")[0]
+        assert system in SYSTEMS, file.name
         data = args.parse("", system, ["--config", str(file), "--use_cpu", "true"])[0]
         assert data.dataset == flags["dataset"]
 

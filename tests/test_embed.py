@@ -1,0 +1,127 @@
+"""`ser-hf embed`, and encoder outputs that are computed once (the fusion recipe's tests hold the rest)."""
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from datasets import load_dataset
+from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+from conftest import TINY
+from ser_hf import cli, load_corpus
+from ser_hf.embeddings import fill, fingerprint, pad_states
+from ser_hf.store import Store
+from ser_hf.texts import train_tokenizer
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory, fake_corpus):
+    torch.manual_seed(0)
+    home = tmp_path_factory.mktemp("encoders")
+    Wav2Vec2Model(Wav2Vec2Config(**TINY)).save_pretrained(home / "audio")
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(home / "audio")
+    config = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, vocab_size=60)
+    texts = load_corpus("demo", data_dir=fake_corpus("demo"))["text"]
+    tokenizer = train_tokenizer(list(texts), config, 60)
+    BertModel(config).save_pretrained(home / "text")
+    tokenizer.save_pretrained(home / "text")
+    return home
+
+
+def embed(tmp_path, fake_corpus, corpus, model, *flags, capsys=None):
+    out = tmp_path / f"{'_'.join(flags) or 'plain'}.parquet".replace("-", "")
+    words = ["embed", corpus, "--data_dir", str(fake_corpus(corpus)), "--model", str(model), "--out", str(out), *flags]
+    assert cli.main(words) == 0, capsys and capsys.readouterr().err
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+    return load_dataset("parquet", data_files=str(out), split="train", cache_dir=str(tmp_path / "datasets"))
+
+
+def test_audio_is_encoded_as_transformers_does(encoders, fake_corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+    rows = embed(tmp_path, fake_corpus, "demo", encoders / "audio")
+    frames = embed(tmp_path, fake_corpus, "demo", encoders / "audio", "--level", "frames")
+    layers = embed(tmp_path, fake_corpus, "demo", encoders / "audio", "--layers", "all")
+    assert rows.features["label"].names == ["angry", "happy", "neutral", "sad"] and "audio" not in rows.column_names
+    model = Wav2Vec2Model.from_pretrained(encoders / "audio").eval()
+    extractor = Wav2Vec2FeatureExtractor.from_pretrained(encoders / "audio")
+    for row, many, every in zip(rows, frames, layers, strict=True):
+        samples, rate = sf.read(fake_corpus("demo") / "wav" / f"{row['id']}.wav", dtype="float32")
+        with torch.no_grad():
+            inputs = extractor(samples, sampling_rate=rate, return_tensors="pt")["input_values"]
+            out = model(inputs, output_hidden_states=True)
+        assert np.allclose(many["embedding"], out.last_hidden_state[0], atol=1e-5)
+        assert np.allclose(row["embedding"], out.last_hidden_state[0].mean(0), atol=1e-5)
+        by_layer = torch.stack(out.hidden_states)[:, 0].mean(1)
+        assert np.allclose(every["embedding"], by_layer, atol=1e-5)
+
+
+def test_texts_are_encoded_and_what_has_none_is_said(encoders, fake_corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+    rows = embed(tmp_path, fake_corpus, "smile", encoders / "text", "--pooling", "first")
+    assert len(rows[0]["embedding"]) == 8 and len(set(rows["text"])) == len({tuple(e) for e in rows["embedding"]})
+    words = ["embed", "smile", "--data_dir", str(fake_corpus("smile")), "--model", str(encoders / "audio")]
+    assert cli.main([*words, "--out", str(tmp_path / "none.parquet")]) == 2
+    assert "smile has nothing that" in capsys.readouterr().err and not (tmp_path / "none.parquet").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--model", "{home}/nowhere"], "--model .*nowhere"),
+        (["--model", "{home}/audio", "--pooling", "first"], "--pooling first: of texts"),
+        (["--model", "{home}/audio", "--level", "frames", "--layers", "all"], "--layers all: only for"),
+        (["--model", "{home}/audio", "--pool", "max"], "unknown argument --pool, did you mean --pooling"),
+        ([], "--model"),
+    ],
+)
+def test_mistakes_are_one_line(flags, message, encoders, fake_corpus, tmp_path, capsys, monkeypatch):
+    import re
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    words = ["embed", "demo", "--data_dir", str(fake_corpus("demo")), "--out", str(tmp_path / "out.parquet")]
+    assert cli.main([*words, *(flag.format(home=encoders) for flag in flags)]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert re.search(message, [line for line in error if line.startswith("error")][0])
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_what_is_stored_is_not_computed_again(tmp_path):
+    calls = []
+
+    def read(rows):
+        return {"rows": rows}
+
+    def encode(rows):
+        calls.append(rows)
+        states = torch.tensor(rows, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, 3, 2)
+        return states, torch.tensor([[True, True, row > 1] for row in rows])
+
+    names, lengths = ["a", "b", None, "c", "a"], [3.0, 1.0, None, 2.0, 3.0]
+    store = Store(tmp_path)
+    assert fill(store, names, lengths, read, encode, budget=4.0) == 3
+    assert [sorted(call) for call in calls] == [[0], [1, 3]]  # by length, each name once, nothing for None
+    assert store["c"].shape == (1, 3, 2) and store["a"].shape == (1, 2, 2) and float(store["c"][0, 0, 0]) == 3.0
+    assert fill(store, names, lengths, read, encode, budget=4.0) == 0 and len(calls) == 2
+    assert fill(store, [*names, "d"], [*lengths, 1.0], read, encode, budget=4.0) == 1 and calls[-1] == [5]
+
+
+def test_a_batch_of_stored_states_is_padded_with_a_mask():
+    one, two = torch.ones(2, 1, 3), 2 * torch.ones(2, 2, 3)
+    states, mask = pad_states([one, None, two], (2, 3))
+    assert states.shape == (3, 2, 2, 3) and mask.tolist() == [[True, False], [False, False], [True, True]]
+    assert states[0, :, 0].eq(1).all() and states[0, :, 1].eq(0).all() and states[2].eq(2).all()
+    assert pad_states([None], (1, 4))[0].shape == (1, 1, 1, 4)
+
+
+def test_a_fingerprint_is_of_weights_and_configuration():
+    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=10)
+    model = BertModel(config)
+    before = fingerprint(model)
+    model.config._name_or_path = "elsewhere"
+    assert fingerprint(model) == before
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight[0, 0] += 1e-6
+    changed = fingerprint(model)
+    assert changed != before
+    model.config.layer_norm_eps = 1e-5
+    assert fingerprint(model) not in (before, changed)
