@@ -113,8 +113,7 @@ def about(plan: Any, runs: dict[tuple[int, int], Found]) -> dict:
     everything = [results for results, _ in runs.values()]
     partial = len(plan.folds) < plan.all_folds
     command = repeat(plan.recipe.stem, plan.given).replace("accelerate launch", "ser-hf cv", 1)
-    # The YAML's flags are written out; without `none` the corpus's own YAML would add its.
-    command += f" --config none --seeds {' '.join(map(str, plan.seeds))}"
+    command += f" --seeds {' '.join(map(str, plan.seeds))}"
     command += f" --folds {' '.join(map(str, plan.folds))}" if partial else ""
     command += f" --num_processes {plan.own['num_processes']}" if "num_processes" in plan.own else ""
     used = [{"ser_hf": results["ser_hf"], **results["versions"]} for results in everything]
