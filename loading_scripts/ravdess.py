@@ -15,6 +15,7 @@ EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "s
 STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")
 COUNTS = {emotion: 96 if emotion == "neutral" else 192 for emotion in EMOTIONS}
 SIX = ("angry", "disgust", "fearful", "happy", "neutral", "sad")  # the emotions CREMA-D has too
+FIVE = ("angry", "fearful", "happy", "neutral", "sad")  # our choice of five: what the acted corpora share most
 
 # modality (03 audio) - channel (01 speech) - emotion - intensity - statement - repetition - actor
 NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)\.wav$")
@@ -41,6 +42,9 @@ class Ravdess(SpeechCorpus):
     BUILDER_CONFIGS = [
         LabelConfig(name="8class", version="1.0.0", label_map={e: e for e in EMOTIONS}, counts=COUNTS),
         LabelConfig(name="6class", version="1.0.0", label_map={e: e for e in SIX}, counts={e: COUNTS[e] for e in SIX}),
+        LabelConfig(
+            name="5class", version="1.0.0", label_map={e: e for e in FIVE}, counts={e: COUNTS[e] for e in FIVE}
+        ),
     ]
     DEFAULT_CONFIG_NAME = "8class"
     OPTIONAL = ("gender", "language", "intensity")

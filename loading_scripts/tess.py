@@ -21,6 +21,7 @@ EMOTIONS = {
     "sad": "sad",
 }
 SIX = ("angry", "disgust", "fearful", "happy", "neutral", "sad")  # the emotions CREMA-D has too: all but surprised
+FIVE = ("angry", "fearful", "happy", "neutral", "sad")  # our choice of five: what the acted corpora share most
 COUNTS = {emotion: 400 for emotion in EMOTIONS.values()}
 AGES = {"OAF": 64, "YAF": 26}  # older and younger actress, from the corpus's page
 
@@ -54,6 +55,9 @@ class Tess(SpeechCorpus):
     BUILDER_CONFIGS = [
         LabelConfig(name="7class", version="1.0.0", label_map={e: e for e in COUNTS}, counts=COUNTS),
         LabelConfig(name="6class", version="1.0.0", label_map={e: e for e in SIX}, counts={e: COUNTS[e] for e in SIX}),
+        LabelConfig(
+            name="5class", version="1.0.0", label_map={e: e for e in FIVE}, counts={e: COUNTS[e] for e in FIVE}
+        ),
     ]
     DEFAULT_CONFIG_NAME = "7class"
     OPTIONAL = ("gender", "age", "language")

@@ -20,6 +20,7 @@ _BASIC = {word: word for word in ("angry", "happy", "neutral", "sad")}
 LABEL_SETS: dict[str, dict[str, str]] = {
     "3class": {"angry": "angry", "happy": "happy", "excited": "happy", "neutral": "neutral"},
     "4class": {**_BASIC, "excited": "happy"},
+    "5class": {**_BASIC, "excited": "happy", "fearful": "fearful"},
     "6class": {**_BASIC, "excited": "happy", "disgust": "disgust", "fearful": "fearful"},
     "7class": {**_BASIC, "excited": "happy", "disgust": "disgust", "fearful": "fearful", "surprised": "surprised"},
 }

@@ -25,6 +25,12 @@ EXPECTED = {
             "surprised": 24,
         },
     },
+    "5class": {
+        "utterances": 124,
+        "outside_labels": 73,
+        "problems": 2,
+        "per_label": {"angry": 24, "fearful": 24, "happy": 27, "neutral": 24, "sad": 25},
+    },
     "6class": {
         "utterances": 148,
         "outside_labels": 49,

@@ -56,6 +56,12 @@ EXPECTED = {
         "problems": 0,
         "per_label": {"angry": 2, "disgust": 2, "fearful": 2, "happy": 2, "neutral": 3, "sad": 2, "surprised": 2},
     },
+    "5class": {
+        "utterances": 11,
+        "outside_labels": 4,
+        "problems": 0,
+        "per_label": {"angry": 2, "fearful": 2, "happy": 2, "neutral": 3, "sad": 2},
+    },
     "6class": {
         "utterances": 13,
         "outside_labels": 2,
