@@ -223,7 +223,7 @@ def test_mistakes_are_one_line(folder, wrong, message, tmp_path, monkeypatch, ca
 
 
 def test_every_row_has_its_yaml():
-    """The conventional systems of the reference work: every architecture on every label set, in windows too."""
+    """The convolutional systems of the reference work: every architecture on every label set, in windows too."""
     table = (REPO / "recipes" / "README.md").read_text()
     sizes = {"ravdess": (8, 6), "tess": (7, 6), "crema_d": (6, 3), "iemocap": (4, 3)}
     for corpus, classes in sizes.items():
