@@ -34,7 +34,13 @@ def finished_run(truth: str, guess: str, metrics: tuple, fold: int = 0, independ
     table = pd.DataFrame({"id": [f"{speaker}{i}" for i in range(len(truth))], "speaker": speaker})
     table["label"], table["prediction"] = [words[c] for c in truth], [words[c] for c in guess]
     results = {
-        "protocol": {"name": "p", "source": "s", "fold": fold, "speaker_independent": independent},
+        "protocol": {
+            "name": "p",
+            "source": "s",
+            "fold": fold,
+            "speaker_independent": independent,
+            "warning": "" if independent else "LEAKS SPEAKERS",
+        },
         "training": {"selected_step": 7, "seconds": 1.5},
         "test": {
             "chance": {"metric": "uar", "value": 0.5},
@@ -163,6 +169,7 @@ class Launcher:
                 "source": protocol.source,
                 "fold": fold,
                 "speaker_independent": protocol.speaker_independent,
+                "warning": protocol.warning,
             },
             "mixed": None,
             "model": {"class": "C", "encoder": "E", "details": "mean pooling, linear head"},

@@ -53,9 +53,11 @@ def test_default_protocols_are_speaker_independent():
         default = next(iter(protocols_of(name).values()))
         if not corpus_class(name).CARD.speakers:  # texts by unknown writers cannot be split by speaker, and say so
             assert not default.speaker_independent and "speakers-unknown" in default.name
+            assert default.warning == "SPEAKERS UNKNOWN"
             continue
         assert default.speaker_independent and "leak" not in default.name, name
         for protocol in protocols_of(name).values():
+            assert bool(protocol.warning) != protocol.speaker_independent
             if not protocol.speaker_independent:
                 assert "leak" in protocol.name or protocol.name == "random"
             assert protocol.source

@@ -19,10 +19,10 @@ SOURCE = REPO / "src" / "ser_hf"
 
 # The order in which data passes through the package: a module may import those before it, never those after.
 ORDER = (
-    "errors files torchaudio_cpu schema synthesis audio builder tables corpora leaks protocols preprocessing windowing "
-    "trimming augmentation store batching collator models losses texts trainer metrics vector_metrics scoring "
-    "comparing text_baselines embeddings report imagenet lora hub flags args results lineage pieces spectrograms states fusion run "
-    "command inventory check folds cv_report cv push predict plot embed cli demo"
+    "errors files torchaudio_cpu schema synthesis audio builder tables corpora leaks protocols preprocessing "
+    "windowing trimming augmentation store batching collator models losses texts trainer metrics vector_metrics "
+    "scoring comparing text_baselines embeddings report imagenet lora hub flags args results lineage pieces "
+    "spectrograms states fusion run command inventory check folds cv_report cv push predict plot embed cli demo"
 ).split()
 # Modules any other may import.
 LEAVES = {"errors", "files", "torchaudio_cpu", "__version__", "args", "flags"}

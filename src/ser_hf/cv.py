@@ -200,7 +200,7 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Found]:
     """The folds by `(seed, fold)`; those that are not finished are run."""
     todo = [(seed, fold) for seed in plan.seeds for fold in plan.folds]
     before = {} if plan.anew else {key: found for key in todo if (found := finished(plan, *key))}
-    leak = "" if plan.protocol.speaker_independent else " LEAKS SPEAKERS by construction"
+    leak = plan.protocol.warning and f" {plan.protocol.warning}:"
     lines = plan.report.lines() + (plan.mixed.lines() if plan.mixed else [])
     run.say(*lines, f"{plan.protocol.name}:{leak} {len(todo)} runs, {len(before)} finished before")
     runs, took = {}, []

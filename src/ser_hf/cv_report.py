@@ -8,10 +8,6 @@ from typing import Any
 from .results import command as repeat
 
 Found = tuple[dict, Any]  # a finished fold: its results and its table of predictions
-LEAKING = (
-    "**These figures leak speakers between train and test by the protocol's construction and cannot be compared with "
-    "speaker-independent ones.**"
-)
 
 
 def summarise(runs: dict[tuple[int, int], Found], label_names: list[str]) -> dict:
@@ -170,14 +166,14 @@ def coverage(seeds: list[list], ids: list[str], expected: set[str]) -> dict:
 
 
 def mark(protocol: dict) -> str:
-    """What stands beside every figure of a protocol that leaks."""
-    return "" if protocol["speaker_independent"] else " (LEAKS SPEAKERS)"
+    """What stands beside every figure of a protocol that leaks, or may."""
+    return protocol["warning"] and f" ({protocol['warning']})"
 
 
 def markdown(cv: dict) -> str:
     """The report, on screen and as `cv.md`."""
     from .metrics import METRICS
-    from .report import escape, shown
+    from .report import COMPARABLE, escape, shown
 
     corpus, protocol, model, pooled = (cv[name] for name in ("corpus", "protocol", "model", "pooled"))
     leak, several = mark(protocol), len(cv["seeds"]) > 1
@@ -208,7 +204,7 @@ def markdown(cv: dict) -> str:
     parts = [
         f"# {escape(corpus['corpus'])} ({escape(corpus['labels'])}), {escape(protocol['name'])}{leak}",
         _completeness(cv),
-        LEAKING if leak else "",
+        COMPARABLE.get(protocol["warning"], ""),
         f"Protocol: {escape(protocol['name'])} ({escape(protocol['source'])}). "
         f"Speaker-independent: **{'NO' if leak else 'yes'}**.  \n"
         f"Model: {escape(model['class'])}, {escape(model['encoder'])}, {model['details']}.  \n"

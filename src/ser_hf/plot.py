@@ -6,8 +6,6 @@ The features are those of recipes/spectrogram_cls.py with its defaults, or of a 
 import io
 from pathlib import Path
 
-import numpy as np
-
 from .command import Parser, claim, positive
 from .errors import SerError
 from .files import write
@@ -15,7 +13,7 @@ from .files import write
 EXAMPLES = 3  # draws of SpecAugment
 
 
-def draw(samples: np.ndarray, extractor, window_seconds: float | None, window_hop: float | None, seed: int) -> bytes:
+def draw(samples, extractor, window_seconds: float | None, window_hop: float | None, seed: int) -> bytes:
     """PNG of one clip.
 
     Args:
@@ -24,6 +22,7 @@ def draw(samples: np.ndarray, extractor, window_seconds: float | None, window_ho
         window_seconds, window_hop: Windows drawn over the waveform; None for none.
         seed: Of the SpecAugment examples.
     """
+    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

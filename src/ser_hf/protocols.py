@@ -33,7 +33,8 @@ class Protocol:
         validation: `carve` (whole speakers, or sessions where `by` is one, from train), `partner` (the other speaker
             of the test speaker's session), `texts` (whole sentences of the training speakers, where only one speaker
             is left to train on) or an explicit tuple of `by` values.
-        speaker_independent: False marks a protocol that leaks speakers by construction.
+        speaker_independent: False marks a protocol that leaks speakers by construction, or where none is known.
+        speakers_known: False where the corpus does not say who speaks.
     """
 
     name: str
@@ -42,6 +43,14 @@ class Protocol:
     folds: tuple[tuple[str, ...], ...] = ()
     validation: str | tuple[str, ...] = "carve"
     speaker_independent: bool = True
+    speakers_known: bool = True
+
+    @property
+    def warning(self) -> str:
+        """What stands beside every figure of the protocol."""
+        if self.speaker_independent:
+            return ""
+        return "LEAKS SPEAKERS" if self.speakers_known else "SPEAKERS UNKNOWN"
 
 
 def _ids(*groups) -> tuple[tuple[str, ...], ...]:
@@ -156,6 +165,7 @@ PROTOCOLS: dict[str, tuple[Protocol, ...]] = {
             by="random",
             folds=((), (), (), (), ()),
             speaker_independent=False,
+            speakers_known=False,
         ),
     ),
     "iemocap": (

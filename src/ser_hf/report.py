@@ -16,6 +16,17 @@ USES = {
     "text-classification": 'classify("What a day!", top_k=None)',
     "speech-emotion-recognition": 'classify({"audio": "clip.wav", "text": "What a day!"})  # or either of them alone',
 }
+# What is said of figures, by a protocol's warning.
+COMPARABLE = {
+    "LEAKS SPEAKERS": (
+        "**These figures leak speakers between train and test by the protocol's construction and cannot be compared "
+        "with speaker-independent ones.**"
+    ),
+    "SPEAKERS UNKNOWN": (
+        "**The corpus does not say who speaks: train and test may share speakers, and these figures cannot be compared "
+        "with speaker-independent ones.**"
+    ),
+}
 # What systems are compared by.
 COMPARED_BY = {
     "single_label_classification": ("uar", "macro_f1"),
@@ -49,7 +60,7 @@ def number(value: float | int | str | None) -> str:
 def lines(results: dict) -> list[str]:
     """The report on screen."""
     protocol, test = results["protocol"], results["test"]
-    warning = "" if protocol["speaker_independent"] else "  LEAKS SPEAKERS: do not compare with speaker-independent"
+    warning = f"  {protocol['warning']}: do not compare with speaker-independent"
     out = [
         "",
         f"{results['corpus']['corpus']} ({results['corpus']['labels']}), {protocol['name']} fold {protocol['fold']}: "
@@ -227,8 +238,7 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
         f"{part} {size['utterances']} utterances of {size['speakers']} speakers"
         for part, size in results["splits"].items()
     )
-    leak = "" if independent else "\n> **These figures leak speakers between train and test by the protocol's "
-    leak += "" if independent else "construction and cannot be compared with speaker-independent ones.**\n"
+    leak = protocol["warning"] and f"\n> {COMPARABLE[protocol['warning']]}\n"
     counts = "\n".join(f"- {line.strip()}" for line in corpus["lines"])
     compared = ""
     if results.get("comparisons"):

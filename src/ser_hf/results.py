@@ -64,6 +64,7 @@ class Setup:
                 "source": protocol.source,
                 "fold": self.fold,
                 "speaker_independent": protocol.speaker_independent,
+                "warning": protocol.warning,
             },
             "splits": describe(self.splits),
         }

@@ -152,8 +152,8 @@ def say_setup(setup) -> None:
     sizes = ", ".join(
         f"{part} {size['utterances']} ({size['speakers']} speakers)" for part, size in describe(setup.splits).items()
     )
-    leak = "" if setup.protocol.speaker_independent else "; LEAKS SPEAKERS by construction"
-    say(*setup.corpus_lines(), f"{setup.protocol.name} fold {setup.fold}: {sizes}{leak}")
+    warning = setup.protocol.warning and f"; {setup.protocol.warning}"
+    say(*setup.corpus_lines(), f"{setup.protocol.name} fold {setup.fold}: {sizes}{warning}")
 
 
 def select_on_validation(training, metric: str, has_validation: bool) -> None:
