@@ -316,3 +316,58 @@ def test_late_fusion_averages_probabilities():
     first, second = np.log([[0.9, 0.1]]), np.log([[0.3, 0.7]])
     assert np.allclose(to_scores(averaged([first, second], kind), kind), [[0.6, 0.4]])
     assert np.allclose(averaged([np.array([[1.0]]), np.array([[3.0]])], "regression"), [[2.0]])
+
+
+STRANGER = """
+import json, sys, numpy as np
+sys.modules["ser_hf"] = None  # importing this project is an error in this process
+from transformers import AutoModelForAudioClassification, AutoProcessor, pipeline
+repo, samples = sys.argv[1], np.load(sys.argv[2])
+clip = {"array": samples, "sampling_rate": 16000}
+processor = AutoProcessor.from_pretrained(repo, trust_remote_code=True)
+model = AutoModelForAudioClassification.from_pretrained(repo, trust_remote_code=True)
+logits = model.eval()(**processor(audio=samples, text="I hate the exam.", sampling_rate=16000)).logits[0].tolist()
+stock = pipeline("audio-classification", model=repo, trust_remote_code=True)(clip, top_k=None)
+ours = pipeline("speech-emotion-recognition", model=repo, trust_remote_code=True)
+both = ours({"audio": clip, "text": "I hate the exam."})
+print("RESULT" + json.dumps([logits, stock, ours({"audio": clip}), both]))
+"""
+
+
+def test_pushed_equals_loaded_by_a_stranger(trained, tmp_path):
+    """From the local Hub, in a process without this project, by the stock API and by both pipelines."""
+    import subprocess
+    import sys
+
+    from hub_server import hub_server
+    from ser_hf.models import SerFusionForClassification, SerFusionProcessor
+
+    folder, _ = trained
+    samples = np.random.default_rng(0).normal(0, 0.1, 12000).astype(np.float32)
+    np.save(tmp_path / "samples.npy", samples)
+    push = "import sys; from pathlib import Path; from ser_hf.hub import push_folder as push\n"
+    push += "push(Path(sys.argv[1]), sys.argv[2])"
+    with hub_server() as hub:
+        repo = f"{hub.user}/fusion"
+        for words, home in (
+            ([push, str(folder), repo], "pusher"),
+            ([STRANGER, repo, tmp_path / "samples.npy"], "other"),
+        ):
+            done = subprocess.run(
+                [sys.executable, "-c", *words], env=hub.env(tmp_path / home), cwd=tmp_path,
+                capture_output=True, text=True, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr[-3000:]
+        held = hub.files(repo)
+        assert not hub.unknown and not hub.errors
+    assert "predictions.parquet" not in held and not any(b"/tmp/" in content for content in held.values())
+    logits, stock, alone, both = json.loads(done.stdout.split("RESULT")[1])
+    model, processor = SerFusionForClassification.from_pretrained(folder), SerFusionProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        batch = processor(audio=samples, text="I hate the exam.", sampling_rate=16000)
+        expected = model.eval()(**batch).logits[0]
+        heard = model(**processor(audio=samples, sampling_rate=16000)).logits[0].softmax(-1)
+    assert np.allclose(logits, expected, atol=1e-6)
+    for answer, scores in ((stock, heard), (alone, heard), (both, expected.softmax(-1))):
+        for entry in answer:
+            assert entry["score"] == pytest.approx(float(scores[model.config.label2id[entry["label"]]]), abs=1e-5)
