@@ -78,7 +78,7 @@ class FeatureCollator(SpeechCollator):
     Waveforms are changed only where no store is given; SpecAugment and mixup change what comes from a store too.
 
     Args:
-        extractor: `SerSpectrogramFeatureExtractor`; it trims, not the collator.
+        extractor: `SerSpectrogramFeatureExtractor`, which trims too.
         store: Where the features are (`compute`); None computes them from each clip's audio, changed at random.
         Others: as in `SpeechCollator`.
     """
@@ -87,7 +87,7 @@ class FeatureCollator(SpeechCollator):
     values = "input_features"
 
     def __init__(self, extractor, store: Store | None, **kwargs):
-        super().__init__(extractor, **kwargs)
+        super().__init__(extractor, trim_db=extractor.trim_db, **kwargs)
         self.extractor, self.store = extractor, store
 
     def from_audio(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
@@ -118,9 +118,9 @@ def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
         AudioError: a clip cannot be read.
     """
     table = rows.select_columns([column for column in collator.columns if column in rows.column_names])
-    audio = table.select_columns([column for column in table.column_names if column != "audio"])
-    names = [content(row) for row in audio]
-    missing = [position for position in store.missing(names) if audio[position]["audio_hash"]]
+    unread = table.select_columns([column for column in table.column_names if column != "audio"])
+    names = [content(row) for row in unread]
+    missing = [position for position in store.missing(names) if unread[position]["audio_hash"]]
     for first in range(0, len(missing), WRITE_EVERY):
         made = {}
         for position in missing[first : first + WRITE_EVERY]:
@@ -143,7 +143,6 @@ def feature_collators(extractor, flags, report, parts) -> dict:
         settings = {key: value for key, value in extractor.to_dict().items() if key != "auto_map"}
         store = Store(settings_folder("features", sorted(settings.items()), data.min_seconds))
     plain = FeatureCollator(extractor, store, **same)
-    plain.trim_db = extractor.trim_db  # for the Trainer: clips of equal length are no longer equal once trimmed
     changed = any(getattr(augmentation, name) for name in WAVEFORM)
     if store is not None:
         with training.main_process_first():
@@ -166,7 +165,7 @@ def as_heard(rows: Dataset, collator: FeatureCollator) -> Dataset:
     """`rows` with the seconds that are left of each clip after trimming as their `duration`, so that clips of equal
     length share a batch; unchanged where nothing is trimmed or the features are not in a store."""
     extractor, store = collator.extractor, collator.store
-    if extractor.trim_db is None or store is None or not len(rows):
+    if extractor.trim_db is None or store is None or None in rows["audio_hash"]:
         return rows
     kept = [name for name in collator.columns if name in rows.column_names and name != "audio"]
     frames = [store[content(row)].shape[1] for row in rows.select_columns(kept)]
