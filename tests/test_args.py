@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ser_hf import SerError, args
-from ser_hf.flags import flags_of, training_defaults
+from ser_hf.systems import flags_of, training_defaults
 
 CPU = ["--use_cpu", "true"]
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from .errors import SerError
-from .flags import CHECKPOINTS, DEFAULT_MODEL, WindowArguments, flags_of, training_defaults
+from .flags import WindowArguments
+from .systems import CHECKPOINTS, DEFAULT_MODEL, flags_of, training_defaults
 
 # Never written into run.yaml: they are this machine's, or secrets, or not part of what was computed.
 NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "hub_token", "config")
@@ -192,7 +193,8 @@ def help_text(doc: str, system: str) -> str:
     for kind in flags_of(system):
         lines.append(kind.__doc__.strip().splitlines()[0])
         for entry in fields(kind):
-            choices = get_args(entry.type) if get_origin(entry.type) is Literal else ()
+            kinds = (entry.type, *get_args(entry.type))  # itself, or one of a union
+            choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
             value = entry.default if entry.default_factory is MISSING else " ".join(map(str, entry.default_factory()))
             default = "" if value in (None, "", MISSING) else f" (default: {value})"
             lines.append(f"  --{entry.name} {'{' + ','.join(choices) + '}' if choices else ''}".rstrip())

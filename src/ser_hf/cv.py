@@ -35,8 +35,9 @@ from .command import claim
 from .cv_report import Found, about, mark, markdown, summarise
 from .errors import SerError
 from .files import write
-from .flags import TextArguments, flags_of
+from .flags import TextArguments
 from .results import write_flags
+from .systems import flags_of
 
 # Not part of what a fold computed; its fold and seed are in results.json.
 NOT_COMPARED = ("fold", "seed", "num_proc", *args.NOT_IN_RUN_YAML)

@@ -1,8 +1,12 @@
 """The flags of every recipe, as dataclasses; their help texts are what `--help` prints."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
+
+Arch = Literal["cnn1d_3", "cnn1d_5", "cnn1d_8", "cnn2d_2", "cnn2d_6", "cnn_lstm", "cnn_lstm_attention",
+               "alexnet", "resnet50", "densenet201", "resnext50"]  # fmt: skip
+Loss = Literal["cross_entropy", "focal", "bce", "mse", "l1", "ccc", "ccc_mse"]
+Cleaning = Literal["none", "unicode", "words"]
 
 
 @dataclass
@@ -122,7 +126,18 @@ class AudioArguments(LoraArguments):
 
 
 @dataclass
-class TextArguments(LoraArguments):
+class TextInputArguments(LoraArguments):
+    """What a text encoder reads of a transcript."""
+
+    max_text_length: int = field(default=64, metadata={"help": "Longest text in tokens; the rest is cut off."})
+    text_cleaning: Cleaning = field(
+        default="unicode",
+        metadata={"help": "unicode: normal forms, plain quotes, no noise tags. words: no punctuation, lower case too."},
+    )
+
+
+@dataclass
+class TextArguments(TextInputArguments):
     """What is fine-tuned."""
 
     model_name_or_path: str | None = field(
@@ -136,16 +151,11 @@ class TextArguments(LoraArguments):
     config_overrides: str | None = field(
         default=None, metadata={"help": 'JSON changes to the configuration, such as {"num_hidden_layers": 2}.'}
     )
-    max_text_length: int = field(default=64, metadata={"help": "Longest text in tokens; the rest is cut off."})
-    text_cleaning: Literal["none", "unicode", "words"] = field(
-        default="unicode",
-        metadata={"help": "unicode: normal forms, plain quotes, no noise tags. words: no punctuation, lower case too."},
-    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoint."})
 
 
 @dataclass
-class FusionArguments(LoraArguments):
+class FusionArguments(TextInputArguments):
     """What is fused: an audio and a text encoder, each plain or fine-tuned (its own head is left behind)."""
 
     audio_model: str | None = field(
@@ -166,7 +176,7 @@ class FusionArguments(LoraArguments):
         default="mean", metadata={"help": "Text tokens to one vector; first is BERT's [CLS]."}
     )
     use_weighted_layer_sum: bool = field(default=False, metadata={"help": "Learn a weighted sum of all layers."})
-    head_size: int = field(default=256, metadata={"help": "Width of the two projections and of the hidden layer."})
+    head_size: int = field(default=256, metadata={"help": "Width of the fused vector."})
     head_dropout: float = field(default=0.1, metadata={"help": "Dropout of the head."})
     modality_dropout: float = field(
         default=0.1,
@@ -175,11 +185,6 @@ class FusionArguments(LoraArguments):
     freeze_encoders: bool = field(
         default=True,
         metadata={"help": "Train the head only, on encoder outputs computed once and cached; false trains everything."},
-    )
-    max_text_length: int = field(default=64, metadata={"help": "Longest text in tokens; the rest is cut off."})
-    text_cleaning: Literal["none", "unicode", "words"] = field(
-        default="unicode",
-        metadata={"help": "unicode: normal forms, plain quotes, no noise tags. words: no punctuation, lower case too."},
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that comes with the checkpoints."})
 
@@ -192,10 +197,7 @@ class SpectrogramArguments:
         default=None,
         metadata={"help": "A trained spectrogram model to be scored or trained on; its own features and --arch."},
     )
-    arch: Literal[
-        "cnn1d_3", "cnn1d_5", "cnn1d_8", "cnn2d_2", "cnn2d_6", "cnn_lstm", "cnn_lstm_attention",
-        "alexnet", "resnet50", "densenet201", "resnext50",
-    ] = field(default="cnn2d_6", metadata={"help": "The network."})  # fmt: skip
+    arch: Arch = field(default="cnn2d_6", metadata={"help": "The network."})
     imagenet: bool = field(
         default=False,
         metadata={
@@ -228,7 +230,7 @@ class LearnArguments:
     class_weights: Literal["none", "balanced"] = field(
         default="none", metadata={"help": "balanced: each class weighs the inverse of its frequency in train."}
     )
-    loss: Literal["cross_entropy", "focal", "bce", "mse", "l1", "ccc", "ccc_mse"] | None = field(
+    loss: Loss | None = field(
         default=None,
         metadata={"help": "Classes: cross_entropy (default), focal. Values: mse (default), l1, ccc, ccc_mse."},
     )
@@ -253,12 +255,18 @@ class LearnArguments:
 
 @dataclass
 class RunArguments(LearnArguments):
-    """How it is trained on audio, beside transformers' TrainingArguments."""
+    """How it is trained, beside transformers' TrainingArguments."""
 
     batch_seconds: float | None = field(
         default=36.0,
         metadata={"help": "Padded seconds of audio in a device's batch; 0: per_device_train_batch_size clips instead."},
     )
+
+
+@dataclass
+class AugmentedRunArguments(RunArguments):
+    """How it is trained, beside transformers' TrainingArguments."""
+
     draw_augmentation: bool = field(
         default=False, metadata={"help": "Draw what augmentation does to a training clip, into figures/."}
     )
@@ -275,7 +283,7 @@ class TextRunArguments(LearnArguments):
 
 
 @dataclass
-class SpectrogramRunArguments(RunArguments):
+class SpectrogramRunArguments(AugmentedRunArguments):
     """How it is trained, beside transformers' TrainingArguments."""
 
     one_cycle: bool = field(
@@ -287,64 +295,3 @@ class SpectrogramRunArguments(RunArguments):
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations on validation without improvement."}
     )
-
-
-# Where these recipes differ from transformers' TrainingArguments, and where one system differs from the others.
-TRAINING_DEFAULTS = {
-    "eval_strategy": "epoch",
-    "save_strategy": "epoch",
-    "save_total_limit": 1,  # the best and the last
-    "load_best_model_at_end": True,
-    "learning_rate": "3e-5",
-    "warmup_steps": 0.1,  # of all steps
-    "num_train_epochs": 15,
-    "logging_strategy": "epoch",
-    "remove_unused_columns": False,  # the collator reads columns the model does not know
-    "do_train": True,
-}
-OF_ONE_SYSTEM = {
-    "spectrogram": {"learning_rate": "1e-3", "num_train_epochs": 60},  # trained from random weights
-    "fusion": {"learning_rate": "1e-3", "num_train_epochs": 30, "per_device_train_batch_size": 32},  # a head
-}
-
-# The flags that name checkpoints.
-CHECKPOINTS = ("model_name_or_path", "audio_model", "text_model")
-# What is fine-tuned if neither --model_name_or_path nor --model_type says it.
-DEFAULT_MODEL = {"wav2vec2": "facebook/wav2vec2-base", "text": "bert-base-uncased"}
-
-# What each system's recipes take beside TrainingArguments: data, model, run.
-SYSTEMS = {
-    "wav2vec2": (WindowArguments, AudioArguments, RunArguments),
-    "spectrogram": (WindowArguments, SpectrogramArguments, SpectrogramRunArguments),
-    "text": (DataArguments, TextArguments, TextRunArguments),
-    "fusion": (ClipArguments, FusionArguments, RunArguments),
-}
-WITH_AUGMENTATION = ("wav2vec2", "spectrogram")
-
-
-def flags_of(system: str) -> tuple[type, ...]:
-    """All dataclasses of a system's flags beside TrainingArguments; a function, because augmentation loads NumPy.
-
-    >>> [kind.__name__ for kind in flags_of("text")]
-    ['DataArguments', 'TextArguments', 'TextRunArguments']
-    """
-    name = system.split("_")[0]
-    if name not in WITH_AUGMENTATION:
-        return SYSTEMS[name]
-    from .augmentation import Augmentation
-
-    return (*SYSTEMS[name], Augmentation)
-
-
-def training_defaults(system: str) -> dict:
-    """A system's values of `TrainingArguments` where they are not transformers' own."""
-    return {**TRAINING_DEFAULTS, **OF_ONE_SYSTEM.get(system.split("_")[0], {})}
-
-
-def without_folders(name: str) -> str:
-    """A checkpoint's or corpus's name for others: of a folder of this machine, its last part alone.
-
-    >>> without_folders("facebook/wav2vec2-base"), without_folders("runs/x_cv/fold{fold}_seed{seed}")
-    ('facebook/wav2vec2-base', 'fold{fold}_seed{seed}')
-    """
-    return Path(name).name if "{" in name or Path(name).exists() else name

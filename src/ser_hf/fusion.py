@@ -13,6 +13,7 @@ from .embeddings import device_of
 from .errors import SerError
 from .models import SerFusionForClassification, SerFusionProcessor
 from .pieces import make_loss, make_sampling
+from .preprocessing import with_soft_labels
 from .scoring import from_scores, metrics_of, to_scores
 from .states import MODALITIES, StateCollator, States, padding_matters, read_clip
 
@@ -176,7 +177,9 @@ def make_trainer(model, collator, processor, flags, setup):
     return SerTrainer(
         model=model,
         args=flags.training,
-        train_dataset=splits["train"],
+        train_dataset=with_soft_labels(splits["train"], len(report.label_names))
+        if run.soft_labels
+        else splits["train"],
         eval_dataset=splits["validation"],
         processing_class=processor,
         data_collator=collator,

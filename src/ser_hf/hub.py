@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from .errors import SerError
-from .flags import CHECKPOINTS, without_folders
 from .models import SerConfig, SerForAudioClassification
+from .systems import CHECKPOINTS, without_folders
 
 # What a run leaves behind that may be published. predictions.parquet is not: it holds the corpus's labels and ids.
 PUBLISHED = ("*.safetensors", "*.json", "*.py", "README.md", "run.yaml", "figures/*.png", "vocab.txt", "merges.txt")

@@ -11,7 +11,7 @@ from typing import Any
 from . import __version__
 from .args import NOT_IN_RUN_YAML
 from .files import write
-from .flags import CHECKPOINTS, training_defaults, without_folders
+from .systems import CHECKPOINTS, training_defaults, without_folders
 
 
 @dataclass(frozen=True)

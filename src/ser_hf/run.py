@@ -10,9 +10,10 @@ from pathlib import Path
 
 from . import torchaudio_cpu
 from .errors import SerError
-from .flags import CHECKPOINTS, WindowArguments
+from .flags import WindowArguments
 from .lineage import check_checkpoints
 from .results import Setup, describe, describe_model, versions, write_flags
+from .systems import CHECKPOINTS
 
 logger = logging.getLogger("ser_hf")
 
