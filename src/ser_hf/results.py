@@ -1,5 +1,6 @@
 """What is known of a run, as data: where its utterances came from, how they were split, what command repeats it."""
 
+import json
 import platform
 import shlex
 import subprocess
@@ -109,11 +110,21 @@ def describe_model(flags: dict, model, saved: type, task: str) -> dict:
         "class": saved.__name__,
         "stock": saved.__module__.startswith("transformers."),
         "task": task,
-        "encoder": " + ".join(name if name in published else Path(name).name for name in named) or f"random {random}",
+        "encoder": " + ".join(name if name in published else _called(Path(name)) for name in named)
+        or f"random {random}",
         "published_encoders": published,
         "details": details.format(**model.config.to_dict()),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
+
+
+def _called(folder: Path) -> str:
+    """How others call a checkpoint of this machine: what it was made of, if a run left it; else its folder's name."""
+    try:
+        results = json.loads((folder / "results.json").read_text())
+        return f"{results['model']['encoder']} fine-tuned on {results['corpus']['corpus']}"
+    except (OSError, ValueError, KeyError):
+        return folder.name
 
 
 def commit() -> str | None:
