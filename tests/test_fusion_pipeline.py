@@ -232,12 +232,12 @@ def test_mistakes(pipe):
     with pytest.raises(ValueError, match="processor is missing"):
         SerPipeline(model=pipe.model, feature_extractor=Wav2Vec2FeatureExtractor())
     hears = audio_pipe(audio_model(pooling="max"))
-    for source in ({"text": "sad"}, {"audio": clip, "text": "sad"}):
-        with pytest.raises(ValueError, match="SerForAudioClassification takes no text"):
-            hears(source)
+    with pytest.raises(ValueError, match="SerForAudioClassification takes no text"):
+        hears({"text": "sad"})
     with pytest.raises(ValueError, match="asr: SerForAudioClassification takes no text"):
         hears(clip, asr=lambda audio: {"text": "sad"})
-    assert hears({"audio": clip, "text": None}) == hears({"audio": clip}) == hears(clip)
+    for text in (None, "sad", 5):  # a row of a dataset may have a transcript
+        assert hears({"audio": clip, "text": text}) == hears({"audio": clip}) == hears(clip)
 
 
 def test_embeddings_and_problem_types(pipe):

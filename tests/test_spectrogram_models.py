@@ -11,7 +11,12 @@ import torch
 from transformers import AutoModelForAudioClassification
 
 from ser_hf import SerError, imagenet
-from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
+from ser_hf.models import (
+    SerForSpectrogramClassification,
+    SerPipeline,
+    SerSpectrogramConfig,
+    SerSpectrogramFeatureExtractor,
+)
 from ser_hf.models.cnn_image import image_network
 from ser_hf.models.cnn_small import InputNorm
 from ser_hf.models.configuration_spectrogram import ARCHS, IMAGE_ARCHS
@@ -235,3 +240,16 @@ def test_problem_types_have_their_losses():
 def test_wrong_configuration(wrong, message):
     with pytest.raises(ValueError, match=message):
         SerSpectrogramConfig(**wrong)
+
+
+def test_clips_that_are_trimmed_answer_alike_in_every_batch():
+    """Of equal length, but not once the silence at their ends is cut, and alexnet hears padding."""
+    pipe = SerPipeline(model=make("alexnet").eval(), feature_extractor=extractor_for("alexnet"), device="cpu")
+    assert pipe.feature_extractor.trim_db is not None
+    whole = clips([1.5, 1.5, 1.5])
+    whole[1][4000:] = 0
+    whole[2][:6000] = 0
+    alone, together = ([{e["label"]: e["score"] for e in a} for a in pipe(whole, batch_size=n)] for n in (1, 3))
+    for one, other in zip(alone, together, strict=True):
+        assert all(abs(one[label] - other[label]) < 1e-6 for label in one)
+    assert max(abs(alone[0][label] - alone[1][label]) for label in alone[0]) > 1e-4

@@ -50,9 +50,9 @@ class SerPipeline(ChunkPipeline):
     Inputs are a path, the `bytes` of a file, an array or tensor at the model's rate (`(samples,)`, `(channels,
     samples)` or `(samples, channels)`), a dict `{"array", "sampling_rate"}`, `{"bytes"}` or `{"path"}` (a row's `audio`
     of a dataset), a list of these (gives a list), or a generator or torch dataset of these (gives an iterator).
-    A dict `{"audio"}` holds one of them under that name, whatever else it holds (a row of a dataset). Fusion models
-    also take `{"audio", "text"}`, `{"text"}`, and a dict of audio with a `text`; a text that is None or empty is
-    missing.
+    A dict `{"audio"}` holds one of them under that name, whatever else it holds (a row of a dataset, whose transcript
+    a model of audio alone does not read). Fusion models also take `{"audio", "text"}`, `{"text"}`, and a dict of audio
+    with a `text`; a text that is None or empty is missing.
 
     Args, at construction or in the call:
         window_s: Seconds of a window, each normalised by itself as a clip is. None hears the whole input at once.
@@ -90,6 +90,8 @@ class SerPipeline(ChunkPipeline):
         audio = getattr(self.model.config, "audio_config", self.model.config)
         # With layer norm a masked, padded clip gives what it gives alone; group norm hears the padding all the same.
         self._padding_is_exact = getattr(audio, "feat_extract_norm", None) == "layer"
+        # Clips of equal length may be unequal then, and are not put together where padding would be heard.
+        self._trims = getattr(self.feature_extractor, "trim_db", None) is not None
         # Samples the convolutions need for one frame; stock classes refuse less.
         self._receptive_field = samples_for(1, audio) if hasattr(audio, "conv_kernel") else 1
 
@@ -156,13 +158,13 @@ class SerPipeline(ChunkPipeline):
         """The audio and the text of one input, None where there is none."""
         if not isinstance(source, dict) or not {"audio", "text"} & set(source):
             return source, None
-        text = source.get("text")
-        if text is not None and not isinstance(text, str):
-            raise TypeError(f'"text" must be a string, got {type(text).__name__}')
         itself = source if AUDIO_KEYS & set(source) else None  # {"array", "sampling_rate", "text"}
         audio = source["audio"] if source.get("audio") is not None else itself
+        text = source.get("text") if self._reads or audio is None else None  # a row's transcript is not for every model
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f'"text" must be a string, got {type(text).__name__}')
         if text and not self._reads:
-            raise AudioInputError(f"{type(self.model).__name__} takes no text: give the audio alone")
+            raise AudioInputError(f"{type(self.model).__name__} takes no text: give audio")
         if self._reads and not self.processor(text=text or ""):
             text = None  # nothing is left of it
         if audio is None and text is None:
@@ -183,7 +185,7 @@ class SerPipeline(ChunkPipeline):
         """Logits, and embeddings if asked for, of `{"samples": [array or None, ...], "text": [...]}`, in that order."""
         clips, texts, groups = pieces["samples"], pieces["text"], defaultdict(list)
         for index, clip in enumerate(clips):  # a group goes through the model together
-            size = None if clip is None else len(clip)
+            size = None if clip is None else index if self._trims else len(clip)
             groups[clip is None, None if self._padding_is_exact else size].append(index)
         out, hooks = defaultdict(list), []  # of out, one entry a group
         if return_embeddings:
