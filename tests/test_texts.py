@@ -10,8 +10,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from ser_hf import SerError
 from ser_hf.texts import (
     TextCollator,
+    check_text_length,
     prepare_texts,
     shared_texts,
+    text_model,
     text_remarks,
     tokenize,
     train_tokenizer,
@@ -142,3 +144,48 @@ def test_word_pieces_by_hand():
 def test_a_model_type_without_a_trainable_tokenizer(kind):
     with pytest.raises(SerError, match=f"--model_type {kind}: it has no tokenizer .* choose bert"):
         train_tokenizer(TEXTS, AutoConfig.for_model(kind), 100)
+
+
+@pytest.mark.parametrize(
+    "kind, longest",
+    [("bert", 8), ("roberta", 6), ("mpnet", 6), ("xlm-roberta", 6), ("deberta-v2", 8), ("distilbert", 8)],
+)
+def test_a_text_as_long_as_is_allowed_has_its_positions(kind, longest):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = AutoConfig.for_model(kind, vocab_size=20, max_position_embeddings=8, **sizes)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    check_text_length(longest, config)
+    assert model(input_ids=torch.full((1, longest), 5)).logits.shape == (1, 2)
+    for wrong in (2, longest + 1):
+        with pytest.raises(SerError, match=f"--tokens {wrong}: {kind} reads 3 to {longest} tokens"):
+            check_text_length(wrong, config, "--tokens")
+    if kind == "mpnet":
+        with pytest.raises(IndexError):
+            model(input_ids=torch.full((1, longest + 1), 5))
+
+
+def test_relative_positions_have_no_end():
+    for config in (AutoConfig.for_model("deberta-v2", position_biased_input=False), AutoConfig.for_model("xlnet")):
+        check_text_length(9999, config)
+        with pytest.raises(SerError, match="reads 3 tokens or more"):
+            check_text_length(2, config)
+
+
+def test_a_checkpoint_in_half_precision_is_trained_in_full(bert, tmp_path):
+    import copy
+
+    from transformers import logging
+
+    model, tokenizer = bert
+    copy.deepcopy(model).half().save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    args = {"model_name_or_path": str(tmp_path), "model_type": None, "config_overrides": None}
+    args = SimpleNamespace(**args, trust_remote_code=False, max_text_length=64)
+    report = SimpleNamespace(label_names=["happy", "sad"], problem_type="single_label_classification")
+    loaded, _ = text_model(args, report, TEXTS)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32} == {loaded.dtype}
+    (tmp_path / "model.safetensors").unlink()
+    before = logging.get_verbosity()
+    with pytest.raises(SerError, match="model.safetensors"):
+        text_model(args, report, TEXTS)
+    assert logging.get_verbosity() == before

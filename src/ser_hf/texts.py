@@ -12,6 +12,10 @@ from .errors import SerError
 from .leaks import text_key
 from .models.text_cleaning import clean_text
 
+# Model types that number the positions of tokens from pad_token_id + 1: RoBERTa has 514 for 512 tokens.
+COUNTS_FROM_PADDING = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert")
+COUNTS_FROM_PADDING += ("data2vec-text", "ibert", "longformer", "luke", "mpnet")
+
 
 def with_text(dataset: Dataset, cleaning: str) -> tuple[Dataset, list[str]]:
     """The utterances that have a text, cleaned, without their audio; and the ids of those that have none.
@@ -167,6 +171,27 @@ def _word_pieces(untrained, texts: Sequence[str], size: int) -> dict[str, int]:
     return {piece: index for index, piece in enumerate(pieces) if index < size}
 
 
+def check_text_length(max_length: int, config, flag: str = "--max_text_length") -> None:
+    """Whether a text encoder has a position for each of so many tokens; with relative positions any number will do.
+
+    Args:
+        max_length: Tokens of the longest text, special ones included.
+        config: The encoder's.
+        flag: Where the number was given.
+
+    Raises:
+        SerError: too many, or fewer than three: a word between two special tokens.
+    """
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is None or longest < 0 or not getattr(config, "position_biased_input", True):  # XLNet's -1; DeBERTa-v3
+        longest = None
+    elif config.model_type in COUNTS_FROM_PADDING:
+        longest -= config.pad_token_id + 1
+    if max_length < 3 or (longest is not None and max_length > longest):
+        reads = "3 tokens or more" if longest is None else f"3 to {longest} tokens"
+        raise SerError(f"{flag} {max_length}: {config.name_or_path or config.model_type} reads {reads}")
+
+
 def text_model(args, report, train_texts: Sequence[str], do_train: bool = True):
     """The `AutoModelForSequenceClassification` and the tokenizer that the flags ask for.
 
@@ -193,16 +218,21 @@ def text_model(args, report, train_texts: Sequence[str], do_train: bool = True):
         if args.model_type:
             config = AutoConfig.for_model(args.model_type, **overrides, **head)
             tokenizer = train_tokenizer(train_texts, config, config.vocab_size)
+            check_text_length(args.max_text_length, config)
             model = AutoModelForSequenceClassification.from_config(config)
         else:
             tokenizer = AutoTokenizer.from_pretrained(name, **trust)
             config = AutoConfig.from_pretrained(name, **trust, **(overrides | head if do_train else {}))
+            check_text_length(args.max_text_length, config)
             shown = transformers.logging.get_verbosity()
             transformers.logging.set_verbosity_error()  # what is missing is told below, in one line
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                name, config=config, **trust, output_loading_info=True, ignore_mismatched_sizes=do_train
-            )
-            transformers.logging.set_verbosity(shown)
+            options = {"output_loading_info": True, "ignore_mismatched_sizes": do_train}
+            try:  # a checkpoint in half precision does not train
+                model, info = AutoModelForSequenceClassification.from_pretrained(
+                    name, config=config, dtype=torch.float32, **trust, **options
+                )
+            finally:
+                transformers.logging.set_verbosity(shown)
             missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise SerError(f"model {args.model_type or name!r}: {' '.join(str(error).split())[:300]}") from None
@@ -222,10 +252,5 @@ def text_model(args, report, train_texts: Sequence[str], do_train: bool = True):
     if tokenizer.pad_token is None:  # decoders such as GPT-2 have none
         tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
-    longest = getattr(config, "max_position_embeddings", None) or args.max_text_length
-    if not 3 <= args.max_text_length <= longest:
-        raise SerError(
-            f"--max_text_length {args.max_text_length}: {args.model_type or name} reads 3 to {longest} tokens"
-        )
     tokenizer.model_max_length = args.max_text_length  # a pipeline cuts there too, if told to cut
     return model, tokenizer
