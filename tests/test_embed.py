@@ -1,17 +1,34 @@
 """`ser-hf embed`, and encoder outputs that are computed once (the fusion recipe's tests hold the rest)."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import soundfile as sf
 import torch
 from datasets import load_dataset
-from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+from transformers import AutoConfig, BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from conftest import TINY
 from ser_hf import cli, load_corpus
 from ser_hf.embeddings import fill, fingerprint, pad_states
+from ser_hf.models import SerForAudioClassification, SerFusionForClassification
 from ser_hf.store import Store
 from ser_hf.texts import train_tokenizer
+
+# An encoder with code of its own: wav2vec2, whose last states are doubled.
+OWN = """
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+class OwnConfig(Wav2Vec2Config):
+    model_type = "own"
+class OwnModel(Wav2Vec2Model):
+    config_class = OwnConfig
+    def forward(self, *args, **kwargs):
+        out = super().forward(*args, **kwargs)
+        out.last_hidden_state = 2 * out.last_hidden_state
+        return out
+"""
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +42,12 @@ def encoders(tmp_path_factory, fake_corpus):
     tokenizer = train_tokenizer(list(texts), config, 60)
     BertModel(config).save_pretrained(home / "text")
     tokenizer.save_pretrained(home / "text")
+    AutoConfig.for_model("fnet").save_pretrained(home / "fnet")
+    shutil.copytree(home / "audio", home / "own")
+    (home / "own" / "own.py").write_text(OWN)
+    config = json.loads((home / "audio" / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}
+    (home / "own" / "config.json").write_text(json.dumps(config))
     return home
 
 
@@ -55,6 +78,21 @@ def test_audio_is_encoded_as_transformers_does(encoders, fake_corpus, tmp_path, 
         assert np.allclose(every["embedding"], by_layer, atol=1e-5)
 
 
+def test_code_that_comes_with_an_encoder_is_run_if_it_is_trusted(encoders, fake_corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+    flags = ("--batch_seconds", "7.5")
+    rows = embed(tmp_path, fake_corpus, "demo", encoders / "audio", *flags)
+    own = embed(tmp_path, fake_corpus, "demo", encoders / "own", *flags, "--trust_remote_code")
+    assert np.allclose(2 * np.array(rows["embedding"]), np.array(own["embedding"]), atol=1e-5)
+    model = SerForAudioClassification.from_encoder(str(encoders / "own"), trust_remote_code=True, num_labels=2)
+    assert type(model.encoder).__name__ == "OwnModel"
+    paths = str(encoders / "own"), str(encoders / "text")
+    model = SerFusionForClassification.from_encoders(*paths, trust_remote_code=True, num_labels=2)
+    assert type(model.audio_encoder).__name__ == "OwnModel"
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        SerForAudioClassification.from_encoder(str(encoders / "own"), num_labels=2)
+
+
 def test_texts_are_encoded_and_what_has_none_is_said(encoders, fake_corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
     rows = embed(tmp_path, fake_corpus, "smile", encoders / "text", "--pooling", "first")
@@ -68,6 +106,10 @@ def test_texts_are_encoded_and_what_has_none_is_said(encoders, fake_corpus, tmp_
     "flags, message",
     [
         (["--model", "{home}/nowhere"], "--model .*nowhere"),
+        (["--model", "{home}/text", "--max_text_length", "513"], "--max_text_length 513: .*text reads 3 to 512 tokens"),
+        (["--model", "{home}/audio", "--batch_seconds", "many"], "--batch_seconds"),
+        (["--model", "{home}/fnet"], "--model .*fnet: text encoder 'fnet' takes no mask"),
+        (["--model", "{home}/own"], "--model .*own: .*trust_remote_code"),
         (["--model", "{home}/audio", "--pooling", "first"], "--pooling first: of texts"),
         (["--model", "{home}/audio", "--level", "frames", "--layers", "all"], "--layers all: only for"),
         (["--model", "{home}/audio", "--pool", "max"], "unknown argument --pool, did you mean --pooling"),

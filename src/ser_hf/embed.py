@@ -34,7 +34,8 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--pooling", choices=("mean", "max", "meanmax", "first"), default="mean", help="frames to one")
     parser.add_argument("--layers", choices=("last", "all"), default="last", help="all: a vector for every layer")
-    parser.add_argument("--batch_seconds", type=positive, default=36, help="padded seconds of a batch (default: 36)")
+    budget = "padded seconds of a batch (default: 36); 0 makes batches of eight clips"
+    parser.add_argument("--batch_seconds", type=float, default=36.0, help=budget)
     parser.add_argument("--max_text_length", type=positive, default=64, help="tokens of a text (default: 64)")
     parser.add_argument("--text_cleaning", choices=("none", "unicode", "words"), default="unicode")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the checkpoint")
@@ -68,6 +69,7 @@ def _encode(args, corpus):
     from .models.encoders import audio_states, pool_layers, text_states
     from .models.modeling_fusion import load_audio_encoder, load_text_encoder
     from .states import audio_store, fill_audio, fill_text, hears_padding, text_name, text_store
+    from .texts import check_text_length
 
     transformers.utils.logging.disable_progress_bar()  # of loading weights
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -76,7 +78,9 @@ def _encode(args, corpus):
     try:
         config = AutoConfig.from_pretrained(args.model, **remote)
         audio = config.model_type in ("ser", "ser_spectrogram") or hasattr(config, "conv_kernel")
-        encoder = load_audio_encoder(args.model)[0] if audio else load_text_encoder(args.model)
+        if not audio:
+            check_text_length(args.max_text_length, config)
+        encoder = load_audio_encoder(args.model, **remote)[0] if audio else load_text_encoder(args.model, **remote)
         reader = (AutoFeatureExtractor if audio else AutoTokenizer).from_pretrained(args.model, **remote)
     except (OSError, ValueError, AttributeError) as error:
         raise SerError(f"--model {args.model}: {' '.join(str(error).split())}") from None
@@ -98,7 +102,8 @@ def _encode(args, corpus):
         data = ClipArguments()
         store = audio_store(encoder, shape, pooling, reader, data)
         exact = hears_padding(encoder.config)
-        fill_audio(store, corpus, encode, reader, data, device, args.batch_seconds, exact=exact, say="audio encoder")
+        budget = args.batch_seconds if args.batch_seconds > 0 else None
+        fill_audio(store, corpus, encode, reader, data, device, budget, exact=exact, say="audio encoder")
         return store, corpus["audio_hash"][:]
     texts = corpus["text"][:]
     store = text_store(encoder, shape, pooling, reader, args.max_text_length)

@@ -47,7 +47,7 @@ def audio_model(args, report, do_train: bool = True):
         else:
             extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=args.trust_remote_code)
             if do_train:
-                model = SerForAudioClassification.from_encoder(name, overrides, **head)
+                model = SerForAudioClassification.from_encoder(name, overrides, args.trust_remote_code, **head)
             else:
                 model = load_finetuned(name, args.trust_remote_code)
     except (OSError, ValueError, AttributeError, TypeError) as error:

@@ -41,12 +41,17 @@ def load_encoder(name_or_path: str, config: PreTrainedConfig, **options):
 def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
     """The argument that leaves out BERT's pooler, of the text encoders that take it: nothing here reads it, so that it
     would be a random weight."""
-    kind = modeling_auto.MODEL_MAPPING[type(config)]
-    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind.__init__).parameters else {}
+    kind = modeling_auto.MODEL_MAPPING.get(type(config), None)  # None brings its own code
+    takes = inspect.signature(kind.__init__).parameters if kind else ()
+    return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 
 def check_text(config: PreTrainedConfig) -> None:
     """Raises ValueError unless it is an encoder of texts."""
+    if config.model_type == "fnet":
+        raise ValueError(
+            "text encoder 'fnet' takes no mask: a text's states would change with the padding of its batch"
+        )
     known = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
     if config.is_encoder_decoder or config.model_type not in known:
         raise ValueError(

@@ -31,13 +31,16 @@ from .strict_loading import StrictLoading, classification_loss
 modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser_fusion", "SerFusionForClassification")
 
 
-def load_audio_encoder(name_or_path: str, overrides: dict | None = None) -> tuple[PreTrainedModel, str | None]:
+def load_audio_encoder(
+    name_or_path: str, overrides: dict | None = None, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, str | None]:
     """A pretrained audio encoder, and the pooling of the model of ours that it was fine-tuned in, if it was.
 
     Args:
         name_or_path: Hub id or folder of an encoder of raw audio, of a model with one, fine-tuned or not (its own head
             is left behind), or of a model of ours (`ser`, `ser_spectrogram`).
         overrides: Changes to the configuration of an encoder of transformers.
+        trust_remote_code: Run code that comes with the checkpoint.
 
     Raises:
         ValueError: weights of the encoder are missing from the checkpoint, or it reads something else.
@@ -48,16 +51,16 @@ def load_audio_encoder(name_or_path: str, overrides: dict | None = None) -> tupl
         return trained.encoder, trained.config.pooling
     if kind == "ser_spectrogram":
         return SerSpectrogramModel.from_pretrained(name_or_path, dtype=torch.float32), None
-    config = AutoConfig.from_pretrained(name_or_path, **(overrides or {}))
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **(overrides or {}))
     check_audio(config)
-    return load_encoder(name_or_path, config), None
+    return load_encoder(name_or_path, config, trust_remote_code=trust_remote_code), None
 
 
-def load_text_encoder(name_or_path: str) -> PreTrainedModel:
+def load_text_encoder(name_or_path: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """A pretrained text encoder, or that of a model with one; raises as `load_audio_encoder` does."""
-    config = AutoConfig.from_pretrained(name_or_path)
+    config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
     check_text(config)
-    return load_encoder(name_or_path, config, **without_pooler(config))
+    return load_encoder(name_or_path, config, trust_remote_code=trust_remote_code, **without_pooler(config))
 
 
 class SerFusionPreTrainedModel(StrictLoading, PreTrainedModel):
@@ -116,7 +119,7 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
 
     @classmethod
     def from_encoders(
-        cls, audio: str, text: str, audio_overrides: dict | None = None, **config
+        cls, audio: str, text: str, audio_overrides: dict | None = None, trust_remote_code: bool = False, **config
     ) -> "SerFusionForClassification":
         """Two pretrained encoders under a new, random head, to be trained.
 
@@ -124,14 +127,15 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
             audio: See `load_audio_encoder`; the pooling of a `ser` model becomes the default.
             text: See `load_text_encoder`.
             audio_overrides: Changes to the configuration of an audio encoder of transformers.
+            trust_remote_code: Run code that comes with the checkpoints.
             config: Of `SerFusionConfig`: fusion, pooling, id2label, problem_type, ...
 
         Raises:
             ValueError: weights of an encoder are missing from its checkpoint, or it reads something else.
         """
-        audio_encoder, pooling = load_audio_encoder(audio, audio_overrides)
+        audio_encoder, pooling = load_audio_encoder(audio, audio_overrides, trust_remote_code)
         config = {**({"pooling": pooling} if pooling else {}), **config}
-        text_encoder = load_text_encoder(text)
+        text_encoder = load_text_encoder(text, trust_remote_code)
         model = cls(SerFusionConfig(audio_config=audio_encoder.config, text_config=text_encoder.config, **config))
         model.audio_encoder, model.text_encoder = audio_encoder, text_encoder
         model.config.audio_config, model.config.text_config = audio_encoder.config, text_encoder.config

@@ -65,22 +65,25 @@ class SerForAudioClassification(SerPreTrainedModel):
         self.post_init()
 
     @classmethod
-    def from_encoder(cls, name_or_path: str, overrides: dict | None = None, **config) -> "SerForAudioClassification":
+    def from_encoder(
+        cls, name_or_path: str, overrides: dict | None = None, trust_remote_code: bool = False, **config
+    ) -> "SerForAudioClassification":
         """A pretrained encoder under a new, random head, to be trained.
 
         Args:
             name_or_path: Hub id or folder of an encoder, or of any model with one (its own head is left behind).
             overrides: Changes to the encoder's configuration.
+            trust_remote_code: Run code that comes with the checkpoint.
             config: Of `SerConfig`: pooling, head, id2label, problem_type, ...
 
         Raises:
             ValueError: weights of the encoder itself are missing from the checkpoint.
         """
-        audio = AutoConfig.from_pretrained(name_or_path, **(overrides or {}))
+        audio = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **(overrides or {}))
         if audio.model_type == "ser":
             encoder = cls.from_pretrained(name_or_path).encoder
         else:
-            encoder = load_encoder(name_or_path, audio)
+            encoder = load_encoder(name_or_path, audio, trust_remote_code=trust_remote_code)
         model = cls(SerConfig(audio_config=encoder.config, **config))
         model.encoder = encoder
         model.config.audio_config = encoder.config
