@@ -14,8 +14,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from conftest import REPO, run_recipe
-from ser_hf import cv, cv_report
+from ser_hf import cv, cv_report, load_corpus
 from ser_hf.models.text_cleaning import clean_text
+from ser_hf.protocols import split
+from ser_hf.store import content_hash
 
 TINY_BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 # Weights large enough for gradients above rounding, which Adam would otherwise magnify; no dropout: equal steps are
@@ -57,8 +59,6 @@ def assert_equal_runs(first: Path, second: Path, tolerance: float):
 
 
 def texts_of(fake_corpus, corpus: str, labels: str | None = None) -> dict[str, str | None]:
-    from ser_hf import load_corpus
-
     rows = load_corpus(corpus, labels, data_dir=fake_corpus(corpus))
     return dict(zip(rows["id"], rows["text"], strict=True))
 
@@ -86,6 +86,9 @@ def test_what_a_run_leaves_behind(trained, fake_corpus):
     missing = sum(not clean_text(text) for text in texts.values())
     assert missing and f"{missing} utterances have no text and are left out (" in screen
     assert sum(part["utterances"] for part in results["splits"].values()) == len(texts) - missing
+    whole = sorted(split(load_corpus("iemocap", "4class", data_dir=fake_corpus("iemocap")), "iemocap")["test"]["id"])
+    # an audio encoder of this split names the same test set, although some of it has no text
+    assert [entry["test_ids"] for entry in results["trained_on"]] == [content_hash(*whole)]
     card = (folder / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["pipeline_tag"] == "text-classification"
@@ -165,7 +168,7 @@ def test_a_checkpoint_is_scored_again_and_one_without_its_head_refused(trained, 
     other = iemocap(fake_corpus, tmp_path / "three", model=("--model_name_or_path", folder), labels="3class")
     here(*other)
     assert results_of(tmp_path / "three")["corpus"]["label_names"] == ["angry", "happy", "neutral"]
-    assert results_of(tmp_path / "three")["model"]["encoder"] == "one"  # no folder but its last part
+    assert results_of(tmp_path / "three")["model"]["encoder"] == "random bert fine-tuned on iemocap"  # not its folder
 
 
 def test_values(fake_corpus, tmp_path):

@@ -4,6 +4,7 @@ import json
 import platform
 import shlex
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,7 @@ class Setup:
         mixed: What other corpora added to train (`preprocessing.Mixed`), or None.
         protocol, fold: The `Protocol` and its fold.
         push_to: Repository to push to, or None.
+        trained_on: What `lineage.check_checkpoints` returned.
     """
 
     recipe: str
@@ -37,6 +39,7 @@ class Setup:
     protocol: Any
     fold: int
     push_to: str | None = None
+    trained_on: Sequence[dict] = ()
 
     def corpus_lines(self) -> list[str]:
         """What was found of the corpora, for people."""
@@ -68,6 +71,7 @@ class Setup:
                 "warning": protocol.warning,
             },
             "splits": describe(self.splits),
+            "trained_on": list(self.trained_on),
         }
 
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from . import torchaudio_cpu
@@ -97,8 +98,8 @@ def prepare(recipe: str, flags, problem_types: tuple[str, ...] | None = None) ->
     check_disjoint(splits, protocol.speaker_independent, protocol.validation)
     setup = Setup(recipe, flags.given, splits, report, mixed, protocol, data.fold, push_to)
     say_setup(setup)
-    check_checkpoints([value for flag, value in vars(flags.model).items() if flag in CHECKPOINTS and value], setup)
-    return setup
+    checkpoints = [value for flag, value in vars(flags.model).items() if flag in CHECKPOINTS and value]
+    return replace(setup, trained_on=check_checkpoints(checkpoints, setup, training.do_train))
 
 
 def check_names(data, problem_types: tuple[str, ...] | None = None) -> None:
