@@ -57,6 +57,7 @@ def test_fixed_count_mode():
         (["emodb"], "'emodb': flags are written --name value"),
         (["--dataset", "emodb", "--validation_fraction", "1"], "must be at least 0 and below 1"),
         (["--dataset", "emodb", "--config_overrides", "[1]"], "must be JSON"),
+        (["--dataset", "emodb", "--lora_r", "-1"], "--lora_r -1: must be at least 1, or 0"),
         (["--dataset", "emodb", "--config", "emodb_wav2vec"], "did you mean emodb_wav2vec2"),
         (["--dataset", "emodb", "--evaluation_strategy", "epoch"], "did you mean --eval_strategy"),
     ],
@@ -65,6 +66,12 @@ def test_mistakes_are_one_line(argv, message):
     with pytest.raises(SerError, match=message) as error:
         args.parse("", "wav2vec2_x", [*argv, *CPU])
     assert "\n" not in str(error.value)
+
+
+def test_lora_is_of_training():
+    of_lora = ["--dataset", "emodb", *CPU, "--lora_r", "4"]
+    assert args.parse("", "wav2vec2_x", of_lora).model.lora_r == 4
+    assert args.parse("", "wav2vec2_x", [*of_lora, "--do_train", "false"]).model.lora_r == 0
 
 
 def test_yaml_mistakes(tmp_path):

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from conftest import REPO, TINY, run_recipe, tiny_flags
 from hub_server import hub_server
-from ser_hf import SerError
+from ser_hf import SerError, run
 from ser_hf.lora import head_modules, save_adapter, with_lora
 from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig, SerFusionForClassification
 
@@ -249,3 +249,12 @@ def test_fusion_recipe_saves_the_merged_model(fake_corpus, base_files, tmp_path)
     assert config["base_model_name_or_path"] == "" and "ser_fusion" in config["modules_to_save"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert str(tmp_path) not in card and "fine-tuned by LoRA of rank 2" in card
+
+
+def test_a_run_that_is_overwritten_leaves_no_adapter(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
+    (tmp_path / "results.json").touch()
+    training = SimpleNamespace(do_train=True, resume_from_checkpoint=None)
+    run._claim(tmp_path, training, SimpleNamespace(overwrite_output_dir=True))
+    assert not list(tmp_path.iterdir())

@@ -61,7 +61,7 @@ def parse(doc: str, system: str, argv: list[str] | None = None) -> Flags:
         raise SystemExit(0)
     output_dir = given.get("output_dir", "runs/unnamed")
     data, model, run, *augmentation, training = _dataclasses(parser, {**given, "output_dir": output_dir})
-    _check(data, model, run)
+    _check(data, model, run, training)
     for flag in set(CHECKPOINTS) & vars(model).keys():  # a fold's encoder was trained on that fold
         name = getattr(model, flag)
         setattr(model, flag, name and name.replace("{fold}", str(data.fold)).replace("{seed}", str(training.seed)))
@@ -161,7 +161,7 @@ def _dataclasses(parser, given: dict[str, Any]):
         raise SerError(" ".join(str(error).split())) from None
 
 
-def _check(data, model, run) -> None:
+def _check(data, model, run, training) -> None:
     if not data.dataset:
         raise SerError("--dataset is missing: name a corpus, `ser-hf corpora` lists them")
     if not 0 <= data.validation_fraction < 1:
@@ -176,6 +176,10 @@ def _check(data, model, run) -> None:
         if name.startswith("batch_") and value is not None and value <= 0:
             setattr(run, name, None)  # a fixed count instead of a budget
     asked = vars(model)
+    if asked.get("lora_r", 0) < 0:
+        raise SerError(f"--lora_r {model.lora_r}: must be at least 1, or 0 to train the weights themselves")
+    if asked.get("lora_r") and not training.do_train:
+        model.lora_r = 0  # of a run.yaml whose model is scored: there are no adapters, and the report speaks of none
     if asked.get("model_type") and model.model_name_or_path:
         raise SerError("--model_type trains a random encoder and --model_name_or_path a pretrained one: give one")
     if asked.get("config_overrides"):

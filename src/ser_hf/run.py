@@ -139,6 +139,7 @@ def _claim(folder: Path, training, run) -> None:
     if run.overwrite_output_dir:
         for checkpoint in checkpoints:
             shutil.rmtree(checkpoint)
+        shutil.rmtree(folder / "adapter", ignore_errors=True)  # of LoRA, which the new run may not use
         (folder / "results.json").unlink(missing_ok=True)
     elif training.do_train and finished:
         raise SerError(f"--output_dir {folder} holds a finished run: choose another, or --overwrite_output_dir true")
