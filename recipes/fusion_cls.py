@@ -22,7 +22,7 @@ def main() -> None:
     from ser_hf import fusion
     from ser_hf.lora import with_lora
     from ser_hf.scoring import SELECTED_BY
-    from ser_hf.states import MODALITIES, StateCollator, encode
+    from ser_hf.states import MODALITIES, StateCollator, check_states, encode
 
     # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
     setup = run.prepare("fusion_cls", flags)
@@ -30,12 +30,15 @@ def main() -> None:
 
     # 3. Model: two encoders under a new head.
     model, processor = fusion.load(flags.model, setup.report, training.do_train)
+    remarks = fusion.modality_remarks(splits, processor.text_cleaning)
+    run.say(*remarks)
     model = with_lora(model, flags.model) if training.do_train else model
     run.select_on_validation(training, SELECTED_BY[kind], len(splits["validation"]) > 0)
 
     if flags.model.freeze_encoders and training.do_train:
         # 4a. Each utterance through each encoder once; then heads on what came out: the fusion's, and one a modality.
         states = encode(model, processor, splits, flags)
+        check_states(model, processor, states, splits["test"].select(range(min(8, len(splits["test"])))), flags)
         untrained = fusion.head_of(model)
         trainer = fusion.make_trainer(fusion.head_of(model), StateCollator(states), processor, flags, setup)
         trained = run.train(trainer, training)
@@ -45,19 +48,18 @@ def main() -> None:
         }
         others["average"] = fusion.averaged(list(others.values()), kind)
         model = fusion.put_back(trainer.accelerator.unwrap_model(trainer.model), model)
-        some = splits["test"].select(range(min(8, len(splits["test"]))))
-        fusion.check_same_logits(model, trainer.model, processor, states, some, data)
+        remarks += ["scored on encoder outputs in half precision; the saved model is float32"] if states.half else []
     else:
         # 4b. Everything is trained, on raw input.
         collator = fusion.FusionCollator(processor, data)
         trainer = fusion.make_trainer(model, collator, processor, flags, setup)
         trained = run.train(trainer, training) if training.do_train else None
-        others = fusion.withheld(trainer, collator, splits["test"])
+        others = fusion.withheld(trainer, collator, splits)
         model = None  # the trainer's
 
     # 5. Test, once; model, card, results, push.
-    task = "speech-emotion-recognition"
-    run.finish(trainer, flags, processor, setup, trained, task=task, others=others, model=model)
+    others, task = fusion.on_test(others, setup), "speech-emotion-recognition"
+    run.finish(trainer, flags, processor, setup, trained, task=task, others=others, remarks=remarks, model=model)
     trainer.end()
 
 

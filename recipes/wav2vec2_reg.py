@@ -42,7 +42,7 @@ def main() -> None:
         compute_metrics=metrics_of(report.label_names, report.problem_type),
         budget=run_args.batch_seconds,
         loss=pieces.make_loss(report, run_args, training, splits["train"]),
-        exact_evaluation=pieces.pads_change_output(model),
+        exact_evaluation=pieces.hears_padding(model.config.audio_config),
     )
     trained = run.train(trainer, training) if training.do_train else None
 

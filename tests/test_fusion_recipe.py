@@ -157,8 +157,8 @@ MISTAKES = {
     "no audio model": (("--audio_model", None), "--audio_model is missing: name a checkpoint"),
     "no text model": (("--text_model", None), "--text_model is missing"),
     "wrong folder": (("--audio_model", "{tmp}/nowhere"), "nowhere"),
-    "text for audio": (("--audio_model", "{text}"), "--audio_model"),
-    "audio for text": (("--text_model", "{audio}"), "--text_model"),
+    "text for audio": (("--audio_model", "{text}"), "fusion of .*/text and .*/text: "),
+    "audio for text": (("--text_model", "{audio}"), "fusion of .*/audio and .*/audio: "),
     "another fold": (
         ("--audio_model", "{tmp}/fold{{fold}}"),
         "leak: .*fold0 was trained on demo with fold 1 and not 0",
@@ -166,12 +166,16 @@ MISTAKES = {
     "as an addition": (("--text_model", "{tmp}/added"), "leak: .*added was trained on demo as a whole"),
     "fusion": (("--fusion", "sum"), "--fusion"),
     "nothing to score": (("--do_train", "false"), "--model_name_or_path is missing"),
+    "two ways": (("--model_name_or_path", "x"), "--model_name_or_path x: is scored with --do_train false"),
+    "all frames of all layers": (("--pooling", "attentive --use_weighted_layer_sum true"), "all frames of all layers"),
+    "too long texts": (("--max_text_length", "5000"), "--max_text_length 5000"),
+    "no texts": (("--data_dir", "{tmp}/silent"), "no utterance of (train|test|validation) has text: fusion needs both"),
     "a flag of others": (("--window_seconds", "1"), "unknown flag --window_seconds"),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_status_2(mistake, demo, encoders, tmp_path, capsys, monkeypatch):
+def test_a_mistake_is_one_line_and_exit_status_2(mistake, demo, encoders, fake_corpus, tmp_path, capsys, monkeypatch):
     import re
     import runpy
     import sys
@@ -184,13 +188,17 @@ def test_a_mistake_is_one_line_and_exit_status_2(mistake, demo, encoders, tmp_pa
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps(results))
         (tmp_path / name / "run.yaml").write_text("dataset: demo")
+    shutil.copytree(fake_corpus("demo"), tmp_path / "silent")
+    table = tmp_path / "silent" / "metadata.csv"
+    rows = [re.sub(r'^(wav[^,]*,\w+,)("[^"]*"|[^,]*)', r"\1", line) for line in table.read_text().splitlines()]
+    table.write_text("\n".join(rows))
     (flag, value), message = MISTAKES[mistake]
     given = [*demo, "--output_dir", str(tmp_path / "out")]
     if flag in given:
         at = given.index(flag)
         del given[at : at + 2]
     if value is not None:
-        given += [flag, value.format(tmp=tmp_path, text=encoders / "text", audio=encoders / "audio")]
+        given += [flag, *value.format(tmp=tmp_path, text=encoders / "text", audio=encoders / "audio").split()]
     monkeypatch.setattr(sys, "argv", ["fusion_cls.py", *given])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(REPO / "recipes" / "fusion_cls.py"), run_name="__main__")
@@ -272,6 +280,11 @@ def test_only_what_changed_is_encoded_again(setting, encoders):
     assert len(entries(home / "cache")) == before + 1  # the text encoder is as it was
 
 
+def logits_of(model, batch: dict) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**{name: value for name, value in batch.items() if name != "labels"}).logits
+
+
 @pytest.mark.parametrize("fusion_kind", ["concat", "gated", "cross_attention"])
 @pytest.mark.parametrize("audio", ["audio", "spectrogram"])
 def test_raw_input_gives_the_logits_of_cached_states(fusion_kind, audio, setting, encoders):
@@ -282,13 +295,46 @@ def test_raw_input_gives_the_logits_of_cached_states(fusion_kind, audio, setting
     states, rows = encode(model, processor)
     head = fusion.head_of(model)
     assert head.audio_encoder is None and model.audio_encoder is not None
-    assert fusion.check_same_logits(model, head, processor, states, rows, ClipArguments()) < 1e-5
+    raw, kept = fusion.FusionCollator(processor, ClipArguments()), StateCollator(states)
+    before = logits_of(model, raw([rows[0]]))
     with torch.no_grad():
         head.ser_classifier.bias += 1.0
-    with pytest.raises(ValueError, match="differ by 1"):
-        fusion.check_same_logits(model, head, processor, states, rows.select([0]), ClipArguments())
     fusion.put_back(head, model)
-    assert fusion.check_same_logits(model, head, processor, states, rows.select([0]), ClipArguments()) < 1e-5
+    for row in rows:
+        assert torch.allclose(logits_of(model, raw([row])), logits_of(head, kept([row])), atol=1e-5)
+    assert torch.allclose(logits_of(model, raw([rows[0]])), before + 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["group norm", "alexnet"])
+def test_trimmed_clips_are_encoded_alone_where_padding_is_heard(kind, setting, encoders):
+    """Clips of one length are of several after trimming; what is cached must not know who shared their batch."""
+    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+    from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
+    from ser_hf.states import check_states
+
+    load, encode, home = setting
+    rng = np.random.default_rng(0)
+    for number, file in enumerate(sorted((home / "demo" / "wav").glob("*_0[0-3].wav"))):
+        clip = rng.normal(0, 0.1, 12000) * (np.arange(12000) < 4000 + 700 * number)  # speech, then silence
+        sf.write(file, clip, 16000)
+    folder = home / "encoder"
+    if kind == "alexnet":
+        SerForSpectrogramClassification(SerSpectrogramConfig(arch="alexnet")).save_pretrained(folder)
+        SerSpectrogramFeatureExtractor(trim_db=20.0).save_pretrained(folder)
+    else:
+        Wav2Vec2Model(Wav2Vec2Config(**TINY | {"feat_extract_norm": "group"})).save_pretrained(folder)
+        Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    model, processor = load(audio_model=str(folder))
+    data = {} if kind == "alexnet" else {"trim_db": 20.0}
+    states, rows = encode(model, processor, **data)
+    flags = SimpleNamespace(training=SimpleNamespace(device=torch.device("cpu")), data=ClipArguments(**data))
+    assert check_states(model, processor, states, rows, flags) < 1e-5
+    with torch.no_grad():
+        for weight in model.audio_encoder.parameters():
+            weight += 0.05
+    with pytest.raises(ValueError, match="encoded alone differs from what is cached"):
+        check_states(model, processor, states, rows, flags)
 
 
 def test_a_batch_of_states_without_text_or_audio(setting):
@@ -308,14 +354,53 @@ def test_a_batch_of_states_without_text_or_audio(setting):
     assert torch.allclose(head(**inputs).logits[:1], head(**alone).logits, atol=1e-6)
 
 
+def test_nothing_left_in_a_batch_is_answered_too(setting):
+    from ser_hf import fusion
+
+    load, _, _ = setting
+    model, processor = load()
+    rows = [{"id": name, "audio": None, "text": text, "label": 0} for name, text in (("a", None), ("b", "[LAUGHTER]"))]
+    for without in (None, "audio", "text"):
+        collator = fusion.FusionCollator(processor, ClipArguments(), without)
+        assert torch.isfinite(logits_of(model, collator(rows))).all()
+
+
 def test_late_fusion_averages_probabilities():
     from ser_hf.fusion import averaged
     from ser_hf.scoring import to_scores
 
     kind = "single_label_classification"
-    first, second = np.log([[0.9, 0.1]]), np.log([[0.3, 0.7]])
-    assert np.allclose(to_scores(averaged([first, second], kind), kind), [[0.6, 0.4]])
-    assert np.allclose(averaged([np.array([[1.0]]), np.array([[3.0]])], "regression"), [[2.0]])
+    first, second = {"test": np.log([[0.9, 0.1]])}, {"test": np.log([[0.3, 0.7]])}
+    assert np.allclose(to_scores(averaged([first, second], kind)["test"], kind), [[0.6, 0.4]])
+    values = [{"test": np.array([[1.0]])}, {"test": np.array([[3.0]])}]
+    assert np.allclose(averaged(values, "regression")["test"], [[2.0]])
+
+
+def test_systems_compared_with_have_thresholds_of_their_own():
+    """Of several labels: the same logits as another system are no worse for it than for this one."""
+    from ser_hf.comparing import compare
+    from ser_hf.fusion import on_test
+    from ser_hf.scoring import decision_thresholds
+
+    rng, kind, names = np.random.default_rng(0), "multi_label_classification", ["a", "b"]
+    truth = (rng.random((60, 2)) < 0.3).astype(float)
+    logits = truth * 1.5 - 3 + rng.normal(0, 0.5, (60, 2))  # nearly all below 0, so below 0.5
+    rows = {"label": truth.tolist(), "speaker": [f"s{i % 6}" for i in range(60)]}
+    report = SimpleNamespace(problem_type=kind, label_names=names)
+    setup = SimpleNamespace(report=report, splits={"validation": rows, "test": rows})
+    others = on_test({"twin": {"validation": logits, "test": logits}}, setup)
+    limits = decision_thresholds(rows, logits, names, kind)
+    twin = compare(rows, logits, others, names, kind, limits)["twin"]
+    assert twin["difference"]["macro_f1"] == pytest.approx(0) and twin["metrics"]["macro_f1"] > 0.5
+
+
+def test_whole_encoders_have_another_learning_rate_than_heads():
+    from ser_hf import args
+
+    given = ["--dataset", "demo", "--use_cpu", "true", "--config", "none", "--freeze_encoders"]
+    frozen, whole = (args.parse("", "fusion", [*given, value]).training for value in ("true", "false"))
+    assert (frozen.learning_rate, frozen.per_device_train_batch_size) == (1e-3, 32)
+    assert (whole.learning_rate, whole.per_device_train_batch_size) == (3e-5, 8)
 
 
 STRANGER = """

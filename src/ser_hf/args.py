@@ -83,7 +83,7 @@ def gather(cli: dict[str, Any], system: str) -> tuple[dict[str, Any], Path | Non
     replaced = ("model_type", "config_overrides") if "model_name_or_path" in cli else ()
     replaced = ("model_name_or_path",) if "model_type" in cli else replaced
     from_yaml = {key: value for key, value in from_yaml.items() if key not in replaced}
-    given = {**training_defaults(system), **from_yaml, **cli}
+    given = {**training_defaults(system, from_yaml | cli), **from_yaml, **cli}
     if not {"model_type", "model_name_or_path"} & given.keys() and system.split("_")[0] in DEFAULT_MODEL:
         given["model_name_or_path"] = DEFAULT_MODEL[system.split("_")[0]]
     if path and "config" not in given:

@@ -53,7 +53,7 @@ class ClipArguments(DataArguments):
     )
     min_seconds: float = field(default=0.0, metadata={"help": "Shorter clips get zeros behind."})
     max_seconds: float | None = field(
-        default=None, metadata={"help": "Of longer clips a stretch: at random in training, the middle in evaluation."}
+        default=None, metadata={"help": "Of longer clips the middle; in training of audio alone a stretch at random."}
     )
 
 

@@ -1,7 +1,7 @@
 """What the fusion recipe is made of: the model from two checkpoints, its raw inputs, heads over states, comparisons."""
 
 import copy
-import gc
+import os
 import shutil
 from pathlib import Path
 
@@ -9,15 +9,13 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
-from .embeddings import device_of
 from .errors import SerError
 from .models import SerFusionForClassification, SerFusionProcessor
-from .pieces import make_loss, make_sampling
+from .models.text_cleaning import clean_text
+from .pieces import hears_padding, make_loss, make_sampling
 from .preprocessing import with_soft_labels
-from .scoring import from_scores, metrics_of, to_scores
-from .states import MODALITIES, StateCollator, States, padding_matters, read_clip
-
-SAME_LOGITS = 1e-3  # what float32 sums in another order may differ by; half precision is compared by 0.1
+from .scoring import decision_thresholds, from_scores, metrics_of, to_scores
+from .states import MODALITIES, StateCollator, States, read_clip, trims
 
 
 def load(args, report, do_train: bool = True):
@@ -33,8 +31,17 @@ def load(args, report, do_train: bool = True):
     """
     from transformers import AutoFeatureExtractor, AutoTokenizer
 
+    from .texts import check_text_length
+
     if not do_train:
         return _load_trained(args, report)
+    if args.model_name_or_path:
+        raise SerError(
+            f"--model_name_or_path {args.model_name_or_path}: is scored with --do_train false; to train, give "
+            "--audio_model and --text_model"
+        )
+    if args.freeze_encoders and os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise SerError("FSDP shards what is trained, and frozen encoders are not: use it with --freeze_encoders false")
     for flag, name in (("audio_model", args.audio_model), ("text_model", args.text_model)):
         if not name:
             raise SerError(f"--{flag} is missing: name a checkpoint, plain or fine-tuned by a recipe")
@@ -49,7 +56,7 @@ def load(args, report, do_train: bool = True):
         "problem_type": report.problem_type,
     }
     remote = {"trust_remote_code": args.trust_remote_code}
-    names = f"--audio_model {args.audio_model} --text_model {args.text_model}"
+    names = f"fusion of {args.audio_model} and {args.text_model}"
     try:
         processor = SerFusionProcessor(
             feature_extractor=AutoFeatureExtractor.from_pretrained(args.audio_model, **remote),
@@ -58,13 +65,53 @@ def load(args, report, do_train: bool = True):
             text_cleaning=args.text_cleaning,
         )
         model = SerFusionForClassification.from_encoders(
-            args.audio_model, args.text_model, modality_dropout=args.modality_dropout, **head, **labels
+            args.audio_model, args.text_model, modality_dropout=args.modality_dropout, **remote, **head, **labels
         )
+        check_text_length(args.max_text_length, model.config.text_config)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise SerError(f"{names}: {' '.join(str(error).split())}") from None
     if args.freeze_encoders:
         model.freeze_encoders()
+        if any(layers > 1 and not pools for (layers, _), pools in _states_of(model)):
+            raise SerError(
+                f"--use_weighted_layer_sum true with --fusion {args.fusion} and --pooling {model.config.pooling}: all "
+                "frames of all layers would be kept; use mean pooling, or --freeze_encoders false"
+            )
+    elif hasattr(model.audio_encoder, "feature_extractor"):
+        model.freeze_feature_encoder()  # the convolutions of a pretrained encoder, as in the audio recipes
     return model, processor
+
+
+def _states_of(model) -> tuple:
+    return (model.audio_shape, model.pools_audio), (model.text_shape, model.pools_text)
+
+
+def modality_remarks(splits, cleaning: str) -> list[str]:
+    """What must be said of the utterances that lack audio or text, and of test texts that occur in train too.
+
+    Raises:
+        SerError: no utterance of train, or of test, has audio, or text.
+    """
+    from .texts import shared_texts
+
+    lines = []
+    for kind in MODALITIES:
+        missing = {}
+        for part, rows in splits.items():
+            if kind == "audio":
+                lacks = sum(audio is None for audio in rows["audio_hash"][:])
+            else:
+                lacks = sum(not clean_text(text, cleaning).strip() for text in rows["text"][:])
+            if lacks and lacks == len(rows):
+                raise SerError(f"no utterance of {part} has {kind}: fusion needs both, use another recipe")
+            missing |= {part: lacks} if lacks else {}
+        if missing:
+            counts = ", ".join(f"{part} {count}" for part, count in missing.items())
+            lines.append(f"{sum(missing.values())} utterances have no {kind} ({counts}); the model answers without it")
+    texts = {part: rows.select([i for i, text in enumerate(rows["text"][:]) if text]) for part, rows in splits.items()}
+    if shared := shared_texts(texts):
+        lines.append(f"the texts of {shared} of {len(splits['test'])} test utterances also occur in train")
+    return lines
 
 
 def _load_trained(args, report):
@@ -100,12 +147,16 @@ class FusionCollator:
 
     def __init__(self, processor, data, without: str | None = None):
         self.processor, self.data, self.without = processor, data, without
+        self.trim_db = trims(processor.feature_extractor, data)  # for the Trainer: see `states.trims`
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         rate = self.processor.feature_extractor.sampling_rate
         audio = None if self.without == "audio" else [read_clip(row, rate, self.data) for row in rows]
         text = None if self.without == "text" else [row["text"] for row in rows]
         batch = dict(self.processor(audio=audio, text=text, sampling_rate=rate, return_tensors="pt"))
+        if not batch:  # no row has what is not withheld: the model answers by what it learned for that
+            nothing = torch.zeros(len(rows), 1, dtype=torch.long)
+            batch = {"input_ids": nothing, "text_attention_mask": nothing}
         return batch | ({"labels": torch.tensor([row["label"] for row in rows])} if "label" in rows[0] else {})
 
 
@@ -134,36 +185,6 @@ def put_back(head: SerFusionForClassification, model: SerFusionForClassification
     return model
 
 
-@torch.no_grad()
-def check_same_logits(model, head, processor, states: States, rows, data, half: bool = False) -> float:
-    """Raw input must give what cached states gave, or the reported figures are not those of the saved model.
-
-    Returns:
-        The largest difference over `rows`, each alone.
-
-    Raises:
-        ValueError: it is larger than rounding explains, which would be a defect.
-    """
-    model, head = model.eval(), head.eval()
-    differences = []
-    for row in rows:
-        raw = FusionCollator(processor, data)([row])
-        kept = StateCollator(states)([row])
-        logits = [
-            module(**{name: value.to(device_of(module)) for name, value in batch.items() if name != "labels"}).logits
-            for module, batch in ((model, raw), (head, kept))
-        ]
-        differences.append(float((logits[0].cpu() - logits[1].cpu()).abs().max()))
-    if differences and not max(differences) < (0.1 if half else SAME_LOGITS):
-        raise ValueError(f"raw input and cached states give logits that differ by {max(differences):.2g}")
-    return max(differences, default=0.0)
-
-
-def averaged(logits: list[np.ndarray], problem_type: str) -> np.ndarray:
-    """Late fusion: the mean of several systems' probabilities (or values), as logits."""
-    return from_scores(np.mean([to_scores(one, problem_type) for one in logits], axis=0), problem_type)
-
-
 # ---- training
 
 
@@ -173,6 +194,8 @@ def make_trainer(model, collator, processor, flags, setup):
 
     report, splits, run = setup.report, setup.splits, flags.run
     cached = isinstance(collator, StateCollator)
+    if cached:  # nothing of the encoders is kept for a backward pass
+        flags.training.activation_checkpointing = flags.training.gradient_checkpointing = False
     one_frame = cached and model.pools_audio and model.pools_text  # nothing is padded, so lengths do not matter
     return SerTrainer(
         model=model,
@@ -186,13 +209,13 @@ def make_trainer(model, collator, processor, flags, setup):
         compute_metrics=metrics_of(report.label_names, report.problem_type),
         budget=None if one_frame else run.batch_seconds,
         loss=make_loss(report, run, flags.training, splits["train"]),
-        exact_evaluation=not cached and padding_matters(model),
+        exact_evaluation=not cached and hears_padding(model.config.audio_config),
         sampling=make_sampling(run, splits["train"]),
     )
 
 
-def trained_alone(kind: str, head, states: States, processor, flags, setup) -> np.ndarray:
-    """Logits on test of a head that was trained, like the fusion's, on one modality alone.
+def trained_alone(kind: str, head, states: States, processor, flags, setup) -> dict[str, np.ndarray]:
+    """Logits on validation and test of a head that was trained, like the fusion's, on one modality alone.
 
     Args:
         kind: `audio` or `text`.
@@ -207,22 +230,47 @@ def trained_alone(kind: str, head, states: States, processor, flags, setup) -> n
     for shows in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(shows)
     trainer.train()
-    logits = trainer.predict(setup.splits["test"]).predictions
-    trainer.accelerator.free_memory()
-    del trainer
-    gc.collect()  # a wrapped model that outlives its process group may hang at exit
+    logits = predicted(trainer, setup.splits)
+    trainer.free()
     training.distributed_state.wait_for_everyone()
     if training.process_index == 0:  # this head was trained to be compared with, it is not kept
         shutil.rmtree(training.output_dir, ignore_errors=True)
     return logits
 
 
-def withheld(trainer, collator, dataset) -> dict[str, np.ndarray]:
+def withheld(trainer, collator, splits) -> dict[str, dict[str, np.ndarray]]:
     """Logits of the same model without text, and without audio: what it learned to answer when one is missing."""
     logits = {}
     for kind in MODALITIES:
         trainer.eval_collator = copy.copy(collator)
         trainer.eval_collator.without = kind
-        logits[f"without_{kind}"] = trainer.predict(dataset).predictions
+        logits[f"without_{kind}"] = predicted(trainer, splits)
     trainer.eval_collator = collator
+    return logits
+
+
+def predicted(trainer, splits) -> dict[str, np.ndarray]:
+    """Logits on validation, where there is one, and on test."""
+    parts = [part for part in ("validation", "test") if len(splits[part])]
+    return {part: trainer.predict(splits[part]).predictions for part in parts}
+
+
+def averaged(systems: list[dict[str, np.ndarray]], problem_type: str) -> dict[str, np.ndarray]:
+    """Late fusion: the mean of several systems' probabilities (or values), as logits, part by part."""
+    return {
+        part: from_scores(np.mean([to_scores(one[part], problem_type) for one in systems], axis=0), problem_type)
+        for part in systems[0]
+    }
+
+
+def on_test(systems: dict[str, dict[str, np.ndarray]], setup) -> dict[str, np.ndarray]:
+    """Systems' logits on test, ready to be compared with the fusion's: of several labels, each moved so that 0.5 is the
+    threshold that is best on validation, as the fusion's own thresholds are."""
+    kind, names, logits = setup.report.problem_type, setup.report.label_names, {}
+    for name, parts in systems.items():
+        limits = decision_thresholds(setup.splits["validation"], parts.get("validation"), names, kind)
+        logits[name] = parts["test"]
+        if limits:
+            limits = np.clip(limits, 1e-6, 1 - 1e-6)
+            logits[name] = parts["test"] - np.log(limits / (1 - limits))
     return logits

@@ -142,7 +142,7 @@ def draw_augmentation(run, augmentation, training, splits, extractor) -> None:
         write(Path(training.output_dir) / "figures" / "augmentation.png", image)
 
 
-def pads_change_output(model) -> bool:
-    """Whether the encoder's output depends on the padding even with a mask (group norm over time in its first layer,
-    as in the base-size checkpoints): evaluation then pads nothing."""
-    return getattr(model.config.audio_config, "feat_extract_norm", None) == "group"
+def hears_padding(audio_config) -> bool:
+    """Whether an audio encoder's output depends on the padding even with a mask: group norm over time in its first
+    layer, as in the base-size checkpoints, or a network over spectrograms. Evaluation then pads nothing."""
+    return audio_config.model_type == "ser_spectrogram" or getattr(audio_config, "feat_extract_norm", None) == "group"

@@ -132,8 +132,12 @@ def _called(folder: Path) -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with `+` if it has changes; None for an installed package."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The checkout's commit, with `+` if it has changes; None for an installed package, also where that lies inside
+    another repository."""
+    repository = Path(__file__).parents[2]
+    if not (repository / ".git").exists():
+        return None
+    git = ["git", "-C", str(repository)]
     try:
         name = subprocess.check_output([*git, "rev-parse", "--short", "HEAD"], text=True, stderr=subprocess.DEVNULL)
         changed = subprocess.check_output([*git, "status", "--porcelain", "-uno"], text=True)
@@ -150,7 +154,7 @@ def versions() -> dict[str, str]:
 
 def command(recipe: str, given: dict) -> str:
     """The command that repeats a run on another machine: no local folders."""
-    words, defaults = ["accelerate", "launch", f"recipes/{recipe}.py"], training_defaults(recipe)
+    words, defaults = ["accelerate", "launch", f"recipes/{recipe}.py"], training_defaults(recipe, given)
     for key, value in given.items():
         if key in NOT_IN_RUN_YAML or key == "data_dir" or defaults.get(key) == value:
             continue

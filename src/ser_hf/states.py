@@ -1,6 +1,8 @@
 """The states that a fusion model's frozen encoders make of a corpus: where they are kept, and how batches are made of
 them."""
 
+import copy
+
 import numpy as np
 import torch
 
@@ -8,21 +10,23 @@ from .audio import decode
 from .embeddings import fill, fingerprint, pad_states
 from .models import SerFusionForClassification
 from .models.text_cleaning import clean_text
+from .pieces import hears_padding
 from .store import Store, content_hash, settings_folder
 from .trimming import crop, fit_length, trim
 
 MODALITIES = ("audio", "text")
 BATCH_CHARACTERS = 16384  # padded length of a batch of texts: about 4000 tokens
+# What sums in another order may change of a state, relative to its largest value: float32, and bfloat16 autocast.
+ROUNDING, HALF_ROUNDING = 1e-3, 0.1
 
 
-def read_clip(row: dict, rate: int, data, generator: np.random.Generator | None = None) -> np.ndarray | None:
+def read_clip(row: dict, rate: int, data) -> np.ndarray | None:
     """A row's samples, trimmed and of the length that the flags say; None where it has no audio.
 
     Args:
         row: With `audio`.
         rate: In Hz.
-        data: `ClipArguments`.
-        generator: Draws the stretch that is taken of a too long clip; its middle otherwise.
+        data: `ClipArguments`; of a too long clip the middle is taken.
     """
     if row.get("audio") is None:
         return None
@@ -31,7 +35,7 @@ def read_clip(row: dict, rate: int, data, generator: np.random.Generator | None 
         first, end = trim(samples, rate, data.trim_db)
         samples = samples[first:end]
     if data.max_seconds is not None:
-        samples = crop(samples, data.max_seconds, rate, "centre" if generator is None else "random", generator)
+        samples = crop(samples, data.max_seconds, rate)
     return fit_length(samples, round(data.min_seconds * rate))
 
 
@@ -88,8 +92,19 @@ def audio_store(encoder, shape: tuple[int, int], pooling: str | None, extractor,
 
 def text_store(encoder, shape, pooling, tokenizer, max_length: int, half: bool = False) -> Store:
     """Where a text encoder's states of cleaned texts are kept, by `text_name`; arguments as `audio_store`'s."""
-    changes = (tokenizer.backend_tokenizer.to_str(), max_length)
+    changes = (tokenizer_settings(tokenizer), max_length)
     return Store(settings_folder("text-states", fingerprint(encoder), shape, pooling, changes, half))
+
+
+def tokenizer_settings(tokenizer) -> str:
+    """Everything that makes tokens of a text, without what the last call left of truncation and padding."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # not of the tokenizers library
+        return repr((type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), sorted(tokenizer.init_kwargs)))
+    backend = copy.deepcopy(backend)
+    backend.no_truncation()
+    backend.no_padding()
+    return backend.to_str()
 
 
 def text_name(text: str | None, cleaning: str) -> str | None:
@@ -98,14 +113,23 @@ def text_name(text: str | None, cleaning: str) -> str | None:
     return content_hash(cleaned) if cleaned.strip() else None
 
 
-def fill_audio(store: Store, rows, encode, extractor, data, device, budget, **options) -> int:
+def trims(extractor, data) -> float | None:
+    """dB below the loudest that is cut at both ends, by the flags or by the feature extractor; None for none. Clips of
+    equal length are no longer equal after that."""
+    return data.trim_db if data.trim_db is not None else getattr(extractor, "trim_db", None)
+
+
+def fill_audio(store: Store, rows, encode, extractor, data, device, budget, exact: bool = False, **options) -> int:
     """Encode the clips of `rows` that a store lacks; `options` and what is returned as in `embeddings.fill`."""
+    lengths = rows["duration"][:]
+    if exact and trims(extractor, data) is not None:
+        lengths = range(len(rows))  # no two are called equal: each is encoded by itself
 
     def read(numbers: list[int]) -> dict:
         clips = [read_clip(rows[i], extractor.sampling_rate, data) for i in numbers]
         return {name: value.to(device) for name, value in clip_inputs(clips, extractor).items()}
 
-    return fill(store, rows["audio_hash"][:], rows["duration"][:], read, encode, budget, **options)
+    return fill(store, rows["audio_hash"][:], lengths, read, encode, budget, exact, **options)
 
 
 def fill_text(store: Store, texts, cleaning: str, encode, tokenizer, max_length: int, device, **options) -> int:
@@ -130,7 +154,7 @@ class States:
     """
 
     def __init__(self, model: SerFusionForClassification, processor, data, half: bool = False):
-        config, self.cleaning = model.config, processor.text_cleaning
+        config, self.cleaning, self.half = model.config, processor.text_cleaning, half
         self.shapes = {"audio": model.audio_shape, "text": model.text_shape}
         audio = config.pooling if model.pools_audio else None
         text = config.text_pooling if model.pools_text else None
@@ -159,18 +183,45 @@ def encode(model: SerFusionForClassification, processor, splits, flags) -> State
     extractor, tokenizer = processor.feature_extractor, processor.tokenizer
     said = [None if training.disable_tqdm else f"{kind} encoder" for kind in MODALITIES]
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        audio = {"budget": flags.run.batch_seconds, "exact": padding_matters(model), "half": half, "say": said[0]}
+        exact = hears_padding(model.config.audio_config)
+        audio = {"budget": flags.run.batch_seconds, "exact": exact, "half": half, "say": said[0]}
         fill_audio(states.stores["audio"], rows, model.encode_audio, extractor, data, device, **audio)
         text = {"max_length": processor.max_text_length, "device": device, "half": half, "say": said[1]}
         fill_text(states.stores["text"], rows["text"][:], states.cleaning, model.encode_text, tokenizer, **text)
     return states
 
 
-def padding_matters(model: SerFusionForClassification) -> bool:
-    """Whether the audio encoder hears padding: group norm over time, or a network over spectrograms."""
-    return hears_padding(model.config.audio_config)
+@torch.no_grad()
+def check_states(model, processor, states: States, rows, flags) -> float:
+    """What the encoders make of an utterance alone, as in a pipeline, must be what was cached of it: otherwise the
+    figures to come were not those of the model that is saved.
 
+    Args:
+        rows: A few utterances.
+        flags: As in `encode`.
 
-def hears_padding(audio_config) -> bool:
-    """Whether an audio encoder's output depends on padding even with a mask."""
-    return audio_config.model_type == "ser_spectrogram" or getattr(audio_config, "feat_extract_norm", None) == "group"
+    Returns:
+        The largest difference, relative to the largest value of its state.
+
+    Raises:
+        ValueError: it is larger than rounding explains, which would be a defect.
+    """
+    device, differences = flags.training.device, [0.0]
+    for row in rows:
+        clip = read_clip(row, processor.feature_extractor.sampling_rate, flags.data)
+        alone = {"audio": None, "text": None}
+        with torch.autocast(device.type, torch.bfloat16, enabled=states.half):
+            if clip is not None:
+                alone["audio"] = model.encode_audio(
+                    clip_inputs([clip], processor.feature_extractor)["inputs"].to(device)
+                )
+            if text := clean_text(row["text"], states.cleaning).strip():
+                ids = text_inputs([text], processor.tokenizer, processor.max_text_length)["input_ids"]
+                alone["text"] = model.encode_text(ids.to(device))
+        for kind, found in alone.items():
+            if found is not None:
+                kept, now = states.find(kind, row), found[0][0].float().cpu()
+                differences.append(float((kept.float() - now).abs().max() / now.abs().max().clamp(min=1e-6)))
+    if not max(differences) < (HALF_ROUNDING if states.half else ROUNDING):
+        raise ValueError(f"an utterance encoded alone differs from what is cached of it by {max(differences):.2g}")
+    return max(differences)

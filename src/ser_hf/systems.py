@@ -63,9 +63,15 @@ def flags_of(system: str) -> tuple[type, ...]:
     return (*SYSTEMS[name], Augmentation)
 
 
-def training_defaults(system: str) -> dict:
-    """A system's values of `TrainingArguments` where they are not transformers' own."""
-    return {**TRAINING_DEFAULTS, **OF_ONE_SYSTEM.get(system.split("_")[0], {})}
+def training_defaults(system: str, given: dict | None = None) -> dict:
+    """A system's values of `TrainingArguments` where they are not transformers' own.
+
+    Args:
+        system: Such as `fusion_cls`.
+        given: All other flags: with `--freeze_encoders false` whole encoders are trained, and not a head.
+    """
+    whole = str((given or {}).get("freeze_encoders")).lower() == "false"
+    return {**TRAINING_DEFAULTS, **({} if whole else OF_ONE_SYSTEM.get(system.split("_")[0], {}))}
 
 
 def without_folders(name: str) -> str:

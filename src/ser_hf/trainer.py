@@ -1,5 +1,7 @@
 """The Trainer with batches by seconds of audio, an exactly normalised loss, and results in dataset order."""
 
+import gc
+
 import numpy as np
 import torch
 from accelerate.utils import gather_object
@@ -74,6 +76,18 @@ class SerTrainer(Trainer):
         self._update = None  # all logits and labels of the running update, where the loss needs them together
         self.eval_collator = eval_collator or self.data_collator
         self.exact_evaluation, self.sampling, self.one_cycle = exact_evaluation, sampling, one_cycle
+
+    def free(self) -> None:
+        """Let go of the wrapped model. A DDP wrapper that outlives its process group may wait forever in its destructor
+        (of gloo's threads), so this comes before the group is destroyed."""
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
+        gc.collect()
+
+    def end(self) -> None:
+        """As in `Trainer`, once, at the very end of a recipe."""
+        self.free()
+        super().end()
 
     # ---- data
 
