@@ -1,11 +1,10 @@
 """What `ser-hf cv` says of its folds: figures over folds and seeds, pooled predictions, and whether all were tested."""
 
-import subprocess
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from .results import command as repeat
+from .results import commit
 
 Found = tuple[dict, Any]  # a finished fold: its results and its table of predictions
 
@@ -129,18 +128,6 @@ def about(plan: Any, runs: dict[tuple[int, int], Found]) -> dict:
         "seeds": plan.seeds,
         "coverage": coverage(tables, plan.ids, set().union(*plan.tests.values())),
     }
-
-
-def commit() -> str | None:
-    """The checkout's commit. None for an installed package, also where that lies inside another repository."""
-    repository = Path(__file__).parents[2]
-    if not (repository / ".git").exists():
-        return None
-    try:
-        words = ["git", "-C", str(repository), "rev-parse", "--short", "HEAD"]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def coverage(seeds: list[list], ids: list[str], expected: set[str]) -> dict:
