@@ -7,7 +7,6 @@ from pathlib import Path
 import yaml
 
 from .errors import SerError
-from .store import content_hash
 from .systems import CHECKPOINTS
 
 # What a split follows from, beside the rows that a label set keeps.
@@ -21,6 +20,8 @@ def own_training(setup) -> dict:
     Args:
         setup: `results.Setup`, before a recipe leaves utterances out that it cannot read.
     """
+    from .store import content_hash
+
     test = setup.splits["test"]
     speakers = sorted({str(name) for name in test["speaker"]}) if setup.protocol.speaker_independent else None
     return {
