@@ -68,6 +68,17 @@ def test_mistakes_are_one_line(argv, message):
     assert "\n" not in str(error.value)
 
 
+def test_every_yaml_of_a_corpus_has_a_folder_of_its_own(tmp_path):
+    (tmp_path / "run.yaml").write_text("dataset: iemocap\n")
+    for config, name in (
+        ("iemocap_text_bert_3class", "iemocap_text_bert_3class"),
+        ("recipes/configs/cmu_mosei_text_bert_4class_iemocap.yaml", "cmu_mosei_text_bert_4class_iemocap"),
+        (str(tmp_path / "run.yaml"), "iemocap_text"),
+    ):
+        training = args.parse("", "text", ["--config", config, "--fold", "2", *CPU]).training
+        assert training.output_dir == f"runs/{name}_fold2_seed42"
+
+
 def test_lora_is_of_training():
     of_lora = ["--dataset", "emodb", *CPU, "--lora_r", "4"]
     assert args.parse("", "wav2vec2_x", of_lora).model.lora_r == 4

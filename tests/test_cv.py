@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -507,3 +508,18 @@ def test_two_folds_end_to_end(flags, tmp_path, capsys):
     assert cv.main(command) == 0
     assert times == [(out / f"fold{fold}_seed42" / "results.json").stat().st_mtime_ns for fold in (0, 1)]
     assert "2 runs, 2 finished before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("file", sorted((REPO / "recipes" / "configs").glob("*_fusion_*.yaml")), ids=lambda f: f.stem)
+def test_a_fusion_takes_the_encoders_of_the_commands_above_it(file, monkeypatch):
+    """Its comment says how both encoders are trained; no other YAML's runs go to their folders."""
+    monkeypatch.chdir(REPO)
+    text = file.read_text().replace("\\\n#", "")
+    plans = [cv.parse(shlex.split(line)) for line in re.findall(r"^#   ser-hf cv (.*)", text, re.M)]
+    *encoders, fusion = [str(plan.out) for plan in plans]
+    flags = yaml.safe_load(text)
+    assert fusion == f"runs/{file.stem}_cv"
+    assert [flags["audio_model"], flags["text_model"]] == [f"{out}/fold{{fold}}_seed{{seed}}" for out in encoders]
+    assert {plan.given["labels"] for plan in plans} == {flags["labels"]}
+    protocols = {find_protocol(plan.given["dataset"], plan.given.get("protocol")).name for plan in plans}
+    assert protocols == {flags["protocol"]}

@@ -66,9 +66,21 @@ def parse(doc: str, system: str, argv: list[str] | None = None) -> Flags:
         name = getattr(model, flag)
         setattr(model, flag, name and name.replace("{fold}", str(data.fold)).replace("{seed}", str(training.seed)))
     if "output_dir" not in given:
-        name = Path(data.dataset).name
-        training.output_dir = f"runs/{name}_{system}_fold{data.fold}_seed{training.seed}"
+        training.output_dir = f"runs/{run_name(given, system)}_fold{data.fold}_seed{training.seed}"
     return Flags(data, model, run, training, given, augmentation[0] if augmentation else None)
+
+
+def run_name(given: dict[str, Any], system: str) -> str:
+    """What a run's folder is called where no --output_dir says it: as the YAML of the corpus that it was started with
+    (each of them another system), or after corpus and system.
+
+    >>> run_name({"dataset": "iemocap", "config": "recipes/configs/iemocap_text_bert_3class.yaml"}, "text")
+    'iemocap_text_bert_3class'
+    >>> run_name({"dataset": "/corpora/iemocap+smile", "config": "runs/x/run.yaml"}, "text")
+    'iemocap+smile_text'
+    """
+    corpus, config = Path(str(given["dataset"])).name, Path(str(given.get("config"))).stem
+    return config if config.startswith(f"{corpus.partition('+')[0]}_") else f"{corpus}_{system}"
 
 
 def gather(cli: dict[str, Any], system: str) -> tuple[dict[str, Any], Path | None, dict[str, Any]]:

@@ -9,7 +9,7 @@ The recipe comes first; its flags and its YAML are given as to the recipe alone.
   --num_processes N         Processes (GPUs) of each fold, for accelerate launch.
   --accelerate_config FILE  Configuration of accelerate launch, such as recipes/accelerate/fsdp.yaml.
   --verbose                 Show what the folds print; it always goes to <output_dir>/fold<k>_seed<s>/log.txt.
-  --output_dir DIR          runs/<dataset>_<system>_cv otherwise.
+  --output_dir DIR          runs/<dataset>_<system>_cv otherwise, or runs/<name>_cv of --config <name>.yaml.
 
 A finished fold is not run again, an unfinished one goes on from its last checkpoint: after an interruption give the
 same command. Written are cv.json and cv.md: every fold, mean and standard deviation over folds, the pooled predictions
@@ -134,7 +134,7 @@ def parse(argv: list[str]) -> Plan:
         flags=[word for key, v in cli.items() for word in (f"--{key}", *(v if isinstance(v, list) else [v]))],
         given=given,
         own=own,
-        out=Path(own.get("output_dir") or given.get("output_dir") or f"runs/{Path(given['dataset']).name}_{system}_cv"),
+        out=Path(own.get("output_dir") or given.get("output_dir") or f"runs/{args.run_name(given, system)}_cv"),
         seeds=_numbers("seeds", own.get("seeds", given.get("seed", 42))),
         folds=_numbers("folds", own.get("folds", [])),
     )
