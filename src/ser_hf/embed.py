@@ -68,7 +68,8 @@ def _encode(args, corpus):
     from .flags import ClipArguments
     from .models.encoders import audio_states, pool_layers, text_states
     from .models.modeling_fusion import load_audio_encoder, load_text_encoder
-    from .states import audio_store, fill_audio, fill_text, hears_padding, text_name, text_store
+    from .pieces import hears_padding
+    from .states import audio_store, fill_audio, fill_text, text_name, text_store
     from .texts import check_text_length
 
     transformers.utils.logging.disable_progress_bar()  # of loading weights
