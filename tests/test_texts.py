@@ -189,3 +189,14 @@ def test_a_checkpoint_in_half_precision_is_trained_in_full(bert, tmp_path):
     with pytest.raises(SerError, match="model.safetensors"):
         text_model(args, report, TEXTS)
     assert logging.get_verbosity() == before
+
+
+def test_a_model_that_takes_no_mask_is_refused(bert, tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 200}
+    AutoModelForSequenceClassification.from_config(AutoConfig.for_model("fnet", **sizes)).save_pretrained(tmp_path)
+    bert[1].save_pretrained(tmp_path)
+    args = {"model_name_or_path": str(tmp_path), "model_type": None, "config_overrides": None}
+    args = SimpleNamespace(**args, trust_remote_code=False, max_text_length=64)
+    report = SimpleNamespace(label_names=["happy", "sad"], problem_type="single_label_classification")
+    with pytest.raises(SerError, match="FNetForSequenceClassification takes no mask"):
+        text_model(args, report, TEXTS)

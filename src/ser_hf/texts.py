@@ -1,5 +1,6 @@
 """Transcripts for a text model, and the model: texts cleaned, tokenised with their lengths known, padded by batch."""
 
+import inspect
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -110,8 +111,6 @@ class TextCollator:
     columns = ("id", "input_ids", "token_type_ids", "label")  # what is read of a row, where it is there
 
     def __init__(self, tokenizer, model):
-        import inspect
-
         self.tokenizer = tokenizer
         self.types = "token_type_ids" in inspect.signature(model.forward).parameters
 
@@ -236,6 +235,8 @@ def text_model(args, report, train_texts: Sequence[str], do_train: bool = True):
             missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise SerError(f"model {args.model_type or name!r}: {' '.join(str(error).split())[:300]}") from None
+    if "attention_mask" not in inspect.signature(model.forward).parameters:  # FNet
+        raise SerError(f"{name}: {type(model).__name__} takes no mask, its answers would change with a batch's padding")
     head_of = [f"{child}." for child, _ in model.named_children() if child != model.base_model_prefix]
     fresh = tuple(head_of) if do_train else ()  # what may be random: it is to be trained, and so is BERT's pooler
     absent = [key for key in missing if not key.startswith(fresh) and not (do_train and ".pooler." in key)]
