@@ -144,5 +144,9 @@ def draw_augmentation(run, augmentation, training, splits, extractor) -> None:
 
 def hears_padding(audio_config) -> bool:
     """Whether an audio encoder's output depends on the padding even with a mask: group norm over time in its first
-    layer, as in the base-size checkpoints, or a network over spectrograms. Evaluation then pads nothing."""
-    return audio_config.model_type == "ser_spectrogram" or getattr(audio_config, "feat_extract_norm", None) == "group"
+    layer, as in the base-size checkpoints, or an image network over spectrograms. Evaluation then pads nothing."""
+    from .models.configuration_spectrogram import IMAGE_ARCHS
+
+    if audio_config.model_type == "ser_spectrogram":
+        return audio_config.arch in IMAGE_ARCHS
+    return getattr(audio_config, "feat_extract_norm", None) == "group"
