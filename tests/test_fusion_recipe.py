@@ -156,7 +156,8 @@ def test_a_spectrogram_model_is_an_audio_encoder_too(demo, encoders, tmp_path):
 MISTAKES = {
     "no audio model": (("--audio_model", None), "--audio_model is missing: name a checkpoint"),
     "no text model": (("--text_model", None), "--text_model is missing"),
-    "wrong folder": (("--audio_model", "{tmp}/nowhere"), "nowhere"),
+    "wrong folder": (("--audio_model", "{tmp}/nowhere"), "--audio_model .*/nowhere: no such folder; train it first"),
+    "not trained yet": (("--text_model", "runs/none"), "--text_model runs/none: no such folder; .*recipes/text_cls.py"),
     "text for audio": (("--audio_model", "{text}"), "fusion of .*/text and .*/text: "),
     "audio for text": (("--text_model", "{audio}"), "fusion of .*/audio and .*/audio: "),
     "another fold": (

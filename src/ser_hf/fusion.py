@@ -45,6 +45,10 @@ def load(args, report, do_train: bool = True):
     for flag, name in (("audio_model", args.audio_model), ("text_model", args.text_model)):
         if not name:
             raise SerError(f"--{flag} is missing: name a checkpoint, plain or fine-tuned by a recipe")
+        a_folder = name.count("/") > 1 or name.startswith("runs/")  # no name on the Hub
+        if a_folder and not Path(name).is_dir():
+            recipe = "wav2vec2_cls.py" if flag == "audio_model" else "text_cls.py"
+            raise SerError(f"--{flag} {name}: no such folder; train it first, by recipes/{recipe}")
     head = {
         name: getattr(args, name)
         for name in ("fusion", "pooling", "text_pooling", "use_weighted_layer_sum", "head_size", "head_dropout")
