@@ -100,7 +100,8 @@ def tokenizer_settings(tokenizer) -> str:
     """Everything that makes tokens of a text, without what the last call left of truncation and padding."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # not of the tokenizers library
-        return repr((type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), sorted(tokenizer.init_kwargs)))
+        settings = sorted((name, str(value)) for name, value in tokenizer.init_kwargs.items())
+        return repr((type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), settings))
     backend = copy.deepcopy(backend)
     backend.no_truncation()
     backend.no_padding()
