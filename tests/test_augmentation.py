@@ -28,7 +28,7 @@ from ser_hf.augmentation import (
 from ser_hf.errors import SerError
 
 RATE = 16000
-ALWAYS = Augmentation(speed_p=1, pitch_p=1, reverb_p=1, noise_p=1, gain_p=1, spec_p=1)
+ALWAYS = Augmentation(crop_p=1, speed_p=1, pitch_p=1, reverb_p=1, noise_p=1, gain_p=1, spec_p=1)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -296,6 +296,20 @@ def test_probabilities_and_ranges_are_kept():
     np.testing.assert_array_equal(fixed, gain(clip, 3.0))
 
 
+def test_a_crop_is_a_stretch_of_the_clip_from_anywhere():
+    clip = np.arange(1, 1001, dtype=np.float32)
+    config = Augmentation(crop_p=0.8, crop_keep=[0.4, 0.7])
+    made = [augment(clip, RATE, config, draw) for draw in [rng()] * 1000]
+    assert all(np.array_equal(part, clip[int(part[0]) - 1 :][: len(part)]) for part in made)
+    cut = [part for part in made if len(part) < 1000]
+    assert len(cut) / 1000 == pytest.approx(0.8, abs=0.04)
+    lengths = np.array([len(part) for part in cut])
+    assert 400 <= lengths.min() < 410 and 690 < lengths.max() <= 700
+    places = np.array([(part[0] - 1) / (1000 - len(part)) for part in cut])  # 0 is the clip's beginning, 1 its end
+    assert scipy.stats.kstest(places, "uniform").pvalue > 0.01
+    assert len(augment(clip, RATE, Augmentation(crop_p=1, crop_keep=[0.5]), rng())) == 500
+
+
 def test_noise_and_rooms_from_folders(tmp_path):
     (tmp_path / "noise" / "deep").mkdir(parents=True)
     (tmp_path / "rooms").mkdir()
@@ -326,6 +340,8 @@ def test_noise_and_rooms_from_folders(tmp_path):
         ({"gain_db": [1.0, 2.0, 3.0]}, "--gain_db 1.0 2.0 3.0: must be one number or two"),
         ({"gain_db": []}, "--gain_db"),
         ({"speed_factor": [0.0, 1.0]}, "--speed_factor 0.0: must be above 0"),
+        ({"crop_keep": [0.0, 0.5]}, "--crop_keep 0.0: must be above 0"),
+        ({"crop_keep": [0.5, 1.5]}, "--crop_keep 1.5: must be at most 1"),
         ({"spec_time_width": -1}, "--spec_time_width -1"),
         ({"mixup_alpha": 0.0}, "--mixup_alpha 0.0"),
         ({"noise_dir": "/no/such/folder"}, "--noise_dir /no/such/folder: no audio file"),

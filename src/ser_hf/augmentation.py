@@ -3,7 +3,6 @@
 Every function that draws takes a `numpy.random.Generator` and draws from nothing else: the same generator state gives
 the same output, and a worker that is given its own generator repeats what it did. Waveforms are mono float32 samples,
 spectrograms `(frequencies, frames)`. Nothing is clipped: samples may exceed 1, and the feature extractors normalise.
-
 `augment` applies to one clip what `Augmentation`'s flags say; `mixup` works on a padded batch.
 """
 
@@ -17,6 +16,7 @@ import numpy as np
 
 from .audio import decode
 from .errors import SerError
+from .trimming import crop
 
 SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
 # dB by which the direct sound of a synthetic room is above its whole reverberation: a speaker about a metre away.
@@ -204,6 +204,8 @@ class Augmentation:
     """How training clips are changed at random. Every `_p` is a probability for each clip; 0, the default, is never.
     Ranges are two numbers, drawn between evenly, or one number that is always taken."""
 
+    crop_p: float = _flag(0.0, "Keep only a stretch, from anywhere in the clip.")
+    crop_keep: list[float] = _flag([0.6, 1.0], "Range of the part of the clip that is kept.")
     speed_p: float = _flag(0.0, "Play faster or slower (pitch changes too).")
     speed_factor: list[float] = _flag([0.9, 1.1], "Range of the speed; above 1 is faster and shorter.")
     pitch_p: float = _flag(0.0, "Shift the pitch, at the same tempo.")
@@ -233,8 +235,10 @@ class Augmentation:
                 raise SerError(f"--{name} {' '.join(map(str, value))}: must be one number or two, lowest first")
             if isinstance(value, list) and value[0] > value[-1]:
                 raise SerError(f"--{name} {value[0]} {value[1]}: the lowest comes first")
-            if name in ("speed_factor", "reverb_seconds") and value[0] <= 0:
+            if name in ("crop_keep", "speed_factor", "reverb_seconds") and value[0] <= 0:
                 raise SerError(f"--{name} {value[0]}: must be above 0")
+            if name == "crop_keep" and value[-1] > 1:
+                raise SerError(f"--{name} {value[-1]}: must be at most 1, the whole clip")
             if isinstance(value, int) and value < 0:
                 raise SerError(f"--{name} {value}: must be at least 0")
             if name.endswith("_dir") and value is not None and not sound_files(value):
@@ -271,12 +275,14 @@ def _between(limits: Sequence[float], generator: np.random.Generator) -> float:
 
 
 def augment(samples: np.ndarray, rate: int, config: Augmentation, generator: np.random.Generator) -> np.ndarray:
-    """One clip's samples changed as `config` says, in the order in which sound travels: voice (speed, pitch), room,
-    noise, level. With every probability 0 the clip comes back itself.
+    """One clip's samples changed as `config` says: cut, then in the order in which sound travels: voice (speed, pitch),
+    room, noise, level. With every probability 0 the clip comes back itself.
 
     Raises:
         AudioError: a file of `noise_dir` or `reverb_dir` cannot be read.
     """
+    if config.crop_p and generator.random() < config.crop_p:  # without it nothing is drawn: earlier runs repeat
+        samples = crop(samples, _between(config.crop_keep, generator) * len(samples), 1, "random", generator)
     if generator.random() < config.speed_p:
         samples = speed(samples, _between(config.speed_factor, generator))
     if generator.random() < config.pitch_p:

@@ -15,7 +15,7 @@ from .store import Store, settings_folder
 logger = logging.getLogger("ser_hf")
 
 # Changes of the waveform, after which features must be computed anew.
-WAVEFORM = ("speed_p", "pitch_p", "reverb_p", "noise_p", "gain_p")
+WAVEFORM = ("crop_p", "speed_p", "pitch_p", "reverb_p", "noise_p", "gain_p")
 WRITE_EVERY = 256  # clips a file of the store
 
 
