@@ -68,6 +68,15 @@ def test_what_a_checkpoint_was_made_from_is_remembered_when_it_is_gone(tmp_path)
     assert [entry["corpus"] for entry in scored] == ["emodb", "ravdess"]  # it is only scored here
 
 
+def test_a_checkpoint_of_a_run_is_of_that_run(tmp_path):
+    run = finished(tmp_path / "run", setup_of(["c1"], fold=1))
+    (tmp_path / "run" / "run.yaml").write_text("fold: 1\n")
+    (tmp_path / "run" / "checkpoint-30").mkdir()
+    assert trainings_of(f"{run}/checkpoint-30") == trainings_of(run) != []
+    with pytest.raises(SerError, match="leak: .*checkpoint-30 was trained on ravdess with fold 1 and not 0"):
+        check_checkpoints([f"{run}/checkpoint-30"], setup_of(["a1"]))
+
+
 def test_runs_of_before_are_followed_through_their_flags(tmp_path):
     def old(name, corpus, fold, **flags):
         (tmp_path / name).mkdir()

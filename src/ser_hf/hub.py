@@ -108,7 +108,9 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
         if config.model_type == "ser":
             return SerForAudioClassification.from_pretrained(name_or_path)
-        model, info = AutoModelForAudioClassification.from_pretrained(name_or_path, output_loading_info=True)
+        model, info = AutoModelForAudioClassification.from_pretrained(
+            name_or_path, output_loading_info=True, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise SerError(" ".join(str(error).split())) from None
     missing = sorted(info["missing_keys"])

@@ -2,6 +2,7 @@
 what its encoder has heard."""
 
 import json
+import re
 from pathlib import Path
 
 import yaml
@@ -38,12 +39,15 @@ def own_training(setup) -> dict:
 def trainings_of(name_or_path: str, seen: frozenset[str] = frozenset()) -> list[dict]:
     """What a run's model was trained on, and the checkpoints it was made from: entries as `own_training`'s.
 
-    They are in the `results.json` of its folder or on the Hub. Of a run of before they were (without hashes), they are
-    gathered from its `run.yaml`, and from the checkpoints named there if they are still found. Of a checkpoint that no
-    run of these recipes made nothing is known, and there are none.
+    They are in the `results.json` of its folder or on the Hub, of a `checkpoint-100` in the run's own folder. Of a run
+    of before they were (without hashes), they are gathered from its `run.yaml`, and from the checkpoints named there if
+    they are still found. Of a checkpoint that no run of these recipes made nothing is known, and there are none.
     """
     from transformers.utils import cached_file
 
+    folder = Path(name_or_path)
+    if re.fullmatch(r"checkpoint-\d+", folder.name) and (folder.parent / "run.yaml").exists():
+        name_or_path = str(folder.parent)
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:
         found = [cached_file(name_or_path, file, **quiet) for file in ("results.json", "run.yaml")]
