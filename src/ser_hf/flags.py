@@ -221,6 +221,13 @@ class SpectrogramArguments:
     normalize: Literal["none", "clip"] = field(
         default="none", metadata={"help": "clip: each clip's features to zero mean and unit variance."}
     )
+    speaker_norm: bool = field(
+        default=False,
+        metadata={
+            "help": "Features relative to each speaker's mean spectrum, over all their clips, in test too: for use "
+            "where it is known who speaks."
+        },
+    )
 
 
 @dataclass

@@ -110,6 +110,8 @@ def describe_model(flags: dict, model, saved: type, task: str) -> dict:
     details = DETAILS.get(model.config.model_type, "its own head")
     if flags.get("lora_r"):
         details += f", fine-tuned by LoRA of rank {flags['lora_r']} (merged; the adapter alone is in adapter/)"
+    if flags.get("speaker_norm"):
+        details += ", relative to each speaker's mean spectrum (over all their clips, in test too)"
     return {
         "class": saved.__name__,
         "stock": saved.__module__.startswith("transformers."),

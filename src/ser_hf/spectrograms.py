@@ -1,6 +1,7 @@
 """Spectrogram models from flags, and their features: computed once a clip, kept by content, changed while training."""
 
 import logging
+from collections import Counter
 
 import numpy as np
 import torch
@@ -37,15 +38,24 @@ def spectrogram_model(flags, report):
         if name:
             model = SerForSpectrogramClassification.from_pretrained(name)
             extractor = SerSpectrogramFeatureExtractor.from_pretrained(name)
+            if args.speaker_norm and extractor.mean_spectrum is None:
+                raise SerError(f"--speaker_norm: {name} was trained without it, and must be trained anew")
+            args.speaker_norm = extractor.mean_spectrum is not None
         else:
             kind = args.features or ("mfcc" if args.arch.startswith("cnn1d") else "mel")
             sizes = {key: getattr(args, key) for key in ("n_mels", "n_mfcc", "n_fft", "win_length", "hop_length")}
+            rows = args.n_mels if kind == "mel" else args.n_mfcc
             extractor = SerSpectrogramFeatureExtractor(
-                args.sampling_rate, kind, normalize=args.normalize, trim_db=flags.data.trim_db, **sizes
+                args.sampling_rate,
+                kind,
+                normalize=args.normalize,
+                trim_db=flags.data.trim_db,
+                mean_spectrum=[0.0] * rows if args.speaker_norm else None,  # until `feature_collators` has heard them
+                **sizes,
             )
             config = SerSpectrogramConfig(
                 arch=args.arch,
-                rows=extractor.feature_size,
+                rows=rows,
                 reduce=args.reduce,
                 pooling=args.pooling,
                 dropout=args.dropout,
@@ -78,29 +88,33 @@ class FeatureCollator(SpeechCollator):
     Waveforms are changed only where no store is given; SpecAugment and mixup change what comes from a store too.
 
     Args:
-        extractor: `SerSpectrogramFeatureExtractor`, which trims too.
-        store: Where the features are (`compute`); None computes them from each clip's audio, changed at random.
+        extractor: `SerSpectrogramFeatureExtractor`, which trims and scales too.
+        store: Where the features are (`compute`), before they are scaled; None computes them from each clip's audio,
+            changed at random.
+        means: Mean spectra `(rows,)` by speaker (`speaker_means`), if features are relative to them.
         Others: as in `SpeechCollator`.
     """
 
-    columns = (*SpeechCollator.columns, "audio_hash")
+    columns = (*SpeechCollator.columns, "audio_hash", "speaker")
     values = "input_features"
 
-    def __init__(self, extractor, store: Store | None, **kwargs):
+    def __init__(self, extractor, store: Store | None, means: dict[str, torch.Tensor] | None = None, **kwargs):
         super().__init__(extractor, trim_db=extractor.trim_db, **kwargs)
-        self.extractor, self.store = extractor, store
+        self.extractor, self.store, self.means = extractor, store, means or {}
 
     def from_audio(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
-        """`(rows, frames)` of a row, without SpecAugment."""
+        """`(rows, frames)` float32 of a row, not scaled and without SpecAugment."""
         samples = decode(row["audio"], self.sampling_rate, row.get("window_start"), row.get("window_end"))
-        return self.extractor.features(self._change(samples, generator))
+        return self.extractor.unscaled(self._change(samples, generator)).float()
+
+    def unscaled(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
+        """The same, from the store where it has them."""
+        stored = self.store is not None and row.get("audio_hash")
+        return self.store[content(row)] if stored else self.from_audio(row, generator)
 
     def _clip(self, row: dict) -> torch.Tensor:
         generator = self._generator(row["id"])
-        if self.store is not None and row.get("audio_hash"):
-            features = self.store[content(row)]
-        else:
-            features = self.from_audio(row, generator)
+        features = self.extractor.scaled(self.unscaled(row, generator), self.means.get(row.get("speaker")))
         if self.augmentation is None or not self.augmentation.spec_p:
             return features
         # What is hidden gets the mean; of MFCC each row its own, for coefficients have not one scale as mel bands do.
@@ -130,29 +144,71 @@ def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
     return len(missing)
 
 
+def speaker_means(parts, collator: FeatureCollator) -> dict[str, torch.Tensor]:
+    """The mean spectrum `(rows,)` of each speaker of all parts, over that speaker's rows, each counting once.
+
+    No label is read. Of a speaker who is tested these are the clips to be scored: who uses the model needs clips of the
+    speaker too (`adapted`).
+
+    Raises:
+        SerError: a row has no speaker.
+        AudioError: a clip cannot be read.
+    """
+    sums, counts = {}, Counter()
+    for rows in parts.values():
+        table = rows.select_columns([column for column in collator.columns if column in rows.column_names])
+        if unnamed := table["speaker"][:].count(None):
+            raise SerError(f"--speaker_norm: {unnamed} of {len(table)} clips do not say who speaks; leave it out")
+        for row in table:
+            mean = collator.unscaled(row, collator._generator(row["id"])).double().mean(dim=1)
+            sums[row["speaker"]] = sums.get(row["speaker"], 0) + mean
+            counts[row["speaker"]] += 1
+    return {speaker: (total / counts[speaker]).float() for speaker, total in sums.items()}
+
+
+def speaker_remark(test: Dataset) -> str:
+    """What a reader of figures on `test` must know where features are relative to speakers' means."""
+    counts = Counter(test["speaker"])
+    return (
+        "speaker_norm: features are relative to each speaker's mean spectrum, read without labels from all of their "
+        f"clips, of test speakers too ({min(counts.values())} to {max(counts.values())} clips each): not comparable "
+        "with systems that hear one clip of a stranger"
+    )
+
+
 def feature_collators(extractor, flags, report, parts) -> dict:
     """`data_collator` and `eval_collator` over one store that holds the features of all parts.
 
     Without a store are training clips whose waveforms are to be changed, and all where of long clips only a stretch is
-    taken (`--max_seconds`), which in training is another in every epoch.
+    taken (`--max_seconds`), which in training is another in every epoch. With `--speaker_norm` the extractor is given
+    the mean spectrum of the training speakers.
     """
     data, training, augmentation = flags.data, flags.training, flags.augmentation
     same = {"min_seconds": data.min_seconds, "max_seconds": data.max_seconds, "seed": training.seed}
+    by_speaker = extractor.mean_spectrum is not None
     store = None
     if data.max_seconds is None:
-        settings = {key: value for key, value in extractor.to_dict().items() if key != "auto_map"}
+        # What is done when they are read (`scaled`) is not in the store.
+        scaling = ("auto_map", "mean_spectrum", "normalize", "padding_value")
+        settings = {key: value for key, value in extractor.to_dict().items() if key not in scaling}
         store = Store(settings_folder("features", sorted(settings.items()), data.min_seconds))
     plain = FeatureCollator(extractor, store, **same)
     changed = any(getattr(augmentation, name) for name in WAVEFORM)
     if store is not None:
         with training.main_process_first():
-            wanted = [part for name, part in parts.items() if not (changed and name == "train")]
+            wanted = [part for name, part in parts.items() if by_speaker or not (changed and name == "train")]
             count = sum(compute(store, rows, plain) for rows in wanted if len(rows))
             if count and training.process_index == 0:
                 logger.info("features of %d clips computed into %s", count, store.folder)
+    if by_speaker:
+        plain.means = speaker_means({name: rows for name, rows in parts.items() if len(rows)}, plain)
+        if training.do_train:
+            heard = sorted(set(parts["train"]["speaker"]))
+            extractor.mean_spectrum = torch.stack([plain.means[name] for name in heard]).mean(dim=0).tolist()
     data_collator = FeatureCollator(
         extractor,
         None if changed else store,
+        plain.means,
         skip_unreadable=True,
         augmentation=augmentation,
         num_labels=len(report.label_names),

@@ -6,6 +6,7 @@ The defaults are the reference work's: 8 kHz, trimmed at 30 dB, n_fft 1024, Hamm
 trimming is done at 8 kHz (at the file's own 48 kHz it gives 105 frames).
 """
 
+import copy
 from functools import lru_cache
 
 import numpy as np
@@ -62,6 +63,9 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         reference: What is 0 dB: `max`, the clip's highest power, or a power. None is `max` for mel and 1.0 for mfcc,
             the defaults of the reference work and of librosa.feature.mfcc.
         normalize: `clip` brings each clip's values together to zero mean and unit variance, `none` leaves dB.
+        mean_spectrum: `(rows,)`, taken from every frame before `normalize`; None takes nothing. A model that was
+            trained on spectra relative to each speaker's mean has here that of an average speaker, for clips of whom
+            nothing else is known; `adapted` puts a speaker's own there.
         padding_value: What is behind shorter clips of a batch. None is the lowest value there is where there is one
             (`-top_db`), 0 otherwise.
     """
@@ -84,6 +88,7 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         top_db: float | None = 80.0,
         reference: str | float | None = None,
         normalize: str = "none",
+        mean_spectrum: list[float] | None = None,
         padding_value: float | None = None,
         **kwargs,
     ):
@@ -100,17 +105,21 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
             )
         if kind == "mfcc" and not 0 < n_mfcc <= n_mels:
             raise ValueError(f"n_mfcc {n_mfcc}: must be 1 to n_mels {n_mels}")
+        rows = n_mels if kind == "mel" else n_mfcc
+        if mean_spectrum is not None and len(mean_spectrum) != rows:
+            raise ValueError(f"mean_spectrum of {len(mean_spectrum)} values: must be {rows}, one a row")
         if reference is None:
             reference = "max" if kind == "mel" else 1.0
         if padding_value is None:
             lowest = kind == "mel" and reference == "max" and normalize == "none" and top_db is not None
+            lowest = lowest and mean_spectrum is None
             padding_value = -top_db if lowest else 0.0
         kwargs.pop("feature_size", None)
-        super().__init__(n_mels if kind == "mel" else n_mfcc, sampling_rate, padding_value, **kwargs)
+        super().__init__(rows, sampling_rate, padding_value, **kwargs)
         self.kind, self.n_mels, self.n_mfcc = kind, n_mels, n_mfcc
         self.n_fft, self.win_length, self.hop_length, self.window_type = n_fft, win_length, hop_length, window_type
         self.f_min, self.f_max, self.trim_db, self.top_db = f_min, f_max, trim_db, top_db
-        self.reference, self.normalize = reference, normalize
+        self.reference, self.normalize, self.mean_spectrum = reference, normalize, mean_spectrum
 
     def decibel(self, power: torch.Tensor) -> torch.Tensor:
         """Power spectrograms `(batch, rows, frames)` in dB, each by itself (librosa.power_to_db)."""
@@ -120,15 +129,8 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         values = 10 * (power.log10() - zero.log10())
         return values if self.top_db is None else torch.maximum(values, values.amax((1, 2), keepdim=True) - self.top_db)
 
-    def extract(self, samples: torch.Tensor) -> torch.Tensor:
-        """Features of clips of one length, on the device the samples are on; nothing is trimmed.
-
-        Args:
-            samples: `(batch, samples)` floats, at least one sample.
-
-        Returns:
-            `(batch, rows, 1 + samples // hop_length)` float32.
-        """
+    def spectra(self, samples: torch.Tensor) -> torch.Tensor:
+        """`extract` before `mean_spectrum` and `normalize`: `(batch, rows, frames)`, in float64 where there is one."""
         # torch's transform in float32 is wrong by 0.001 dB and more at -80 dB; Apple's devices have no float64.
         samples = samples.to(torch.float32 if samples.device.type == "mps" else torch.float64)
         shape = torch.hamming_window if self.window_type == "hamming" else torch.hann_window
@@ -144,21 +146,64 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         top = self.f_max or self.sampling_rate / 2
         filters = mel_filters(self.n_fft, self.n_mels, self.f_min, top, self.sampling_rate)
         values = self.decibel(filters.to(samples) @ spectrum.abs().square())
-        if self.kind == "mfcc":
-            values = cosines(self.n_mfcc, self.n_mels).to(samples) @ values
+        return cosines(self.n_mfcc, self.n_mels).to(samples) @ values if self.kind == "mfcc" else values
+
+    def scaled(self, values: torch.Tensor, mean_spectrum: torch.Tensor | None = None) -> torch.Tensor:
+        """Float32 features of `spectra`, `(..., rows, frames)`, each clip by itself.
+
+        Args:
+            values: Not padded.
+            mean_spectrum: `(rows,)`, the speaker's, if it is known; otherwise this extractor's, if it has one.
+        """
+        if mean_spectrum is None and self.mean_spectrum is not None:
+            mean_spectrum = torch.tensor(self.mean_spectrum)
+        if mean_spectrum is not None:
+            values = values - mean_spectrum.to(values).unsqueeze(-1)
         if self.normalize == "clip":
-            values = values - values.mean(dim=(1, 2), keepdim=True)
-            values = values / (values.square().mean(dim=(1, 2), keepdim=True) + 1e-7).sqrt()
+            values = values - values.mean(dim=(-2, -1), keepdim=True)
+            values = values / (values.square().mean(dim=(-2, -1), keepdim=True) + 1e-7).sqrt()
         return values.float()
 
-    def features(self, clip) -> torch.Tensor:
-        """`(rows, frames)` of one clip `(samples,)`, trimmed first where `trim_db` says so."""
+    def extract(self, samples: torch.Tensor) -> torch.Tensor:
+        """Features of clips of one length, on the device the samples are on; nothing is trimmed.
+
+        Args:
+            samples: `(batch, samples)` floats, at least one sample.
+
+        Returns:
+            `(batch, rows, 1 + samples // hop_length)` float32.
+        """
+        return self.scaled(self.spectra(samples))
+
+    def unscaled(self, clip) -> torch.Tensor:
+        """`spectra` of one clip `(samples,)`, trimmed first where `trim_db` says so: `(rows, frames)`."""
         samples = np.asarray(clip, dtype=np.float32)
         if samples.ndim != 1 or not len(samples):
             raise ValueError(f"a clip must be (samples,), at least one sample, got shape {samples.shape}")
         if self.trim_db is not None:
             samples = trimmed(samples, self.trim_db)
-        return self.extract(torch.from_numpy(np.ascontiguousarray(samples)).unsqueeze(0))[0]
+        return self.spectra(torch.from_numpy(np.ascontiguousarray(samples)).unsqueeze(0))[0]
+
+    def features(self, clip) -> torch.Tensor:
+        """`(rows, frames)` float32 of one clip `(samples,)`, trimmed first where `trim_db` says so."""
+        return self.scaled(self.unscaled(clip))
+
+    def adapted(self, clips: list) -> "SerSpectrogramFeatureExtractor":
+        """This extractor for one speaker: its `mean_spectrum` is theirs, each clip counting once.
+
+        Args:
+            clips: `(samples,)` each, of this speaker in various moods: if all are angry, anger is taken for the voice.
+
+        Raises:
+            ValueError: no clips, or a model that does not know speakers by their mean spectra.
+        """
+        if self.mean_spectrum is None:
+            raise ValueError("this model was not trained with --speaker_norm: a speaker's mean means nothing to it")
+        if not len(clips):
+            raise ValueError("no clips of the speaker")
+        other = copy.deepcopy(self)
+        other.mean_spectrum = torch.stack([self.unscaled(clip).mean(dim=1) for clip in clips]).mean(dim=0).tolist()
+        return other
 
     def batch(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
         """Clips `(rows, frames)` of any lengths as one padded batch: `input_features` `(batch, rows, frames)`, and
