@@ -104,6 +104,42 @@ def test_normalised_clips_have_zero_mean_and_unit_variance():
     assert np.isfinite(louder).all()
 
 
+@pytest.mark.parametrize("normalize", ["none", "clip"])
+def test_features_relative_to_a_speaker(normalize, tmp_path):
+    extractor = SerSpectrogramFeatureExtractor(normalize=normalize, mean_spectrum=list(np.linspace(-40, -10, 128)))
+    extractor.save_pretrained(tmp_path)
+    extractor = SerSpectrogramFeatureExtractor.from_pretrained(tmp_path)
+    assert extractor.padding_value == 0.0  # relative to a mean there is no lowest value
+    plain = SerSpectrogramFeatureExtractor()
+    clips = [voice(), voice()[:6000]]
+    raw = [plain(clip)["input_features"][0] for clip in clips]
+
+    def by_hand(mean):
+        values = raw[1] - mean[:, None]
+        return values if normalize == "none" else (values - values.mean()) / values.std()
+
+    assert np.allclose(extractor(clips[1])["input_features"][0], by_hand(np.linspace(-40, -10, 128)), atol=1e-4)
+    adapted = extractor.adapted(clips)
+    mean = (raw[0].mean(axis=1) + raw[1].mean(axis=1)) / 2  # the long clip counts no more than the short one
+    assert np.allclose(adapted(clips[1])["input_features"][0], by_hand(mean), atol=1e-4)
+    assert not np.allclose(mean, np.linspace(-40, -10, 128), atol=1)
+    assert extractor.mean_spectrum == list(np.linspace(-40, -10, 128))  # a copy was adapted
+    # A line that passes each band by so many dB more or less, in all clips of a speaker, is not heard.
+    line = torch.linspace(-20, 20, 128)
+    values, mean = torch.from_numpy(raw[1]), torch.from_numpy(mean)
+    through = extractor.scaled(values + line.unsqueeze(1), mean + line)
+    assert torch.allclose(through, extractor.scaled(values, mean), atol=1e-4)
+
+
+def test_speakers_are_refused_where_they_mean_nothing():
+    with pytest.raises(ValueError, match="not trained with --speaker_norm"):
+        SerSpectrogramFeatureExtractor().adapted([voice()])
+    with pytest.raises(ValueError, match="no clips"):
+        SerSpectrogramFeatureExtractor(mean_spectrum=[0.0] * 128).adapted([])
+    with pytest.raises(ValueError, match="mean_spectrum of 3 values: must be 128"):
+        SerSpectrogramFeatureExtractor(mean_spectrum=[0.0] * 3)
+
+
 def test_saved_and_loaded_is_the_same(tmp_path):
     extractor = SerSpectrogramFeatureExtractor(kind="mfcc", trim_db=None, **SMALL)
     extractor.save_pretrained(tmp_path)

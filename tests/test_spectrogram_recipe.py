@@ -4,12 +4,14 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile as sf
+import soxr
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -137,6 +139,41 @@ def test_what_is_hidden_gets_the_mean(folder, kind):
     assert torch.allclose(masked[~changed], clean[~changed], atol=1e-3)
 
 
+def test_features_are_relative_to_the_mean_of_the_speaker(folder, own_store):
+    """Of all the speaker's clips as recorded: in training, evaluation, from the store or not; no label is read."""
+    rows = load_corpus(str(folder))
+    parts = {"train": rows.select(range(12)), "validation": rows.select([]), "test": rows.select(range(12, 24))}
+    assert rows[3]["speaker"] == "s0" != rows[4]["speaker"]
+    settings = {"n_mels": 20, "trim_db": None, "normalize": "clip"}
+    plain = SerSpectrogramFeatureExtractor(**settings)
+
+    def raw(take):  # of speaker 0, in dB
+        samples = soxr.resample(sf.read(folder / f"s0_{take}.wav", dtype="float32")[0], 16000, 8000)
+        return plain.spectra(torch.from_numpy(samples)[None])[0]
+
+    mean = sum(raw(take).mean(dim=1) for take in range(4)) / 4
+    values = raw(3) - mean[:, None]
+    expected = ((values - values.mean()) / values.std(correction=0)).float()
+    for extra, data in (({}, {}), ({"gain_p": 1.0, "gain_db": [6.0]}, {}), ({}, {"max_seconds": 9.0})):
+        extractor = SerSpectrogramFeatureExtractor(**settings, mean_spectrum=[0.0] * 20)
+        flags = flags_of(extra, **data)
+        flags.training.do_train = True
+        collators = spectrograms.feature_collators(extractor, flags, REPORT, parts)
+        for collator in collators.values():  # a louder clip is the same one, against its maximum
+            assert torch.allclose(collator([rows[3]])["input_features"][0], expected, atol=1e-4)
+        means = collators["eval_collator"].means
+        assert sorted(means) == [f"s{number}" for number in range(6)]
+        heard = (means["s0"] + means["s1"] + means["s2"]) / 3
+        assert torch.allclose(torch.tensor(extractor.mean_spectrum), heard, atol=1e-4)
+    flags.training.do_train = False  # what a trained model was told stays
+    extractor = SerSpectrogramFeatureExtractor(**settings, mean_spectrum=[1.0] * 20)
+    spectrograms.feature_collators(extractor, flags, REPORT, parts)
+    assert extractor.mean_spectrum == [1.0] * 20
+    nameless = rows.remove_columns("speaker").add_column("speaker", ["s0", None] * 12)
+    with pytest.raises(SerError, match="--speaker_norm: 12 of 24 clips do not say who speaks"):
+        spectrograms.feature_collators(extractor, flags, REPORT, {"train": nameless})
+
+
 def test_lengths_after_trimming_make_batches(folder):
     rows = load_corpus(str(folder))
     extractor = SerSpectrogramFeatureExtractor(n_mels=20)
@@ -203,6 +240,51 @@ def test_a_run_in_windows_resumes_exactly(folder, own_store, tmp_path):
     assert sum(kept(own_store).values()) == before
     one, two = (load_file(tmp_path / run / "checkpoint-4" / "model.safetensors") for run in "ab")
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder, tmp_path, capsys):
+    flags = ("--dataset", str(folder), *RUN, "--speaker_norm", "true", "--normalize", "clip")
+    done = run_recipe("spectrogram_cls", *flags, "--output_dir", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    for text in (results["model"]["details"], done.stdout, (tmp_path / "run" / "README.md").read_text()):
+        assert "relative to each speaker's mean spectrum" in text
+    assert any("4 to 4 clips each" in line for line in results["test"]["remarks"])
+    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    columns = [name for name in table.columns if name.startswith("score_")]
+    assert len(table) == 8 and len(columns) == 2
+    speaker = table["speaker"][0]
+    own = table[table["speaker"] == speaker]
+    files = sorted(str(file) for file in folder.glob(f"{speaker}_*.wav"))
+    assert len(files) == len(own) == 4
+
+    def scores(*extra):
+        out = tmp_path / f"scores{len(extra)}.parquet"
+        assert console(["predict", *files, "--model", str(tmp_path / "run"), "--out", str(out), *extra]) == 0
+        found = pd.read_parquet(out)
+        return found[columns].to_numpy(), found["model"][0]
+
+    (known, mark), (unknown, other) = scores("--speaker_clips", *files), scores()
+    assert [Path(name).stem for name in own["id"]] == [Path(file).stem for file in files]
+    expected = own[columns].to_numpy()
+    assert np.abs(known - expected).max() < 1e-5 and np.abs(unknown - expected).max() > 1e-4 and mark != other
+
+    base = ("--dataset", str(folder), "--config", "none", "--use_cpu", "true")
+    base += ("--model_name_or_path", str(tmp_path / "run"), "--do_train", "false")
+    done = run_recipe("spectrogram_cls", *base, "--output_dir", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    scored = pd.read_parquet(tmp_path / "two" / "predictions.parquet")
+    assert np.abs(scored[columns].to_numpy() - table[columns].to_numpy()).max() < 1e-6
+    assert "relative to each speaker" in done.stdout
+
+    extractor = SerSpectrogramFeatureExtractor.from_pretrained(tmp_path / "run")
+    extractor.mean_spectrum = None
+    extractor.save_pretrained(tmp_path / "run")
+    capsys.readouterr()
+    assert console(["predict", *files, "--model", str(tmp_path / "run"), "--speaker_clips", *files]) == 2
+    assert "was trained without --speaker_norm" in capsys.readouterr().err
+    done = run_recipe("spectrogram_cls", *base, "--speaker_norm", "true", "--output_dir", str(tmp_path / "three"))
+    assert done.returncode == 2 and "was trained without it" in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

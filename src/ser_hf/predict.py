@@ -8,6 +8,10 @@ A table has one row a file: file, prediction (of several labels at once those th
 for each label, error where the file cannot be heard, and the model with a mark of its weights. With --window_s a
 file's row is the mean of its windows, and one row follows for each window, with its number, start and end in seconds.
 
+    ser-hf predict calls/anna/ --model runs/emodb_speaker_norm --speaker_clips calls/anna/
+
+A model that was trained with --speaker_norm is told by --speaker_clips how the person speaks who is heard in all files.
+
 The same command goes on after an interruption, and adds new files to a finished table: files that have a row in --out
 are not heard again, those with an error are. Exit status 0: all files have scores; 1: some do not, they are listed;
 2: a mistake in the command.
@@ -63,11 +67,17 @@ def find_files(places: list[str]) -> list[str]:
     return list(dict.fromkeys(files))
 
 
-def load(name: str, trust_remote_code: bool):
+def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = None):
     """The pipeline of a fine-tuned model, ours or any audio classifier of transformers.
 
+    Args:
+        name: Its folder or Hub id.
+        trust_remote_code: Whether code that comes with it may run.
+        speaker_clips: Files by which it is to know who speaks (`SerSpectrogramFeatureExtractor.adapted`).
+
     Raises:
-        SerError: not found, no audio classifier, its own code is not trusted, or weights of the head are missing.
+        SerError: not found, no audio classifier, its own code is not trusted, weights of the head are missing, it does
+            not go by speakers, or a clip of the speaker cannot be read.
     """
     torchaudio_cpu.check()
     import transformers
@@ -93,17 +103,26 @@ def load(name: str, trust_remote_code: bool):
             f"--model {name}: the weights {', '.join(missing[:4])} are missing, it would answer at random; "
             "give a fine-tuned checkpoint"
         )
+    if speaker_clips:
+        if getattr(extractor, "mean_spectrum", None) is None:
+            raise SerError(f"--speaker_clips: {name} was trained without --speaker_norm; leave it out")
+        from .audio import decode as hear
+
+        extractor = extractor.adapted([hear(file, extractor.sampling_rate) for file in speaker_clips])
     return SerPipeline(model=model, feature_extractor=extractor)
 
 
-def fingerprint(model) -> str:
-    """A mark of the weights: the rows of a model that was trained anew in the same folder are not taken for its own."""
+def fingerprint(model, mean_spectrum: list[float] | None = None) -> str:
+    """A mark of the weights, and of the speaker the features are relative to: the rows of a model that was trained anew
+    in the same folder, or of another speaker, are not taken for its own."""
     import torch
     import xxhash
 
     digest = xxhash.xxh3_64()
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    if mean_spectrum is not None:
+        digest.update(repr(mean_spectrum).encode())
     return digest.hexdigest()[:8]
 
 
@@ -265,6 +284,8 @@ def main(argv: list[str]) -> int:
     told = "audio behind the last whole window: a shorter one (default), one that begins earlier, or none"
     parser.add_argument("--window_last", choices=kinds, default="pad", help=told)
     parser.add_argument("--batch_size", type=positive, default=8, help="clips or windows at a time (default: 8)")
+    told = "clips of the one person who speaks in all files, in various moods, for a model trained with --speaker_norm"
+    parser.add_argument("--speaker_clips", nargs="+", metavar="FILE|FOLDER", help=told)
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
     args = parser.parse_args(argv)
     if args.hop_s is not None and args.window_s is None:
@@ -282,9 +303,10 @@ def main(argv: list[str]) -> int:
             raise SerError(f"--out {args.out}: must be a file that ends in {', '.join(FORMATS)}")
         claim(out.parent, f"--out {args.out}")
 
-    pipe = load(args.model, args.trust_remote_code)
+    pipe = load(args.model, args.trust_remote_code, find_files(args.speaker_clips) if args.speaker_clips else None)
     name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
-    settings = {"model": f"{name}@{fingerprint(pipe.model)}", **windows}
+    mark = fingerprint(pipe.model, getattr(pipe.feature_extractor, "mean_spectrum", None))
+    settings = {"model": f"{name}@{mark}", **windows}
     labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
     columns = columns_of(labels, bool(windows), pipe.problem_type != "regression")
     partial = out.with_name(f".{out.name}.partial") if out else None
