@@ -12,7 +12,7 @@ import torch
 from test_recipes import assert_equal_runs
 
 from conftest import TINY, run_recipe
-from ser_hf import load_corpus, split
+from ser_hf import SerError, load_corpus, split
 from ser_hf.flags import ClipArguments, FusionArguments, RunArguments
 from ser_hf.states import StateCollator
 from ser_hf.states import encode as encode_states
@@ -336,6 +336,16 @@ def test_trimmed_clips_are_encoded_alone_where_padding_is_heard(kind, setting, e
             weight += 0.05
     with pytest.raises(ValueError, match="encoded alone differs from what is cached"):
         check_states(model, processor, states, rows, flags)
+
+
+def test_a_model_that_goes_by_speakers_is_refused(setting):
+    from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
+
+    load, _, home = setting
+    SerForSpectrogramClassification(SerSpectrogramConfig(arch="cnn1d_3")).save_pretrained(home / "by_speaker")
+    SerSpectrogramFeatureExtractor(mean_spectrum=[0.0] * 128).save_pretrained(home / "by_speaker")
+    with pytest.raises(SerError, match="was trained with --speaker_norm, and fusion is not told who speaks"):
+        load(audio_model=str(home / "by_speaker"))
 
 
 def test_a_batch_of_states_without_text_or_audio(setting):

@@ -68,6 +68,8 @@ def load(args, report, do_train: bool = True):
             max_text_length=args.max_text_length,
             text_cleaning=args.text_cleaning,
         )
+        if getattr(processor.feature_extractor, "mean_spectrum", None) is not None:
+            raise ValueError("the audio model was trained with --speaker_norm, and fusion is not told who speaks")
         model = SerFusionForClassification.from_encoders(
             args.audio_model, args.text_model, modality_dropout=args.modality_dropout, **remote, **head, **labels
         )

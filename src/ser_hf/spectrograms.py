@@ -147,8 +147,9 @@ def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
 def speaker_means(parts, collator: FeatureCollator) -> dict[str, torch.Tensor]:
     """The mean spectrum `(rows,)` of each speaker of all parts, over that speaker's rows, each counting once.
 
-    No label is read. Of a speaker who is tested these are the clips to be scored: who uses the model needs clips of the
-    speaker too (`adapted`).
+    Speaker normalisation as in Schuller et al. (2010), "Cross-Corpus Acoustic Emotion Recognition: Variances and
+    Strategies", of the mean alone. No label is read. Of a speaker who is tested these are the clips to be scored: who
+    uses the model needs clips of the speaker too (`adapted`).
 
     Raises:
         SerError: a row has no speaker.
