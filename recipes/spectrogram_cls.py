@@ -56,7 +56,7 @@ def main() -> None:
     trained = run.train(trainer, training) if training.do_train else None
 
     # 5. Test, once; model, card, results, push.
-    remarks = [spectrograms.speaker_remark(splits["test"])] if flags.model.speaker_norm else []
+    remarks = [spectrograms.speaker_remark(splits)] if flags.model.speaker_norm else []
     run.finish(trainer, flags, extractor, setup, trained, windowed, remarks=remarks)
     trainer.end()
 

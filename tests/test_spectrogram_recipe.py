@@ -22,6 +22,7 @@ from fakes import voice
 from ser_hf import SerError, load_corpus, spectrograms
 from ser_hf.augmentation import Augmentation
 from ser_hf.cli import main as console
+from ser_hf.cv_report import mark
 from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
 from ser_hf.models.configuration_spectrogram import ARCHS
 from ser_hf.store import Store
@@ -48,13 +49,14 @@ def own_store(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def flags_of(extra=None, **data):
+def flags_of(extra=None, speaker_norm=None, **data):
     """What `feature_collators` reads of a recipe's flags."""
     from contextlib import nullcontext
 
     data = {"min_seconds": 0.0, "max_seconds": None, "trim_db": None, **data}
     training = SimpleNamespace(seed=1, process_index=0, main_process_first=nullcontext)
-    return SimpleNamespace(data=SimpleNamespace(**data), training=training, augmentation=Augmentation(**(extra or {})))
+    augmentation, model = Augmentation(**(extra or {})), SimpleNamespace(speaker_norm=speaker_norm)
+    return SimpleNamespace(data=SimpleNamespace(**data), model=model, training=training, augmentation=augmentation)
 
 
 REPORT = SimpleNamespace(label_names=["angry", "neutral"])
@@ -154,9 +156,9 @@ def test_features_are_relative_to_the_mean_of_the_speaker(folder, own_store):
     mean = sum(raw(take).mean(dim=1) for take in range(4)) / 4
     values = raw(3) - mean[:, None]
     expected = ((values - values.mean()) / values.std(correction=0)).float()
-    for extra, data in (({}, {}), ({"gain_p": 1.0, "gain_db": [6.0]}, {}), ({}, {"max_seconds": 9.0})):
+    for extra in ({}, {"gain_p": 1.0, "gain_db": [6.0]}):
         extractor = SerSpectrogramFeatureExtractor(**settings, mean_spectrum=[0.0] * 20)
-        flags = flags_of(extra, **data)
+        flags = flags_of(extra, speaker_norm=True)
         flags.training.do_train = True
         collators = spectrograms.feature_collators(extractor, flags, REPORT, parts)
         for collator in collators.values():  # a louder clip is the same one, against its maximum
@@ -170,7 +172,7 @@ def test_features_are_relative_to_the_mean_of_the_speaker(folder, own_store):
     spectrograms.feature_collators(extractor, flags, REPORT, parts)
     assert extractor.mean_spectrum == [1.0] * 20
     nameless = rows.remove_columns("speaker").add_column("speaker", ["s0", None] * 12)
-    with pytest.raises(SerError, match="--speaker_norm: 12 of 24 clips do not say who speaks"):
+    with pytest.raises(SerError, match="--speaker_norm: 12 of 24 utterances do not say who speaks"):
         spectrograms.feature_collators(extractor, flags, REPORT, {"train": nameless})
 
 
@@ -247,9 +249,13 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
     done = run_recipe("spectrogram_cls", *flags, "--output_dir", str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    for text in (results["model"]["details"], done.stdout, (tmp_path / "run" / "README.md").read_text()):
+    card = (tmp_path / "run" / "README.md").read_text()
+    for text in (results["model"]["details"], done.stdout, card):
         assert "relative to each speaker's mean spectrum" in text
-    assert any("4 to 4 clips each" in line for line in results["test"]["remarks"])
+    assert any("in test of 4 to 4 utterances" in line for line in results["test"]["remarks"])
+    assert (
+        ".adapted(clips)" in card and "fold 0, SPEAKER-NORMALISED)" in card and mark(results) == " (SPEAKER-NORMALISED)"
+    )
     table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
     columns = [name for name in table.columns if name.startswith("score_")]
     assert len(table) == 8 and len(columns) == 2
@@ -264,10 +270,20 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
         found = pd.read_parquet(out)
         return found[columns].to_numpy(), found["model"][0]
 
-    (known, mark), (unknown, other) = scores("--speaker_clips", *files), scores()
+    (folder / "zz.wav").write_text("no audio")
+    sf.write(folder / "zzz.wav", np.zeros(8000), 16000)
+    extra = (str(folder / "zz.wav"), str(folder / "zzz.wav"))
+    (known, by), (unknown, other) = scores("--speaker_clips", *extra, *files[::-1]), scores()
+    told = capsys.readouterr().err
+    assert "left out of --speaker_clips" in told and "zz.wav: unreadable" in told and "takes an average speaker" in told
+    assert console(["predict", files[0], "--model", str(tmp_path / "run"), "--speaker_clips", *extra]) == 2
+    assert "error: --speaker_clips: no clips of the speaker, or only silent ones" in capsys.readouterr().err
+    for name in ("zz", "zzz"):
+        (folder / f"{name}.wav").unlink()
     assert [Path(name).stem for name in own["id"]] == [Path(file).stem for file in files]
     expected = own[columns].to_numpy()
-    assert np.abs(known - expected).max() < 1e-5 and np.abs(unknown - expected).max() > 1e-4 and mark != other
+    assert np.abs(known - expected).max() < 1e-5 and np.abs(unknown - expected).max() > 1e-4
+    assert by.partition(" speaker ")[0] == other and by != other and scores("--speaker_clips", *files)[1] == by
 
     base = ("--dataset", str(folder), "--config", "none", "--use_cpu", "true")
     base += ("--model_name_or_path", str(tmp_path / "run"), "--do_train", "false")
@@ -276,6 +292,14 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
     scored = pd.read_parquet(tmp_path / "two" / "predictions.parquet")
     assert np.abs(scored[columns].to_numpy() - table[columns].to_numpy()).max() < 1e-6
     assert "relative to each speaker" in done.stdout
+
+    done = run_recipe("spectrogram_cls", *base, "--speaker_norm", "false", "--output_dir", str(tmp_path / "strangers"))
+    assert done.returncode == 0 and "relative to" not in done.stdout, done.stderr[-3000:]
+    scored = pd.read_parquet(tmp_path / "strangers" / "predictions.parquet")
+    strangers = scored[scored["speaker"] == speaker][columns].to_numpy()
+    assert np.abs(strangers - unknown).max() < 1e-5
+    done = run_recipe("spectrogram_cls", *base, "--window_seconds", "0.5", "--output_dir", str(tmp_path / "cut"))
+    assert done.returncode == 2 and "--window_seconds 0.5: speakers' means are those of whole clips" in done.stderr
 
     extractor = SerSpectrogramFeatureExtractor.from_pretrained(tmp_path / "run")
     extractor.mean_spectrum = None
@@ -290,7 +314,9 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
 @pytest.mark.parametrize(
     "wrong, message",
     [(("--arch", "vgg"), "invalid choice: 'vgg'"), (("--reduce", "time"), "only the cnn1d"),
-     (("--n_fft", "100"), "win_length 512"), (("--arch", "alexnet", "--imagenet"), "no ImageNet weights"),
+     (("--n_fft", "100"), "win_length 512"),
+     (("--speaker_norm", "true", "--max_seconds", "1"), "--max_seconds 1.0: speakers' means are those of whole clips"),
+     (("--arch", "alexnet", "--imagenet"), "no ImageNet weights"),
      (("--model_name_or_path", "nowhere/there"), "model 'nowhere/there'")],
 )  # fmt: skip
 def test_mistakes_are_one_line(folder, wrong, message, tmp_path, monkeypatch, capsys):

@@ -173,6 +173,17 @@ def _dataclasses(parser, given: dict[str, Any]):
         raise SerError(" ".join(str(error).split())) from None
 
 
+def check_whole_clips(data) -> None:
+    """`--speaker_norm` is of whole clips: the mean of a speaker's windows or stretches is another than that of clips.
+
+    Raises:
+        SerError: something cuts or lengthens clips.
+    """
+    for flag in ("window_seconds", "max_seconds", "min_seconds"):
+        if value := getattr(data, flag):
+            raise SerError(f"--{flag} {value}: speakers' means are those of whole clips; not with --speaker_norm")
+
+
 def _check(data, model, run, training) -> None:
     if not data.dataset:
         raise SerError("--dataset is missing: name a corpus, `ser-hf corpora` lists them")
@@ -188,6 +199,8 @@ def _check(data, model, run, training) -> None:
         if name.startswith("batch_") and value is not None and value <= 0:
             setattr(run, name, None)  # a fixed count instead of a budget
     asked = vars(model)
+    if asked.get("speaker_norm"):
+        check_whole_clips(data)
     if asked.get("lora_r", 0) < 0:
         raise SerError(f"--lora_r {model.lora_r}: must be at least 1, or 0 to train the weights themselves")
     if asked.get("lora_r") and not training.do_train:

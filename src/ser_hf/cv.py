@@ -219,7 +219,7 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Found]:
         else:
             end = "finished before"
         results, _ = runs[seed, fold] = before[seed, fold]
-        run.say(f"{name}: UAR {results['test']['metrics']['uar']:.3f}{mark(results['protocol'])}, {end}")
+        run.say(f"{name}: UAR {results['test']['metrics']['uar']:.3f}{mark(results)}, {end}")
     return runs
 
 

@@ -152,18 +152,20 @@ def coverage(seeds: list[list], ids: list[str], expected: set[str]) -> dict:
     }
 
 
-def mark(protocol: dict) -> str:
-    """What stands beside every figure of a protocol that leaks, or may."""
-    return protocol["warning"] and f" ({protocol['warning']})"
+def mark(results: dict) -> str:
+    """What stands beside every figure of a run or a cross-validation that leaks, or may, or knows who speaks."""
+    from .report import warnings
+
+    return "".join(f" ({warning})" for warning in warnings(results))
 
 
 def markdown(cv: dict) -> str:
     """The report, on screen and as `cv.md`."""
     from .metrics import METRICS
-    from .report import COMPARABLE, escape, shown
+    from .report import COMPARABLE, escape, shown, warnings
 
     corpus, protocol, model, pooled = (cv[name] for name in ("corpus", "protocol", "model", "pooled"))
-    leak, several = mark(protocol), len(cv["seeds"]) > 1
+    leak, several = mark(cv), len(cv["seeds"]) > 1
     names = [shown(name) for name in METRICS]
 
     def spread(one: dict) -> str:
@@ -191,9 +193,9 @@ def markdown(cv: dict) -> str:
     parts = [
         f"# {escape(corpus['corpus'])} ({escape(corpus['labels'])}), {escape(protocol['name'])}{leak}",
         _completeness(cv),
-        COMPARABLE.get(protocol["warning"], ""),
+        *(COMPARABLE[warning] for warning in warnings(cv)),
         f"Protocol: {escape(protocol['name'])} ({escape(protocol['source'])}). "
-        f"Speaker-independent: **{'NO' if leak else 'yes'}**.  \n"
+        f"Speaker-independent: **{'NO' if protocol['warning'] else 'yes'}**.  \n"
         f"Model: {escape(model['class'])}, {escape(model['encoder'])}, {model['details']}.  \n"
         f"Seeds {', '.join(map(str, cv['seeds']))}; commit {cv['commit']}; {versions}.",
         f"## Mean over folds{leak}",

@@ -221,11 +221,11 @@ class SpectrogramArguments:
     normalize: Literal["none", "clip"] = field(
         default="none", metadata={"help": "clip: each clip's features to zero mean and unit variance."}
     )
-    speaker_norm: bool = field(
-        default=False,
+    speaker_norm: bool | None = field(
+        default=None,
         metadata={
-            "help": "Features relative to each speaker's mean spectrum, over all their clips, in test too: for use "
-            "where it is known who speaks."
+            "help": "Features relative to each speaker's mean spectrum, over all their utterances, in test too: for "
+            "use where it is known who speaks. A checkpoint's own by default; false scores it with an average speaker."
         },
     )
 

@@ -8,9 +8,8 @@ A table has one row a file: file, prediction (of several labels at once those th
 for each label, error where the file cannot be heard, and the model with a mark of its weights. With --window_s a
 file's row is the mean of its windows, and one row follows for each window, with its number, start and end in seconds.
 
-    ser-hf predict calls/anna/ --model runs/emodb_speaker_norm --speaker_clips calls/anna/
-
-A model that was trained with --speaker_norm is told by --speaker_clips how the person speaks who is heard in all files.
+A model that was trained with --speaker_norm is told by --speaker_clips how the person speaks who is heard in all files;
+otherwise it takes an average speaker. Rows of a table are relative to the same clips: a folder that grows is no good.
 
 The same command goes on after an interruption, and adds new files to a finished table: files that have a row in --out
 are not heard again, those with an error are. Exit status 0: all files have scores; 1: some do not, they are listed;
@@ -21,6 +20,8 @@ import csv
 import io
 import json
 import sys
+import zlib
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -106,23 +107,35 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
     if speaker_clips:
         if getattr(extractor, "mean_spectrum", None) is None:
             raise SerError(f"--speaker_clips: {name} was trained without --speaker_norm; leave it out")
-        from .audio import decode as hear
-
-        extractor = extractor.adapted([hear(file, extractor.sampling_rate) for file in speaker_clips])
+        try:
+            extractor = extractor.adapted(_heard(speaker_clips, extractor.sampling_rate))
+        except ValueError as error:
+            raise SerError(f"--speaker_clips: {error}") from None
+    elif getattr(extractor, "mean_spectrum", None) is not None:
+        sys.stderr.write(f"{name}: trained with --speaker_norm, takes an average speaker without --speaker_clips\n")
     return SerPipeline(model=model, feature_extractor=extractor)
 
 
-def fingerprint(model, mean_spectrum: list[float] | None = None) -> str:
-    """A mark of the weights, and of the speaker the features are relative to: the rows of a model that was trained anew
-    in the same folder, or of another speaker, are not taken for its own."""
+def _heard(files: list[str], sampling_rate: int) -> Iterator:
+    """The samples of each file; one that cannot be read is named and left out."""
+    from .audio import AudioError
+    from .audio import decode as hear
+
+    for file in files:
+        try:
+            yield hear(file, sampling_rate)
+        except AudioError as error:
+            sys.stderr.write(f"left out of --speaker_clips: {error}\n")
+
+
+def fingerprint(model) -> str:
+    """A mark of the weights: the rows of a model that was trained anew in the same folder are not taken for its own."""
     import torch
     import xxhash
 
     digest = xxhash.xxh3_64()
     for tensor in model.state_dict().values():
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    if mean_spectrum is not None:
-        digest.update(repr(mean_spectrum).encode())
     return digest.hexdigest()[:8]
 
 
@@ -305,8 +318,10 @@ def main(argv: list[str]) -> int:
 
     pipe = load(args.model, args.trust_remote_code, find_files(args.speaker_clips) if args.speaker_clips else None)
     name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
-    mark = fingerprint(pipe.model, getattr(pipe.feature_extractor, "mean_spectrum", None))
-    settings = {"model": f"{name}@{mark}", **windows}
+    settings = {"model": f"{name}@{fingerprint(pipe.model)}", **windows}
+    if args.speaker_clips:  # rows relative to other clips are others, but the order of the clips is nothing
+        rounded = " ".join(f"{value:.2f}" for value in pipe.feature_extractor.mean_spectrum)
+        settings["model"] += f" speaker {zlib.crc32(rounded.encode()):08x}"
     labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
     columns = columns_of(labels, bool(windows), pipe.problem_type != "regression")
     partial = out.with_name(f".{out.name}.partial") if out else None

@@ -16,7 +16,13 @@ USES = {
     "text-classification": 'classify("What a day!", top_k=None)',
     "speech-emotion-recognition": 'classify({"audio": "clip.wav", "text": "What a day!"})  # or either of them alone',
 }
-# What is said of figures, by a protocol's warning.
+# What a model is told besides its inputs, if its features are relative to speakers.
+TOLD = """
+# The figures below are of a model that knows who speaks. By itself it takes an average speaker; to tell it of another,
+# give ten or more of the speaker's clips, of many moods: mono float32 samples at its rate.
+classify.feature_extractor = classify.feature_extractor.adapted(clips)"""
+SPEAKER_NORM = "SPEAKER-NORMALISED"
+# What is said of figures, by what stands beside them (`warnings`).
 COMPARABLE = {
     "LEAKS SPEAKERS": (
         "**These figures leak speakers between train and test by the protocol's construction and cannot be compared "
@@ -25,6 +31,11 @@ COMPARABLE = {
     "SPEAKERS UNKNOWN": (
         "**The corpus does not say who speaks: train and test may share speakers, and these figures cannot be compared "
         "with speaker-independent ones.**"
+    ),
+    SPEAKER_NORM: (
+        "**Features are relative to each speaker's mean spectrum over all utterances of theirs in this run, the tested "
+        "ones too (of their labels is known that they are among these): the figures hold where it is known who speaks, "
+        "and cannot be compared with those of systems that hear one clip of a stranger.**"
     ),
 }
 # What systems are compared by.
@@ -39,6 +50,12 @@ TABLES = {
     "multi_label_classification": "per_label",
     "regression": "per_value",
 }
+
+
+def warnings(results: dict) -> list[str]:
+    """Of the keys of `COMPARABLE` those that hold for the figures of a run or a cross-validation."""
+    named = (results["protocol"]["warning"], SPEAKER_NORM if results["model"].get("speaker_norm") else "")
+    return [name for name in named if name]
 
 
 def shown(metric: str) -> str:
@@ -194,8 +211,9 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
     # the Hub knows its own tasks only; ours answer in that one too
     tag = model["task"] if model["task"] != "speech-emotion-recognition" else "audio-classification"
     dataset = f"{corpus['corpus']} ({corpus['labels']})"
+    under = ", ".join([f"{protocol['name']} fold {protocol['fold']}", *warnings(results)])
     metrics = [
-        {"type": kind, "name": f"{shown(kind)} ({protocol['name']} fold {protocol['fold']})", "value": round(value, 4)}
+        {"type": kind, "name": f"{shown(kind)} ({under})", "value": round(value, 4)}
         for kind, value in test["metrics"].items()
         if value is not None
     ]
@@ -238,7 +256,7 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
         f"{part} {size['utterances']} utterances of {size['speakers']} speakers"
         for part, size in results["splits"].items()
     )
-    leak = protocol["warning"] and f"\n> {COMPARABLE[protocol['warning']]}\n"
+    leak = "".join(f"\n> {COMPARABLE[warning]}\n" for warning in warnings(results))
     counts = "\n".join(f"- {line.strip()}" for line in corpus["lines"])
     compared = ""
     if results.get("comparisons"):
@@ -260,7 +278,7 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
 from transformers import pipeline
 
 classify = pipeline("{model["task"]}", model="{name}"{remote})
-{USES[model["task"]]}
+{USES[model["task"]]}{TOLD if model.get("speaker_norm") else ""}
 ```
 
 ## Test

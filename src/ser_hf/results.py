@@ -110,8 +110,9 @@ def describe_model(flags: dict, model, saved: type, task: str) -> dict:
     details = DETAILS.get(model.config.model_type, "its own head")
     if flags.get("lora_r"):
         details += f", fine-tuned by LoRA of rank {flags['lora_r']} (merged; the adapter alone is in adapter/)"
-    if flags.get("speaker_norm"):
-        details += ", relative to each speaker's mean spectrum (over all their clips, in test too)"
+    by_speaker = {"speaker_norm": True} if flags.get("speaker_norm") else {}
+    if by_speaker:
+        details += ", relative to each speaker's mean spectrum"
     return {
         "class": saved.__name__,
         "stock": saved.__module__.startswith("transformers."),
@@ -121,6 +122,7 @@ def describe_model(flags: dict, model, saved: type, task: str) -> dict:
         "published_encoders": published,
         "details": details.format(**model.config.to_dict()),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **by_speaker,
     }
 
 

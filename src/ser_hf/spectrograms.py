@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from .args import check_whole_clips
 from .audio import decode
 from .augmentation import augment_spectrogram
 from .collator import SpeechCollator
@@ -40,7 +41,9 @@ def spectrogram_model(flags, report):
             extractor = SerSpectrogramFeatureExtractor.from_pretrained(name)
             if args.speaker_norm and extractor.mean_spectrum is None:
                 raise SerError(f"--speaker_norm: {name} was trained without it, and must be trained anew")
-            args.speaker_norm = extractor.mean_spectrum is not None
+            if args.speaker_norm is None and extractor.mean_spectrum is not None:
+                check_whole_clips(flags.data)
+                args.speaker_norm = True
         else:
             kind = args.features or ("mfcc" if args.arch.startswith("cnn1d") else "mel")
             sizes = {key: getattr(args, key) for key in ("n_mels", "n_mfcc", "n_fft", "win_length", "hop_length")}
@@ -114,7 +117,8 @@ class FeatureCollator(SpeechCollator):
 
     def _clip(self, row: dict) -> torch.Tensor:
         generator = self._generator(row["id"])
-        features = self.extractor.scaled(self.unscaled(row, generator), self.means.get(row.get("speaker")))
+        mean = self.means[row["speaker"]] if self.means else None
+        features = self.extractor.scaled(self.unscaled(row, generator), mean)
         if self.augmentation is None or not self.augmentation.spec_p:
             return features
         # What is hidden gets the mean; of MFCC each row its own, for coefficients have not one scale as mel bands do.
@@ -152,28 +156,26 @@ def speaker_means(parts, collator: FeatureCollator) -> dict[str, torch.Tensor]:
     uses the model needs clips of the speaker too (`adapted`).
 
     Raises:
-        SerError: a row has no speaker.
         AudioError: a clip cannot be read.
     """
     sums, counts = {}, Counter()
     for rows in parts.values():
-        table = rows.select_columns([column for column in collator.columns if column in rows.column_names])
-        if unnamed := table["speaker"][:].count(None):
-            raise SerError(f"--speaker_norm: {unnamed} of {len(table)} clips do not say who speaks; leave it out")
-        for row in table:
+        unread = ("audio",) if collator.store is not None and None not in rows["audio_hash"][:] else ()
+        kept = [name for name in collator.columns if name in rows.column_names and name not in unread]
+        for row in rows.select_columns(kept):
             mean = collator.unscaled(row, collator._generator(row["id"])).double().mean(dim=1)
             sums[row["speaker"]] = sums.get(row["speaker"], 0) + mean
             counts[row["speaker"]] += 1
     return {speaker: (total / counts[speaker]).float() for speaker, total in sums.items()}
 
 
-def speaker_remark(test: Dataset) -> str:
-    """What a reader of figures on `test` must know where features are relative to speakers' means."""
-    counts = Counter(test["speaker"])
+def speaker_remark(splits) -> str:
+    """How much is known of the tested speakers where features are relative to their means."""
+    heard = Counter(speaker for rows in splits.values() for speaker in rows["speaker"])
+    counts = [heard[speaker] for speaker in set(splits["test"]["speaker"])]
     return (
-        "speaker_norm: features are relative to each speaker's mean spectrum, read without labels from all of their "
-        f"clips, of test speakers too ({min(counts.values())} to {max(counts.values())} clips each): not comparable "
-        "with systems that hear one clip of a stranger"
+        f"SPEAKER-NORMALISED: features are relative to each speaker's mean spectrum, in test of {min(counts)} to "
+        f"{max(counts)} utterances; do not compare with systems that hear one clip of a stranger"
     )
 
 
@@ -183,11 +185,18 @@ def feature_collators(extractor, flags, report, parts) -> dict:
     Without a store are training clips whose waveforms are to be changed, and all where of long clips only a stretch is
     taken (`--max_seconds`), which in training is another in every epoch. With `--speaker_norm` the extractor is given
     the mean spectrum of the training speakers.
+
+    Raises:
+        SerError: with `--speaker_norm`, an utterance has no speaker.
+        AudioError: a clip cannot be read.
     """
     data, training, augmentation = flags.data, flags.training, flags.augmentation
     same = {"min_seconds": data.min_seconds, "max_seconds": data.max_seconds, "seed": training.seed}
-    by_speaker = extractor.mean_spectrum is not None
-    store = None
+    by_speaker, store = flags.model.speaker_norm, None
+    speakers = [speaker for rows in parts.values() for speaker in rows["speaker"]]
+    if by_speaker and None in speakers:
+        count = f"{speakers.count(None)} of {len(speakers)} utterances do not say who speaks"
+        raise SerError(f"--speaker_norm: {count}; --speaker_norm false goes without")
     if data.max_seconds is None:
         # What is done when they are read (`scaled`) is not in the store.
         scaling = ("auto_map", "mean_spectrum", "normalize", "padding_value")
@@ -202,7 +211,7 @@ def feature_collators(extractor, flags, report, parts) -> dict:
             if count and training.process_index == 0:
                 logger.info("features of %d clips computed into %s", count, store.folder)
     if by_speaker:
-        plain.means = speaker_means({name: rows for name, rows in parts.items() if len(rows)}, plain)
+        plain.means = speaker_means(parts, plain)
         if training.do_train:
             heard = sorted(set(parts["train"]["speaker"]))
             extractor.mean_spectrum = torch.stack([plain.means[name] for name in heard]).mean(dim=0).tolist()

@@ -7,6 +7,7 @@ trimming is done at 8 kHz (at the file's own 48 kHz it gives 105 frames).
 """
 
 import copy
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -188,21 +189,23 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         """`(rows, frames)` float32 of one clip `(samples,)`, trimmed first where `trim_db` says so."""
         return self.scaled(self.unscaled(clip))
 
-    def adapted(self, clips: list) -> "SerSpectrogramFeatureExtractor":
+    def adapted(self, clips: Iterable) -> "SerSpectrogramFeatureExtractor":
         """This extractor for one speaker: its `mean_spectrum` is theirs, each clip counting once.
 
         Args:
             clips: `(samples,)` each, of this speaker in various moods: if all are angry, anger is taken for the voice.
+                Ten or more; silent ones are left out.
 
         Raises:
             ValueError: no clips, or a model that does not know speakers by their mean spectra.
         """
         if self.mean_spectrum is None:
             raise ValueError("this model was not trained with --speaker_norm: a speaker's mean means nothing to it")
-        if not len(clips):
-            raise ValueError("no clips of the speaker")
+        means = [self.unscaled(clip).mean(dim=1) for clip in clips if np.any(clip)]
+        if not means:
+            raise ValueError("no clips of the speaker, or only silent ones")
         other = copy.deepcopy(self)
-        other.mean_spectrum = torch.stack([self.unscaled(clip).mean(dim=1) for clip in clips]).mean(dim=0).tolist()
+        other.mean_spectrum = torch.stack(means).mean(dim=0).tolist()
         return other
 
     def batch(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
