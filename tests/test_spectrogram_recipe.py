@@ -298,6 +298,9 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
     scored = pd.read_parquet(tmp_path / "strangers" / "predictions.parquet")
     strangers = scored[scored["speaker"] == speaker][columns].to_numpy()
     assert np.abs(strangers - unknown).max() < 1e-5
+    on = ("--do_train", "true", "--speaker_norm", "false", "--output_dir", str(tmp_path / "on"))
+    done = run_recipe("spectrogram_cls", *base, *on)
+    assert done.returncode == 2 and "was trained with it; false is for --do_train false" in done.stderr
     done = run_recipe("spectrogram_cls", *base, "--window_seconds", "0.5", "--output_dir", str(tmp_path / "cut"))
     assert done.returncode == 2 and "--window_seconds 0.5: speakers' means are those of whole clips" in done.stderr
 

@@ -41,6 +41,8 @@ def spectrogram_model(flags, report):
             extractor = SerSpectrogramFeatureExtractor.from_pretrained(name)
             if args.speaker_norm and extractor.mean_spectrum is None:
                 raise SerError(f"--speaker_norm: {name} was trained without it, and must be trained anew")
+            if args.speaker_norm is False and extractor.mean_spectrum is not None and flags.training.do_train:
+                raise SerError(f"--speaker_norm false: {name} was trained with it; false is for --do_train false")
             if args.speaker_norm is None and extractor.mean_spectrum is not None:
                 check_whole_clips(flags.data)
                 args.speaker_norm = True
