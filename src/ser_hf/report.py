@@ -33,9 +33,9 @@ COMPARABLE = {
         "with speaker-independent ones.**"
     ),
     SPEAKER_NORM: (
-        "**Features are relative to each speaker's mean spectrum, over all utterances of theirs in this run (those with "
-        "one of its labels), the tested ones too: the figures hold where it is known who speaks, and cannot be compared "
-        "with those of systems that hear one clip of a stranger.**"
+        "**Features are relative to each speaker's mean spectrum, over all utterances of theirs in this run (those "
+        "with one of its labels), the tested ones too: the figures hold where it is known who speaks, and cannot be "
+        "compared with those of systems that hear one clip of a stranger.**"
     ),
 }
 # What systems are compared by.
