@@ -254,8 +254,11 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
         assert "relative to each speaker's mean spectrum" in text
     assert any("in test of 4 to 4 utterances" in line for line in results["test"]["remarks"])
     assert (
-        ".adapted(clips)" in card and "fold 0, SPEAKER-NORMALISED)" in card and mark(results) == " (SPEAKER-NORMALISED)"
+        ".adapted(clips)\nclassify({" in card
+        and "fold 0, SPEAKER-NORMALISED)" in card
+        and mark(results) == " (SPEAKER-NORMALISED)"
     )
+    assert "The model was selected on validation; test was scored once." in card
     table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
     columns = [name for name in table.columns if name.startswith("score_")]
     assert len(table) == 8 and len(columns) == 2
@@ -287,8 +290,10 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
 
     base = ("--dataset", str(folder), "--config", "none", "--use_cpu", "true")
     base += ("--model_name_or_path", str(tmp_path / "run"), "--do_train", "false")
-    done = run_recipe("spectrogram_cls", *base, "--output_dir", str(tmp_path / "two"))
+    two = ("--validation_fraction", "0", "--output_dir", str(tmp_path / "two"))
+    done = run_recipe("spectrogram_cls", *base, *two)
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "There was no validation: nothing was selected; test" in (tmp_path / "two" / "README.md").read_text()
     scored = pd.read_parquet(tmp_path / "two" / "predictions.parquet")
     assert np.abs(scored[columns].to_numpy() - table[columns].to_numpy()).max() < 1e-6
     assert "relative to each speaker" in done.stdout

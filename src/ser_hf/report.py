@@ -17,10 +17,11 @@ USES = {
     "speech-emotion-recognition": 'classify({"audio": "clip.wav", "text": "What a day!"})  # or either of them alone',
 }
 # What a model is told besides its inputs, if its features are relative to speakers.
-TOLD = """
+TOLD = """\
 # The figures below are of a model that knows who speaks. By itself it takes an average speaker; to tell it of another,
 # give ten or more of the speaker's clips, of many moods: mono float32 samples at its rate.
-classify.feature_extractor = classify.feature_extractor.adapted(clips)"""
+classify.feature_extractor = classify.feature_extractor.adapted(clips)
+"""
 SPEAKER_NORM = "SPEAKER-NORMALISED"
 # What is said of figures, by what stands beside them (`warnings`).
 COMPARABLE = {
@@ -257,6 +258,8 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
         for part, size in results["splits"].items()
     )
     leak = "".join(f"\n> {COMPARABLE[warning]}\n" for warning in warnings(results))
+    validated = results["splits"]["validation"]["utterances"]
+    selected = "The model was selected on validation" if validated else "There was no validation: nothing was selected"
     counts = "\n".join(f"- {line.strip()}" for line in corpus["lines"])
     compared = ""
     if results.get("comparisons"):
@@ -278,7 +281,7 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
 from transformers import pipeline
 
 classify = pipeline("{model["task"]}", model="{name}"{remote})
-{USES[model["task"]]}{TOLD if model.get("speaker_norm") else ""}
+{TOLD if model.get("speaker_norm") else ""}{USES[model["task"]]}
 ```
 
 ## Test
@@ -286,7 +289,7 @@ classify = pipeline("{model["task"]}", model="{name}"{remote})
 {leak}
 Protocol: **{escape(protocol["name"])}**, fold {protocol["fold"]} ({escape(protocol["source"])}).
 Speaker-independent: **{"yes" if independent else "NO"}**. {parts}.
-The model was selected on validation; test was scored once.
+{selected}; test was scored once.
 
 {_markdown_table(scores, "metric")}
 
