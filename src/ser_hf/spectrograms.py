@@ -195,8 +195,8 @@ def feature_collators(extractor, flags, report, parts) -> dict:
     data, training, augmentation = flags.data, flags.training, flags.augmentation
     same = {"min_seconds": data.min_seconds, "max_seconds": data.max_seconds, "seed": training.seed}
     by_speaker, store = flags.model.speaker_norm, None
-    speakers = [speaker for rows in parts.values() for speaker in rows["speaker"]]
-    if by_speaker and None in speakers:
+    speakers = [speaker for rows in parts.values() for speaker in rows["speaker"]] if by_speaker else []
+    if None in speakers:
         count = f"{speakers.count(None)} of {len(speakers)} utterances do not say who speaks"
         raise SerError(f"--speaker_norm: {count}; --speaker_norm false goes without")
     if data.max_seconds is None:
