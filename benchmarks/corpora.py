@@ -31,8 +31,8 @@ def size(folder: Path) -> float:
 
 
 def ours(corpus: Path, cache: Path) -> dict:
-    from ser_hf.audio import decode
-    from ser_hf.corpora import load_corpus
+    from ser_hf.data.audio import decode
+    from ser_hf.data.loading import load_corpus
 
     before, started = peak(), time.perf_counter()
     rows = load_corpus("emodb", data_dir=corpus, cache_dir=cache)

@@ -16,11 +16,12 @@ def run(options: Options) -> list[Figure]:
     import torch
     from transformers import BertConfig, PrinterCallback, TrainerCallback, Wav2Vec2Config, Wav2Vec2FeatureExtractor
 
-    from ser_hf import fusion, load_corpus
-    from ser_hf.flags import ClipArguments, RunArguments
+    from ser_hf import load_corpus
     from ser_hf.models import SerFusionConfig, SerFusionForClassification, SerFusionProcessor
-    from ser_hf.states import StateCollator, encode
-    from ser_hf.texts import train_tokenizer
+    from ser_hf.training import fusion_model as fusion
+    from ser_hf.training.flags import ClipArguments, RunArguments
+    from ser_hf.training.states import StateCollator, encode
+    from ser_hf.training.text_model import train_tokenizer
 
     rows = load_corpus("demo").shuffle(seed=0).select(range(96 if options.quick else 240))
     report = SimpleNamespace(

@@ -7,8 +7,8 @@ where there is little padding to save; last the recipe's whole way against the u
 import numpy as np
 from torch.utils.data import DataLoader
 
-from ser_hf.batching import LengthBatchSampler
-from ser_hf.collator import SpeechCollator
+from ser_hf.data.batching import LengthBatchSampler
+from ser_hf.data.collators import SpeechCollator
 
 from .corpus import Clips, iemocap_like, ravdess_like
 from .figures import Figure, Options

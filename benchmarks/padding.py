@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ser_hf.batching import LengthBatchSampler, padding_factor
+from ser_hf.data.batching import LengthBatchSampler, padding_factor
 
 from .corpus import iemocap_lengths
 from .figures import Figure, Options

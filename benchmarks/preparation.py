@@ -30,7 +30,7 @@ def emodb_like(root: Path, sentences: int) -> tuple[int, float]:
 
 
 def run(options: Options) -> list[Figure]:
-    from ser_hf.corpora import load_corpus
+    from ser_hf.data.loading import load_corpus
 
     root, first, cached = options.work / "emodb", [], []
     clips, hours = emodb_like(root, 2 if options.quick else 10)

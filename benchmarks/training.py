@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from ser_hf.batching import LengthBatchSampler, padding_factor
-from ser_hf.collator import SpeechCollator
-from ser_hf.trainer import SerTrainer
+from ser_hf.data.batching import LengthBatchSampler, padding_factor
+from ser_hf.data.collators import SpeechCollator
+from ser_hf.training.trainer import SerTrainer
 
 from .corpus import Clips, iemocap_like
 from .figures import Figure, Options

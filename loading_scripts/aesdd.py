@@ -8,8 +8,8 @@ zero); a letter at the end, `a06 (5)b.wav`, counts takes.
 import re
 from pathlib import Path
 
-from ser_hf.builder import SpeechCorpus
-from ser_hf.schema import CorpusCard, LabelConfig
+from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.schema import CorpusCard, LabelConfig
 
 EMOTIONS = {"a": "angry", "d": "disgust", "f": "fearful", "h": "happy", "s": "sad"}
 FOLDERS = ("anger", "disgust", "fear", "happiness", "sadness")

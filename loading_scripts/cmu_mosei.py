@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ser_hf.builder import SpeechCorpus
-from ser_hf.schema import CorpusCard, LabelConfig, SerError
+from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.schema import CorpusCard, LabelConfig, SerError
 
 SDK = "https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK"
 # Target -> MTurk's column, in the order of the .csd's vectors (SDK, standard_datasets/CMU_MOSEI/README.md).

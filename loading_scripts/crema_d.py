@@ -11,8 +11,8 @@ import csv
 import re
 from pathlib import Path
 
-from ser_hf.builder import SpeechCorpus
-from ser_hf.schema import CorpusCard, LabelConfig, SerError
+from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.schema import CorpusCard, LabelConfig, SerError
 
 REPOSITORY = "https://github.com/CheyneyComputerScience/CREMA-D"
 EMOTIONS = {"ANG": "angry", "DIS": "disgust", "FEA": "fearful", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}

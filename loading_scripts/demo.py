@@ -14,9 +14,9 @@ import datasets
 import numpy as np
 import soundfile as sf
 
-from ser_hf.corpora import SpeechCorpus
-from ser_hf.schema import CorpusCard, LabelConfig, SerError
-from ser_hf.synthesis import RATE, Speaker, speakers, utter
+from ser_hf.data.loading import SpeechCorpus
+from ser_hf.data.schema import CorpusCard, LabelConfig, SerError
+from ser_hf.data.synthesis import RATE, Speaker, speakers, utter
 
 VERSION = "1.3.0"  # bump when the audio, the sentences or the ratings change: it names the folder in the cache
 SEED = 1
@@ -67,7 +67,7 @@ class Demo(SpeechCorpus):
         homepage="https://creativecommons.org/publicdomain/zero/1.0/",
         how_to_get="Nothing to get: it is made on this machine when --data_dir is not given.",
         layout="metadata.csv\nwav/f1_00.wav ...",
-        citation="ser_hf (2026), demo corpus, synthesised by ser_hf.synthesis",
+        citation="ser_hf (2026), demo corpus, synthesised by ser_hf.data.synthesis",
         utterances=12 * EACH,
         speakers=12,
         hours=0.36,

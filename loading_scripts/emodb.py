@@ -7,8 +7,8 @@ Ten German actors (five female, five male) say ten sentences in seven emotions: 
 import re
 from pathlib import Path
 
-from ser_hf.builder import SpeechCorpus
-from ser_hf.schema import CorpusCard, LabelConfig
+from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.schema import CorpusCard, LabelConfig
 
 EMOTIONS = {
     "W": "angry",  # Wut

@@ -11,8 +11,8 @@ speaker is the letter of the utterance (`Ses01F_impro01_M000` is the man, `Ses01
 import re
 from pathlib import Path
 
-from ser_hf.builder import SpeechCorpus
-from ser_hf.schema import CorpusCard, LabelConfig
+from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.schema import CorpusCard, LabelConfig
 
 # The codes of the majority labels are also the first three letters of the raters' words (Neutral and Neutral state).
 EMOTIONS = {

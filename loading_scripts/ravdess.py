@@ -8,8 +8,8 @@ byte-identical. Several clips are very quiet (peaks below 300/32768).
 import re
 from pathlib import Path
 
-from ser_hf.builder import SpeechCorpus
-from ser_hf.schema import CorpusCard, LabelConfig
+from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.schema import CorpusCard, LabelConfig
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")  # codes 01 to 08
 STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")

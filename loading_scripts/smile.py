@@ -9,8 +9,8 @@ import html
 from itertools import islice
 from pathlib import Path
 
-from ser_hf.builder import SpeechCorpus
-from ser_hf.schema import CorpusCard, LabelConfig, SerError
+from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.schema import CorpusCard, LabelConfig, SerError
 
 EMOTIONS = {
     "angry": "angry",

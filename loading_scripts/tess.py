@@ -8,8 +8,8 @@ names, `OAF_food_fear.wav` has 96 kHz; soundfile, which goes by the content, rea
 import re
 from pathlib import Path
 
-from ser_hf.builder import SpeechCorpus
-from ser_hf.schema import CorpusCard, LabelConfig
+from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.schema import CorpusCard, LabelConfig
 
 EMOTIONS = {
     "angry": "angry",

@@ -11,7 +11,8 @@ probabilities on the same test utterances. `pipeline("speech-emotion-recognition
 "text"}, either of which may be missing.
 """
 
-from ser_hf import args, run
+from ser_hf.training import arguments as args
+from ser_hf.training import run
 
 
 def main() -> None:
@@ -19,10 +20,10 @@ def main() -> None:
     flags = args.parse(__doc__, system="fusion")
     data, training = flags.data, flags.training
 
-    from ser_hf import fusion
-    from ser_hf.lora import with_lora
-    from ser_hf.scoring import SELECTED_BY
-    from ser_hf.states import MODALITIES, StateCollator, check_states, encode
+    from ser_hf.evaluation.scoring import SELECTED_BY
+    from ser_hf.training import fusion_model as fusion
+    from ser_hf.training.lora import with_lora
+    from ser_hf.training.states import MODALITIES, StateCollator, check_states, encode
 
     # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
     setup = run.prepare("fusion_cls", flags)

@@ -9,7 +9,8 @@ Corpus -> speaker-independent split -> features, computed once and kept -> netwo
 scored once -> a folder that `pipeline("audio-classification", model=folder, trust_remote_code=True)` loads.
 """
 
-from ser_hf import args, pieces, run
+from ser_hf.training import arguments as args
+from ser_hf.training import pieces, run
 
 
 def main() -> None:
@@ -17,11 +18,11 @@ def main() -> None:
     flags = args.parse(__doc__, system="spectrogram")
     data, run_args, training = flags.data, flags.run, flags.training
 
-    from ser_hf import spectrograms
+    from ser_hf.data.mixing import with_soft_labels
+    from ser_hf.evaluation.scoring import SELECTED_BY, metrics_of
     from ser_hf.models.configuration_spectrogram import IMAGE_ARCHS
-    from ser_hf.preprocessing import with_soft_labels
-    from ser_hf.scoring import SELECTED_BY, metrics_of
-    from ser_hf.trainer import SerTrainer
+    from ser_hf.training import spectrogram_model as spectrograms
+    from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
     setup = run.prepare("spectrogram_cls", flags)

@@ -10,7 +10,8 @@ system against the most frequent answer and TF-IDF under a linear model. What co
 `pipeline("text-classification", model=folder)` loads.
 """
 
-from ser_hf import args, pieces, run
+from ser_hf.training import arguments as args
+from ser_hf.training import pieces, run
 
 
 def main() -> None:
@@ -20,12 +21,12 @@ def main() -> None:
 
     from dataclasses import replace
 
-    from ser_hf.lora import with_lora
-    from ser_hf.preprocessing import with_soft_labels
-    from ser_hf.scoring import SELECTED_BY, metrics_of
-    from ser_hf.text_baselines import text_baselines
-    from ser_hf.texts import TextCollator, prepare_texts, text_model, text_remarks, tokenize
-    from ser_hf.trainer import SerTrainer
+    from ser_hf.data.mixing import with_soft_labels
+    from ser_hf.evaluation.baselines import text_baselines
+    from ser_hf.evaluation.scoring import SELECTED_BY, metrics_of
+    from ser_hf.training.lora import with_lora
+    from ser_hf.training.text_model import TextCollator, prepare_texts, text_model, text_remarks, tokenize
+    from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check; texts.
     setup = run.prepare("text_cls", flags)

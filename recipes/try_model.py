@@ -9,8 +9,8 @@ Without a file, the first test utterance of the run is taken from the demo corpu
 import sys
 from pathlib import Path
 
-from ser_hf import run
 from ser_hf.errors import SerError
+from ser_hf.training import run
 
 
 def main() -> None:

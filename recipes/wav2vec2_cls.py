@@ -9,7 +9,8 @@ Corpus -> speaker-independent split -> encoder, pooling, head -> selected on val
 that `pipeline("audio-classification", model=folder)` loads.
 """
 
-from ser_hf import args, pieces, run
+from ser_hf.training import arguments as args
+from ser_hf.training import pieces, run
 
 
 def main() -> None:
@@ -17,9 +18,9 @@ def main() -> None:
     flags = args.parse(__doc__, system="wav2vec2")
     data, run_args, training = flags.data, flags.run, flags.training
 
-    from ser_hf.preprocessing import with_soft_labels
-    from ser_hf.scoring import metrics_of
-    from ser_hf.trainer import SerTrainer
+    from ser_hf.data.mixing import with_soft_labels
+    from ser_hf.evaluation.scoring import metrics_of
+    from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
     setup = run.prepare("wav2vec2_cls", flags, ("single_label_classification",))

@@ -9,7 +9,8 @@ What is learned follows the label configuration: a regression one gives values, 
 decision threshold for each label, tuned on validation and saved in the configuration.
 """
 
-from ser_hf import args, pieces, run
+from ser_hf.training import arguments as args
+from ser_hf.training import pieces, run
 
 
 def main() -> None:
@@ -17,8 +18,8 @@ def main() -> None:
     flags = args.parse(__doc__, system="wav2vec2_reg")
     run_args, training = flags.run, flags.training
 
-    from ser_hf.scoring import SELECTED_BY, metrics_of
-    from ser_hf.trainer import SerTrainer
+    from ser_hf.evaluation.scoring import SELECTED_BY, metrics_of
+    from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
     setup = run.prepare("wav2vec2_reg", flags, ("regression", "multi_label_classification"))

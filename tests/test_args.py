@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from ser_hf import SerError, args
-from ser_hf.systems import flags_of, training_defaults
+from ser_hf import SerError
+from ser_hf.training import arguments as args
+from ser_hf.training.systems import flags_of, training_defaults
 
 CPU = ["--use_cpu", "true"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from ser_hf.audio import AudioError, cut, decode, scan
+from ser_hf.data.audio import AudioError, cut, decode, scan
 
 SIXTEENTHS = np.array([0.0, 0.25, -0.5, 0.75, -1.0, 0.0625])  # exact in 16 and 24 bits and in float
 

@@ -8,9 +8,9 @@ import scipy.stats
 import soundfile as sf
 import torch
 
-from ser_hf import augmentation
-from ser_hf.audio import AudioError
-from ser_hf.augmentation import (
+from ser_hf.data import augmentation
+from ser_hf.data.audio import AudioError
+from ser_hf.data.augmentation import (
     Augmentation,
     augment,
     augment_spectrogram,

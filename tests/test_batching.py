@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ser_hf.batching import LengthBatchSampler, cut_by_seconds, evaluation_batches, padding_factor, split_to
+from ser_hf.data.batching import LengthBatchSampler, cut_by_seconds, evaluation_batches, padding_factor, split_to
 
 
 def iemocap_like(clips: int) -> np.ndarray:

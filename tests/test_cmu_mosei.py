@@ -12,8 +12,8 @@ import soundfile as sf
 
 from fakes import cmu_mosei as fake
 from fakes.cmu_mosei import BINARY, DASH, DIGITS, LONE, NO_FOLD, NO_WAV, SCORE, TIMES
-from ser_hf.corpora import corpus_class, find_corpus, load_corpus
-from ser_hf.schema import SerError
+from ser_hf.data.loading import corpus_class, find_corpus, load_corpus
+from ser_hf.data.schema import SerError
 
 REAL = Path(__file__).parents[2] / "shared" / "realdata" / "cmu_mosei"
 

@@ -8,8 +8,8 @@ import soundfile as sf
 import torch
 from transformers import Wav2Vec2FeatureExtractor
 
-from ser_hf.audio import AudioError
-from ser_hf.collator import SpeechCollator, pad_and_normalize
+from ser_hf.data.audio import AudioError
+from ser_hf.data.collators import SpeechCollator, pad_and_normalize
 
 
 @pytest.mark.parametrize("normalize", [True, False])

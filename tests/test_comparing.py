@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from ser_hf.comparing import compare
-from ser_hf.metrics import bootstrap_intervals, classification_metrics
-from ser_hf.scoring import cluster_intervals, score
-from ser_hf.vector_metrics import value_metrics
+from ser_hf.evaluation.comparing import compare
+from ser_hf.evaluation.metrics import bootstrap_intervals, classification_metrics
+from ser_hf.evaluation.scoring import cluster_intervals, score
+from ser_hf.evaluation.vector_metrics import value_metrics
 
 MULTI, VALUES = "multi_label_classification", "regression"
 
@@ -70,7 +70,7 @@ def test_no_speakers_resamples_utterances():
 
 def test_values_by_hand(monkeypatch):
     """Errors 1, 1 against 0, 2: MAE 1 - 1, MSE 1 - 2. A constant has no CCC, so there is no difference of it."""
-    monkeypatch.setattr("ser_hf.comparing.VALUE_DRAWS", 200)
+    monkeypatch.setattr("ser_hf.evaluation.comparing.VALUE_DRAWS", 200)
     part = {"label": [[0.0], [2.0]], "speaker": ["a", "b"]}
     main, other = np.array([[1.0], [3.0]]), np.array([[0.0], [0.0]])
     found = compare(part, main, {"mean": other, "same": main}, ["arousal"], VALUES)
@@ -87,7 +87,7 @@ def test_values_by_hand(monkeypatch):
 
 def test_several_labels_by_hand(monkeypatch):
     """Label x: main right on both, other on one (F1 1 and 2/3)."""
-    monkeypatch.setattr("ser_hf.comparing.LABEL_DRAWS", 20)
+    monkeypatch.setattr("ser_hf.evaluation.comparing.LABEL_DRAWS", 20)
     part = {"label": [[1.0, 0.0], [0.0, 1.0]], "speaker": ["a", "b"]}
     main = np.array([[2.0, -2.0], [-2.0, 2.0]])
     other = np.array([[2.0, -2.0], [1.0, 2.0]])

@@ -18,9 +18,9 @@ import pytest
 import soundfile as sf
 
 from fakes import voice
-from ser_hf.audio import decode
-from ser_hf.corpora import corpus_class, find_corpus, label_config, list_corpora, load_corpus
-from ser_hf.schema import EMOTIONS, OPTIONAL_COLUMNS, CorpusCard, LabelConfig, SerError, features
+from ser_hf.data.audio import decode
+from ser_hf.data.loading import corpus_class, find_corpus, label_config, list_corpora, load_corpus
+from ser_hf.data.schema import EMOTIONS, OPTIONAL_COLUMNS, CorpusCard, LabelConfig, SerError, features
 
 CORPORA = list_corpora()
 CONFIGS = [(name, config.name) for name in CORPORA for config in corpus_class(name).BUILDER_CONFIGS]

@@ -20,10 +20,11 @@ import pytest
 import yaml
 
 from conftest import REPO, tiny_flags
-from ser_hf import args, cv, cv_report
-from ser_hf.corpora import load_corpus
+from ser_hf.cli import cv, cv_report
+from ser_hf.data.loading import load_corpus
+from ser_hf.data.splits import find_protocol, folds_of
 from ser_hf.errors import SerError
-from ser_hf.protocols import find_protocol, folds_of
+from ser_hf.training import arguments as args
 
 RECIPE = str(REPO / "recipes" / "wav2vec2_cls.py")
 WORDS = ["angry", "sad"]
@@ -430,7 +431,7 @@ def test_labels_that_are_vectors_are_refused(fake_corpus, monkeypatch, tmp_path)
 
 
 def test_help_loads_nothing_heavy():
-    code = "import sys; from ser_hf import cv; cv.main(['--help']); print({'torch', 'datasets'} & {*sys.modules})"
+    code = "import sys; from ser_hf.cli import cv; cv.main(['--help']); print({'torch', 'datasets'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "--seeds" in done.stdout and done.stdout.endswith("set()\n")
 
@@ -451,7 +452,7 @@ def test_launch_streams_to_the_log_and_returns_the_end(tmp_path, capfd):
 
 def test_ending_cv_ends_the_fold(tmp_path):
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    code = f"import sys, pathlib; from ser_hf import cv; cv.launch([sys.executable, '-c', {child!r}], "
+    code = f"import sys, pathlib; from ser_hf.cli import cv; cv.launch([sys.executable, '-c', {child!r}], "
     parent = subprocess.Popen([sys.executable, "-c", code + f"pathlib.Path({str(tmp_path / 'log')!r}))"])
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         time.sleep(0.05)

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
 from ser_hf import load_corpus, split
-from ser_hf.corpora import corpus_class
+from ser_hf.data.loading import corpus_class
 from ser_hf.loading_scripts import demo
 
 

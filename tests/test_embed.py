@@ -12,10 +12,10 @@ from transformers import AutoConfig, BertConfig, BertModel, Wav2Vec2Config, Wav2
 
 from conftest import TINY
 from ser_hf import cli, load_corpus
-from ser_hf.embeddings import fill, fingerprint, pad_states
+from ser_hf.data.cache import Store
 from ser_hf.models import SerForAudioClassification, SerFusionForClassification
-from ser_hf.store import Store
-from ser_hf.texts import train_tokenizer
+from ser_hf.training.encoder_states import fill, fingerprint, pad_states
+from ser_hf.training.text_model import train_tokenizer
 
 # An encoder with code of its own: wav2vec2, whose last states are doubled.
 OWN = """

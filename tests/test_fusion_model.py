@@ -8,7 +8,6 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 from conftest import TINY
-from ser_hf.hub import save_model
 from ser_hf.models import (
     SerConfig,
     SerForAudioClassification,
@@ -19,6 +18,7 @@ from ser_hf.models import (
 )
 from ser_hf.models.configuration_fusion import FUSIONS, POOLINGS, TEXT_POOLINGS
 from ser_hf.models.fusion_layers import Concat, CrossAttention, Gated, Modality
+from ser_hf.training.hub import save_model
 
 TEXT = {
     "hidden_size": 12,

@@ -19,7 +19,6 @@ from test_pipeline import make as audio_model
 from test_pipeline import pipe_of as audio_pipe
 from transformers import AutoProcessor, AutoTokenizer, BertTokenizer, Wav2Vec2FeatureExtractor, pipeline
 
-from ser_hf.hub import save_model
 from ser_hf.models import (
     SerFusionConfig,
     SerFusionForClassification,
@@ -29,6 +28,7 @@ from ser_hf.models import (
     SerSpectrogramFeatureExtractor,
 )
 from ser_hf.models.pipeline_ser import TASK
+from ser_hf.training.hub import save_model
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] i am so happy sad today not a the can ' t believe it".split()
 TEXTS = ["I am so happy today!", "sad", "I can\u2019t believe it"]

@@ -13,9 +13,9 @@ from test_recipes import assert_equal_runs
 
 from conftest import TINY, run_recipe
 from ser_hf import SerError, load_corpus, split
-from ser_hf.flags import ClipArguments, FusionArguments, RunArguments
-from ser_hf.states import StateCollator
-from ser_hf.states import encode as encode_states
+from ser_hf.training.flags import ClipArguments, FusionArguments, RunArguments
+from ser_hf.training.states import StateCollator
+from ser_hf.training.states import encode as encode_states
 
 TEXT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 TEXT |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "vocab_size": 80}
@@ -31,7 +31,7 @@ def encoders(tmp_path_factory, fake_corpus):
     from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model, set_seed
 
     from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
-    from ser_hf.texts import train_tokenizer
+    from ser_hf.training.text_model import train_tokenizer
 
     set_seed(0)
     home = tmp_path_factory.mktemp("encoders")
@@ -213,7 +213,7 @@ def test_a_mistake_is_one_line_and_exit_status_2(mistake, demo, encoders, fake_c
 @pytest.fixture
 def setting(encoders, tmp_path, monkeypatch):
     """A fusion model, its processor, and a small corpus whose clips may be changed."""
-    from ser_hf import fusion
+    from ser_hf.training import fusion_model as fusion
 
     monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
     import fakes.demo
@@ -237,7 +237,7 @@ def setting(encoders, tmp_path, monkeypatch):
 
 
 def entries(cache) -> dict[str, int]:
-    from ser_hf.store import Store
+    from ser_hf.data.cache import Store
 
     found = {}
     for folder in cache.iterdir():
@@ -289,7 +289,7 @@ def logits_of(model, batch: dict) -> torch.Tensor:
 @pytest.mark.parametrize("fusion_kind", ["concat", "gated", "cross_attention"])
 @pytest.mark.parametrize("audio", ["audio", "spectrogram"])
 def test_raw_input_gives_the_logits_of_cached_states(fusion_kind, audio, setting, encoders):
-    from ser_hf import fusion
+    from ser_hf.training import fusion_model as fusion
 
     load, encode, _ = setting
     model, processor = load(fusion=fusion_kind, audio_model=str(encoders / audio))
@@ -312,7 +312,7 @@ def test_trimmed_clips_are_encoded_alone_where_padding_is_heard(kind, setting, e
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
     from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
-    from ser_hf.states import check_states
+    from ser_hf.training.states import check_states
 
     load, encode, home = setting
     rng = np.random.default_rng(0)
@@ -349,7 +349,7 @@ def test_a_model_that_goes_by_speakers_is_refused(setting):
 
 
 def test_a_batch_of_states_without_text_or_audio(setting):
-    from ser_hf import fusion
+    from ser_hf.training import fusion_model as fusion
 
     load, encode, _ = setting
     model, processor = load()
@@ -366,7 +366,7 @@ def test_a_batch_of_states_without_text_or_audio(setting):
 
 
 def test_nothing_left_in_a_batch_is_answered_too(setting):
-    from ser_hf import fusion
+    from ser_hf.training import fusion_model as fusion
 
     load, _, _ = setting
     model, processor = load()
@@ -377,8 +377,8 @@ def test_nothing_left_in_a_batch_is_answered_too(setting):
 
 
 def test_late_fusion_averages_probabilities():
-    from ser_hf.fusion import averaged
-    from ser_hf.scoring import to_scores
+    from ser_hf.evaluation.scoring import to_scores
+    from ser_hf.training.fusion_model import averaged
 
     kind = "single_label_classification"
     first, second = {"test": np.log([[0.9, 0.1]])}, {"test": np.log([[0.3, 0.7]])}
@@ -389,9 +389,9 @@ def test_late_fusion_averages_probabilities():
 
 def test_systems_compared_with_have_thresholds_of_their_own():
     """Of several labels: the same logits as another system are no worse for it than for this one."""
-    from ser_hf.comparing import compare
-    from ser_hf.fusion import on_test
-    from ser_hf.scoring import decision_thresholds
+    from ser_hf.evaluation.comparing import compare
+    from ser_hf.evaluation.scoring import decision_thresholds
+    from ser_hf.training.fusion_model import on_test
 
     rng, kind, names = np.random.default_rng(0), "multi_label_classification", ["a", "b"]
     truth = (rng.random((60, 2)) < 0.3).astype(float)
@@ -406,7 +406,7 @@ def test_systems_compared_with_have_thresholds_of_their_own():
 
 
 def test_whole_encoders_have_another_learning_rate_than_heads():
-    from ser_hf import args
+    from ser_hf.training import arguments as args
 
     given = ["--dataset", "demo", "--use_cpu", "true", "--config", "none", "--freeze_encoders"]
     frozen, whole = (args.parse("", "fusion", [*given, value]).training for value in ("true", "false"))
@@ -441,7 +441,7 @@ def test_pushed_equals_loaded_by_a_stranger(trained, tmp_path):
     folder, _ = trained
     samples = np.random.default_rng(0).normal(0, 0.1, 12000).astype(np.float32)
     np.save(tmp_path / "samples.npy", samples)
-    push = "import sys; from pathlib import Path; from ser_hf.hub import push_folder as push\n"
+    push = "import sys; from pathlib import Path; from ser_hf.training.hub import push_folder as push\n"
     push += "push(Path(sys.argv[1]), sys.argv[2])"
     with hub_server() as hub:
         repo = f"{hub.user}/fusion"

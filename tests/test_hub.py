@@ -71,7 +71,7 @@ def pushed(fake_corpus, tmp_path_factory):
 def test_pushed_equals_loaded_in_a_clean_process(pushed):
     from transformers import AutoFeatureExtractor
 
-    from ser_hf.hub import load_finetuned
+    from ser_hf.training.hub import load_finetuned
 
     folders, samples, answers, _, _ = pushed
     import torch
@@ -120,7 +120,7 @@ def test_a_public_repository_is_not_pushed_to_by_accident(pushed, tmp_path, monk
     folder = next(iter(pushed[0].values()))
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from ser_hf.hub import push_folder, check_push\nfrom ser_hf import SerError\n"
+        "from ser_hf.training.hub import push_folder, check_push\nfrom ser_hf import SerError\n"
         "try: push_folder(Path(sys.argv[1]), 'tester/open')\nexcept SerError as error: print(error)\n"
         "push_folder(Path(sys.argv[1]), 'tester/open', private=False)\n"
         "(Path(sys.argv[1]) / 'run.yaml').write_text('note: ' + sys.argv[1])\n"

@@ -9,8 +9,8 @@ import yaml
 from datasets import Dataset
 
 from ser_hf import SerError
-from ser_hf.lineage import check_checkpoints, own_training, trainings_of
-from ser_hf.protocols import find_protocol
+from ser_hf.data.splits import find_protocol
+from ser_hf.training.provenance import check_checkpoints, own_training, trainings_of
 
 SPEAKERS = {"a1": "01", "a2": "01", "b1": "02", "c1": "03"}
 

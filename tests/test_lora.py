@@ -19,9 +19,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from conftest import REPO, TINY, run_recipe, tiny_flags
 from hub_server import hub_server
-from ser_hf import SerError, run
-from ser_hf.lora import head_modules, save_adapter, with_lora
+from ser_hf import SerError
 from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig, SerFusionForClassification
+from ser_hf.training import run
+from ser_hf.training.lora import head_modules, save_adapter, with_lora
 
 TINY_BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 SHORT = ("--max_steps", "6", "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "3")
@@ -162,7 +163,7 @@ def base_files(tmp_path_factory):
     """A small BERT without a head, as a checkpoint on the Hub is: file names to bytes."""
     from transformers import AutoModel
 
-    from ser_hf.texts import train_tokenizer
+    from ser_hf.training.text_model import train_tokenizer
 
     folder = tmp_path_factory.mktemp("base")
     config = AutoConfig.for_model("bert", **TINY_BERT, initializer_range=0.2)

@@ -6,8 +6,7 @@ import pytest
 import sklearn.metrics as sk
 import torch
 
-from ser_hf.losses import Loss, ccc, class_weights, positive_weights
-from ser_hf.metrics import (
+from ser_hf.evaluation.metrics import (
     bootstrap_intervals,
     classification_metrics,
     confusion,
@@ -15,6 +14,7 @@ from ser_hf.metrics import (
     load_metric,
     per_class,
 )
+from ser_hf.training.losses import Loss, ccc, class_weights, positive_weights
 
 
 def test_by_hand():

@@ -10,10 +10,10 @@ import torch
 from transformers import AutoConfig, AutoModelForAudioClassification, Wav2Vec2FeatureExtractor
 
 from conftest import TINY
-from ser_hf.hub import from_stock, load_finetuned, save_model, stock_class, to_stock
 from ser_hf.models import SerConfig, SerForAudioClassification
 from ser_hf.models.configuration_ser import HEADS, POOLINGS
 from ser_hf.models.frames import frame_mask, pool
+from ser_hf.training.hub import from_stock, load_finetuned, save_model, stock_class, to_stock
 
 # The shapes that are published: base checkpoints have group norm, XLSR-53 and the large ones layer norm.
 SHAPES = {
@@ -266,8 +266,8 @@ def test_fsdp_finds_the_layers_to_wrap():
 def test_spec_augment_flags_reach_the_encoder():
     from types import SimpleNamespace
 
-    from ser_hf import pieces
-    from ser_hf.flags import AudioArguments
+    from ser_hf.training import pieces
+    from ser_hf.training.flags import AudioArguments
 
     flags = AudioArguments(
         model_type="wav2vec2", config_overrides=json.dumps(TINY), mask_time_prob=0.6, mask_time_length=2

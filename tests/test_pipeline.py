@@ -18,11 +18,11 @@ import torch
 from transformers import AutoConfig, Wav2Vec2FeatureExtractor, pipeline
 
 from conftest import TINY
-from ser_hf.hub import save_model, to_stock
+from ser_hf.data.windows import windows as in_seconds
 from ser_hf.models import SerConfig, SerForAudioClassification, SerPipeline
 from ser_hf.models.audio_blocks import read, windows
 from ser_hf.models.pipeline_ser import TASK
-from ser_hf.windowing import windows as in_seconds
+from ser_hf.training.hub import save_model, to_stock
 
 RATE = 16000
 LABELS = ("angry", "happy", "sad")

@@ -18,9 +18,9 @@ import soundfile as sf
 from test_pipeline import LABELS, RATE, as_vector, make, noise, pipe_of
 from transformers import Wav2Vec2FeatureExtractor
 
-from ser_hf import predict as module
 from ser_hf.cli import main
-from ser_hf.hub import save_model, to_stock
+from ser_hf.cli import predict as module
+from ser_hf.training.hub import save_model, to_stock
 
 SECONDS = {"a.wav": 1.0, "b.flac": 0.4, "sub/c.WAV": 2.2}
 

@@ -8,8 +8,8 @@ import pytest
 from conftest import run_recipe, tiny_flags
 from fakes import voice
 from ser_hf import SerError, load_corpus
-from ser_hf.preprocessing import LABEL_SETS, add_corpora, parse_mixture, words_for
-from ser_hf.schema import COLUMNS, EMOTIONS
+from ser_hf.data.mixing import LABEL_SETS, add_corpora, parse_mixture, words_for
+from ser_hf.data.schema import COLUMNS, EMOTIONS
 
 
 def test_label_sets_use_the_vocabulary():

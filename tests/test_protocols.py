@@ -4,9 +4,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from ser_hf import SerError, check_disjoint, load_corpus, split
-from ser_hf.corpora import corpus_class, list_corpora
-from ser_hf.leaks import find_leaks, text_key
-from ser_hf.protocols import find_protocol, folds_of, protocols_of
+from ser_hf.data.leaks import find_leaks, text_key
+from ser_hf.data.loading import corpus_class, list_corpora
+from ser_hf.data.splits import find_protocol, folds_of, protocols_of
 
 
 @pytest.fixture(scope="module")

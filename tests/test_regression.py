@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, TrainingArguments
 
 from conftest import TINY, run_recipe, tiny_flags
-from ser_hf.losses import KINDS, Loss
+from ser_hf.training.losses import KINDS, Loss
 
 SHORT = ("--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps")
 SHORT += ("--save_steps", "2")
@@ -27,7 +27,7 @@ def test_every_loss_is_the_same_in_one_batch_and_accumulated(kind, tmp_path):
     from datasets import Dataset
 
     from ser_hf.models import SerConfig, SerForAudioClassification
-    from ser_hf.trainer import SerTrainer
+    from ser_hf.training.trainer import SerTrainer
 
     problem_type = next(problem for problem, kinds in KINDS.items() if kind in kinds)
     rng = np.random.default_rng(0)

@@ -64,7 +64,7 @@ def test_librosa_itself(rate, kind, settings):
 
 @pytest.mark.skipif(not RAVDESS.is_dir(), reason="the real samples are not beside this checkout")
 def test_reference_shape_on_ravdess():
-    from ser_hf.audio import decode
+    from ser_hf.data.audio import decode
 
     file = next(RAVDESS.rglob("Actor_01/03-01-01-01-01-02-01.wav"))
     extractor = SerSpectrogramFeatureExtractor()

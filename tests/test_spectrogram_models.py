@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForAudioClassification
 
-from ser_hf import SerError, imagenet
+from ser_hf import SerError
 from ser_hf.models import (
     SerForSpectrogramClassification,
     SerPipeline,
@@ -20,6 +20,7 @@ from ser_hf.models import (
 from ser_hf.models.cnn_image import image_network
 from ser_hf.models.cnn_small import InputNorm
 from ser_hf.models.configuration_spectrogram import ARCHS, IMAGE_ARCHS
+from ser_hf.training import imagenet
 
 SMALL = [arch for arch in ARCHS if arch not in IMAGE_ARCHS]
 LABELS = {"id2label": {0: "angry", 1: "happy", 2: "sad"}, "label2id": {"angry": 0, "happy": 1, "sad": 2}}

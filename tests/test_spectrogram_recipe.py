@@ -19,15 +19,16 @@ from transformers import TrainingArguments
 
 from conftest import REPO, run_recipe
 from fakes import voice
-from ser_hf import SerError, load_corpus, spectrograms
-from ser_hf.augmentation import Augmentation
+from ser_hf import SerError, load_corpus
 from ser_hf.cli import main as console
-from ser_hf.cv_report import mark
+from ser_hf.cli.cv_report import mark
+from ser_hf.data.augmentation import Augmentation
+from ser_hf.data.cache import Store
+from ser_hf.data.windows import to_windows
 from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
 from ser_hf.models.configuration_spectrogram import ARCHS
-from ser_hf.store import Store
-from ser_hf.trainer import SerTrainer
-from ser_hf.windowing import to_windows
+from ser_hf.training import spectrogram_model as spectrograms
+from ser_hf.training.trainer import SerTrainer
 
 
 @pytest.fixture

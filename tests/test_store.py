@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from ser_hf.store import Store, content_hash, settings_folder
+from ser_hf.data.cache import Store, content_hash, settings_folder
 
 
 def test_tensors_come_back_and_missing_ones_are_named(tmp_path):
@@ -34,7 +34,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     def fail(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ser_hf.store.os.replace", fail)
+    monkeypatch.setattr("ser_hf.data.cache.os.replace", fail)
     with pytest.raises(KeyboardInterrupt):
         store.add({"b": torch.zeros(2)})
     assert [file.suffix for file in tmp_path.iterdir()] == [".safetensors"]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from ser_hf.text_baselines import STRENGTHS, text_baselines
-from ser_hf.vector_metrics import tune_thresholds
+from ser_hf.evaluation.baselines import STRENGTHS, text_baselines
+from ser_hf.evaluation.vector_metrics import tune_thresholds
 
 MULTI, VALUES = "multi_label_classification", "regression"
 NAMES = ["angry", "happy", "neutral"]
@@ -87,7 +87,7 @@ def test_several_labels():
 
 def test_thresholds_of_several_labels_come_from_validation(monkeypatch):
     """The logits are moved so that 0 is where validation's F1 is best."""
-    monkeypatch.setattr("ser_hf.text_baselines.STRENGTHS", (1.0,))
+    monkeypatch.setattr("ser_hf.evaluation.baselines.STRENGTHS", (1.0,))
     kind = List(Value("float32"), length=2)
     train = [(f"{WORDS[k]} {i}", [float(k), 1.0 - k]) for i in range(8) for k in (0, 1)]
     mixed = [(f"{WORDS[0]} exam", [0.0, 1.0]), (f"{WORDS[0]} concert", [1.0, 1.0]), (WORDS[1], [1.0, 0.0])]

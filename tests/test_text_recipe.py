@@ -14,10 +14,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from conftest import REPO, run_recipe
-from ser_hf import cv, cv_report, load_corpus
+from ser_hf import load_corpus
+from ser_hf.cli import cv, cv_report
+from ser_hf.data.cache import content_hash
+from ser_hf.data.splits import split
 from ser_hf.models.text_cleaning import clean_text
-from ser_hf.protocols import split
-from ser_hf.store import content_hash
 
 TINY_BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 # Weights large enough for gradients above rounding, which Adam would otherwise magnify; no dropout: equal steps are
@@ -189,7 +190,7 @@ def test_values(fake_corpus, tmp_path):
 
 
 def test_several_labels(fake_corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("ser_hf.comparing.LABEL_DRAWS", 10)
+    monkeypatch.setattr("ser_hf.evaluation.comparing.LABEL_DRAWS", 10)
     data = ("--dataset", "cmu_mosei", "--data_dir", fake_corpus("cmu_mosei"), "--labels", "emotions_multi_label")
     here(*data, *RANDOM, *SHORT, "--output_dir", tmp_path / "out", "--class_weights", "balanced")
     results, config = results_of(tmp_path / "out"), json.loads((tmp_path / "out" / "config.json").read_text())

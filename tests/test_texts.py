@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from ser_hf import SerError
-from ser_hf.texts import (
+from ser_hf.training.text_model import (
     TextCollator,
     check_text_length,
     prepare_texts,

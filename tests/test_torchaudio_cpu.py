@@ -47,7 +47,7 @@ def test_a_user_who_meets_it_gets_one_line(packages, tmp_path):
     code = "import sys; sys.path.insert(0, sys.argv[1]); import ser_hf; ser_hf.SerConfig"
     done = subprocess.run([sys.executable, "-c", code, str(packages)], capture_output=True, text=True)
     assert done.stderr.strip().splitlines()[-1].startswith("ser_hf.errors.SerError: torchaudio's CUDA extension")
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from ser_hf import run; run.cli(lambda: None)"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from ser_hf.training import run; run.cli(lambda: None)"
     done = subprocess.run([sys.executable, "-c", code, str(packages)], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "python -m ser_hf.torchaudio_cpu" in done.stderr
 

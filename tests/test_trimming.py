@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from ser_hf.data.trimming import crop, fit_length, trim
 from ser_hf.errors import SerError
-from ser_hf.trimming import crop, fit_length, trim
 
 
 def librosa_trim(samples, trim_db):

@@ -6,8 +6,8 @@ import scipy.stats
 import sklearn.metrics as sk
 from datasets import Dataset
 
-from ser_hf import scoring
-from ser_hf import vector_metrics as vm
+from ser_hf.evaluation import scoring
+from ser_hf.evaluation import vector_metrics as vm
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -6,9 +6,9 @@ import pytest
 import soundfile as sf
 from datasets import Audio, ClassLabel, Dataset, Features, List, Value
 
-from ser_hf.audio import decode
+from ser_hf.data.audio import decode
+from ser_hf.data.windows import combine, to_windows, windows
 from ser_hf.errors import SerError
-from ser_hf.windowing import combine, to_windows, windows
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,13 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from conftest import run_recipe, tiny_flags
 from fakes import voice
-from ser_hf import SerError, metrics, scoring
-from ser_hf.augmentation import Augmentation
-from ser_hf.batching import LengthBatchSampler, sampling_weights
-from ser_hf.collator import SpeechCollator
-from ser_hf.preprocessing import with_soft_labels
-from ser_hf.windowing import to_windows
+from ser_hf import SerError
+from ser_hf.data.augmentation import Augmentation
+from ser_hf.data.batching import LengthBatchSampler, sampling_weights
+from ser_hf.data.collators import SpeechCollator
+from ser_hf.data.mixing import with_soft_labels
+from ser_hf.data.windows import to_windows
+from ser_hf.evaluation import metrics, scoring
 
 
 def test_window_scores_to_utterances_by_hand():

@@ -5,10 +5,10 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {
-    "load_corpus": "corpora",
-    "list_corpora": "corpora",
-    "split": "protocols",
-    "check_disjoint": "leaks",
+    "load_corpus": "data.loading",
+    "list_corpora": "data.loading",
+    "split": "data.splits",
+    "check_disjoint": "data.leaks",
     "SerConfig": "models",
     "SerForAudioClassification": "models",
     "SerPipeline": "models",

@@ -1,0 +1,99 @@
+"""Draw what a model hears of a clip: waveform, mel spectrogram, MFCC, windows, and SpecAugment examples, as one PNG.
+
+The features are those of recipes/spectrogram_cls.py with its defaults, or of a trained spectrogram model (--model).
+"""
+
+import io
+from pathlib import Path
+
+from ..errors import SerError
+from ..files import write
+from .console import Parser, claim, positive
+
+EXAMPLES = 3  # draws of SpecAugment
+
+
+def draw(samples, extractor, window_seconds: float | None, window_hop: float | None, seed: int) -> bytes:
+    """PNG of one clip.
+
+    Args:
+        samples: Mono float32 samples at the extractor's rate, not trimmed.
+        extractor: `SerSpectrogramFeatureExtractor`; its rate, sizes and trimming are used for mel and MFCC alike.
+        window_seconds, window_hop: Windows drawn over the waveform; None for none.
+        seed: Of the SpecAugment examples.
+    """
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    from ..data.augmentation import spec_augment
+
+    settings = {key: value for key, value in extractor.to_dict().items() if key not in ("padding_value", "auto_map")}
+    mel = type(extractor)(**{**settings, "kind": "mel", "reference": "max"})
+    count = min(extractor.n_mfcc, extractor.n_mels)
+    mfcc = type(extractor)(**{**settings, "kind": "mfcc", "reference": 1.0, "n_mfcc": count})
+    picture, coefficients = mel.features(samples).numpy(), mfcc.features(samples).numpy()
+    generator, rate = np.random.default_rng(seed), extractor.sampling_rate
+    rows = [("mel", picture, f"{mel.n_mels} mel bands"), ("mfcc", coefficients, f"{mfcc.n_mfcc} MFCC")]
+    rows += [("mel", spec_augment(picture, generator), f"SpecAugment, draw {n + 1}") for n in range(EXAMPLES)]
+
+    figure = Figure(figsize=(9, 1.9 * (len(rows) + 1)), layout="constrained")
+    axes = figure.subplots(len(rows) + 1)
+    axes[0].plot(np.arange(len(samples)) / rate, samples, linewidth=0.4)
+    axes[0].set(xlim=(0, len(samples) / rate), title=f"waveform, {len(samples) / rate:.2f} s at {rate} Hz")
+    if window_seconds is not None:
+        _draw_windows(axes[0], len(samples) / rate, window_seconds, window_hop or window_seconds / 2)
+    for panel, (kind, values, title) in zip(axes[1:], rows, strict=True):
+        lowest = 0 if kind == "mel" else 1  # coefficient 0, the loudness, would hide the others
+        shown = values[lowest:]
+        extent = (0, values.shape[1] * extractor.hop_length / rate, lowest, values.shape[0])
+        panel.imshow(shown, origin="lower", aspect="auto", extent=extent, cmap="magma", interpolation="nearest")
+        trimmed = "" if extractor.trim_db is None else f", trimmed at {extractor.trim_db:g} dB"
+        panel.set(title=f"{title}, {values.shape[1]} frames{trimmed}", ylabel="row")
+    axes[-1].set_xlabel("seconds")
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def _draw_windows(axes, duration: float, seconds: float, hop: float) -> None:
+    from ..data.windows import windows
+
+    low, high = axes.get_ylim()
+    for number, (start, end) in enumerate(windows(duration, seconds, hop)):
+        level = low + (high - low) * (0.04 + 0.05 * (number % 4))  # overlapping windows beside each other
+        axes.plot([start, end], [level, level], color=f"C{1 + number % 4}", linewidth=3, solid_capstyle="butt")
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser("plot", __doc__)
+    parser.add_argument("file", help="an audio file")
+    parser.add_argument("--out", help="the PNG; else the file's name with .png, here")
+    parser.add_argument("--model", help="folder or Hub id of a spectrogram model: its features")
+    parser.add_argument("--sampling_rate", type=positive, default=8000, help="rate in Hz (default: 8000)")
+    parser.add_argument("--n_mels", type=positive, default=128, help="mel bands (default: 128)")
+    parser.add_argument("--n_mfcc", type=positive, default=40, help="coefficients (default: 40)")
+    parser.add_argument("--trim_db", type=float, default=30.0, help="silence at the ends is cut (default: 30)")
+    parser.add_argument("--window_seconds", type=float, default=1.0, help="length of the windows drawn (default: 1)")
+    parser.add_argument("--window_hop", type=float, help="from one to the next; half a window otherwise")
+    parser.add_argument("--seed", type=int, default=42, help="of SpecAugment (default: 42)")
+    args = parser.parse_args(argv)
+    out = Path(args.out or Path(args.file).with_suffix(".png").name)
+    claim(out.parent, f"--out {out}")
+
+    from ..data.audio import decode
+    from ..models import SerSpectrogramFeatureExtractor
+    from ..training.run import say
+
+    try:
+        if args.model:
+            extractor = SerSpectrogramFeatureExtractor.from_pretrained(args.model)
+        else:
+            sizes = {"n_mels": args.n_mels, "n_mfcc": args.n_mfcc, "trim_db": args.trim_db}
+            extractor = SerSpectrogramFeatureExtractor(args.sampling_rate, **sizes)
+    except (OSError, ValueError, TypeError) as error:
+        raise SerError(" ".join(str(error).split())) from None
+    samples = decode(args.file, extractor.sampling_rate)
+    write(out, draw(samples, extractor, args.window_seconds, args.window_hop, args.seed))
+    say(f"written: {out}")
+    return 0

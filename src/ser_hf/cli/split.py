@@ -1,0 +1,83 @@
+"""Write the folds of a protocol: `<out>/<corpus>_<protocol>_fold<n>.csv` with id, part, speaker and label.
+
+The files hold no path, so that they may be given to others who have the corpus. Label sets of numbers have one column
+for each number, by its name, instead of `label`.
+"""
+
+import csv
+import io
+from pathlib import Path
+
+from ..errors import SerError
+from ..files import write
+from ..training.run import say
+from .console import Parser, claim, corpus_arguments, table
+
+
+def fold_csv(splits, label_names: list[str]) -> str:
+    """One fold as csv, in the order train, validation, test.
+
+    Args:
+        splits: `DatasetDict` of one fold.
+        label_names: Of the label set: the classes in index order, or the numbers.
+    """
+    from datasets import ClassLabel
+
+    classes = isinstance(splits["train"].features["label"], ClassLabel)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["id", "part", "speaker", *(["label"] if classes else label_names)])
+    for part, rows in splits.items():
+        for name, speaker, label in zip(rows["id"], rows["speaker"], rows["label"], strict=True):
+            writer.writerow([name, part, speaker, *([label_names[label]] if classes else label)])
+    return file.getvalue()
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser("split", __doc__)
+    corpus_arguments(parser)
+    parser.add_argument("--protocol", help="how to split; else the corpus's default, which is speaker-independent")
+    parser.add_argument("--out", default="folds", help="folder of the csv files (default: folds)")
+    parser.add_argument("--validation_fraction", type=float, default=0.2, help="part of train (default: 0.2)")
+    parser.add_argument("--split_seed", type=int, default=42, help="chooses validation speakers (default: 42)")
+    args = parser.parse_args(argv)
+    if not 0 <= args.validation_fraction < 1:
+        raise SerError(f"--validation_fraction {args.validation_fraction}: must be at least 0 and below 1")
+
+    from ..data.leaks import check_disjoint, find_leaks
+    from ..data.loading import find_corpus, label_config, load_corpus
+    from ..data.splits import find_protocol, folds_of, split
+
+    labels = label_config(args.name, args.labels)
+    protocol = find_protocol(args.name, args.protocol)
+    find_corpus(args.name, args.data_dir)
+    claim(Path(args.out), f"--out {args.out}")
+
+    corpus, report = load_corpus(args.name, labels.name, args.data_dir, num_proc=args.num_proc, return_report=True)
+    files, rows, shared = {}, [], set()
+    for fold in range(len(folds_of(corpus, protocol, args.split_seed))):
+        splits = split(corpus, args.name, protocol.name, fold, args.validation_fraction, args.split_seed)
+        check_disjoint(splits, protocol.speaker_independent, protocol.validation)
+        shared |= {speaker for leak in find_leaks(splits) for speaker in leak.speakers}
+        path = Path(args.out, f"{args.name}_{protocol.name}_fold{fold}.csv")
+        files[path] = fold_csv(splits, report.label_names)
+        sizes = [size for part in splits.values() for size in (len(part), len(set(part["speaker"]) - {None}))]
+        rows.append([fold, *sizes, path.name])
+    for path, text in files.items():  # all of them or none
+        write(path, text)
+    warning = ""
+    if not protocol.speaker_independent:
+        warning = f"LEAKS SPEAKERS by construction: its parts share {len(shared)} speakers"
+        warning = warning if shared else "NOT speaker-independent: who speaks is not known"
+    elif shared:  # checked above: only train and validation do
+        warning = f"validation shares {len(shared)} speakers with train and holds out their {protocol.validation}"
+    say(
+        *report.lines(),
+        f"{protocol.name}: {protocol.source}",
+        *([warning] if warning else []),
+        "",
+        *table(["fold", "train", "speakers", "validation", "speakers", "test", "speakers", "file"], rows),
+        "",
+        f"{len(files)} files in {args.out}",
+    )
+    return 0

@@ -1,0 +1,350 @@
+"""Clips changed at random in training: waveforms, spectrograms and batches, each change a function of its own.
+
+Every function that draws takes a `numpy.random.Generator` and draws from nothing else: the same generator state gives
+the same output, and a worker that is given its own generator repeats what it did. Waveforms are mono float32 samples,
+spectrograms `(frequencies, frames)`. Nothing is clipped: samples may exceed 1, and the feature extractors normalise.
+`augment` applies to one clip what `Augmentation`'s flags say; `mixup` works on a padded batch.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import SerError
+from .audio import decode
+from .trimming import crop
+
+SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
+# dB by which the direct sound of a synthetic room is above its whole reverberation: a speaker about a metre away.
+DIRECT_DB = 6.0
+
+
+def gain(samples: np.ndarray, db: float) -> np.ndarray:
+    """`samples` louder by `db` decibels.
+
+    >>> gain(np.array([0.5, -0.25], dtype=np.float32), 20.0).tolist()
+    [5.0, -2.5]
+    """
+    return samples * np.float32(10 ** (db / 20))
+
+
+def noise_at_snr(
+    samples: np.ndarray, snr_db: float, generator: np.random.Generator, noise: np.ndarray | None = None
+) -> np.ndarray:
+    """`samples` plus noise whose power, over the clip, is `snr_db` below the clip's (pauses included).
+
+    Args:
+        samples: The clip.
+        snr_db: Signal-to-noise ratio in dB; exact, since what is added is scaled by its own power.
+        generator: Draws white Gaussian noise, or the place in `noise`.
+        noise: A recording at the clip's rate. A longer one is cut at a random place, a shorter one repeated from one.
+
+    Returns:
+        The clip unchanged where a ratio means nothing: it is digital silence, or the noise is.
+    """
+    if noise is None:
+        added = generator.standard_normal(len(samples))
+    else:
+        last = len(noise) - len(samples) if len(noise) > len(samples) else len(noise) - 1
+        added = noise[(np.arange(len(samples)) + generator.integers(last + 1)) % len(noise)]
+    signal, power = np.square(samples, dtype=np.float64).mean(), np.square(added, dtype=np.float64).mean()
+    if not signal or not power:
+        return samples
+    return samples + (added * np.sqrt(signal / power * 10 ** (-snr_db / 10))).astype(np.float32)
+
+
+def speed(samples: np.ndarray, factor: float) -> np.ndarray:
+    """`samples` played `factor` times as fast: `round(len / factor)` samples, pitch and formants higher by `factor`.
+
+    Resampling by soxr, which leaves no aliases; at least one sample stays.
+    """
+    import soxr
+
+    return soxr.resample(samples, factor, 1.0) if round(len(samples) / factor) else samples[:1]
+
+
+def pitch(samples: np.ndarray, rate: int, semitones: float) -> np.ndarray:
+    """`samples` with everything `semitones` higher (12 are an octave), of the same length and tempo.
+
+    The algorithm of torchaudio.functional.pitch_shift: stretched by a phase vocoder (32 ms Hann windows every 8 ms),
+    then resampled back. With soxr as the resampler and not torchaudio's, whose kernels for such ratios take 10 to
+    27 s for a clip of 2 s (measured; this takes 0.03 s for 4 s), and which rounds the ratio; and with zeros beyond the
+    clip's ends, since torchaudio reflects and fails on clips below 256 samples.
+    """
+    import soxr
+    import torch
+    from torchaudio.functional import phase_vocoder
+
+    if not semitones:
+        return samples
+    ratio = 2 ** (semitones / 12)
+    hop = max(1, round(0.008 * rate))
+    size = 4 * hop
+    window = torch.hann_window(size)
+    wave = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
+    spectrum = torch.stft(wave, size, hop, window=window, pad_mode="constant", return_complex=True)
+    advance = torch.linspace(0, torch.pi * hop, size // 2 + 1).unsqueeze(-1)  # (frequencies, 1), radians a hop
+    spectrum = phase_vocoder(spectrum, 1 / ratio, advance)
+    stretched = torch.istft(spectrum, size, hop, window=window, length=max(1, round(len(samples) * ratio)))
+    shifted = soxr.resample(stretched.numpy(), ratio, 1.0)[: len(samples)]
+    return np.pad(shifted, (0, len(samples) - len(shifted)))  # rounding may lack a sample
+
+
+def impulse_response(seconds: float, rate: int, generator: np.random.Generator) -> np.ndarray:
+    """A synthetic room that fades by 60 dB in `seconds`: one direct impulse, then white noise that decays exponentially
+    (Polack's model, 1988), `DIRECT_DB` below the impulse altogether."""
+    time = np.arange(1, max(1, round(seconds * rate)) + 1) / rate
+    tail = generator.standard_normal(len(time)) * 10 ** (-3 * time / seconds)  # 60 dB are a factor of 1000
+    tail *= np.sqrt(10 ** (-DIRECT_DB / 10) / np.square(tail).sum())
+    return np.concatenate([[1.0], tail]).astype(np.float32)
+
+
+def reverb(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """`samples` in the room of an impulse response at the same rate: as long, as loud (root mean square), and not
+    delayed, because the response's peak, its direct sound, stays at time 0. What rings on behind the end is cut."""
+    from scipy.signal import oaconvolve
+
+    peak = int(np.abs(response).argmax())
+    wet = oaconvolve(samples.astype(np.float64), response.astype(np.float64))[peak : peak + len(samples)]
+    loudness, power = np.square(samples, dtype=np.float64).mean(), np.square(wet).mean()
+    return (wet * np.sqrt(loudness / power)).astype(np.float32) if power else samples
+
+
+def spans(length: int, count: int, width: int, generator: np.random.Generator, limit: float = 0.5) -> np.ndarray:
+    """`count` random spans of an axis as `(length,)` booleans, True = masked.
+
+    Each span's width is drawn from 0 to `width`, its place so that it lies within the axis; spans may overlap. No span
+    is wider than `floor(limit * length / count)`: together they never hide more than `limit` of the axis, and a clip
+    too short for that is not masked. Besides spectrograms it serves an encoder's hidden sequence, as the
+    `mask_time_indices` of transformers' wav2vec2 family, whose own masking fails on clips shorter than its span.
+    """
+    if not 0 <= limit < 1:
+        raise SerError(f"spans: limit {limit}: must be at least 0 and below 1")
+    masked = np.zeros(length, dtype=bool)
+    widest = min(width, int(limit * length / count)) if count else 0
+    for _ in range(count):
+        wide = int(generator.integers(widest + 1))
+        start = int(generator.integers(length - wide + 1))
+        masked[start : start + wide] = True
+    return masked
+
+
+def spec_augment(
+    spectrogram: np.ndarray,
+    generator: np.random.Generator,
+    freq_masks: int = 2,
+    freq_width: int = 15,
+    time_masks: int = 2,
+    time_width: int = 70,
+    limit: float = 0.5,
+) -> np.ndarray:
+    """SpecAugment without its time warp (Park et al. 2019; numbers and widths of its Switchboard mild policy).
+
+    Args:
+        spectrogram: `(frequencies, frames)`, log or dB. Masks are filled with its mean: as it is made, not one of a
+            padded batch.
+        generator: Draws the masks.
+        freq_masks, freq_width: Number of masks over rows, and the widest.
+        time_masks, time_width: The same over frames.
+        limit: Largest part of each axis that masks may hide, see `spans`.
+    """
+    rows = spans(spectrogram.shape[0], freq_masks, freq_width, generator, limit)
+    frames = spans(spectrogram.shape[1], time_masks, time_width, generator, limit)
+    return np.where(rows[:, None] | frames, spectrogram.mean(dtype=np.float64), spectrogram).astype(spectrogram.dtype)
+
+
+def mixup(values, labels, alpha: float, generator: np.random.Generator, mask=None, p: float = 1.0):
+    """Each clip of a batch mixed with another: `lambda * clip + (1 - lambda) * other`, labels likewise (Zhang et al.
+    2018), with a lambda from Beta(alpha, alpha) for every clip.
+
+    Args:
+        values: `(batch, ...)` padded inputs as the collator makes them, normalised (so that lambda is about loudness).
+        labels: `(batch, labels)` floats: one-hot classes, votes, multi-label or regression vectors.
+        alpha: Of the beta distribution; 0.2 mixes little, 1 evenly.
+        generator: Draws who is mixed, with whom and how much.
+        mask: `(batch, time)` integers or booleans, 1 = real; behind a clip's end `values` must be 0 (silence). A clip
+            of 2 s mixed with one of 3 s is 3 s, the third of the longer alone; labels do not change for that.
+        p: Part of the clips that are mixed; the others keep their exact values.
+
+    Returns:
+        `(values, labels, mask)` as new tensors; `mask` is None where none was given.
+    """
+    import torch
+
+    if labels.ndim != 2:
+        raise ValueError(f"mixup needs (batch, labels) floats, got labels of shape {tuple(labels.shape)}")
+    count = len(values)
+    partner = torch.from_numpy((np.arange(count) + generator.integers(1, max(2, count), count)) % count)  # never itself
+    chosen = torch.from_numpy(generator.random(count) < p) & (partner != torch.arange(count))
+    weight = torch.from_numpy(generator.beta(alpha, alpha, count)).float().to(values.device)  # (batch,)
+    partner, chosen = partner.to(values.device), chosen.to(values.device)
+
+    def mixed(rows):
+        column = (-1, *[1] * (rows.ndim - 1))
+        lam = weight.view(column).to(rows.dtype)
+        return torch.where(chosen.view(column), lam * rows + (1 - lam) * rows[partner], rows)
+
+    if mask is not None:
+        mask = torch.where(chosen.unsqueeze(-1), mask | mask[partner], mask)
+    return mixed(values), mixed(labels.float()), mask
+
+
+def _flag(default, text: str):
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class Augmentation:
+    """How training clips are changed at random. Every `_p` is a probability for each clip; 0, the default, is never.
+    Ranges are two numbers, drawn between evenly, or one number that is always taken."""
+
+    crop_p: float = _flag(0.0, "Keep only a stretch, from anywhere in the clip.")
+    crop_keep: list[float] = _flag([0.6, 1.0], "Range of the part of the clip that is kept.")
+    speed_p: float = _flag(0.0, "Play faster or slower (pitch changes too).")
+    speed_factor: list[float] = _flag([0.9, 1.1], "Range of the speed; above 1 is faster and shorter.")
+    pitch_p: float = _flag(0.0, "Shift the pitch, at the same tempo.")
+    pitch_semitones: list[float] = _flag([-2.0, 2.0], "Range of the shift in semitones.")
+    reverb_p: float = _flag(0.0, "Put the speaker into a room.")
+    reverb_seconds: list[float] = _flag([0.1, 0.6], "Range of a synthetic room's reverberation time (60 dB).")
+    reverb_dir: str | None = _flag(None, "Folder of impulse responses to draw from instead of synthetic rooms.")
+    noise_p: float = _flag(0.0, "Add noise.")
+    noise_snr_db: list[float] = _flag([10.0, 30.0], "Range of the signal-to-noise ratio in dB.")
+    noise_dir: str | None = _flag(None, "Folder of noise recordings to draw from instead of white noise.")
+    gain_p: float = _flag(0.0, "Change the level; of no effect where the feature extractor normalises clips.")
+    gain_db: list[float] = _flag([-6.0, 6.0], "Range of the change in dB.")
+    spec_p: float = _flag(0.0, "Hide bands and stretches of the spectrogram (SpecAugment).")
+    spec_freq_masks: int = _flag(2, "Number of hidden bands.")
+    spec_freq_width: int = _flag(15, "Widest band, in rows of the spectrogram.")
+    spec_time_masks: int = _flag(2, "Number of hidden stretches.")
+    spec_time_width: int = _flag(70, "Longest stretch, in frames.")
+    mixup_p: float = _flag(0.0, "Mix the clip and its label with another clip of the batch.")
+    mixup_alpha: float = _flag(0.2, "Of mixup's Beta(alpha, alpha): near 0 mixes little, 1 mixes evenly.")
+
+    def __post_init__(self):
+        for entry in fields(self):
+            name, value = entry.name, getattr(self, entry.name)
+            if name.endswith("_p") and not 0 <= value <= 1:
+                raise SerError(f"--{name} {value}: must be a probability, 0 to 1")
+            if isinstance(value, list) and (len(value) not in (1, 2) or not np.isfinite(value).all()):
+                raise SerError(f"--{name} {' '.join(map(str, value))}: must be one number or two, lowest first")
+            if isinstance(value, list) and value[0] > value[-1]:
+                raise SerError(f"--{name} {value[0]} {value[1]}: the lowest comes first")
+            if name in ("crop_keep", "speed_factor", "reverb_seconds") and value[0] <= 0:
+                raise SerError(f"--{name} {value[0]}: must be above 0")
+            if name == "crop_keep" and value[-1] > 1:
+                raise SerError(f"--{name} {value[-1]}: must be at most 1, the whole clip")
+            if isinstance(value, int) and value < 0:
+                raise SerError(f"--{name} {value}: must be at least 0")
+            if name.endswith("_dir") and value is not None and not sound_files(value):
+                raise SerError(f"--{name} {value}: no audio file in it ({', '.join(SOUND_FILES)})")
+        if self.mixup_alpha <= 0:
+            raise SerError(f"--mixup_alpha {self.mixup_alpha}: must be above 0")
+
+
+@lru_cache(maxsize=16)
+def sound_files(folder: str) -> tuple[str, ...]:
+    """Audio files at and below a folder, sorted, so that the same draw is the same file everywhere."""
+    files = Path(folder).expanduser().rglob("*")
+    return tuple(sorted(str(file) for file in files if file.suffix.lower() in SOUND_FILES))
+
+
+def _sound(folder: str, rate: int, generator: np.random.Generator, seconds: float | None = None) -> np.ndarray:
+    """A random file of a folder; of a longer one, `seconds` from a random place, so that no long file is decoded."""
+    import soundfile
+
+    files = sound_files(folder)
+    path = files[generator.integers(len(files))]
+    if seconds is None:
+        return decode(path, rate)
+    try:
+        spare = max(0.0, soundfile.info(path).duration - seconds)
+    except soundfile.LibsndfileError:
+        spare = 0.0  # decode says what is wrong with it
+    start = spare * generator.random()
+    return decode(path, rate, start, start + seconds)
+
+
+def _between(limits: Sequence[float], generator: np.random.Generator) -> float:
+    return float(generator.uniform(limits[0], limits[-1]))
+
+
+def augment(samples: np.ndarray, rate: int, config: Augmentation, generator: np.random.Generator) -> np.ndarray:
+    """One clip's samples changed as `config` says: cut, then in the order in which sound travels: voice (speed, pitch),
+    room, noise, level. With every probability 0 the clip comes back itself.
+
+    Raises:
+        AudioError: a file of `noise_dir` or `reverb_dir` cannot be read.
+    """
+    if config.crop_p and generator.random() < config.crop_p:  # without it nothing is drawn: earlier runs repeat
+        samples = crop(samples, _between(config.crop_keep, generator) * len(samples), 1, "random", generator)
+    if generator.random() < config.speed_p:
+        samples = speed(samples, _between(config.speed_factor, generator))
+    if generator.random() < config.pitch_p:
+        samples = pitch(samples, rate, _between(config.pitch_semitones, generator))
+    if generator.random() < config.reverb_p:
+        if config.reverb_dir:
+            response = _sound(config.reverb_dir, rate, generator)
+        else:
+            response = impulse_response(_between(config.reverb_seconds, generator), rate, generator)
+        samples = reverb(samples, response)
+    if generator.random() < config.noise_p:
+        noise = _sound(config.noise_dir, rate, generator, len(samples) / rate) if config.noise_dir else None
+        samples = noise_at_snr(samples, _between(config.noise_snr_db, generator), generator, noise)
+    if generator.random() < config.gain_p:
+        samples = gain(samples, _between(config.gain_db, generator))
+    return samples
+
+
+def augment_spectrogram(spectrogram: np.ndarray, config: Augmentation, generator: np.random.Generator) -> np.ndarray:
+    """`spec_augment` with the probability and sizes of `config`."""
+    if generator.random() >= config.spec_p:
+        return spectrogram
+    sizes = {name: getattr(config, f"spec_{name}") for name in ("freq_masks", "freq_width", "time_masks", "time_width")}
+    return spec_augment(spectrogram, generator, **sizes)
+
+
+def draw_examples(samples: np.ndarray, rate: int, config: Augmentation, seed: int) -> bytes:
+    """PNG: waveform and spectrogram of a clip, of each transform in use alone, and of two draws of all together.
+
+    Mixup is not drawn (it needs two clips); SpecAugment is drawn on the spectrogram.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    never = {entry.name: 0.0 for entry in fields(config) if entry.name.endswith("_p")}
+    used = [name for name in never if getattr(config, name) and name != "mixup_p"]
+    rows = [("as recorded", replace(config, **never))]
+    rows += [(name.removesuffix("_p"), replace(config, **{**never, name: 1.0})) for name in used]
+    rows += [(f"as in training, draw {number}", config) for number in (1, 2)] if used else []
+    generators = [np.random.default_rng((seed, index)) for index in range(len(rows))]
+    clips = [augment(samples, rate, row, generator) for (_, row), generator in zip(rows, generators, strict=True)]
+    longest = max(map(len, clips)) / rate
+    figure = Figure(figsize=(10, 1.8 * len(rows)), layout="constrained")
+    for index, ((name, row), clip) in enumerate(zip(rows, clips, strict=True)):
+        wave = figure.add_subplot(len(rows), 2, 2 * index + 1, xlim=(0, longest))
+        wave.set_title(name, loc="left", fontsize="medium")
+        wave.plot(np.arange(len(clip)) / rate, clip, linewidth=0.4)
+        picture = augment_spectrogram(_decibels(clip, rate), row, generators[index])
+        image = figure.add_subplot(len(rows), 2, 2 * index + 2)
+        extent = (0, len(clip) / rate, 0, rate / 2000)
+        image.imshow(picture, origin="lower", aspect="auto", extent=extent, vmin=picture.max() - 80, cmap="magma")
+        image.set(xlim=(0, longest), ylabel="kHz")
+    for axes in figure.axes[-2:]:
+        axes.set_xlabel("seconds")
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()
+
+
+def _decibels(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Power spectrogram in dB, `(frequencies, frames)`: 25 ms Hann windows every 10 ms."""
+    size, hop = max(2, round(0.025 * rate)), max(1, round(0.010 * rate))
+    padded = np.pad(samples, (0, max(0, size - len(samples))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop] * np.hanning(size)
+    return 20 * np.log10(np.abs(np.fft.rfft(frames)).T + 1e-6)

@@ -1,0 +1,107 @@
+"""Tensors kept on disk by the content of what they were computed from: features and encoder outputs are made once.
+
+A store is a folder of safetensors files, named by what computes (`settings_folder`): another extractor, encoder or flag
+is another folder. A tensor's name in it is the content it was made from (an utterance's audio hash, its text): a
+changed clip has another name and is computed anew, an unchanged one is found by every corpus and every run. Files are
+only added, each written whole or not at all, so an interrupted run goes on where it stopped and several processes may
+add at the same time. Nothing is ever deleted here: a store that is no longer needed is a folder to remove.
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import uuid4
+
+import torch
+import xxhash
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from .. import __version__
+
+
+def settings_folder(kind: str, *settings) -> Path:
+    """Where tensors of one kind and settings are kept: under `$SER_CACHE`, else beside the `datasets` cache.
+
+    Args:
+        kind: Such as `features` or `embeddings`; the folder's name begins with it.
+        settings: Everything the tensors depend on besides their content, as values whose `repr` is stable.
+    """
+    import datasets
+
+    home = os.environ.get("SER_CACHE") or Path(datasets.config.HF_DATASETS_CACHE).parent / "ser_hf"
+    digest = xxhash.xxh3_64(repr((__version__, *settings)).encode()).hexdigest()
+    return Path(home).expanduser().absolute() / f"{kind}-{digest}"
+
+
+def content_hash(*parts: str | None) -> str:
+    """A short name for content that is a text and not already a hash.
+
+    >>> content_hash("a", "b") == content_hash("a", "b") != content_hash("ab")
+    True
+    """
+    return xxhash.xxh3_128("\0".join("" if part is None else part for part in parts).encode()).hexdigest()
+
+
+class Store:
+    """Tensors by name in one folder; a class because it holds open files. Pickled, it is its folder alone: each worker
+    opens its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self._open()
+
+    def _open(self) -> None:
+        self._parts, self._file_of = {}, {}
+
+    def __getstate__(self) -> dict:
+        return {"folder": self.folder}
+
+    def __setstate__(self, state: dict) -> None:
+        self.folder = state["folder"]
+        self._open()
+
+    def refresh(self) -> None:
+        """Find files that were added since, by this process or another."""
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if path not in self._parts:
+                self._parts[path] = part = safe_open(path, framework="pt")
+                for name in part.keys():
+                    self._file_of[name] = part
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._file_of
+
+    def missing(self, names: Iterable[str]) -> list[int]:
+        """Positions of the names that are not there, each distinct name once."""
+        self.refresh()
+        seen, positions = set(), []
+        for position, name in enumerate(names):
+            if name not in self._file_of and name not in seen:
+                seen.add(name)
+                positions.append(position)
+        return positions
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """One tensor, read from its place in its file.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        if name not in self._file_of:
+            self.refresh()
+        return self._file_of[name].get_tensor(name)
+
+    def add(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Write tensors as one more file, under a temporary name until it is whole."""
+        if not tensors:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        final = self.folder / f"{uuid4().hex}.safetensors"
+        building = final.with_suffix(".part")
+        try:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, building)
+            os.replace(building, final)
+        finally:
+            building.unlink(missing_ok=True)
+        self.refresh()

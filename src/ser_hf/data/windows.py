@@ -1,0 +1,185 @@
+"""Utterances to windows, and the windows' scores back to one score an utterance.
+
+A corpus is split first and cut into windows afterwards, part by part: windows inherit their utterance's part, label and
+speaker, so no utterance is ever in two parts. Only times are written; `audio.decode(row["audio"], rate,
+row["window_start"], row["window_end"])` reads a window's samples from the utterance's own file.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Value
+from datasets.fingerprint import Hasher
+
+from ..errors import SerError
+
+Last = Literal["pad", "drop", "shift"]
+How = Literal["mean", "max", "vote", "attention"]
+
+# Seconds of audio that are no window of their own. `duration` columns are float32, whose steps reach 0.0001 s at half
+# an hour; the encoders' frames are 0.02 s.
+REST = 1e-3
+
+
+def windows(duration: float, frame: float, hop: float, last: Last = "pad") -> list[tuple[float, float]]:
+    """Start and end in seconds of the windows of a clip, in order; times are rounded to microseconds.
+
+    Window `k` is `k * hop` to `k * hop + frame` as long as it ends within the clip (or less than `REST` behind it). A
+    clip that is not longer than a frame is one window, whatever `last` says. Otherwise the audio behind the last whole
+    window, if it is more than `REST`, is treated as `last` says:
+
+    - `pad`: one window more, from the next hop to the clip's end. It is shorter than a frame; the batch pads it.
+    - `drop`: it is in no window.
+    - `shift`: one window more, a whole frame that ends where the clip ends and so overlaps the one before by more.
+
+    With `hop` above `frame` the audio between two windows is in none, and neither is a rest that begins in such a gap.
+
+    >>> windows(2.3, 1.0, 0.5)
+    [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.5, 2.3)]
+    >>> windows(2.3, 1.0, 0.5, last="drop")
+    [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0)]
+    >>> windows(2.3, 1.0, 0.5, last="shift")
+    [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.3, 2.3)]
+    >>> windows(0.4, 1.0, 0.5, last="drop")
+    [(0.0, 0.4)]
+
+    Raises:
+        SerError: a length that is not above 0, or an unknown `last`.
+    """
+    for name, value in (("duration", duration), ("frame", frame), ("hop", hop)):
+        if value is None or not 0 < value < math.inf:
+            raise SerError(f"windows: {name} {value}: must be seconds above 0")
+    if last not in ("pad", "drop", "shift"):
+        raise SerError(f"windows: last {last!r}: must be pad, drop or shift")
+    duration = float(duration)
+    if duration <= frame + REST:
+        return [(0.0, round(duration, 6))]
+    count = 1 + math.floor((duration - frame + REST) / hop)
+    found = [(k * hop, min(k * hop + frame, duration)) for k in range(count)]
+    if duration - found[-1][1] > REST and duration - count * hop > REST:
+        if last == "pad":
+            found.append((count * hop, duration))
+        elif last == "shift":
+            found.append((duration - frame, duration))
+    return [(round(start, 6), round(end, 6)) for start, end in found]
+
+
+def to_windows(dataset: Dataset, frame: float, hop: float, last: Last = "pad") -> Dataset:
+    """One row a window instead of one an utterance, in the same order, with no audio read and none copied.
+
+    Rows are slices of the given table: also where `audio` holds bytes, all windows of an utterance share them. All
+    columns are repeated but these: `id` becomes `<utterance>#<window's number>`; `duration` the window's length;
+    `utterance` is the id before, `window_start` and `window_end` (float64) are seconds in the clip. `start` and `end`
+    of corpora that are cut from recordings stay what they are.
+
+    Call it on each part of a split corpus, never before splitting.
+
+    Raises:
+        SerError: the rows are windows already, or one has no duration.
+    """
+    if "window_start" in dataset.column_names:
+        raise SerError("to_windows: the rows are windows already")
+    ids, rows, times = dataset["id"], [], []
+    for row, (utterance, duration) in enumerate(zip(ids, dataset["duration"], strict=True)):
+        if duration is None:
+            raise SerError(f"to_windows: {utterance} has no duration: only rows with audio can be cut into windows")
+        cut = windows(duration, frame, hop, last)
+        rows += [row] * len(cut)
+        times += [(f"{utterance}#{number}", utterance, *window) for number, window in enumerate(cut)]
+    names, utterances, starts, ends = zip(*times, strict=True) if times else ((), (), (), ())
+    columns = {
+        "id": names,
+        "duration": np.subtract(ends, starts),
+        "utterance": utterances,
+        "window_start": starts,
+        "window_end": ends,
+    }
+    # Paths are repeated (0.6 kB a row); of audio bytes, slices that share the table's memory are gathered (about 6 kB a
+    # row, of Arrow's own objects). `select` and `add_column` would write all bytes as many times as there are windows.
+    arrow = dataset.with_format("arrow")
+    table = arrow[:]
+    only_paths = pc.struct_field(table["audio"], "bytes").null_count == len(table)
+    table = (table.take(pa.array(rows, pa.int64())) if only_paths else arrow[rows]).replace_schema_metadata(None)
+    features = dataset.features.copy()
+    features |= {"utterance": Value("string"), "window_start": Value("float64"), "window_end": Value("float64")}
+    for name, values in columns.items():
+        array = pa.array(values, type=features.arrow_schema.field(name).type)
+        at = table.schema.get_field_index(name)
+        table = table.append_column(name, array) if at < 0 else table.set_column(at, name, array)
+    info = dataset.info.copy()
+    info.features = datasets.Features(features)
+    # The default fingerprint would pickle the whole table to hash it.
+    fingerprint = Hasher.hash((dataset._fingerprint, "windows", frame, hop, last))
+    return Dataset(table, info=info, split=dataset.split, fingerprint=fingerprint)
+
+
+def combine(
+    scores: np.ndarray,
+    utterances: Sequence[str],
+    how: How = "mean",
+    problem_type: str = "single_label_classification",
+) -> tuple[np.ndarray, list[str]]:
+    """Scores of windows to scores of utterances.
+
+    With `s[i, j]` the score of window i of an utterance for label j, i = 1 ... n:
+
+    - `mean`: `mean_i s[i, j]`.
+    - `max`: `max_i s[i, j]`; class probabilities are then divided by their sum. Of regression values it is the
+      largest signed value that any window reached (an intensity's peak; seldom what is wanted of valence).
+    - `vote`: each window votes for its most probable class (single-label) or for every label of at least 0.5
+      (multi-label), and the mean breaks ties as if it were one vote more: `(votes_j + mean_i s[i, j]) / (n + 1)`. So
+      class scores sum to 1 and the largest is the majority's, and a label of a multi-label model is above 0.5 where
+      most windows have it, or half of them and the mean is above 0.5.
+    - `attention`: `sum_i w_i s[i, j]` with `w = softmax_i(max_j |s[i, j]|)`: windows with a confident class, or of
+      regression with a strong value, count more. Weights sum to 1; for probabilities one is at most e = 2.7 times
+      another.
+
+    Args:
+        scores: `(windows, labels)` probabilities (not logits), or regression values.
+        utterances: Each window's utterance; its windows need not be neighbours.
+        how: As above.
+        problem_type: As in transformers; says what a vote is, and whether the scores are to sum to 1.
+
+    Returns:
+        `(utterances, labels)` float64 scores and the utterances' ids, both in first-seen order.
+
+    Raises:
+        SerError: unknown `how`, a vote of regression values, or not one utterance a window.
+    """
+    scores = np.asarray(scores, dtype=np.float64)
+    if scores.ndim != 2 or len(scores) != len(utterances):
+        raise SerError(f"combine: scores of shape {scores.shape} for {len(utterances)} windows")
+    if how not in ("mean", "max", "vote", "attention"):
+        raise SerError(f"combine: {how!r}: must be mean, max, vote or attention")
+    if how == "vote" and problem_type == "regression":
+        raise SerError("combine: regression values cannot vote: use mean, max or attention")
+    ids = list(dict.fromkeys(utterances))
+    numbers = {utterance: number for number, utterance in enumerate(ids)}
+    group = np.array([numbers[utterance] for utterance in utterances], dtype=int)  # (windows,)
+
+    def total(values: np.ndarray) -> np.ndarray:
+        out = np.zeros((len(ids), *values.shape[1:]))
+        np.add.at(out, group, values)
+        return out
+
+    count = total(np.ones((len(scores), 1)))  # (utterances, 1)
+    if how == "mean":
+        return total(scores) / count, ids
+    if how == "max":
+        out = np.full((len(ids), scores.shape[1]), -np.inf)
+        np.maximum.at(out, group, scores)
+        return (out / out.sum(axis=1, keepdims=True) if problem_type.startswith("single") else out), ids
+    if how == "vote":
+        single = problem_type.startswith("single")
+        votes = np.eye(scores.shape[1])[scores.argmax(axis=1)] if single else scores >= 0.5
+        return (total(votes.astype(float)) + total(scores) / count) / (count + 1), ids
+    confidence = np.abs(scores).max(axis=1, keepdims=True)  # (windows, 1)
+    strongest = np.full((len(ids), 1), -np.inf)
+    np.maximum.at(strongest, group, confidence)
+    weights = np.exp(confidence - strongest[group])  # at most 1, whatever the regression's scale
+    return total(weights * scores) / total(weights), ids

@@ -1,0 +1,213 @@
+"""Models to and from folders and the Hub: a stock class where one computes the same, strict loading, a clean push."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+import yaml
+
+from ..errors import SerError
+from ..models import SerConfig, SerForAudioClassification
+from .systems import CHECKPOINTS, without_folders
+
+# What a run leaves behind that may be published. predictions.parquet is not: it holds the corpus's labels and ids.
+PUBLISHED = ("*.safetensors", "*.json", "*.py", "README.md", "run.yaml", "figures/*.png", "vocab.txt", "merges.txt")
+PUBLISHED += ("*.model", "adapter/*.safetensors", "adapter/*.json")  # sentencepiece; LoRA
+# Keys of run.yaml that name this machine's folders.
+LOCAL_KEYS = ("data_dir", "logging_dir")
+
+
+def stock_class(config: SerConfig):
+    """The transformers class that computes what this model does, or None: mean pooling with the linear head."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING
+
+    if (config.pooling, config.head) != ("mean", "linear"):
+        return None
+    return MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING.get(type(config.audio_config), None)
+
+
+def _stock_names(stock) -> dict[str, str]:
+    """Our modules' names to the stock class's."""
+    heads = {"ser_projector": "projector", "ser_classifier": "classifier", "ser_layer_sum.weight": "layer_weights"}
+    return {**heads, "encoder": stock.base_model_prefix}
+
+
+def _renamed(state: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Weights under other names of their modules: `encoder.x` -> `wav2vec2.x`."""
+    renamed = {}
+    for key, value in state.items():
+        module = next(name for name in names if key == name or key.startswith(f"{name}."))
+        renamed[names[module] + key[len(module) :]] = value
+    return renamed
+
+
+def to_stock(model: SerForAudioClassification):
+    """The same model as a stock class (`Wav2Vec2ForSequenceClassification`, Hubert and WavLM likewise).
+
+    Raises:
+        ValueError: there is no stock class for this pooling and head, or its logits differ (which would be a defect).
+    """
+    kind = stock_class(model.config)
+    if kind is None:
+        raise ValueError(f"no stock class pools by {model.config.pooling} under the {model.config.head} head")
+    config = type(model.config.audio_config).from_dict(model.config.audio_config.to_dict())
+    config.id2label, config.label2id = model.config.id2label, model.config.label2id
+    config.problem_type = model.config.problem_type
+    if (thresholds := getattr(model.config, "thresholds", None)) is not None:
+        config.thresholds = thresholds
+    config.classifier_proj_size = model.config.head_size
+    config.use_weighted_layer_sum = model.config.use_weighted_layer_sum
+    stock = kind(config)
+    stock.load_state_dict(_renamed(model.state_dict(), _stock_names(stock)))
+    _same_logits(model, stock)
+    return stock
+
+
+def from_stock(stock) -> SerForAudioClassification:
+    """A stock sequence classification model as ours (mean pooling, linear head)."""
+    config = SerConfig(
+        audio_config=stock.config,
+        pooling="mean",
+        head="linear",
+        head_size=stock.config.classifier_proj_size,
+        use_weighted_layer_sum=stock.config.use_weighted_layer_sum,
+        id2label=stock.config.id2label,
+        label2id=stock.config.label2id,
+        problem_type=stock.config.problem_type,
+    )
+    model = SerForAudioClassification(config)
+    names = {theirs: ours for ours, theirs in _stock_names(stock).items()}
+    model.load_state_dict(_renamed(stock.state_dict(), names))
+    return model.eval()
+
+
+@torch.no_grad()
+def _same_logits(ours, stock, tolerance: float = 1e-4) -> None:
+    values = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
+    modes = ours.training, stock.training
+    ours.eval(), stock.eval()
+    difference = float((ours.cpu()(values).logits - stock(values).logits).abs().max())
+    ours.train(modes[0]), stock.train(modes[1])
+    if not difference < tolerance:
+        raise ValueError(f"the stock class's logits differ by {difference:.2g}: not published as stock")
+
+
+def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerForAudioClassification:
+    """A fine-tuned model with its head, ours or stock, as ours.
+
+    Raises:
+        SerError: not found, no audio classifier, or weights are missing (they are named).
+    """
+    from transformers import AutoConfig, AutoModelForAudioClassification
+
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
+        if config.model_type == "ser":
+            return SerForAudioClassification.from_pretrained(name_or_path)
+        model, info = AutoModelForAudioClassification.from_pretrained(
+            name_or_path, output_loading_info=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise SerError(" ".join(str(error).split())) from None
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise SerError(
+            f"{name_or_path}: the head's weights {', '.join(missing[:4])} are missing, it would answer at random; "
+            "give a fine-tuned checkpoint or train one"
+        )
+    return from_stock(model)
+
+
+def save_model(model, processor, folder: Path) -> type:
+    """Save a model so that `pipeline(task, model=folder)` loads it; returns the class saved: a stock one of
+    transformers where one computes the same.
+
+    Files are written under a temporary name and then moved, so that an interruption never leaves half a model.
+
+    Args:
+        model: Any `PreTrainedModel`.
+        processor: Its feature extractor, tokenizer or processor.
+        folder: Where to.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    published = model
+    if isinstance(model, SerForAudioClassification) and stock_class(model.config):
+        published = to_stock(model)
+    parts = [getattr(published.config, name) for name in published.config.sub_configs]
+    for config in (published.config, *parts):
+        config._name_or_path = ""  # a local path has no place in a model
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
+        published.save_pretrained(staging)
+        processor.save_pretrained(staging)
+        for file in Path(staging).iterdir():
+            os.replace(file, folder / file.name)
+    return type(published)
+
+
+def check_push(repo_id: str | None) -> str:
+    """The repository to push to, once the token has been seen to work; before training, not after.
+
+    Raises:
+        SerError: no or malformed name, no or wrong token, Hub not reachable.
+    """
+    from huggingface_hub import HfApi
+
+    if not repo_id or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise SerError(f"--push_to_hub needs --hub_model_id user/name, got {repo_id!r}")
+    try:
+        HfApi().whoami()
+    except Exception as error:  # every client error means the same to the user: it would fail after the training
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SerError(f"--push_to_hub: the Hub does not accept this machine ({reason}); run `hf auth login`") from None
+    return repo_id
+
+
+def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
+    """Publish a run's folder; returns its address. Private unless asked otherwise.
+
+    Only the files of `PUBLISHED` go, without this machine's paths; a model whose files hold one is refused.
+
+    Raises:
+        SerError: a file to be pushed names a local folder; the repository is public and should be private.
+    """
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as staging:
+        for pattern in PUBLISHED:
+            for file in folder.glob(pattern):
+                target = Path(staging) / file.relative_to(folder)
+                target.parent.mkdir(exist_ok=True)
+                shutil.copyfile(file, target)
+        run_yaml = Path(staging) / "run.yaml"
+        if run_yaml.exists():
+            flags = yaml.safe_load(run_yaml.read_text())
+            kept = {key: value for key, value in flags.items() if key not in LOCAL_KEYS}
+            for key in {*CHECKPOINTS, "dataset"} & kept.keys():
+                kept[key] = without_folders(str(kept[key]))
+            run_yaml.write_text(yaml.safe_dump(kept, sort_keys=False))
+        _refuse_local_names(Path(staging), folder)
+        api = HfApi()
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not api.repo_info(repo_id).private:
+            raise SerError(f"{repo_id} exists and is public: push elsewhere, or say --hub_private_repo false")
+        api.upload_folder(
+            folder_path=staging,
+            repo_id=repo_id,
+            commit_message="Model, card and results",
+            delete_patterns=["*.safetensors", "*.py", "*.json"],  # an earlier model's files would be loaded with this
+        )
+    return str(url)
+
+
+def _refuse_local_names(staging: Path, folder: Path) -> None:
+    paths = {str(Path.home()), str(folder.absolute()), str(Path.cwd())} - {"/", "/root"}
+    for file in staging.rglob("*"):
+        if file.suffix in (".json", ".py", ".md", ".yaml"):
+            text = file.read_text(errors="replace")
+            for path in paths | ({"/root/"} if str(Path.home()) == "/root" else set()):
+                if path in text or json.dumps(path)[1:-1] in text:
+                    raise SerError(f"{file.name} names the local path {path}: not pushed")

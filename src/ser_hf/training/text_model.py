@@ -1,0 +1,257 @@
+"""Transcripts for a text model, and the model: texts cleaned, tokenised with their lengths known, padded by batch."""
+
+import inspect
+import json
+from collections import Counter
+from collections.abc import Sequence
+
+import pyarrow as pa
+import torch
+from datasets import Dataset, DatasetDict, DatasetInfo, Features, List, Value
+
+from ..data.leaks import text_key
+from ..errors import SerError
+from ..models.text_cleaning import clean_text
+
+# Model types that number the positions of tokens from pad_token_id + 1: RoBERTa has 514 for 512 tokens.
+COUNTS_FROM_PADDING = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert")
+COUNTS_FROM_PADDING += ("data2vec-text", "ibert", "longformer", "luke", "mpnet")
+
+
+def with_text(dataset: Dataset, cleaning: str) -> tuple[Dataset, list[str]]:
+    """The utterances that have a text, cleaned, without their audio; and the ids of those that have none.
+
+    Args:
+        dataset: A corpus, or a part of one.
+        cleaning: `none`, `unicode` or `words`, as in `models.text_cleaning`.
+    """
+    texts = [clean_text(text, cleaning).strip() for text in dataset["text"]]
+    kept = [row for row, text in enumerate(texts) if text]
+    left_out = [name for name, text in zip(dataset["id"], texts, strict=True) if not text]
+    dataset = dataset.remove_columns([c for c in ("audio", "text") if c in dataset.column_names]).select(kept)
+    return _with_columns(dataset, {"text": [texts[row] for row in kept]}, Value("string")), left_out
+
+
+def _with_columns(dataset: Dataset, columns: dict[str, list], kind) -> Dataset:
+    """`Dataset.add_column` would show a progress bar for each of the parts."""
+    table = dataset.with_format("arrow")[:]
+    features = Features({**dataset.features, **dict.fromkeys(columns, kind)})
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values, features.arrow_schema.field(name).type))
+    return Dataset(table.cast(features.arrow_schema), info=DatasetInfo(features=features))
+
+
+def prepare_texts(splits: DatasetDict, cleaning: str) -> tuple[DatasetDict, list[str]]:
+    """All parts by `with_text`, and what must be said of the texts: how many are missing, how many repeat in train.
+
+    Raises:
+        SerError: train or test has no text at all.
+    """
+    parts, missing = {}, {}
+    for part, rows in splits.items():
+        parts[part], left_out = with_text(rows, cleaning)
+        if left_out:
+            missing[part] = len(left_out)
+        if not len(parts[part]) and (len(rows) or part != "validation"):
+            raise SerError(f"no utterance of {part} has a text: a text recipe needs a corpus with transcripts")
+    lines = []
+    if missing:
+        counts = ", ".join(f"{part} {count}" for part, count in missing.items())
+        lines.append(f"{sum(missing.values())} utterances have no text and are left out ({counts})")
+    if shared := shared_texts(parts):
+        lines.append(
+            f"the texts of {shared} of {len(parts['test'])} test utterances also occur in train (case, punctuation, "
+            "web addresses and @names aside)"
+        )
+    return DatasetDict(parts), lines
+
+
+def shared_texts(splits) -> int:
+    """How many test utterances have a text that also occurs in train: scripted corpora repeat their sentences."""
+    known = {text_key(text) for text in splits["train"]["text"]}
+    return sum(text_key(text) in known for text in splits["test"]["text"])
+
+
+def tokenize(splits: DatasetDict, tokenizer, max_length: int) -> DatasetDict:
+    """Add to all parts `input_ids`, `tokens` (their number, by which batches are made) and, where the tokenizer makes
+    them, `token_type_ids`.
+
+    Args:
+        splits: Parts with a column `text`, never null.
+        tokenizer: Of the model.
+        max_length: Longest text in tokens, special ones included; the rest is cut off.
+    """
+    parts = {}
+    for part, rows in splits.items():
+        cut = {"truncation": True, "max_length": max_length, "return_attention_mask": False}
+        encoded = tokenizer(list(rows["text"]), **cut) if len(rows) else {"input_ids": []}
+        rows = _with_columns(rows, dict(encoded), List(Value("int32")))
+        parts[part] = _with_columns(rows, {"tokens": [len(ids) for ids in encoded["input_ids"]]}, Value("int32"))
+    return DatasetDict(parts)
+
+
+def text_remarks(test: Dataset, args) -> list[str]:
+    """What the model saw of the texts, and a user of the saved model must do himself."""
+    longest, cleaning = args.max_text_length, args.text_cleaning
+    cut = sum(count >= longest for count in test["tokens"])
+    lines = [f"{cut} of {len(test)} test texts fill the {longest} tokens and may be cut there"] if cut else []
+    if cleaning != "none":
+        lines.append(f"texts were cleaned as ser_hf.models.text_cleaning does by {cleaning!r}; a pipeline does not")
+    return lines
+
+
+class TextCollator:
+    """Pads the texts of a batch to its longest; a class because workers must pickle it.
+
+    Args:
+        tokenizer: Knows what is padded with, and on which side.
+        model: Whose `forward` says whether it takes `token_type_ids`.
+    """
+
+    columns = ("id", "input_ids", "token_type_ids", "label")  # what is read of a row, where it is there
+
+    def __init__(self, tokenizer, model):
+        self.tokenizer = tokenizer
+        self.types = "token_type_ids" in inspect.signature(model.forward).parameters
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """`input_ids`, `attention_mask` (1 = real token), `token_type_ids` `(batch, tokens)`, and `labels`."""
+        names = [name for name in ("input_ids", "token_type_ids") if name in rows[0]]
+        batch = self.tokenizer.pad([{name: row[name] for name in names} for row in rows], return_tensors="pt")
+        inputs = {name: value for name, value in batch.items() if name != "token_type_ids" or self.types}
+        return {**inputs, "labels": torch.tensor([row["label"] for row in rows])}
+
+
+def train_tokenizer(texts: Sequence[str], config, vocab_size: int):
+    """A tokenizer of the model type's own kind (BERT: WordPiece, RoBERTa: byte-level BPE), with a vocabulary from these
+    texts alone. The same texts give the same vocabulary in every process, in any order.
+
+    Args:
+        texts: Of train.
+        config: The model's configuration, whose type decides; its vocabulary size and special tokens are set.
+        vocab_size: At most so many tokens.
+
+    Raises:
+        SerError: this model type has no tokenizer whose training repeats.
+    """
+    from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
+
+    try:
+        tokenizer = TOKENIZER_MAPPING[type(config)]()
+        kind = type(tokenizer.backend_tokenizer.model).__name__
+    except (KeyError, ValueError, TypeError, AttributeError):
+        kind = None
+    if kind == "WordPiece":
+        tokenizer = type(tokenizer)(vocab=_word_pieces(tokenizer, texts, vocab_size))
+    elif kind == "BPE":
+        tokenizer = tokenizer.train_new_from_iterator([sorted(texts)], vocab_size, show_progress=False)
+    else:
+        raise SerError(
+            f"--model_type {config.model_type}: it has no tokenizer that can be trained here; choose bert, roberta or "
+            "distilbert, or give a checkpoint by --model_name_or_path"
+        )
+    config.vocab_size = len(tokenizer)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+        if getattr(config, name, None) is not None:
+            setattr(config, name, getattr(tokenizer, name))
+    return tokenizer
+
+
+def _word_pieces(untrained, texts: Sequence[str], size: int) -> dict[str, int]:
+    """A WordPiece vocabulary: special tokens, every character at a word's beginning and inside it, the most frequent
+    words. Not by the tokenizers library's trainer, whose ids and ties differ from process to process."""
+    backend = untrained.backend_tokenizer
+    split = (backend.pre_tokenizer.pre_tokenize_str(backend.normalizer.normalize_str(text)) for text in texts)
+    counts = Counter(word for words in split for word, _ in words)
+    characters = sorted({character for word in counts for character in word})
+    words = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
+    special = sorted(untrained.get_vocab(), key=untrained.get_vocab().get)
+    pieces = dict.fromkeys([*special, *characters, *(f"##{character}" for character in characters), *words])
+    return {piece: index for index, piece in enumerate(pieces) if index < size}
+
+
+def check_text_length(max_length: int, config, flag: str = "--max_text_length") -> None:
+    """Whether a text encoder has a position for each of so many tokens; with relative positions any number will do.
+
+    Args:
+        max_length: Tokens of the longest text, special ones included.
+        config: The encoder's.
+        flag: Where the number was given.
+
+    Raises:
+        SerError: too many, or fewer than three: a word between two special tokens.
+    """
+    longest = getattr(config, "max_position_embeddings", None)
+    if longest is None or longest < 0 or not getattr(config, "position_biased_input", True):  # XLNet's -1; DeBERTa-v3
+        longest = None
+    elif config.model_type in COUNTS_FROM_PADDING:
+        longest -= config.pad_token_id + 1
+    if max_length < 3 or (longest is not None and max_length > longest):
+        reads = "3 tokens or more" if longest is None else f"3 to {longest} tokens"
+        raise SerError(f"{flag} {max_length}: {config.name_or_path or config.model_type} reads {reads}")
+
+
+def text_model(args, report, train_texts: Sequence[str], do_train: bool = True):
+    """The `AutoModelForSequenceClassification` and the tokenizer that the flags ask for.
+
+    A new head is made for training; for `--do_train false` the checkpoint must have one, with the corpus's labels.
+
+    Args:
+        args: `TextArguments`.
+        report: `CorpusReport`, for the labels.
+        train_texts: From which a random model's tokenizer is trained.
+        do_train: False loads a fine-tuned model as it is.
+
+    Raises:
+        SerError: checkpoint not found, or not usable as the flags say.
+    """
+    import transformers
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+    name, overrides = args.model_name_or_path, json.loads(args.config_overrides or "{}")
+    trust, labels = {"trust_remote_code": args.trust_remote_code}, dict(enumerate(report.label_names))
+    head = {"id2label": labels, "label2id": {label: index for index, label in labels.items()}}
+    head["problem_type"] = report.problem_type
+    missing = []
+    try:
+        if args.model_type:
+            config = AutoConfig.for_model(args.model_type, **overrides, **head)
+            tokenizer = train_tokenizer(train_texts, config, config.vocab_size)
+            check_text_length(args.max_text_length, config)
+            model = AutoModelForSequenceClassification.from_config(config)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(name, **trust)
+            config = AutoConfig.from_pretrained(name, **trust, **(overrides | head if do_train else {}))
+            check_text_length(args.max_text_length, config)
+            shown = transformers.logging.get_verbosity()
+            transformers.logging.set_verbosity_error()  # what is missing is told below, in one line
+            options = {"output_loading_info": True, "ignore_mismatched_sizes": do_train}
+            try:  # a checkpoint in half precision does not train
+                model, info = AutoModelForSequenceClassification.from_pretrained(
+                    name, config=config, dtype=torch.float32, **trust, **options
+                )
+            finally:
+                transformers.logging.set_verbosity(shown)
+            missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise SerError(f"model {args.model_type or name!r}: {' '.join(str(error).split())[:300]}") from None
+    if "attention_mask" not in inspect.signature(model.forward).parameters:  # FNet
+        raise SerError(f"{name}: {type(model).__name__} takes no mask, its answers would change with a batch's padding")
+    head_of = [f"{child}." for child, _ in model.named_children() if child != model.base_model_prefix]
+    fresh = tuple(head_of) if do_train else ()  # what may be random: it is to be trained, and so is BERT's pooler
+    absent = [key for key in missing if not key.startswith(fresh) and not (do_train and ".pooler." in key)]
+    if absent:
+        raise SerError(
+            f"{name}: the weights {', '.join(absent[:4])} are missing, it would answer at random; "
+            f"give a {'complete' if do_train else 'fine-tuned'} checkpoint of this model type"
+        )
+    if not do_train and list(model.config.id2label.values()) != report.label_names:
+        raise SerError(
+            f"{name} answers {', '.join(model.config.id2label.values())}, "
+            f"but the corpus's labels are {', '.join(report.label_names)}: choose another --labels"
+        )
+    if tokenizer.pad_token is None:  # decoders such as GPT-2 have none
+        tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.model_max_length = args.max_text_length  # a pipeline cuts there too, if told to cut
+    return model, tokenizer

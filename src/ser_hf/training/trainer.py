@@ -1,0 +1,246 @@
+"""The Trainer with batches by seconds of audio, an exactly normalised loss, and results in dataset order."""
+
+import gc
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
+
+from ..data.batching import LengthBatchSampler, evaluation_batches
+from .losses import Loss
+
+
+def _inputs(batch: dict) -> dict:
+    return {name: value for name, value in batch.items() if name != "labels"}
+
+
+def random_states() -> tuple:
+    """States of every generator a forward draws from: torch's (dropout) and NumPy's (transformers' SpecAugment)."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), cuda, np.random.get_state()
+
+
+def restore_random_states(states: tuple) -> None:
+    torch.set_rng_state(states[0])
+    if states[1]:
+        torch.cuda.set_rng_state_all(states[1])
+    np.random.set_state(states[2])
+
+
+class EpochDataLoader(DataLoader):
+    """Tells its batch sampler the epoch, as the Trainer expects of a loader it did not make."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.batch_sampler.set_epoch(epoch)
+
+
+class SerTrainer(Trainer):
+    """Trainer over datasets with a column `label`, one of lengths, and those its collators read (their `columns`).
+
+    Loaders are made per rank here and not by accelerate, whose sharding completes the last batch with repeated clips:
+    every clip is seen exactly once an epoch and scored exactly once, by any number of processes.
+
+    Args:
+        budget: Of padded length for a batch on one device, in seconds of audio or in tokens; None for
+            `per_device_train_batch_size` utterances.
+        length: The column of lengths: `duration` in seconds, or `tokens`.
+        loss: What is minimised (`losses.Loss`).
+        eval_collator: Like `data_collator`, for evaluation.
+        sampling: Weights with which training clips are drawn (`batching.sampling_weights`); None for each once.
+        exact_evaluation: No padding at all in evaluation (see `batching.evaluation_batches`).
+        one_cycle: Instead of `lr_scheduler_type`, the learning rate goes up to `learning_rate` and down to nearly
+            nothing in one cycle, and momentum the other way (Smith 2018, torch's OneCycleLR).
+        Others: as in `Trainer`.
+    """
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the weight of the whole accumulated batch
+
+    def __init__(
+        self,
+        *args,
+        budget: float | None = None,
+        length: str = "duration",
+        loss: Loss | None = None,
+        eval_collator=None,
+        exact_evaluation: bool = False,
+        sampling: np.ndarray | None = None,
+        one_cycle: bool = False,
+        **kwargs,
+    ):
+        super().__init__(*args, **kwargs)
+        self.budget, self.length, self.loss = budget, length, loss or Loss()
+        self._update = None  # all logits and labels of the running update, where the loss needs them together
+        self.eval_collator = eval_collator or self.data_collator
+        self.exact_evaluation, self.sampling, self.one_cycle = exact_evaluation, sampling, one_cycle
+
+    def free(self) -> None:
+        """Let go of the wrapped model. A DDP wrapper that outlives its process group may wait forever in its destructor
+        (of gloo's threads), so this comes before the group is destroyed."""
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
+        gc.collect()
+
+    def end(self) -> None:
+        """As in `Trainer`, once, at the very end of a recipe."""
+        self.free()
+        super().end()
+
+    # ---- data
+
+    def _loader(self, dataset: Dataset, batch_sampler, collator, kind=DataLoader) -> DataLoader:
+        workers = self.args.dataloader_num_workers
+        return kind(
+            dataset.select_columns([column for column in collator.columns if column in dataset.column_names]),
+            batch_sampler=batch_sampler,
+            collate_fn=collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
+            # workers are made anew each epoch: they hold a copy of the collator, which must know the epoch
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+        )
+
+    def get_train_dataloader(self) -> DataLoader:
+        sampler = LengthBatchSampler(
+            np.array(self.train_dataset[self.length][:]),
+            seconds=self.budget,
+            count=self.args.per_device_train_batch_size,
+            seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
+            weights=self.sampling,
+            on_epoch=getattr(self.data_collator, "set_epoch", None),
+        )
+        return self._loader(self.train_dataset, sampler, self.data_collator, EpochDataLoader)
+
+    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+        """This rank's share of the evaluation batches; ranks with one batch less repeat one, which is not counted, so
+        that all go through as many forwards (a sharded model waits for all of them)."""
+        dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
+        batches = evaluation_batches(
+            np.array(dataset[self.length][:]),
+            self.budget,
+            self.args.per_device_eval_batch_size,
+            exact=self.exact_evaluation,
+        )
+        if self.exact_evaluation and getattr(self.eval_collator, "trim_db", None) is not None:
+            batches = [np.array([row]) for batch in batches for row in batch]  # trimmed, they are no longer equal
+        rank, world = self.args.process_index, self.args.world_size
+        rounds = -(-len(batches) // world)
+        mine = [batches[min(rank + i * world, len(batches) - 1)].tolist() for i in range(rounds)]
+        loader = self._loader(dataset, mine, self.eval_collator)
+        loader.counted = [rank + i * world < len(batches) for i in range(rounds)]
+        return loader
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        return self.get_eval_dataloader(test_dataset)
+
+    # ---- optimisation
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        if not self.one_cycle or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        optimizer = optimizer or self.optimizer
+        rates = [group["lr"] for group in optimizer.param_groups]
+        self.lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=num_training_steps)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # ---- loss
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """Weight of all clips of one update, over the accumulation steps and all ranks."""
+        if not batch_samples:
+            return None
+        self._update = None
+        if self.loss.needs_whole_batch and (len(batch_samples) > 1 or self.args.world_size > 1):
+            self._update = self._whole_update(batch_samples)
+        weight = sum(self.loss.weight(batch["labels"]) for batch in batch_samples).to(device)
+        return self.accelerator.gather(weight.reshape(1)).sum() if self.args.world_size > 1 else weight
+
+    @torch.no_grad()
+    def _whole_update(self, batch_samples: list) -> dict:
+        """Logits of all clips of an update from a first pass without gradients, with the random numbers that the
+        second pass, with gradients, will draw again (Gao et al. 2021, gradient caching)."""
+        self.model_wrapped.train()
+        states = random_states()
+        logits, labels = [], []
+        for batch in batch_samples:
+            batch = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                logits.append(self.model_wrapped(**_inputs(batch)).logits.float().cpu())
+            labels.append(batch["labels"].cpu())
+        restore_random_states(states)
+        parts = gather_object([(logits, labels)]) if self.args.world_size > 1 else [(logits, labels)]
+        before = sum(len(part) for rank in parts[: self.args.process_index] for part in rank[0])
+        return {
+            "logits": torch.cat([part for rank in parts for part in rank[0]]),
+            "labels": torch.cat([part for rank in parts for part in rank[1]]),
+            "next": before,
+            "batches": len(batch_samples),
+        }
+
+    def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
+        labels = inputs["labels"]
+        outputs = model(**_inputs(inputs))
+        processes = self.accelerator.num_processes
+        if num_items_in_batch is None or (self.loss.needs_whole_batch and self._update is None):
+            loss = self.loss.value(outputs.logits, labels)
+        elif self.loss.needs_whole_batch:
+            update, first = self._update, self._update["next"]
+            update["next"] += len(labels)
+            logits, truth = update["logits"].to(labels.device), update["labels"].to(labels.device)
+            rest = logits[first + len(labels) :]
+            whole = self.loss.value(torch.cat([logits[:first], outputs.logits.float(), rest]), truth)
+            # The gradients of all parts add up to the whole's (DDP averages them over ranks, hence the factor); the
+            # value that is logged is added up too, so each part reports its share.
+            loss = processes * (whole - whole.detach()) + whole.detach() / update["batches"]
+        else:  # DDP averages gradients over ranks; the sum over ranks is wanted
+            loss = self.loss.sum(outputs.logits, labels) / num_items_in_batch * processes
+        return (loss, outputs) if return_outputs else loss
+
+    # ---- evaluation
+
+    def _prepared_for_evaluation(self):
+        """The model ready for a forward, also when nothing was trained before (as in Trainer.evaluation_loop)."""
+        model = self._wrap_model(self.model, training=False)
+        if not self.accelerator._models and model is self.model:
+            if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+                model = self.accelerator.prepare(model)
+            else:
+                model = self.accelerator.prepare_model(model, evaluation_mode=True)
+            if self.is_fsdp_enabled:
+                self.model = model
+            if model is not self.model:
+                self.model_wrapped = model
+        return model.eval()
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Logits and labels of every utterance once, in the order of the dataset, on every rank."""
+        model = self._prepared_for_evaluation()
+        self.callback_handler.eval_dataloader = dataloader
+        rows, logits, labels = [], [], []
+        for batch, counted, inputs in zip(dataloader.batch_sampler, dataloader.counted, dataloader, strict=True):
+            _, scores, truth = self.prediction_step(model, inputs, prediction_loss_only=False)
+            if counted:
+                rows += batch
+                logits.append(scores.float().cpu().numpy())
+                labels.append(truth.cpu().numpy())
+            self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        parts = [(rows, np.concatenate(logits), np.concatenate(labels))] if rows else []
+        if self.args.world_size > 1:
+            parts = gather_object(parts)
+        order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
+        scores = np.concatenate([part[1] for part in parts])[order]
+        truth = np.concatenate([part[2] for part in parts])[order]
+        metrics = {}
+        if self.compute_metrics is not None:
+            metrics = dict(self.compute_metrics(EvalPrediction(predictions=scores, label_ids=truth)))
+        metrics["loss"] = float(self.loss.value(torch.from_numpy(scores), torch.from_numpy(truth)))
+        prefixed = {f"{metric_key_prefix}_{name}": value for name, value in denumpify_detensorize(metrics).items()}
+        return EvalLoopOutput(predictions=scores, label_ids=truth, metrics=prefixed, num_samples=len(scores))
