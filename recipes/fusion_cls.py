@@ -1,4 +1,4 @@
-"""Fuse an audio and a text encoder to recognise emotions from what is said and how.
+r"""Fuse an audio and a text encoder to recognise emotions from what is said and how.
 
     accelerate launch recipes/fusion_cls.py --dataset iemocap --audio_model runs/iemocap_wav2vec2_fold0_seed42 \
         --text_model runs/iemocap_text_fold0_seed42
@@ -6,61 +6,76 @@
         --text_model roberta-base --fusion cross_attention --freeze_encoders false --learning_rate 1e-5
 
 Encoders are frozen unless --freeze_encoders false: each utterance goes through each of them once, the head is trained
-on what they made of it, and the whole model is saved. The report holds audio alone, text alone and their averaged
-probabilities on the same test utterances. `pipeline("speech-emotion-recognition", model=folder)` takes {"audio",
-"text"}, either of which may be missing.
+on their cached hidden states, and the whole model is saved. The report compares it with audio alone, text alone and
+their averaged probabilities on the same test utterances. `pipeline("speech-emotion-recognition", model=folder)` takes
+{"audio", "text"}, either of which may be missing.
 """
 
-from ser_hf.training import arguments as args
 from ser_hf.training import run
+from ser_hf.training.arguments import parse
+from ser_hf.training.settings import TRAINING_DEFAULTS, FusionSettings, System
+
+HEAD = {"learning_rate": 1e-3, "num_train_epochs": 30, "per_device_train_batch_size": 32}  # a head alone is trained
+WHOLE = {"learning_rate": TRAINING_DEFAULTS["learning_rate"], "num_train_epochs": 15, "per_device_train_batch_size": 8}
+SYSTEM = System("fusion", FusionSettings, defaults=HEAD, defaults_with={("freeze_encoders", False): WHOLE})
 
 
 def main() -> None:
     # 1. Flags. Nothing heavy is imported before this line, so that --help and a typo answer at once.
-    flags = args.parse(__doc__, system="fusion")
-    data, training = flags.data, flags.training
+    settings = parse(SYSTEM, __doc__)
 
-    from ser_hf.evaluation.scoring import SELECTED_BY
     from ser_hf.training import fusion_model as fusion
+    from ser_hf.training.encoder_states import MODALITIES, StateCollator, check_states, encode
     from ser_hf.training.lora import with_lora
-    from ser_hf.training.states import MODALITIES, StateCollator, check_states, encode
 
-    # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
-    setup = run.prepare("fusion_cls", flags)
-    splits, kind = setup.splits, setup.report.problem_type
+    # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
+    settings, setup = run.prepare("fusion_cls", SYSTEM, settings)
+    training, splits, clips = settings.training, setup.splits, settings.clips
+    names, task = setup.report.label_names, setup.report.problem_type
 
     # 3. Model: two encoders under a new head.
-    model, processor = fusion.load(flags.model, setup.report, training.do_train)
+    model, processor = fusion.fusion_model(
+        names, task, new_head=training.do_train, **vars(settings.fusion), **vars(settings.text)
+    )
     remarks = fusion.modality_remarks(splits, processor.text_cleaning)
     run.say(*remarks)
-    model = with_lora(model, flags.model) if training.do_train else model
-    run.select_on_validation(training, SELECTED_BY[kind], len(splits["validation"]) > 0)
+    if training.do_train:
+        model = with_lora(model, settings.lora)
 
-    if flags.model.freeze_encoders and training.do_train:
-        # 4a. Each utterance through each encoder once; then heads on what came out: the fusion's, and one a modality.
-        states = encode(model, processor, splits, flags)
-        check_states(model, processor, states, splits["test"].select(range(min(8, len(splits["test"])))), flags)
+    if settings.fusion.freeze_encoders and training.do_train:
+        # 4a. Each utterance through each encoder once; then heads on the states: the fusion's, and one per modality.
+        states = encode(model, processor, splits, clips, training, settings.batches.budget)
+        check_states(model, processor, states, splits["test"].select(range(min(8, len(splits["test"])))), clips)
         untrained = fusion.head_of(model)
-        trainer = fusion.make_trainer(fusion.head_of(model), StateCollator(states), processor, flags, setup)
-        trained = run.train(trainer, training)
+        trainer = fusion.fusion_trainer(fusion.head_of(model), StateCollator(states), processor, settings, setup)
+        trained = run.train(trainer)
         others = {
-            f"{name}_only": fusion.trained_alone(name, untrained, states, processor, flags, setup)
+            f"{name}_only": fusion.trained_alone(name, untrained, states, processor, settings, setup)
             for name in MODALITIES
         }
-        others["average"] = fusion.averaged(list(others.values()), kind)
+        others["average"] = fusion.averaged(list(others.values()), task)
         model = fusion.put_back(trainer.accelerator.unwrap_model(trainer.model), model)
-        remarks += ["scored on encoder outputs in half precision; the saved model is float32"] if states.half else []
+        remarks += ["scored on hidden states in half precision; the saved model is float32"] if states.half else []
     else:
         # 4b. Everything is trained, on raw input.
-        collator = fusion.FusionCollator(processor, data)
-        trainer = fusion.make_trainer(model, collator, processor, flags, setup)
-        trained = run.train(trainer, training) if training.do_train else None
+        collator = fusion.FusionCollator(processor, clips)
+        trainer = fusion.fusion_trainer(model, collator, processor, settings, setup)
+        trained = run.train(trainer) if training.do_train else None
         others = fusion.withheld(trainer, collator, splits)
         model = None  # the trainer's
 
     # 5. Test, once; model, card, results, push.
-    others, task = fusion.on_test(others, setup), "speech-emotion-recognition"
-    run.finish(trainer, flags, processor, setup, trained, task=task, others=others, remarks=remarks, model=model)
+    run.finish(
+        trainer,
+        settings,
+        setup,
+        trained,
+        processor,
+        task="speech-emotion-recognition",
+        others=fusion.on_test(others, setup),
+        remarks=remarks,
+        model=model,
+    )
     trainer.end()
 
 

@@ -5,60 +5,78 @@
     accelerate launch recipes/spectrogram_cls.py --dataset ravdess --arch cnn1d_8 --features mfcc --trim_db 30
     accelerate launch recipes/spectrogram_cls.py --dataset crema_d --arch alexnet --window_seconds 1 --spec_p 0.5
 
-Corpus -> speaker-independent split -> features, computed once and kept -> network, selected on validation -> test
+Corpus -> speaker-independent split -> features, computed once and cached -> network, selected on validation -> test
 scored once -> a folder that `pipeline("audio-classification", model=folder, trust_remote_code=True)` loads.
 """
 
-from ser_hf.training import arguments as args
-from ser_hf.training import pieces, run
+from ser_hf.training import run
+from ser_hf.training.arguments import parse
+from ser_hf.training.settings import SpectrogramSettings, System
+
+SYSTEM = System(
+    "spectrogram",
+    SpectrogramSettings,
+    defaults={"learning_rate": 1e-3, "num_train_epochs": 60},  # from random weights
+)
 
 
 def main() -> None:
     # 1. Flags. Nothing heavy is imported before this line, so that --help and a typo answer at once.
-    flags = args.parse(__doc__, system="spectrogram")
-    data, run_args, training = flags.data, flags.run, flags.training
+    settings = parse(SYSTEM, __doc__)
 
-    from ser_hf.data.mixing import with_soft_labels
-    from ser_hf.evaluation.scoring import SELECTED_BY, metrics_of
-    from ser_hf.models.configuration_spectrogram import IMAGE_ARCHS
+    from ser_hf.evaluation.scoring import metrics_of
     from ser_hf.training import spectrogram_model as spectrograms
+    from ser_hf.training.audio_model import padding_sensitive
+    from ser_hf.training.objective import draw_weights, make_loss, training_rows
     from ser_hf.training.trainer import SerTrainer
 
-    # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
-    setup = run.prepare("spectrogram_cls", flags)
-    report, splits = setup.report, setup.splits
-    windowed = pieces.make_windows(splits, data)
-    parts = windowed or splits
+    # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
+    settings, setup = run.prepare("spectrogram_cls", SYSTEM, settings)
+    training, splits = settings.training, setup.splits
+    names, task = setup.report.label_names, setup.report.problem_type
+    windowed = run.cut_windows(splits, settings.windows)
+    parts = windowed.parts if windowed else splits
 
     # 3. Model, and the features of every clip.
-    model, extractor = spectrograms.spectrogram_model(flags, report)
-    pieces.draw_augmentation(run_args, flags.augmentation, training, splits, extractor)
-    collators = spectrograms.feature_collators(extractor, flags, report, parts)
+    model, extractor = spectrograms.spectrogram_model(
+        names,
+        task,
+        trim_db=settings.clips.trim_db,
+        train=training.do_train,
+        **vars(settings.network),
+        **vars(settings.features),
+    )
+    relative = spectrograms.by_speaker(extractor, settings.features.speaker_norm, settings.clips, settings.windows)
+    if settings.figures.draw_augmentation:
+        run.draw_augmentation(splits, extractor, settings.augmentation, training)
+    extractor, collators = spectrograms.feature_collators(
+        extractor, parts, settings.clips, settings.augmentation, training, relative=relative, num_labels=len(names)
+    )
 
-    # 4. Trainer: selected by UAR on validation (multi-label: mean average precision; values: CCC).
-    has_validation = len(splits["validation"]) > 0
-    run.select_on_validation(training, SELECTED_BY[report.problem_type], has_validation)
-    train = with_soft_labels(parts["train"], len(report.label_names)) if run_args.soft_labels else parts["train"]
+    # 4. Trainer: selected by UAR on validation (several labels: mean average precision; values: CCC).
+    train = training_rows(parts["train"], settings.sampling)
     trainer = SerTrainer(
         model=model,
         args=training,
-        train_dataset=spectrograms.as_heard(train, collators["data_collator"]),
+        train_dataset=spectrograms.with_trimmed_durations(train, collators["data_collator"]),
         eval_dataset=parts["validation"],
         processing_class=extractor,
         **collators,
-        callbacks=spectrograms.early_stopping(run_args, has_validation),
-        compute_metrics=metrics_of(report.label_names, report.problem_type),
-        budget=run_args.batch_seconds,
-        loss=pieces.make_loss(report, run_args, training, splits["train"]),
-        exact_evaluation=model.config.arch in IMAGE_ARCHS,
-        sampling=pieces.make_sampling(run_args, parts["train"]),
-        one_cycle=run_args.one_cycle,
+        callbacks=spectrograms.early_stopping(settings.schedule.early_stopping_patience, len(splits["validation"]) > 0),
+        compute_metrics=metrics_of(names, task),
+        budget=settings.batches.budget,
+        loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
+        exact_evaluation=padding_sensitive(model.config),
+        sampling=draw_weights(parts["train"], settings.sampling),
+        one_cycle=settings.schedule.one_cycle,
     )
-    trained = run.train(trainer, training) if training.do_train else None
+    trained = run.train(trainer) if training.do_train else None
 
     # 5. Test, once; model, card, results, push.
-    remarks = [spectrograms.speaker_remark(splits)] if flags.model.speaker_norm else []
-    run.finish(trainer, flags, extractor, setup, trained, windowed, remarks=remarks)
+    remarks = [spectrograms.speaker_remark(splits)] if relative else []
+    run.finish(
+        trainer, settings, setup, trained, extractor, windowed=windowed, remarks=remarks, speaker_normalised=relative
+    )
     trainer.end()
 
 

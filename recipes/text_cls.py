@@ -5,69 +5,79 @@
     accelerate launch recipes/text_cls.py --dataset cmu_mosei --labels sentiment --loss ccc_mse
     accelerate launch recipes/text_cls.py --dataset demo
 
-What is learned follows the label configuration. The same protocols and reports as for audio; the report holds the
-system against the most frequent answer and TF-IDF under a linear model. What comes out is a stock model that
+The label set decides what is learned. Protocols and reports are those of the audio recipes; the report compares the
+system with the most frequent label and with TF-IDF under a linear model. The result is a stock model that
 `pipeline("text-classification", model=folder)` loads.
 """
 
-from ser_hf.training import arguments as args
-from ser_hf.training import pieces, run
+from ser_hf.training import run
+from ser_hf.training.arguments import parse
+from ser_hf.training.settings import System, TextSettings
+
+SYSTEM = System("text", TextSettings, checkpoint="bert-base-uncased")
 
 
 def main() -> None:
     # 1. Flags. Nothing heavy is imported before this line, so that --help and a typo answer at once.
-    flags = args.parse(__doc__, system="text")
-    model_args, run_args, training = flags.model, flags.run, flags.training
+    settings = parse(SYSTEM, __doc__)
 
     from dataclasses import replace
 
-    from ser_hf.data.mixing import with_soft_labels
     from ser_hf.evaluation.baselines import text_baselines
-    from ser_hf.evaluation.scoring import SELECTED_BY, metrics_of
+    from ser_hf.evaluation.scoring import metrics_of
     from ser_hf.training.lora import with_lora
+    from ser_hf.training.objective import draw_weights, make_loss, training_rows
     from ser_hf.training.text_model import TextCollator, prepare_texts, text_model, text_remarks, tokenize
     from ser_hf.training.trainer import SerTrainer
 
-    # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check; texts.
-    setup = run.prepare("text_cls", flags)
-    splits, remarks = prepare_texts(setup.splits, model_args.text_cleaning)
+    # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check; texts.
+    settings, setup = run.prepare("text_cls", SYSTEM, settings)
+    training, text = settings.training, settings.text
+    names, task = setup.report.label_names, setup.report.problem_type
+    splits, remarks = prepare_texts(setup.splits, text.text_cleaning)
     run.say(*remarks)
-    names, kind = setup.report.label_names, setup.report.problem_type
 
     # 3. Model and tokens.
-    model, tokenizer = text_model(model_args, setup.report, splits["train"]["text"], training.do_train)
-    splits = tokenize(splits, tokenizer, model_args.max_text_length)
-    remarks += text_remarks(splits["test"], model_args)
+    model, tokenizer = text_model(
+        names,
+        task,
+        splits["train"]["text"],
+        max_text_length=text.max_text_length,
+        new_head=training.do_train,
+        **vars(settings.encoder),
+    )
+    splits = tokenize(splits, tokenizer, text.max_text_length)
+    remarks += text_remarks(splits["test"], text.max_text_length, text.text_cleaning)
     collator = TextCollator(tokenizer, model)
-    model = with_lora(model, model_args) if training.do_train else model
+    if training.do_train:
+        model = with_lora(model, settings.lora)
 
-    # 4. What it is held against.
-    baselines, about = text_baselines(splits, names, kind) if training.process_index == 0 else ({}, [])
+    # 4. Baselines that read the same texts.
+    baselines, about = text_baselines(splits, names, task) if training.process_index == 0 else ({}, [])
 
     # 5. Trainer: selected by UAR, mean average precision or mean CCC on validation.
-    run.select_on_validation(training, SELECTED_BY[kind], has_validation=len(splits["validation"]) > 0)
     trainer = SerTrainer(
         model=model,
         args=training,
-        train_dataset=with_soft_labels(splits["train"], len(names)) if run_args.soft_labels else splits["train"],
+        train_dataset=training_rows(splits["train"], settings.sampling),
         eval_dataset=splits["validation"],
         processing_class=tokenizer,
         data_collator=collator,
-        compute_metrics=metrics_of(names, kind),
-        budget=run_args.batch_tokens,
+        compute_metrics=metrics_of(names, task),
+        budget=settings.batches.budget,
         length="tokens",
-        loss=pieces.make_loss(setup.report, run_args, training, splits["train"]),
-        sampling=pieces.make_sampling(run_args, splits["train"]),
+        loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
+        sampling=draw_weights(splits["train"], settings.sampling),
     )
-    trained = run.train(trainer, training) if training.do_train else None
+    trained = run.train(trainer) if training.do_train else None
 
     # 6. Test, once; model, card, results, push.
     run.finish(
         trainer,
-        flags,
-        tokenizer,
+        settings,
         replace(setup, splits=splits),
         trained,
+        tokenizer,
         task="text-classification",
         others=baselines,
         remarks=remarks + about,

@@ -1,4 +1,4 @@
-"""Fine-tune a speech encoder to classify emotions.
+r"""Fine-tune a speech encoder to classify emotions.
 
     accelerate launch recipes/wav2vec2_cls.py --dataset emodb --data_dir /corpora/emodb
     accelerate launch recipes/wav2vec2_cls.py --dataset demo
@@ -9,49 +9,57 @@ Corpus -> speaker-independent split -> encoder, pooling, head -> selected on val
 that `pipeline("audio-classification", model=folder)` loads.
 """
 
-from ser_hf.training import arguments as args
-from ser_hf.training import pieces, run
+from ser_hf.training import run
+from ser_hf.training.arguments import parse
+from ser_hf.training.settings import CLASSES, AudioSettings, System
+
+SYSTEM = System("wav2vec2", AudioSettings, tasks=(CLASSES,), checkpoint="facebook/wav2vec2-base")
 
 
 def main() -> None:
     # 1. Flags. Nothing heavy is imported before this line, so that --help and a typo answer at once.
-    flags = args.parse(__doc__, system="wav2vec2")
-    data, run_args, training = flags.data, flags.run, flags.training
+    settings = parse(SYSTEM, __doc__)
 
-    from ser_hf.data.mixing import with_soft_labels
     from ser_hf.evaluation.scoring import metrics_of
+    from ser_hf.training.audio_model import audio_model, padding_sensitive, speech_collators
+    from ser_hf.training.lora import with_lora
+    from ser_hf.training.objective import draw_weights, make_loss, training_rows
     from ser_hf.training.trainer import SerTrainer
 
-    # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
-    setup = run.prepare("wav2vec2_cls", flags, ("single_label_classification",))
-    report, splits = setup.report, setup.splits
-    windowed = pieces.make_windows(splits, data)
-    parts = windowed or splits
+    # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
+    settings, setup = run.prepare("wav2vec2_cls", SYSTEM, settings)
+    training, splits = settings.training, setup.splits
+    names, task = setup.report.label_names, setup.report.problem_type
+    windowed = run.cut_windows(splits, settings.windows)
+    parts = windowed.parts if windowed else splits
 
     # 3. Model.
-    model, extractor = pieces.audio_model(flags.model, report, training.do_train)
-    pieces.draw_augmentation(run_args, flags.augmentation, training, splits, extractor)
+    model, extractor = audio_model(
+        names, task, new_head=training.do_train, **vars(settings.encoder), **vars(settings.head)
+    )
+    if training.do_train:
+        model = with_lora(model, settings.lora)
+    if settings.figures.draw_augmentation:
+        run.draw_augmentation(splits, extractor, settings.augmentation, training)
 
     # 4. Trainer: selected by UAR on validation.
-    run.select_on_validation(training, "uar", has_validation=len(splits["validation"]) > 0)
-    train = with_soft_labels(parts["train"], len(report.label_names)) if run_args.soft_labels else parts["train"]
     trainer = SerTrainer(
         model=model,
         args=training,
-        train_dataset=train,
+        train_dataset=training_rows(parts["train"], settings.sampling),
         eval_dataset=parts["validation"],
         processing_class=extractor,
-        **pieces.make_collators(extractor, flags, report),
-        compute_metrics=metrics_of(report.label_names, report.problem_type),
-        budget=run_args.batch_seconds,
-        loss=pieces.make_loss(report, run_args, training, splits["train"]),
-        exact_evaluation=pieces.hears_padding(model.config.audio_config),
-        sampling=pieces.make_sampling(run_args, parts["train"]),
+        **speech_collators(extractor, settings.clips, settings.augmentation, training.seed, len(names)),
+        compute_metrics=metrics_of(names, task),
+        budget=settings.batches.budget,
+        loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
+        exact_evaluation=padding_sensitive(model.config.audio_config),
+        sampling=draw_weights(parts["train"], settings.sampling),
     )
-    trained = run.train(trainer, training) if training.do_train else None
+    trained = run.train(trainer) if training.do_train else None
 
     # 5. Test, once; model, card, results, push.
-    run.finish(trainer, flags, extractor, setup, trained, windowed)
+    run.finish(trainer, settings, setup, trained, extractor, windowed=windowed)
     trainer.end()
 
 

@@ -5,50 +5,60 @@
     accelerate launch recipes/wav2vec2_reg.py --dataset iemocap --labels vad --loss ccc
     accelerate launch recipes/wav2vec2_reg.py --dataset demo --labels multi_label
 
-What is learned follows the label configuration: a regression one gives values, a multi-label one probabilities with a
-decision threshold for each label, tuned on validation and saved in the configuration.
+The label set decides what is learned: a regression one gives values, a multi-label one probabilities with a decision
+threshold for each label, tuned on validation and saved in the configuration.
 """
 
-from ser_hf.training import arguments as args
-from ser_hf.training import pieces, run
+from ser_hf.training import run
+from ser_hf.training.arguments import parse
+from ser_hf.training.settings import LABELS, VALUES, AudioRegressionSettings, System
+
+SYSTEM = System("wav2vec2_reg", AudioRegressionSettings, tasks=(VALUES, LABELS), checkpoint="facebook/wav2vec2-base")
 
 
 def main() -> None:
     # 1. Flags. Nothing heavy is imported before this line, so that --help and a typo answer at once.
-    flags = args.parse(__doc__, system="wav2vec2_reg")
-    run_args, training = flags.run, flags.training
+    settings = parse(SYSTEM, __doc__)
 
-    from ser_hf.evaluation.scoring import SELECTED_BY, metrics_of
+    from ser_hf.evaluation.scoring import metrics_of
+    from ser_hf.training.audio_model import audio_model, padding_sensitive, speech_collators
+    from ser_hf.training.lora import with_lora
+    from ser_hf.training.objective import make_loss
     from ser_hf.training.trainer import SerTrainer
 
-    # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
-    setup = run.prepare("wav2vec2_reg", flags, ("regression", "multi_label_classification"))
-    report, splits = setup.report, setup.splits
-    windowed = pieces.make_windows(splits, flags.data)
-    parts = windowed or splits
+    # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
+    settings, setup = run.prepare("wav2vec2_reg", SYSTEM, settings)
+    training, splits = settings.training, setup.splits
+    names, task = setup.report.label_names, setup.report.problem_type
+    windowed = run.cut_windows(splits, settings.windows)
+    parts = windowed.parts if windowed else splits
 
     # 3. Model.
-    model, extractor = pieces.audio_model(flags.model, report, training.do_train)
-    pieces.draw_augmentation(run_args, flags.augmentation, training, splits, extractor)
+    model, extractor = audio_model(
+        names, task, new_head=training.do_train, **vars(settings.encoder), **vars(settings.head)
+    )
+    if training.do_train:
+        model = with_lora(model, settings.lora)
+    if settings.figures.draw_augmentation:
+        run.draw_augmentation(splits, extractor, settings.augmentation, training)
 
     # 4. Trainer: selected by mean CCC, or mean average precision, on validation.
-    run.select_on_validation(training, SELECTED_BY[report.problem_type], len(splits["validation"]) > 0)
     trainer = SerTrainer(
         model=model,
         args=training,
         train_dataset=parts["train"],
         eval_dataset=parts["validation"],
         processing_class=extractor,
-        **pieces.make_collators(extractor, flags, report),
-        compute_metrics=metrics_of(report.label_names, report.problem_type),
-        budget=run_args.batch_seconds,
-        loss=pieces.make_loss(report, run_args, training, splits["train"]),
-        exact_evaluation=pieces.hears_padding(model.config.audio_config),
+        **speech_collators(extractor, settings.clips, settings.augmentation, training.seed, len(names)),
+        compute_metrics=metrics_of(names, task),
+        budget=settings.batches.budget,
+        loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
+        exact_evaluation=padding_sensitive(model.config.audio_config),
     )
-    trained = run.train(trainer, training) if training.do_train else None
+    trained = run.train(trainer) if training.do_train else None
 
     # 5. Test, once; model, card, results, push.
-    run.finish(trainer, flags, extractor, setup, trained, windowed)
+    run.finish(trainer, settings, setup, trained, extractor, windowed=windowed)
     trainer.end()
 
 

@@ -1,7 +1,9 @@
-"""Writing files whole or not at all."""
+"""Files written whole or not at all, into folders that were claimed before anything slow."""
 
 import os
 from pathlib import Path
+
+from .errors import SerError
 
 
 def write(path: Path, content: str | bytes) -> None:
@@ -10,3 +12,21 @@ def write(path: Path, content: str | bytes) -> None:
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     staging.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(staging, path)
+
+
+def claim(folder: Path, flag: str) -> None:
+    """Make a folder and prove that files can be written there.
+
+    Args:
+        folder: The folder.
+        flag: How the user named it, for the message.
+
+    Raises:
+        SerError: the folder or a file in it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (probe := folder / f".writable.{os.getpid()}").touch()
+        probe.unlink()
+    except OSError as error:
+        raise SerError(f"{flag}: cannot write in {folder} ({error.strerror}); choose another") from None

@@ -19,9 +19,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ..errors import SerError
-from ..files import write
+from ..files import claim, write
 from ..training.run import say
-from .console import Parser, claim, corpus_arguments, table
+from .console import Parser, corpus_arguments, table
 
 # What the content of a file of this kind must be, in libsndfile's names; also the kinds of file that are looked for.
 FORMATS = {

@@ -1,11 +1,9 @@
 """What the console commands share: a parser whose errors are one line, a check that a file can be written, a table."""
 
 import argparse
-import os
 import re
 import textwrap
 from difflib import get_close_matches
-from pathlib import Path
 
 from ..errors import SerError
 
@@ -55,20 +53,6 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
     return int(text)
-
-
-def claim(folder: Path, flag: str) -> None:
-    """Make a folder and see that files can be written there, before anything slow.
-
-    Raises:
-        SerError: they cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (probe := folder / f".writable.{os.getpid()}").touch()
-        probe.unlink()
-    except OSError as error:
-        raise SerError(f"{flag}: cannot write in {folder} ({error.strerror}); choose another") from None
 
 
 def table(header: list[str], rows: list[list], width: int = WIDTH) -> list[str]:

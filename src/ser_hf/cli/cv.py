@@ -3,19 +3,14 @@
     ser-hf cv recipes/wav2vec2_cls.py --dataset emodb --data_dir /corpora/emodb
     ser-hf cv recipes/wav2vec2_cls.py --dataset ravdess --seeds 42 43 44 --num_processes 4 --output_dir runs/ravdess_cv
 
-The recipe comes first; its flags and its YAML are given as to the recipe alone. Of cv itself are:
-  --seeds S ...             Training seeds; the recipe's (42) otherwise.
-  --folds K ...             Only these folds, from 0; the report then says that it is partial.
-  --num_processes N         Processes (GPUs) of each fold, for accelerate launch.
-  --accelerate_config FILE  Configuration of accelerate launch, such as recipes/accelerate/fsdp.yaml.
-  --verbose                 Show what the folds print; it always goes to <output_dir>/fold<k>_seed<s>/log.txt.
-  --output_dir DIR          runs/<dataset>_<system>_cv otherwise, or runs/<name>_cv of --config <name>.yaml.
-
-A finished fold is not run again, an unfinished one goes on from its last checkpoint: after an interruption give the
-same command. Written are cv.json and cv.md: every fold, mean and standard deviation over folds, the pooled predictions
-with 95 % intervals by speakers, and each class.
+The recipe comes first; its flags and its YAML are given as to the recipe alone. A finished fold is not run again, an
+unfinished one resumes from its last checkpoint: after an interruption give the same command. Written are cv.json and
+cv.md: every fold, mean and standard deviation over folds, the pooled predictions with 95 % intervals over speakers, and
+each class. The output of a fold goes to <output_dir>/fold<k>_seed<s>/log.txt.
 """
 
+import argparse
+import importlib.util
 import json
 import os
 import re
@@ -25,52 +20,90 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SerError
-from ..files import write
-from ..training import arguments as args
+from ..files import claim, write
 from ..training import run
-from ..training.flags import ClipArguments, TextArguments
-from ..training.record import write_flags
-from ..training.systems import flags_of
-from .console import claim
-from .cv_report import Found, about, mark, markdown, summarise
+from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, run_name, spelled, word
+from ..training.settings import CLASSES, DataArguments, System
+from .console import Parser, positive
+from .cv_report import Fold, about, mark, markdown, summarise
+
+if TYPE_CHECKING:
+    from ..data.corpus import CorpusReport
+    from ..data.mixing import Mixed
+    from ..data.splits import Protocol
 
 # Not part of what a fold computed; its fold and seed are in results.json.
-NOT_COMPARED = ("fold", "seed", "num_proc", *args.NOT_IN_RUN_YAML)
+NOT_COMPARED = ("fold", "seed", "num_proc", *NOT_IN_RUN_YAML)
+# Flags of the recipe that cv sets for each fold.
+SET_BY_CV = {"fold": "--folds 0 2", "seed": "--seeds 42 43", "resume_from_checkpoint": "the same command again",
+             "push_to_hub": "the recipe alone"}  # fmt: skip
+ENDING = 40  # seconds that a fold has to end: accelerate gives its ranks 30
 
 
-@dataclass
-class Plan:
-    """What is to be run. `flags` are the recipe's words, `given` its flags with those of its YAML, `own` those of cv;
-    `ids` are all utterances of the corpus and `tests` those of each fold's test set."""
+@dataclass(frozen=True)
+class Request:
+    """The command line, before anything of the corpus is looked at.
+
+    Args:
+        recipe, system: The recipe's file and its system.
+        words: The recipe's flags as they were typed.
+        overrides: All flags of a fold that were set, the YAML's among them.
+        data: The flags of the corpus and its split.
+        text_cleaning: Of recipes that read texts; None for the others.
+        launcher: The command that starts the recipe.
+        num_processes: Of each fold, if it was given.
+        out: The folder of the folds and the report.
+        seeds, folds: The seeds, and the folds that were asked for (all if empty).
+        anew: Whether finished folds are run again.
+        verbose: Whether the output of the folds is shown.
+        record: The name under which `recipes/results` keeps the figures; "" is the YAML's or the system's; None: not.
+    """
 
     recipe: Path
-    system: str
+    system: System
+    words: list[str]
+    overrides: dict[str, Any]
+    data: DataArguments
+    text_cleaning: str | None
     launcher: list[str]
-    flags: list[str]
-    given: dict
-    own: dict
+    num_processes: int | None
     out: Path
     seeds: list[int]
     folds: list[int]
-    all_folds: int = 0
-    report: Any = None  # CorpusReport
-    mixed: Any = None  # preprocessing.Mixed
-    protocol: Any = None  # Protocol
-    ids: list[str] = field(default_factory=list)
-    tests: dict[int, set[str]] = field(default_factory=dict)
-
-    @property
-    def anew(self) -> bool:
-        return str(self.given.get("overwrite_output_dir")).lower() == "true"
+    anew: bool
+    verbose: bool
+    record: str | None = None
 
     def folder(self, seed: int, fold: int) -> Path:
         return self.out / f"fold{fold}_seed{seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run.
+
+    Args:
+        request: The command line.
+        folds, all_folds: The folds to run, and the number that the protocol has.
+        report, mixed, protocol: Of the corpus.
+        ids: All utterances of the corpus.
+        tests: The ids of each fold's test set.
+    """
+
+    request: Request
+    folds: list[int]
+    all_folds: int
+    report: "CorpusReport"
+    mixed: "Mixed | None"
+    protocol: "Protocol"
+    ids: list[str]
+    tests: dict[int, set[str]]
 
 
 def main(argv: list[str]) -> int:
@@ -79,155 +112,182 @@ def main(argv: list[str]) -> int:
     Raises:
         SerError: wrong flags, a folder of another run, or a fold that failed (the finished ones stay).
     """
-    if {"-h", "--help"} & set(argv):
-        run.say(__doc__.strip())
-        return 0
-    plan = parse(argv)
-    load(plan)
+    request = parse(argv)
+    plan = load(request)
     try:
         runs = run_all(plan)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")
         return 130
     cv = about(plan, runs) | summarise(runs, plan.report.label_names)
-    write(plan.out / "cv.json", json.dumps(cv, indent=2, ensure_ascii=False) + "\n")
-    write(plan.out / "cv.md", markdown(cv))
-    run.say("", markdown(cv), f"written: {plan.out / 'cv.json'} and cv.md")
+    write(request.out / "cv.json", json.dumps(cv, indent=2, ensure_ascii=False) + "\n")
+    write(request.out / "cv.md", markdown(cv))
+    run.say("", markdown(cv), f"written: {request.out / 'cv.json'} and cv.md")
     return 0
 
 
-# ---- what is asked for
+# ---- the command line
 
 
-def parse(argv: list[str]) -> Plan:
-    """The command line; nothing of the corpus is looked at."""
-    if not argv or argv[0].startswith("-"):
+def own_parser() -> argparse.ArgumentParser:
+    """The flags of cv itself; all others are the recipe's."""
+    parser = Parser("cv", __doc__)
+    parser.add_argument("recipe", help="a recipe, such as recipes/wav2vec2_cls.py; its own flags follow")
+    parser.add_argument("--seeds", nargs="+", type=_natural, help="training seeds (default: the recipe's, 42)")
+    parser.add_argument("--folds", nargs="+", type=_natural, help="only these folds, from 0; the report is partial")
+    parser.add_argument("--num_processes", type=positive, help="processes (GPUs) of each fold, for accelerate launch")
+    parser.add_argument("--accelerate_config", metavar="FILE", help="YAML of accelerate launch, recipes/accelerate/...")
+    parser.add_argument("--verbose", nargs="?", const="true", choices=("true", "false"), help="show the folds' output")
+    parser.add_argument("--output_dir", help="folder (default: runs/<dataset>_<system>_cv, or runs/<config>_cv)")
+    return parser
+
+
+def _natural(text: str) -> int:
+    if not re.fullmatch(r"\d+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
+    return int(text)
+
+
+def parse(argv: list[str]) -> Request:
+    """Read the command line; nothing of the corpus is looked at.
+
+    Raises:
+        SerError: no such recipe, or a wrong flag of cv or of the recipe.
+    """
+    argv = spelled(argv)
+    if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
         raise SerError("the recipe comes first: ser-hf cv recipes/wav2vec2_cls.py --dataset NAME ...")
-    places = (
-        Path(argv[0]),
-        Path(__file__).parents[1] / "recipes" / Path(argv[0]).name,
-    )  # the second of an installed wheel
-    recipe = next((path for path in places if path.is_file()), None)
-    if recipe is None:
-        raise SerError(f"recipe {argv[0]}: no such file; give a recipe's path, such as recipes/wav2vec2_cls.py")
-    cli = args._pairs(argv[1:])
-    for name in ("fold", "seed", "resume_from_checkpoint", "push_to_hub"):
-        if name in cli:
-            raise SerError(f"--{name} {cli[name]}: cv sets it for each run; --folds 0 2 and --seeds 42 43 choose them")
-    names = ("folds", "seeds", "num_processes", "accelerate_config", "verbose", "output_dir")
-    own = {name: cli.pop(name) for name in names if name in cli}
-    named = re.search(r"""system=["'](\w+)["']""", recipe.read_text())
-    system = named[1] if named else recipe.stem
-    given = {key: value for key, value in args.gather(cli, system)[0].items() if key != "config" or key in cli}
-    if not given.get("dataset"):
-        raise SerError("--dataset is missing: name a corpus, `ser-hf corpora` lists them")
-    launcher, config = [sys.executable, "-m", "accelerate.commands.launch"], own.get("accelerate_config")
+    own, words = own_parser().parse_known_args(argv)
+    recipe = find_recipe(own.recipe)
+    system = load_system(recipe)
+    for name, instead in SET_BY_CV.items():
+        if any(w == f"--{name}" or w.startswith(f"--{name}=") for w in words):
+            raise SerError(f"--{name}: cv sets it for each run; use {instead}")
+    values = read(system, words)
+    launcher, config = [sys.executable, "-m", "accelerate.commands.launch"], own.accelerate_config
     if config and not Path(config).is_file():
         raise SerError(f"--accelerate_config {config}: no such file")
     launcher += ["--config_file", config] if config else []
-    if "num_processes" in own:
-        count = _numbers("num_processes", own["num_processes"])[0]
-        if not count:
-            raise SerError("--num_processes 0: must be at least 1")
-        # also on a CPU: `--cpu` starts one process whatever the number (shared/PLATFORM.md 1.1)
-        launcher += [*(["--multi_gpu"] if count > 1 and not config else []), "--num_processes", str(count)]
-    return Plan(
+    if own.num_processes:
+        # also on a CPU, where `--cpu` would start one process whatever the number
+        several = ["--multi_gpu"] if own.num_processes > 1 and not config else []
+        launcher += [*several, "--num_processes", str(own.num_processes)]
+    return Request(
         recipe=recipe,
         system=system,
+        words=words,
+        overrides=values.overrides,
+        data=build(DataArguments, values),
+        text_cleaning=getattr(values, "text_cleaning", None) if not system.reads_audio else None,
         launcher=launcher,
-        flags=[word for key, v in cli.items() for word in (f"--{key}", *(v if isinstance(v, list) else [v]))],
-        given=given,
-        own=own,
-        out=Path(own.get("output_dir") or given.get("output_dir") or f"runs/{args.run_name(given, system)}_cv"),
-        seeds=_numbers("seeds", own.get("seeds", given.get("seed", 42))),
-        folds=_numbers("folds", own.get("folds", [])),
+        num_processes=own.num_processes,
+        out=Path(own.output_dir or values.output_dir or f"runs/{run_name(values, system)}_cv"),
+        seeds=list(dict.fromkeys(own.seeds or [values.seed])),
+        folds=sorted(set(own.folds or [])),
+        anew=values.overwrite_output_dir,
+        verbose=own.verbose == "true",
     )
 
 
-def _numbers(name: str, value) -> list[int]:
-    words = value if isinstance(value, list) else [value]
-    if not all(re.fullmatch(r"\d+", str(word)) for word in words):
-        raise SerError(f"--{name} {' '.join(map(str, words))}: must be whole numbers, as in --{name} 1 2")
-    return list(dict.fromkeys(map(int, words)))
+def find_recipe(name: str) -> Path:
+    """A recipe's file, of a checkout or of an installed wheel.
+
+    Raises:
+        SerError: no such file.
+    """
+    places = (Path(name), recipes_folder() / Path(name).name)
+    recipe = next((path for path in places if path.is_file()), None)
+    if recipe is None:
+        raise SerError(f"recipe {name}: no such file; give a recipe's path, such as recipes/wav2vec2_cls.py")
+    return recipe
 
 
-def data_arguments(given: dict, system: str):
-    """The recipe's flags on its data. The others are left to the recipe: `TrainingArguments` would hold a GPU here."""
-    from argparse import ArgumentError
+def load_system(recipe: Path) -> System:
+    """The `SYSTEM` that a recipe exports.
 
-    from transformers import HfArgumentParser
-
-    kind = flags_of(system)[0]
-    parser = HfArgumentParser(kind, allow_abbrev=False, add_help=False, exit_on_error=False)
-    names = [entry.name for entry in fields(kind)]
+    Raises:
+        SerError: the file is no recipe.
+    """
+    spec = importlib.util.spec_from_file_location(f"ser_hf_recipe_{recipe.stem}", recipe)
+    module = importlib.util.module_from_spec(spec)
     try:
-        return args._dataclasses(parser, {name: given[name] for name in names if name in given})[0]
-    except ArgumentError as error:
-        raise SerError(" ".join(str(error).split())) from None
+        spec.loader.exec_module(module)
+        return module.SYSTEM
+    except Exception as error:  # whatever a file that is no recipe raises
+        raise SerError(f"recipe {recipe}: no recipe ({type(error).__name__}: {error}); it must export SYSTEM") from None
 
 
-def load(plan: Plan) -> None:
-    """Load the corpus and make every fold, so that what is wrong with any of them is found before the first runs."""
-    data = data_arguments(plan.given, plan.system)
-    run.check_names(data, ("single_label_classification",))
-    claim(plan.out, f"--output_dir {plan.out}")
+# ---- the corpus
 
-    from ..data.leaks import check_disjoint
+
+def load(request: Request) -> Plan:
+    """Load the corpus and make every fold, so that what is wrong with any of them is found before the first runs.
+
+    Raises:
+        SerError: no such corpus, label set, protocol or fold; a leak; labels that cv cannot sum up.
+    """
+    data = request.data
+    run.check_names(request.system, data)
+    claim(request.out, f"--output_dir {request.out}")
+
     from ..data.mixing import add_to_train, load_data
-    from ..data.splits import find_protocol, folds_of, split
+    from ..data.splits import check_disjoint, find_protocol, folds_of, split
     from ..training.text_model import with_text
 
-    corpus, report, plan.mixed = load_data(data, isinstance(data, ClipArguments))
-    if report.problem_type != "single_label_classification":
+    corpus, report, mixed = load_data(data, request.system.reads_audio)
+    if report.problem_type != CLASSES:
         raise SerError(
             f"{report.corpus}'s labels {report.labels!r} are vectors, and cv sums up classes: other --labels"
         )
-    plan.report, plan.protocol = report, find_protocol(report.corpus, data.protocol)
-    plan.ids, plan.all_folds = list(corpus["id"]), len(folds_of(corpus, plan.protocol, data.split_seed))
-    plan.folds = sorted(plan.folds) or list(range(plan.all_folds))
-    if plan.folds[-1] >= plan.all_folds:
-        names = f"{report.corpus}'s {plan.protocol.name}"
-        raise SerError(f"--folds {plan.folds[-1]}: {names} has folds 0 to {plan.all_folds - 1}")
-    for fold in plan.folds:
+    protocol = find_protocol(report.corpus, data.protocol)
+    all_folds = len(folds_of(corpus, protocol, data.split_seed))
+    folds = request.folds or list(range(all_folds))
+    if folds[-1] >= all_folds:
+        names = f"{report.corpus}'s {protocol.name}"
+        raise SerError(f"--folds {folds[-1]}: {names} has folds 0 to {all_folds - 1}")
+    tests = {}
+    for fold in folds:
         parts = split(corpus, report.corpus, data.protocol, fold, data.validation_fraction, data.split_seed)
-        parts = add_to_train(parts, plan.mixed)
-        check_disjoint(parts, plan.protocol.speaker_independent, plan.protocol.validation)
+        parts = add_to_train(parts, mixed)
+        check_disjoint(parts, protocol.speaker_independent, protocol.validation)
         test = parts["test"]
-        if plan.system.split("_")[0] == "text":  # which leaves out what has no text
-            test, _ = with_text(test, plan.given.get("text_cleaning", TextArguments.text_cleaning))
-        plan.tests[fold] = set(test["id"])
+        if request.text_cleaning:  # a text recipe leaves out utterances without a text
+            test, _ = with_text(test, request.text_cleaning)
+        tests[fold] = set(test["id"])
+    return Plan(request, folds, all_folds, report, mixed, protocol, list(corpus["id"]), tests)
 
 
 # ---- running
 
 
-def run_all(plan: Plan) -> dict[tuple[int, int], Found]:
+def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
     """The folds by `(seed, fold)`; those that are not finished are run."""
-    todo = [(seed, fold) for seed in plan.seeds for fold in plan.folds]
-    before = {} if plan.anew else {key: found for key in todo if (found := finished(plan, *key))}
+    request = plan.request
+    todo = [(seed, fold) for seed in request.seeds for fold in plan.folds]
+    before = {} if request.anew else {key: done for key in todo if (done := finished(plan, *key))}
     leak = plan.protocol.warning and f" {plan.protocol.warning}:"
     lines = plan.report.lines() + (plan.mixed.lines() if plan.mixed else [])
     run.say(*lines, f"{plan.protocol.name}:{leak} {len(todo)} runs, {len(before)} finished before")
     runs, took = {}, []
     for seed, fold in todo:
-        name, folder = f"fold {plan.folds.index(fold) + 1}/{len(plan.folds)} seed {seed}", plan.folder(seed, fold)
-        resume = not plan.anew and any(folder.glob("checkpoint-*"))
-        if (seed, fold) not in before:
-            run.say(f"{name} (--fold {fold}) {'goes on from its last checkpoint' if resume else 'started'} in {folder}")
+        name, folder = f"fold {plan.folds.index(fold) + 1}/{len(plan.folds)} seed {seed}", request.folder(seed, fold)
+        resume = not request.anew and any(folder.glob("checkpoint-*"))
+        if (seed, fold) in before:
+            runs[seed, fold], end = before[seed, fold], "finished before"
+        else:
+            run.say(f"{name} (--fold {fold}) {'resumes from its last checkpoint' if resume else 'started'} in {folder}")
             begin = time.monotonic()
-            before[seed, fold] = _run_one(plan, seed, fold, resume)
+            runs[seed, fold] = _run_one(plan, seed, fold, resume)
             took.append(time.monotonic() - begin)
-            left = (len(todo) - len(before)) * sum(took) / len(took)
+            left = (len(todo) - len(before) - len(took)) * sum(took) / len(took)
             elapsed, left = (timedelta(seconds=round(seconds)) for seconds in (sum(took), left))
             end = f"done, elapsed {elapsed}, about {left} left"
-        else:
-            end = "finished before"
-        results, _ = runs[seed, fold] = before[seed, fold]
+        results, _ = runs[seed, fold]
         run.say(f"{name}: UAR {results['test']['metrics']['uar']:.3f}{mark(results)}, {end}")
     return runs
 
 
-def finished(plan: Plan, seed: int, fold: int) -> Found | None:
+def finished(plan: Plan, seed: int, fold: int) -> Fold | None:
     """Results and predictions of a fold, or None if it is still to be run or to be completed.
 
     Raises:
@@ -235,22 +295,22 @@ def finished(plan: Plan, seed: int, fold: int) -> Found | None:
     """
     import yaml
 
-    folder = plan.folder(seed, fold)
+    folder, now = plan.request.folder(seed, fold), plan.request.overrides
     done = (folder / "results.json").exists()
     if not done and not any(folder.glob("checkpoint-*")):
         return None
     if not (folder / "run.yaml").exists():
         raise SerError(f"{folder} holds a run but no run.yaml that says its flags: choose another --output_dir")
     then = yaml.safe_load((folder / "run.yaml").read_text())
-    for name in dict.fromkeys([*plan.given, *then]):
-        if name not in NOT_COMPARED and _plain(name, then.get(name)) != _plain(name, plan.given.get(name)):
-            was, now = (f"--{name} {flags[name]}" if name in flags else f"no --{name}" for flags in (then, plan.given))
+    for name in dict.fromkeys([*now, *then]):
+        if name not in NOT_COMPARED and _plain(name, then.get(name)) != _plain(name, now.get(name)):
+            was, asked = (f"--{name} {flags[name]}" if name in flags else f"no --{name}" for flags in (then, now))
             again = "choose another --output_dir, or all folds anew: --overwrite_output_dir true"
-            raise SerError(f"{folder} was run with {was}, asked for is {now}: {again}")
-    return read(plan, seed, fold) if done else None
+            raise SerError(f"{folder} was run with {was}, asked for is {asked}: {again}")
+    return read_fold(plan, seed, fold) if done else None
 
 
-def _plain(name: str, value):
+def _plain(name: str, value: Any) -> Any:
     """A flag's value whatever its spelling: True and "true", 0.001 and "1e-3", a relative and an absolute folder."""
     if isinstance(value, list):
         return [_plain(name, item) for item in value]
@@ -259,20 +319,24 @@ def _plain(name: str, value):
     try:
         return float(str(value))
     except ValueError:
-        return str(value).lower() if str(value) in ("True", "False") else str(value)
+        return word(value)
 
 
-def read(plan: Plan, seed: int, fold: int) -> Found:
-    """A finished fold, which must be of this corpus as it is now, this protocol, fold and seed."""
+def read_fold(plan: Plan, seed: int, fold: int) -> Fold:
+    """A finished fold.
+
+    Raises:
+        SerError: it is not of this corpus as it is now, this protocol, fold and seed.
+    """
     import pandas as pd
 
-    folder, now = plan.folder(seed, fold), plan.report
+    folder, now = plan.request.folder(seed, fold), plan.report
     if not (folder / "predictions.parquet").exists():
         raise SerError(f"{folder} has no predictions.parquet: remove the folder to run this fold again")
     results = json.loads((folder / "results.json").read_text())
     table = pd.read_parquet(folder / "predictions.parquet")
     corpus, protocol = results["corpus"], results["protocol"]
-    for what, found, wanted in (
+    for what, was, wanted in (
         ("corpus", f"{corpus['corpus']} ({corpus['labels']})", f"{now.corpus} ({now.labels})"),
         ("number of utterances in the corpus", corpus["utterances"], now.utterances),
         ("addition of other corpora", results.get("mixed"), plan.mixed.counts if plan.mixed else None),
@@ -280,60 +344,74 @@ def read(plan: Plan, seed: int, fold: int) -> Found:
         ("fold and seed", (protocol["fold"], results["seed"]), (fold, seed)),
         ("number of test utterances from other folds", len(set(table["id"]) - plan.tests[fold]), 0),
     ):
-        if found != wanted:
-            raise SerError(f"{folder}: the {what} is {found}, not {wanted}: remove the folder to run this fold again")
+        if was != wanted:
+            raise SerError(f"{folder}: the {what} is {was}, not {wanted}: remove the folder to run this fold again")
     return results, table
 
 
-def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Found:
-    folder = plan.folder(seed, fold)
+def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Fold:
+    from ..training.record import write_flags
+
+    request = plan.request
+    folder = request.folder(seed, fold)
     own = ["--fold", str(fold), "--seed", str(seed), "--output_dir", str(folder)]
     own += ["--resume_from_checkpoint", "true"] if resume else []
-    own += ["--push_to_hub", "false"] if "push_to_hub" in plan.given else []  # every fold would go to the same place
-    command = [*plan.launcher, str(plan.recipe), *plan.flags, *own]
-    if plan.anew:  # as the recipe will, but before run.yaml says of them what is not true
+    own += ["--push_to_hub", "false"] if request.overrides.get("push_to_hub") else []  # all would go to one place
+    command = [*request.launcher, str(request.recipe), *request.words, *own]
+    if request.anew:  # as the recipe will, but before run.yaml says of them what is not true
         (folder / "results.json").unlink(missing_ok=True)
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
     # The recipe writes run.yaml at its end; until then this one says with which flags a checkpoint was made.
-    write_flags(folder, {**plan.given, "fold": str(fold), "seed": str(seed)})
-    status, output = launch(command, folder / "log.txt", verbose=plan.own.get("verbose") == "true")
+    write_flags(folder, {**request.overrides, "fold": fold, "seed": seed})
+    status, output = launch(command, folder / "log.txt", request.verbose, request.overrides.get("hub_token"))
     if status or not (folder / "results.json").exists():
         failed = f"fold {fold} seed {seed} failed with exit status {status}: {last_error(output)}"
-        raise SerError(f"{failed} (all of it: {folder / 'log.txt'}); to repeat it: {shlex.join(command)}")
-    return read(plan, seed, fold)
+        again = without_secret(shlex.join(command), request.overrides.get("hub_token"))
+        raise SerError(f"{failed} (all of it: {folder / 'log.txt'}); to repeat it: {again}")
+    return read_fold(plan, seed, fold)
 
 
-def launch(command: list[str], log: Path, verbose: bool = False) -> tuple[int, str]:
-    """Run a command as a process group of its own, its output appended to `log` as it comes, and shown if `verbose`.
-    Whatever ends this process, SIGKILL excepted, ends the group. Returns exit status and the end of the output."""
+def without_secret(text: str, secret: str | None) -> str:
+    """A text in which a token is hidden.
+
+    >>> without_secret("--hub_token hf_abc", "hf_abc")
+    '--hub_token ***'
+    """
+    return text.replace(secret, "***") if secret else text
+
+
+def launch(command: list[str], log: Path, verbose: bool = False, secret: str | None = None) -> tuple[int, str]:
+    """Run a command in a process group of its own, its output appended to `log` as it comes, and shown if `verbose`.
+    Whatever ends this process, SIGKILL excepted, ends the group. `secret` is not written. Returns exit status and the
+    end of the output."""
     # nohup's SIGHUP stays ignored
     stops = [stop for stop in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(stop) is signal.SIG_DFL]
     for stop in stops:
         signal.signal(stop, lambda number, _: sys.exit(128 + number))
     process = status = None
     try:
-        with open(log, "ab") as out, open(log, "rb") as said:
-            out.write(f"$ {shlex.join(command)}\n".encode())
+        with open(log, "ab") as out, open(log, "rb") as tail:
+            out.write(f"$ {without_secret(shlex.join(command), secret)}\n".encode())
             out.flush()
-            start = said.seek(out.tell())
+            start = tail.seek(out.tell())
             streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
             process = subprocess.Popen(command, **streams, start_new_session=True)
             while status is None:
                 time.sleep(0.1)
-                status = process.poll()  # before reading, so that nothing said in between is lost
+                status = process.poll()  # before reading, so that nothing in between is lost
                 if verbose:
-                    sys.stdout.write(said.read().decode(errors="replace"))
+                    sys.stdout.write(tail.read().decode(errors="replace"))
                     sys.stdout.flush()
-            said.seek(max(start, said.seek(0, os.SEEK_END) - 65536))
-            return status, said.read().decode(errors="replace")
+            tail.seek(max(start, tail.seek(0, os.SEEK_END) - 65536))
+            return status, tail.read().decode(errors="replace")
     finally:
         for stop in stops:
             signal.signal(stop, signal.SIG_DFL)
         if process is not None and process.poll() is None:
             os.killpg(process.pid, signal.SIGTERM)  # accelerate ends the ranks, which have groups of their own
             try:
-                process.wait(timeout=40)  # it gives them 30 seconds
+                process.wait(timeout=ENDING)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
 

@@ -3,13 +3,10 @@
 from collections import Counter
 from typing import Any
 
-from ..training.record import command as repeat
-from ..training.record import commit
-
-Found = tuple[dict, Any]  # a finished fold: its results and its table of predictions
+Fold = tuple[dict, Any]  # a finished fold: its results and its table of predictions
 
 
-def summarise(runs: dict[tuple[int, int], Found], label_names: list[str]) -> dict:
+def summarise(runs: dict[tuple[int, int], Fold], label_names: list[str]) -> dict:
     """The figures of a cross-validation.
 
     Args:
@@ -103,19 +100,22 @@ def _entry(seed: int, fold: int, results: dict) -> dict:
     }
 
 
-def about(plan: Any, runs: dict[tuple[int, int], Found]) -> dict:
+def about(plan: Any, runs: dict[tuple[int, int], Fold]) -> dict:
     """All of a cross-validation that is not a figure: of what, by what, and whether it is complete."""
-    everything = [results for results, _ in runs.values()]
+    from ..training.record import command as repeat
+    from ..training.record import commit
+
+    request, everything = plan.request, [results for results, _ in runs.values()]
     partial = len(plan.folds) < plan.all_folds
-    command = repeat(plan.recipe.stem, plan.given).replace("accelerate launch", "ser-hf cv", 1)
-    command += f" --seeds {' '.join(map(str, plan.seeds))}"
+    command = repeat(request.recipe.stem, request.system, request.overrides, launcher="ser-hf cv")
+    command += f" --seeds {' '.join(map(str, request.seeds))}"
     command += f" --folds {' '.join(map(str, plan.folds))}" if partial else ""
-    command += f" --num_processes {plan.own['num_processes']}" if "num_processes" in plan.own else ""
+    command += f" --num_processes {request.num_processes}" if request.num_processes else ""
     used = [{"ser_hf": results["ser_hf"], **results["versions"]} for results in everything]
     first = everything[0]
-    tables = [[table for (of, _), (_, table) in runs.items() if of == seed] for seed in plan.seeds]
+    tables = [[table for (of, _), (_, table) in runs.items() if of == seed] for seed in request.seeds]
     return {
-        "recipe": plan.recipe.stem,
+        "recipe": request.recipe.stem,
         "command": command,
         "commit": commit(),
         # several where folds were run with several
@@ -125,7 +125,7 @@ def about(plan: Any, runs: dict[tuple[int, int], Found]) -> dict:
         "protocol": {**first["protocol"], "fold": None, "folds": plan.all_folds},
         "folds": plan.folds,
         "partial": partial,
-        "seeds": plan.seeds,
+        "seeds": request.seeds,
         "coverage": coverage(tables, plan.ids, set().union(*plan.tests.values())),
     }
 

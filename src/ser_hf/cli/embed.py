@@ -1,19 +1,27 @@
-"""What a pretrained encoder makes of a corpus, as a dataset: one vector an utterance, or one a frame.
+"""Write the embeddings of a corpus by a pretrained encoder as a dataset: one vector per utterance, or one per frame.
 
     ser-hf embed emodb --data_dir /corpora/emodb --model facebook/wav2vec2-base
     ser-hf embed iemocap --model roberta-base --pooling first --out iemocap_roberta.parquet
 
-Written is a parquet file with the corpus's columns (without its audio) and `embedding`; load it by
-datasets.load_dataset("parquet", data_files=FILE). An audio encoder hears the audio, a text encoder reads the text. What
-was computed is kept and shared with recipes/fusion_cls.py: only what changed is computed again.
+The parquet file has the corpus's columns (without its audio) and `embedding`; load it by
+datasets.load_dataset("parquet", data_files=FILE). An audio encoder encodes the audio, a text encoder the text. Hidden
+states are cached and shared with recipes/fusion_cls.py: only what changed is computed again.
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from ..errors import SerError
-from .console import Parser, claim, corpus_arguments, positive
+from ..files import claim
+from .console import Parser, corpus_arguments, positive
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..data.cache import Store
 
 BLOCK = 256  # rows that are in memory at a time
 
@@ -26,24 +34,29 @@ def main(argv: list[str]) -> int:
     """
     parser = Parser("embed", __doc__)
     corpus_arguments(parser)
-    parser.add_argument(
-        "--model", required=True, help="Hub id or folder of an audio or text encoder, fine-tuned or not"
-    )
+    parser.add_argument("--model", required=True, help="audio or text encoder, fine-tuned or not: Hub id or folder")
     parser.add_argument(
         "--level", choices=("utterance", "frames"), default="utterance", help="one vector, or all frames"
     )
-    parser.add_argument("--pooling", choices=("mean", "max", "meanmax", "first"), default="mean", help="frames to one")
+    parser.add_argument(
+        "--pooling", choices=("mean", "max", "meanmax", "first"), help="pooling of frames (default: mean)"
+    )
     parser.add_argument("--layers", choices=("last", "all"), default="last", help="all: a vector for every layer")
-    budget = "padded seconds of a batch (default: 36); 0 makes batches of eight clips"
+    budget = "budget in padded seconds per batch (default: 36); 0 makes batches of eight clips"
     parser.add_argument("--batch_seconds", type=float, default=36.0, help=budget)
     parser.add_argument("--max_text_length", type=positive, default=64, help="tokens of a text (default: 64)")
     parser.add_argument("--text_cleaning", choices=("none", "unicode", "words"), default="unicode")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the checkpoint")
-    parser.add_argument("--out", help="the file; <corpus>_<model>.parquet otherwise")
+    parser.add_argument("--out", help="the parquet file (default: <corpus>_<model>.parquet)")
     args = parser.parse_args(argv)
-    if args.level == "frames" and args.layers == "all":
+    frames, layers = args.level == "frames", args.layers == "all"
+    if frames and layers:
         raise SerError("--layers all: only for --level utterance, frames of all layers would be a hundred times larger")
+    if frames and args.pooling:
+        raise SerError(f"--pooling {args.pooling}: does nothing with --level frames; leave it out")
     out = Path(args.out or f"{Path(args.name).name}_{Path(args.model).name}.parquet")
+    if out.is_dir():
+        raise SerError(f"--out {out}: is a folder; name a file")
     claim(out.parent, f"--out {out}")
 
     from ..data.loading import load_corpus
@@ -51,15 +64,53 @@ def main(argv: list[str]) -> int:
 
     corpus, report = load_corpus(args.name, args.labels, args.data_dir, num_proc=args.num_proc, return_report=True)
     say(*report.lines())
-    store, names = _encode(args, corpus)
-    count = _write(out, corpus, store, names, args)
+    store, names = encode_corpus(
+        corpus,
+        args.model,
+        pooling=None if frames else args.pooling or "mean",
+        every_layer=layers,
+        budget=args.batch_seconds if args.batch_seconds > 0 else None,
+        max_text_length=args.max_text_length,
+        text_cleaning=args.text_cleaning,
+        trust_remote_code=args.trust_remote_code,
+    )
+    if not any(names):
+        raise SerError(f"{args.name} has nothing that {args.model} can encode: choose an encoder of its audio or text")
+    count = write_embeddings(out, corpus, store, names, frames=frames, every_layer=layers)
     without = f", {len(corpus) - count} utterances have nothing to encode" if count < len(corpus) else ""
-    say(f"written: {out} ({count} rows{without}); kept in {store.folder}")
+    say(f"written: {out} ({count} rows{without}); cached in {store.folder}")
     return 0
 
 
-def _encode(args, corpus):
-    """The store with all states, and the name of each utterance's (None has nothing to encode)."""
+def encode_corpus(
+    corpus: "Dataset",
+    model: str,
+    *,
+    pooling: str | None = "mean",
+    every_layer: bool = False,
+    budget: float | None = 36.0,
+    max_text_length: int = 64,
+    text_cleaning: str = "unicode",
+    trust_remote_code: bool = False,
+) -> tuple["Store", list[str | None]]:
+    """Encode a corpus, unless it is cached.
+
+    Args:
+        corpus: As `load_corpus` returns it.
+        model: Hub id or folder of an audio or text encoder.
+        pooling: Of frames; None keeps all of them.
+        every_layer: Also the layers before the last, and the input of the first.
+        budget: Padded seconds of audio in a batch; None for eight clips.
+        max_text_length, text_cleaning: Of a text encoder.
+        trust_remote_code: Whether code that comes with the checkpoint may run.
+
+    Returns:
+        The cache with the hidden states `(layers, frames, dim)`, and the name of each utterance's in it; None where
+        there is nothing to encode.
+
+    Raises:
+        SerError: no such checkpoint, or no encoder of audio or text.
+    """
     import torch
     import transformers
     from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
@@ -67,67 +118,77 @@ def _encode(args, corpus):
     from .. import models  # noqa: F401  (our model types)
     from ..models.encoders import audio_states, pool_layers, text_states
     from ..models.modeling_fusion import load_audio_encoder, load_text_encoder
-    from ..training.flags import ClipArguments
-    from ..training.pieces import hears_padding
-    from ..training.states import audio_store, fill_audio, fill_text, text_name, text_store
+    from ..training.audio_model import padding_sensitive
+    from ..training.encoder_states import audio_store, fill_audio, fill_text, text_name, text_store
+    from ..training.settings import ClipArguments
     from ..training.text_model import check_text_length
 
     transformers.utils.logging.disable_progress_bar()  # of loading weights
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    every, pooling = args.layers == "all", None if args.level == "frames" else args.pooling
-    remote = {"trust_remote_code": args.trust_remote_code}
+    remote = {"trust_remote_code": trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(args.model, **remote)
+        config = AutoConfig.from_pretrained(model, **remote)
         audio = config.model_type in ("ser", "ser_spectrogram") or hasattr(config, "conv_kernel")
         if not audio:
-            check_text_length(args.max_text_length, config)
-        encoder = load_audio_encoder(args.model, **remote)[0] if audio else load_text_encoder(args.model, **remote)
-        reader = (AutoFeatureExtractor if audio else AutoTokenizer).from_pretrained(args.model, **remote)
+            check_text_length(max_text_length, config)
+        encoder = load_audio_encoder(model, **remote)[0] if audio else load_text_encoder(model, **remote)
+        reader = (AutoFeatureExtractor if audio else AutoTokenizer).from_pretrained(model, **remote)
     except (OSError, ValueError, AttributeError) as error:
-        raise SerError(f"--model {args.model}: {' '.join(str(error).split())}") from None
-    if audio and args.pooling == "first":
-        raise SerError("--pooling first: of texts, whose first token stands for the whole; choose mean, max or meanmax")
+        raise SerError(f"--model {model}: {' '.join(str(error).split())}") from None
+    if audio and pooling == "first":
+        raise SerError("--pooling first: pools texts, by their first token; choose mean, max or meanmax for audio")
     encoder = encoder.to(device).eval()
 
     def encode(attention_mask, inputs=None, input_ids=None):
         if audio:
-            found = audio_states(encoder, inputs, attention_mask, every)
+            states = audio_states(encoder, inputs, attention_mask, every_layer)
         else:
-            found = text_states(encoder, input_ids, attention_mask, every)
-        return found if pooling is None else pool_layers(*found, pooling)
+            states = text_states(encoder, input_ids, attention_mask, every_layer)
+        return states if pooling is None else pool_layers(*states, pooling)
 
     twice = 2 if pooling == "meanmax" else 1
-    layers = encoder.config.num_hidden_layers + 1 if every and config.model_type != "ser_spectrogram" else 1
+    layers = encoder.config.num_hidden_layers + 1 if every_layer and config.model_type != "ser_spectrogram" else 1
     shape = layers, encoder.config.hidden_size * twice
     if audio:
-        data = ClipArguments()
-        store = audio_store(encoder, shape, pooling, reader, data)
-        exact = hears_padding(encoder.config)
-        budget = args.batch_seconds if args.batch_seconds > 0 else None
-        fill_audio(store, corpus, encode, reader, data, device, budget, exact=exact, say="audio encoder")
+        clips = ClipArguments()
+        store = audio_store(encoder, shape, pooling, reader, clips)
+        exact = padding_sensitive(encoder.config)
+        fill_audio(store, corpus, encode, reader, clips, device, budget, exact=exact, say="audio encoder")
         return store, corpus["audio_hash"][:]
     texts = corpus["text"][:]
-    store = text_store(encoder, shape, pooling, reader, args.max_text_length)
-    fill_text(store, texts, args.text_cleaning, encode, reader, args.max_text_length, device, say="text encoder")
-    return store, [text_name(text, args.text_cleaning) for text in texts]
+    store = text_store(encoder, shape, pooling, reader, max_text_length)
+    fill_text(store, texts, text_cleaning, encode, reader, max_text_length, device, say="text encoder")
+    return store, [text_name(text, text_cleaning) for text in texts]
 
 
-def _write(out: Path, corpus, store, names: list[str | None], args) -> int:
-    """The parquet file, whole or not at all; returns its rows."""
+def write_embeddings(
+    out: Path,
+    corpus: "Dataset",
+    store: "Store",
+    names: Sequence[str | None],
+    *,
+    frames: bool = False,
+    every_layer: bool = False,
+) -> int:
+    """The parquet file, whole or not at all; returns its number of rows.
+
+    Args:
+        out: The file.
+        corpus, store, names: As in `encode_corpus`; rows without a name are left out.
+        frames: `embedding` is a list of frames.
+        every_layer: `embedding` is a list of layers.
+    """
     import pyarrow.parquet as pq
     from datasets import List, Value
 
-    kept = [row for row, name in enumerate(names) if name is not None]
-    if not kept:
-        raise SerError(f"{args.name} has nothing that {args.model} can encode: choose an encoder of its audio or text")
-    first = store[names[kept[0]]]  # (layers, frames, dim)
+    encoded = [row for row, name in enumerate(names) if name is not None]
+    first = store[names[encoded[0]]]  # (layers, frames, dim)
     kind = List(Value("float32"), length=first.shape[-1])
-    if args.level == "frames":
+    if frames:
         kind = List(kind)
-    elif args.layers == "all":
+    elif every_layer:
         kind = List(kind, length=first.shape[0])
-    columns = [name for name in corpus.column_names if name != "audio"]
-    rows = corpus.select_columns(columns).select(kept)
+    rows = corpus.select_columns([name for name in corpus.column_names if name != "audio"]).select(encoded)
     features = rows.features.copy()
     features["embedding"] = kind
     building = out.with_name(f".{out.name}.{uuid4().hex}")
@@ -135,14 +196,13 @@ def _write(out: Path, corpus, store, names: list[str | None], args) -> int:
         with pq.ParquetWriter(building, features.arrow_schema) as writer:
             for start in range(0, len(rows), BLOCK):
                 table = rows.with_format("arrow")[start : start + BLOCK]
-                tensors = [store[names[row]] for row in kept[start : start + BLOCK]]
-                column = _column(tensors, args.level == "frames", args.layers == "all")
-                table = table.append_column("embedding", column).cast(features.arrow_schema)
-                writer.write_table(table)
+                tensors = [store[names[row]] for row in encoded[start : start + BLOCK]]
+                table = table.append_column("embedding", _column(tensors, frames, every_layer))
+                writer.write_table(table.cast(features.arrow_schema))
         os.replace(building, out)
     finally:
         building.unlink(missing_ok=True)
-    return len(kept)
+    return len(encoded)
 
 
 def _column(tensors, frames: bool, layers: bool):

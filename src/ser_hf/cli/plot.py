@@ -7,8 +7,8 @@ import io
 from pathlib import Path
 
 from ..errors import SerError
-from ..files import write
-from .console import Parser, claim, positive
+from ..files import claim, write
+from .console import Parser, positive
 
 EXAMPLES = 3  # draws of SpecAugment
 

@@ -27,9 +27,9 @@ from pathlib import Path
 
 from .. import torchaudio_cpu
 from ..errors import SerError
-from ..files import write
+from ..files import claim, write
 from ..training.run import say
-from .console import Parser, claim, positive, table
+from .console import Parser, positive, table
 
 # What is looked for in a folder. The last line needs FFmpeg: such files get an error instead of being passed over.
 SUFFIXES = (

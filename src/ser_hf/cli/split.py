@@ -9,9 +9,9 @@ import io
 from pathlib import Path
 
 from ..errors import SerError
-from ..files import write
+from ..files import claim, write
 from ..training.run import say
-from .console import Parser, claim, corpus_arguments, table
+from .console import Parser, corpus_arguments, table
 
 
 def fold_csv(splits, label_names: list[str]) -> str:

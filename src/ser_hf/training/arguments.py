@@ -1,238 +1,374 @@
-"""Flags and YAML of all recipes. A YAML is flat and its keys are the flags; the command line wins.
+"""Flags of a recipe: read once, from the command line over a YAML over this project's defaults.
 
-Nothing heavy is imported before it is needed: `--help` answers without torch.
+A YAML is flat and its keys are the flags. Heavy imports come when they are needed: `--help` answers without torch.
 """
 
+import argparse
 import json
+import math
+import re
 import sys
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import SerError
-from .flags import WindowArguments
-from .systems import CHECKPOINTS, DEFAULT_MODEL, flags_of, training_defaults
+from . import settings
+from .settings import CHECKPOINTS, Settings, System
 
-# Never written into run.yaml: they are this machine's, or secrets, or not part of what was computed.
+# Never written into run.yaml: they belong to this machine, are secret, or are not part of what was computed.
 NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "hub_token", "config")
+HELP_ALL = "help_all"
 
 
-class Flags(NamedTuple):
-    """What `parse` returns: the system's dataclasses of `flags.py`, and `given`, all flags that were set by defaults,
-    YAML or command line. `augmentation` is None for systems without audio to change."""
+class Values(argparse.Namespace):
+    """The values of all flags, by name, and `overrides`: those that were set, by whom matters not."""
 
-    data: Any
-    model: Any
-    run: Any
-    training: Any
-    given: dict[str, Any]
-    augmentation: Any
+    overrides: dict[str, Any]
 
 
-def parse(doc: str, system: str, argv: list[str] | None = None) -> Flags:
-    """The flags of a recipe.
+def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
+    """The settings of a recipe.
 
     Args:
+        system: The recipe's.
         doc: The recipe's docstring; its text opens `--help`.
-        system: Its system's name: `recipes/configs/<dataset>_<system>.yaml` holds the corpus's own settings.
         argv: Arguments without the program's name; those of this process if None.
 
     Raises:
-        SerError: unknown flag, YAML key or value; suggests the nearest.
+        SerError: unknown flag, YAML key or value (suggests the nearest), or a flag that would do nothing.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if "--help" in argv or "-h" in argv:
-        sys.stdout.write(help_text(doc, system))
+    if {"--help", "-h"} & set(argv):
+        sys.stdout.write(help_text(system, doc))
         raise SystemExit(0)
-    cli = _pairs(argv)
-    given, path, from_yaml = gather(cli, system)
+    values = read(system, argv)
+    if not values.output_dir:
+        values = _with(values, output_dir=f"runs/{run_name(values, system)}_fold{values.fold}_seed{values.seed}")
+    training = build(_concerns(system)["training"], values)
+    names = {flag: name for flag in CHECKPOINTS if (name := vars(values).get(flag))}
+    # A fold's encoder was trained on that fold.
+    names = {
+        flag: n.replace("{fold}", str(values.fold)).replace("{seed}", str(values.seed)) for flag, n in names.items()
+    }
+    values = _with(values, **names)
+    concerns = {name: build(kind, values) for name, kind in _concerns(system).items() if name != "training"}
+    return system.settings(**concerns, training=training, overrides=values.overrides)
 
+
+def read(system: System, argv: list[str]) -> Values:
+    """The values of a recipe's flags, checked, but for `TrainingArguments`' own checks (which need the device).
+
+    Raises:
+        SerError: as `parse`.
+    """
+    argv = spelled(argv)
+    named = {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
     parser = _parser(system)
     known = {action.dest for action in parser._actions}
-    for source, keys in ((path, from_yaml), ("command line", cli)):
-        for key in keys:
-            if key not in known and key != "help_all":
-                near = get_close_matches(key, known, n=1)
-                name = f"--{key}" if source == "command line" else f"{source}: key {key!r}"
-                raise SerError(f"unknown flag {name}: " + (f"did you mean --{near[0]}?" if near else "see --help_all"))
-    if "help_all" in given:
+    if HELP_ALL in named:
         parser.print_help()
         raise SystemExit(0)
-    output_dir = given.get("output_dir", "runs/unnamed")
-    data, model, run, *augmentation, training = _dataclasses(parser, {**given, "output_dir": output_dir})
-    _check(data, model, run, training)
-    for flag in set(CHECKPOINTS) & vars(model).keys():  # a fold's encoder was trained on that fold
-        name = getattr(model, flag)
-        setattr(model, flag, name and name.replace("{fold}", str(data.fold)).replace("{seed}", str(training.seed)))
-    if "output_dir" not in given:
-        training.output_dir = f"runs/{run_name(given, system)}_fold{data.fold}_seed{training.seed}"
-    return Flags(data, model, run, training, given, augmentation[0] if augmentation else None)
-
-
-def run_name(given: dict[str, Any], system: str) -> str:
-    """What a run's folder is called where no --output_dir says it: as the YAML of the corpus that it was started with
-    (each of them another system), or after corpus and system.
-
-    >>> run_name({"dataset": "iemocap", "config": "recipes/configs/iemocap_text_bert_3class.yaml"}, "text")
-    'iemocap_text_bert_3class'
-    >>> run_name({"dataset": "/corpora/iemocap+smile", "config": "runs/x/run.yaml"}, "text")
-    'iemocap+smile_text'
-    """
-    corpus, config = Path(str(given["dataset"])).name, Path(str(given.get("config"))).stem
-    return config if config.startswith(f"{corpus.partition('+')[0]}_") else f"{corpus}_{system}"
-
-
-def gather(cli: dict[str, Any], system: str) -> tuple[dict[str, Any], Path | None, dict[str, Any]]:
-    """All flags of a run, from this project's defaults, the YAML and the command line; the later wins.
-
-    Returns:
-        The flags, the YAML they came from (None without one), and what was taken from it.
-    """
-    path = _config_path(cli, system)
-    from_yaml = _read_yaml(path) if path else {}
+    path = _config_path(argv, system)
+    yaml = _read_yaml(path, known, system) if path else {}
     # A checkpoint on the command line replaces a YAML's random encoder, and the other way round.
-    replaced = ("model_type", "config_overrides") if "model_name_or_path" in cli else ()
-    replaced = ("model_name_or_path",) if "model_type" in cli else replaced
-    from_yaml = {key: value for key, value in from_yaml.items() if key not in replaced}
-    given = {**training_defaults(system, from_yaml | cli), **from_yaml, **cli}
-    if not {"model_type", "model_name_or_path"} & given.keys() and system.split("_")[0] in DEFAULT_MODEL:
-        given["model_name_or_path"] = DEFAULT_MODEL[system.split("_")[0]]
-    if path and "config" not in given:
-        given["config"] = path.name
-    return given, path, from_yaml
+    replaced = ("model_type", "config_overrides") if "model_name_or_path" in named else ()
+    replaced = ("model_name_or_path",) if "model_type" in named else replaced
+    yaml = {key: value for key, value in yaml.items() if key not in replaced}
+    values, rest = parser.parse_known_args([*_words(yaml), *argv], Values())
+    _refuse_unknown(rest, known, system)
+    given = {*yaml, *named}
+    defaults = dict(system.training_defaults)
+    for (flag, value), others in system.defaults_with.items():
+        if getattr(values, flag) == value:
+            defaults |= others
+    if system.checkpoint and not values.model_name_or_path and not values.model_type:
+        defaults["model_name_or_path"] = system.checkpoint
+    if path:
+        defaults["config"] = values.config or path.name
+    values = _with(values, **{name: value for name, value in defaults.items() if name not in given})
+    order = {
+        **defaults,
+        **dict.fromkeys(yaml),
+        **dict.fromkeys(sorted(named, key=lambda n: argv.index(_word(argv, n)))),
+    }
+    _check(values, system, named)
+    return _with(values, overrides={name: getattr(values, name) for name in order})
 
 
-def _pairs(argv: list[str]) -> dict[str, Any]:
-    """`--key value ...` to a dict; a flag without a value is true.
+def spelled(argv: list[str]) -> list[str]:
+    """Flags as the recipes spell them: `--data-dir` is `--data_dir`.
 
-    >>> _pairs(["--fold", "3", "--bf16", "--lr-scheduler=cosine"])
-    {'fold': '3', 'bf16': 'true', 'lr_scheduler': 'cosine'}
+    >>> spelled(["--data-dir=a-b", "x-y"])
+    ['--data_dir=a-b', 'x-y']
     """
-    pairs: dict[str, Any] = {}
-    key = None
-    for word in argv:
-        if word.startswith("--"):
-            key, _, value = word[2:].partition("=")
-            key = key.replace("-", "_")
-            pairs[key] = [value] if value else []
-        elif key is None:
-            raise SerError(f"{word!r}: flags are written --name value")
-        else:
-            pairs[key].append(word)
-    return {key: "true" if not v else v[0] if len(v) == 1 else v for key, v in pairs.items()}
+    return [re.sub("^--[^=]*", lambda flag: "--" + flag[0][2:].replace("-", "_"), word) for word in argv]
 
 
-def _config_path(cli: dict, system: str) -> Path | None:
-    folder = Path(__file__).parents[3] / "recipes" / "configs"
-    if not folder.is_dir():  # an installed wheel
-        folder = Path(__file__).parents[1] / "recipes" / "configs"
-    wanted = cli.get("config")
-    if wanted == "none":
-        return None
-    if wanted is None:
-        own = folder / f"{cli.get('dataset')}_{system}.yaml"
-        return own if own.is_file() else None
-    for path in (Path(wanted), folder / wanted, folder / f"{wanted}.yaml"):
-        if path.is_file():
-            return path
-    near = get_close_matches(Path(wanted).stem, [file.stem for file in folder.glob("*.yaml")], n=1)
-    raise SerError(f"--config {wanted}: no such file" + (f"; did you mean {near[0]}?" if near else ""))
+def build(kind: type, values: argparse.Namespace) -> Any:
+    """A dataclass from the values of its flags.
 
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
+    Raises:
+        SerError: the dataclass itself refuses them.
+    """
+    names = [entry.name for entry in fields(kind) if entry.init]
     try:
-        loaded = yaml.safe_load(path.read_text()) or {}
-    except yaml.YAMLError as error:
-        raise SerError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
-    if not isinstance(loaded, dict):
-        raise SerError(f"{path}: must hold `flag: value` lines, got {type(loaded).__name__}")
-    return {key: json.dumps(v) if isinstance(v, dict) else v for key, v in loaded.items() if v is not None and v != []}
-
-
-def _parser(system: str):
-    from transformers import HfArgumentParser, TrainingArguments
-
-    class OneLineParser(HfArgumentParser):
-        def error(self, message):
-            raise SerError(message)
-
-    return OneLineParser((*flags_of(system), TrainingArguments), allow_abbrev=False, add_help=False)
-
-
-def _dataclasses(parser, given: dict[str, Any]):
-    argv = []
-    for key, value in given.items():
-        if key != "config" or value:
-            argv += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
-    try:
-        return parser.parse_args_into_dataclasses(args=argv)
+        return kind(**{name: getattr(values, name) for name in names if hasattr(values, name)})
     except (ValueError, TypeError, ImportError) as error:
         raise SerError(" ".join(str(error).split())) from None
 
 
-def check_whole_clips(data) -> None:
-    """`--speaker_norm` is of whole clips: the mean of a speaker's windows or stretches is another than that of clips.
+def run_name(values: argparse.Namespace, system: System) -> str:
+    """The name of a run's folder without `--output_dir`: that of the corpus's YAML, else corpus and system."""
+    corpus, config = Path(values.dataset).name, Path(str(values.config)).stem
+    return config if config.startswith(f"{corpus.partition('+')[0]}_") else f"{corpus}_{system.name}"
 
-    Raises:
-        SerError: something cuts or lengthens clips.
+
+def _with(values: Values, **changes) -> Values:
+    return Values(**{**vars(values), **changes})
+
+
+def _word(argv: list[str], name: str) -> str:
+    return next(word for word in argv if word == f"--{name}" or word.startswith(f"--{name}="))
+
+
+# ---- the parser
+
+
+def _concerns(system: System) -> dict[str, type]:
+    """The dataclasses of a system's settings, by name, `TrainingArguments` last."""
+    from transformers import TrainingArguments
+
+    return {**_own_concerns(system), "training": TrainingArguments}
+
+
+def _own_concerns(system: System) -> dict[str, type]:
+    from ..data.augmentation import Augmentation  # loads NumPy
+
+    types = get_type_hints(system.settings, localns={"Augmentation": Augmentation, "TrainingArguments": NoneType})
+    return {name: kind for name, kind in types.items() if name not in ("training", "overrides")}
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise SerError(message.removeprefix("argument "))
+
+
+def _parser(system: System) -> argparse.ArgumentParser:
+    from transformers import HfArgumentParser
+
+    class Parser(HfArgumentParser):
+        error = _OneLineParser.error
+
+    concerns = _concerns(system)
+    parser = Parser(concerns.pop("training"), allow_abbrev=False, add_help=False)
+    for kind in concerns.values():
+        _add_flags(parser, kind)
+    return parser
+
+
+def _add_flags(parser: argparse.ArgumentParser, kind: type) -> None:
+    title = kind.__doc__.strip().splitlines()[0].rstrip(".")
+    group, types = parser.add_argument_group(title), get_type_hints(kind)
+    for entry in fields(kind):
+        default = entry.default if entry.default_factory is MISSING else entry.default_factory()
+        base, many = _base(types[entry.name])
+        options: dict[str, Any] = {"default": default, "type": _converter(base, entry.metadata)}
+        if many:
+            options["nargs"] = "+"
+        if base is bool:
+            options |= {"nargs": "?", "const": True}
+        if "choices" in entry.metadata:
+            options["choices"] = entry.metadata["choices"]
+        group.add_argument(f"--{entry.name}", help=_help(entry), **options)
+
+
+def _base(annotation) -> tuple[type, bool]:
+    """The type of one value, and whether there may be several: `list[int] | None` to `(int, True)`."""
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
+    if get_origin(annotation) is list:
+        return get_args(annotation)[0], True
+    return _base(kinds[0]) if len(kinds) == 1 and kinds[0] is not annotation else (kinds[0], False)
+
+
+def _converter(base: type, limits: dict):
+    def convert(text: str):
+        if base is bool:
+            if text.lower() not in ("true", "false", "yes", "no", "1", "0", "t", "f", "y", "n"):
+                raise ValueError
+            return text.lower() in ("true", "yes", "1", "t", "y")
+        value = base(text)
+        if base is float and not math.isfinite(value):
+            raise ValueError
+        if base in (int, float) and (wrong := _outside(value, limits)):
+            raise argparse.ArgumentTypeError(f"{text}: must be {wrong}")
+        return value
+
+    convert.__name__ = base.__name__  # argparse names it in its message
+    return convert
+
+
+RANGES = {
+    "least": ("at least", lambda value, end: value >= end),
+    "above": ("above", lambda value, end: value > end),
+    "most": ("at most", lambda value, end: value <= end),
+    "below": ("below", lambda value, end: value < end),
+}
+
+
+def _range(limits: dict) -> str:
+    return " and ".join(f"{words} {limits[name]:g}" for name, (words, _) in RANGES.items() if name in limits)
+
+
+def _outside(value: float, limits: dict) -> str:
+    """What a value must be, if it is not; else an empty string."""
+    inside = all(holds(value, limits[name]) for name, (_, holds) in RANGES.items() if name in limits)
+    return "" if inside else _range(limits)
+
+
+def _help(entry) -> str:
+    text = entry.metadata["help"]
+    if allowed := _range(entry.metadata):
+        text = f"{text.rstrip('.')} ({allowed})."
+    if "only_with" in entry.metadata:
+        text += f" Only with {_needed(*entry.metadata['only_with'])}."
+    return text.replace("%", "%%")
+
+
+def _needed(flag: str, values: tuple) -> str:
+    if None in values:
+        return f"a model without --{flag}"
+    return f"--{flag}" + (f" {' or '.join(map(str, values))}" if values else "")
+
+
+# ---- YAML
+
+
+def _config_path(argv: list[str], system: System) -> Path | None:
+    parser = _OneLineParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--config")
+    parser.add_argument("--dataset")
+    asked = parser.parse_known_args(argv)[0]
+    folder = recipes_folder() / "configs"
+    if asked.config == "none":
+        return None
+    if asked.config is None:
+        default = folder / f"{asked.dataset}_{system.name}.yaml"
+        return default if default.is_file() else None
+    for path in (Path(asked.config), folder / asked.config, folder / f"{asked.config}.yaml"):
+        if path.is_file():
+            return path
+    near = get_close_matches(Path(asked.config).stem, [file.stem for file in folder.glob("*.yaml")], n=1)
+    raise SerError(f"--config {asked.config}: no such file" + (f"; did you mean {near[0]}?" if near else ""))
+
+
+def recipes_folder() -> Path:
+    """The folder of the recipes, of a checkout or of an installed wheel."""
+    checkout = Path(__file__).parents[3] / "recipes"
+    return checkout if checkout.is_dir() else Path(__file__).parents[1] / "recipes"
+
+
+def _read_yaml(path: Path, known: set[str], system: System) -> dict[str, Any]:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise SerError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SerError(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from None
+    if not isinstance(loaded, dict):
+        raise SerError(f"{path}: must hold `flag: value` lines, got {type(loaded).__name__}")
+    for key in loaded:
+        if key not in known:
+            raise SerError(f"{path}: {_unknown(str(key), known, system)}")
+    return {key: json.dumps(v) if isinstance(v, dict) else v for key, v in loaded.items() if v is not None and v != []}
+
+
+def _words(flags: dict[str, Any]) -> list[str]:
+    """Flags as words of a command line."""
+    words = []
+    for key, value in flags.items():
+        words += [f"--{key}", *map(word, value)] if isinstance(value, list) else [f"--{key}={word(value)}"]
+    return words
+
+
+def word(value: Any) -> str:
+    """A flag's value as it is typed.
+
+    >>> word(True), word(3e-5)
+    ('true', '3e-05')
     """
-    for flag in ("window_seconds", "max_seconds", "min_seconds"):
-        if value := getattr(data, flag):
-            raise SerError(f"--{flag} {value}: speakers' means are those of whole clips; not with --speaker_norm")
+    return (
+        str(value).lower() if isinstance(value, bool) else json.dumps(value) if isinstance(value, dict) else str(value)
+    )
 
 
-def _check(data, model, run, training) -> None:
-    if not data.dataset:
+def _refuse_unknown(words: list[str], known: set[str], system: System) -> None:
+    if not words:
+        return
+    flag = words[0].partition("=")[0]
+    if not flag.startswith("--"):
+        raise SerError(f"{words[0]!r}: flags are written --name value")
+    raise SerError(_unknown(flag[2:], known, system))
+
+
+def _unknown(flag: str, known: set[str], system: System) -> str:
+    if flag in {entry.name for kind in vars(settings).values() if is_dataclass(kind) for entry in fields(kind)}:
+        return f"--{flag}: the recipe of {system.name} does not use it; leave it out"
+    near = get_close_matches(flag, known, n=1)
+    return f"unknown flag --{flag}: " + (f"did you mean --{near[0]}?" if near else "see --help_all")
+
+
+# ---- checks of several flags
+
+
+def _check(values: Values, system: System, named: set[str]) -> None:
+    if not values.dataset:
         raise SerError("--dataset is missing: name a corpus, `ser-hf corpora` lists them")
-    if not 0 <= data.validation_fraction < 1:
-        raise SerError(f"--validation_fraction {data.validation_fraction}: must be at least 0 and below 1")
-    if isinstance(data, WindowArguments) and data.window_seconds is not None:
-        data.window_hop = data.window_hop or data.window_seconds / 2
-        if data.window_seconds <= 0 or data.window_hop <= 0:
-            raise SerError(f"--window_seconds {data.window_seconds} --window_hop {data.window_hop}: must be above 0")
-        if data.trim_db is not None:
-            raise SerError("--trim_db shifts the times of windows: give it or --window_seconds, not both")
-    for name, value in vars(run).items():
-        if name.startswith("batch_") and value is not None and value <= 0:
-            setattr(run, name, None)  # a fixed count instead of a budget
-    asked = vars(model)
-    if asked.get("speaker_norm"):
-        check_whole_clips(data)
-    if asked.get("lora_r", 0) < 0:
-        raise SerError(f"--lora_r {model.lora_r}: must be at least 1, or 0 to train the weights themselves")
-    if asked.get("lora_r") and not training.do_train:
-        model.lora_r = 0  # of a run.yaml whose model is scored: there are no adapters, and the report speaks of none
-    if asked.get("model_type") and model.model_name_or_path:
+    flags = vars(values)
+    for kind in _own_concerns(system).values():
+        for entry in fields(kind):
+            flag, needed = entry.metadata.get("only_with", (None, ()))
+            if entry.name in named and flag in flags:
+                if flags[flag] not in needed if needed else not flags[flag]:
+                    written = f"--{entry.name} {_shown(flags[entry.name])}"
+                    raise SerError(f"{written}: does nothing without {_needed(flag, needed)}; leave it out")
+    if flags.get("model_type") and values.model_name_or_path:
         raise SerError("--model_type trains a random encoder and --model_name_or_path a pretrained one: give one")
-    if asked.get("config_overrides"):
+    if flags.get("config_overrides"):
         try:
-            overrides = json.loads(model.config_overrides)
+            overrides = json.loads(values.config_overrides)
         except json.JSONDecodeError:
             overrides = None
         if not isinstance(overrides, dict):
-            raise SerError(f'--config_overrides {model.config_overrides}: must be JSON such as {{"layerdrop": 0}}')
+            raise SerError(f'--config_overrides {values.config_overrides}: must be JSON such as {{"layerdrop": 0}}')
+    if flags.get("window_seconds") and values.trim_db is not None:
+        raise SerError(f"--trim_db {values.trim_db:g}: shifts the times of windows; give it or --window_seconds")
+    if flags.get("lora_r") and flags.get("freeze_encoders") and values.do_train:
+        raise SerError(f"--lora_r {values.lora_r}: adapts the encoders; it needs --freeze_encoders false")
 
 
-def help_text(doc: str, system: str) -> str:
+def _shown(value: Any) -> str:
+    return " ".join(map(word, value)) if isinstance(value, list) else word(value)
+
+
+def help_text(system: System, doc: str) -> str:
     """`--help` of a recipe: its docstring and this project's flags, written without importing transformers."""
-    lines = [doc.strip(), ""]
-    for kind in flags_of(system):
-        lines.append(kind.__doc__.strip().splitlines()[0])
-        for entry in fields(kind):
-            kinds = (entry.type, *get_args(entry.type))  # itself, or one of a union
-            choices = next((get_args(kind) for kind in kinds if get_origin(kind) is Literal), ())
-            value = entry.default if entry.default_factory is MISSING else " ".join(map(str, entry.default_factory()))
-            default = "" if value in (None, "", MISSING) else f" (default: {value})"
-            lines.append(f"  --{entry.name} {'{' + ','.join(choices) + '}' if choices else ''}".rstrip())
-            lines.append(f"      {entry.metadata['help']}{default}")
-        lines.append("")
-    changed = ", ".join(f"{key}={value}" for key, value in training_defaults(system).items())
-    lines += [
-        "And every flag of transformers.TrainingArguments (--help_all lists them), with these defaults of ours:",
-        f"  {changed}",
-        "",
-    ]
-    return "\n".join(lines)
+    parser = _OneLineParser(add_help=False, usage=argparse.SUPPRESS)
+    parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=6, width=120)
+    parser.description = doc.strip()
+    for kind in _own_concerns(system).values():
+        _add_flags(parser, kind)
+    for action in parser._actions:
+        if action.default not in (None, "", False):
+            action.help += f" (default: {_shown(action.default)})".replace("%", "%%")
+        action.metavar = None if action.choices else ""
+    changed = ", ".join(f"{key}={word(value)}" for key, value in system.training_defaults.items())
+    parser.epilog = (
+        "And every flag of transformers.TrainingArguments (--help_all lists them), with these defaults of ours:\n"
+        f"  {changed}\n"
+    )
+    return parser.format_help()

@@ -1,86 +1,118 @@
-"""What the fusion recipe is made of: the model from two checkpoints, its raw inputs, heads over states, comparisons."""
+"""An audio and a text encoder under a fusion head: the model, its raw inputs, heads over states, comparisons."""
 
 import copy
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PrinterCallback, ProgressCallback, set_seed
+from datasets import Dataset
+from transformers import AutoFeatureExtractor, AutoTokenizer, PrinterCallback, ProgressCallback, set_seed
 
-from ..data.mixing import with_soft_labels
 from ..errors import SerError
 from ..evaluation.scoring import decision_thresholds, from_scores, metrics_of, to_scores
 from ..models import SerFusionForClassification, SerFusionProcessor
 from ..models.text_cleaning import clean_text
-from .pieces import hears_padding, make_loss, make_sampling
-from .states import MODALITIES, StateCollator, States, read_clip, trims
+from .audio_model import padding_sensitive
+from .encoder_states import MODALITIES, StateCollator, States, read_clip, trims
+from .hub import check_labels, label_maps
+from .objective import draw_weights, make_loss, training_rows
+from .record import Setup
+from .run import changed
+from .settings import ClipArguments, FusionSettings
+from .text_model import check_text_length, shared_texts
+from .trainer import SerTrainer
 
 
-def load(args, report, do_train: bool = True):
-    """The fusion model and its processor that the flags ask for: two encoders under a new head, or a trained model.
+def fusion_model(
+    label_names: list[str],
+    problem_type: str = "single_label_classification",
+    *,
+    audio_model: str | None = None,
+    text_model: str | None = None,
+    model_name_or_path: str | None = None,
+    fusion: str = "concat",
+    pooling: str | None = None,
+    text_pooling: str = "mean",
+    use_weighted_layer_sum: bool = False,
+    head_size: int = 256,
+    head_dropout: float = 0.1,
+    modality_dropout: float = 0.1,
+    freeze_encoders: bool = True,
+    max_text_length: int = 64,
+    text_cleaning: str = "unicode",
+    trust_remote_code: bool = False,
+    new_head: bool = True,
+) -> tuple[SerFusionForClassification, SerFusionProcessor]:
+    """A fusion model and its processor: two encoders under a new head, or a trained model.
 
     Args:
-        args: `FusionArguments`.
-        report: `CorpusReport`, for the labels.
-        do_train: False loads a trained fusion model and checks that its labels are the corpus's.
+        label_names: In index order.
+        problem_type: As in transformers.
+        audio_model, text_model: The encoders, plain or fine-tuned (their own heads are left behind): Hub id or folder.
+        model_name_or_path: Without `new_head`, the trained fusion model.
+        fusion, text_pooling, use_weighted_layer_sum, head_size, head_dropout, modality_dropout: As in
+            `SerFusionConfig`.
+        pooling: Likewise; None is the audio checkpoint's, else `mean`.
+        freeze_encoders: Whether the head alone will be trained.
+        max_text_length, text_cleaning: As in `SerFusionProcessor`.
+        trust_remote_code: Whether code that comes with the encoders may run.
+        new_head: Make a new head, to be trained. False loads a trained model, whose labels must be `label_names`.
 
     Raises:
-        SerError: a checkpoint is not named, not found, or not usable as the flags say.
+        SerError: a checkpoint is not named, not found, or not usable in this way.
     """
-    from transformers import AutoFeatureExtractor, AutoTokenizer
-
-    from .text_model import check_text_length
-
-    if not do_train:
-        return _load_trained(args, report)
-    if args.model_name_or_path:
+    if not new_head:
+        return _load_trained(model_name_or_path, label_names)
+    if model_name_or_path:
         raise SerError(
-            f"--model_name_or_path {args.model_name_or_path}: is scored with --do_train false; to train, give "
+            f"--model_name_or_path {model_name_or_path}: is scored with --do_train false; to train, give "
             "--audio_model and --text_model"
         )
-    if args.freeze_encoders and os.environ.get("ACCELERATE_USE_FSDP") == "true":
+    if freeze_encoders and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise SerError("FSDP shards what is trained, and frozen encoders are not: use it with --freeze_encoders false")
-    for flag, name in (("audio_model", args.audio_model), ("text_model", args.text_model)):
+    for flag, name in (("audio_model", audio_model), ("text_model", text_model)):
         if not name:
             raise SerError(f"--{flag} is missing: name a checkpoint, plain or fine-tuned by a recipe")
         a_folder = name.count("/") > 1 or name.startswith("runs/")  # no name on the Hub
         if a_folder and not Path(name).is_dir():
             recipe = "wav2vec2_cls.py" if flag == "audio_model" else "text_cls.py"
             raise SerError(f"--{flag} {name}: no such folder; train it first, by recipes/{recipe}")
-    head = {
-        name: getattr(args, name)
-        for name in ("fusion", "pooling", "text_pooling", "use_weighted_layer_sum", "head_size", "head_dropout")
-        if getattr(args, name) is not None
-    }
-    labels = {
-        "id2label": dict(enumerate(report.label_names)),
-        "label2id": {label: index for index, label in enumerate(report.label_names)},
-        "problem_type": report.problem_type,
-    }
-    remote = {"trust_remote_code": args.trust_remote_code}
-    names = f"fusion of {args.audio_model} and {args.text_model}"
+    remote = {"trust_remote_code": trust_remote_code}
     try:
         processor = SerFusionProcessor(
-            feature_extractor=AutoFeatureExtractor.from_pretrained(args.audio_model, **remote),
-            tokenizer=AutoTokenizer.from_pretrained(args.text_model, **remote),
-            max_text_length=args.max_text_length,
-            text_cleaning=args.text_cleaning,
+            feature_extractor=AutoFeatureExtractor.from_pretrained(audio_model, **remote),
+            tokenizer=AutoTokenizer.from_pretrained(text_model, **remote),
+            max_text_length=max_text_length,
+            text_cleaning=text_cleaning,
         )
         if getattr(processor.feature_extractor, "mean_spectrum", None) is not None:
-            raise ValueError("the audio model was trained with --speaker_norm, and fusion is not told who speaks")
+            raise ValueError("the audio model was trained with --speaker_norm, and fusion does not know the speakers")
         model = SerFusionForClassification.from_encoders(
-            args.audio_model, args.text_model, modality_dropout=args.modality_dropout, **remote, **head, **labels
+            audio_model,
+            text_model,
+            fusion=fusion,
+            text_pooling=text_pooling,
+            use_weighted_layer_sum=use_weighted_layer_sum,
+            head_size=head_size,
+            head_dropout=head_dropout,
+            modality_dropout=modality_dropout,
+            problem_type=problem_type,
+            **({} if pooling is None else {"pooling": pooling}),
+            **label_maps(label_names),
+            **remote,
         )
-        check_text_length(args.max_text_length, model.config.text_config)
+        check_text_length(max_text_length, model.config.text_config)
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise SerError(f"{names}: {' '.join(str(error).split())}") from None
-    if args.freeze_encoders:
+        raise SerError(f"fusion of {audio_model} and {text_model}: {' '.join(str(error).split())}") from None
+    if freeze_encoders:
         model.freeze_encoders()
-        if any(layers > 1 and not pools for (layers, _), pools in _states_of(model)):
+        states = (model.audio_shape, model.pools_audio), (model.text_shape, model.pools_text)
+        if any(layers > 1 and not pools for (layers, _), pools in states):
             raise SerError(
-                f"--use_weighted_layer_sum true with --fusion {args.fusion} and --pooling {model.config.pooling}: all "
+                f"--use_weighted_layer_sum true with --fusion {fusion} and --pooling {model.config.pooling}: all "
                 "frames of all layers would be kept; use mean pooling, or --freeze_encoders false"
             )
     elif hasattr(model.audio_encoder, "feature_extractor"):
@@ -88,29 +120,35 @@ def load(args, report, do_train: bool = True):
     return model, processor
 
 
-def _states_of(model) -> tuple:
-    return (model.audio_shape, model.pools_audio), (model.text_shape, model.pools_text)
+def _load_trained(name: str | None, label_names: list[str]):
+    if not name:
+        raise SerError("--model_name_or_path is missing: with --do_train false it names the fusion model to be scored")
+    try:
+        processor = SerFusionProcessor.from_pretrained(name)
+        model = SerFusionForClassification.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise SerError(f"--model_name_or_path {name}: {' '.join(str(error).split())}") from None
+    check_labels(model.config, label_names, name)
+    return model, processor
 
 
-def modality_remarks(splits, cleaning: str) -> list[str]:
-    """What must be said of the utterances that lack audio or text, and of test texts that occur in train too.
+def modality_remarks(splits: Mapping[str, Dataset], cleaning: str) -> list[str]:
+    """Lines on the utterances that lack audio or text, and on test texts that occur in train too.
 
     Raises:
         SerError: no utterance of train, or of test, has audio, or text.
     """
-    from .text_model import shared_texts
-
     lines = []
     for kind in MODALITIES:
         missing = {}
         for part, rows in splits.items():
             if kind == "audio":
-                lacks = sum(audio is None for audio in rows["audio_hash"][:])
+                lacking = sum(audio is None for audio in rows["audio_hash"][:])
             else:
-                lacks = sum(not clean_text(text, cleaning).strip() for text in rows["text"][:])
-            if lacks and lacks == len(rows):
+                lacking = sum(not clean_text(text, cleaning).strip() for text in rows["text"][:])
+            if lacking and lacking == len(rows):
                 raise SerError(f"no utterance of {part} has {kind}: fusion needs both, use another recipe")
-            missing |= {part: lacks} if lacks else {}
+            missing |= {part: lacking} if lacking else {}
         if missing:
             counts = ", ".join(f"{part} {count}" for part, count in missing.items())
             lines.append(f"{sum(missing.values())} utterances have no {kind} ({counts}); the model answers without it")
@@ -120,47 +158,30 @@ def modality_remarks(splits, cleaning: str) -> list[str]:
     return lines
 
 
-def _load_trained(args, report):
-    name = args.model_name_or_path
-    if not name:
-        raise SerError("--model_name_or_path is missing: with --do_train false it names the fusion model to be scored")
-    try:
-        processor = SerFusionProcessor.from_pretrained(name)
-        model = SerFusionForClassification.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise SerError(f"--model_name_or_path {name}: {' '.join(str(error).split())}") from None
-    if list(model.config.id2label.values()) != report.label_names:
-        raise SerError(
-            f"{name} answers {', '.join(model.config.id2label.values())}, "
-            f"but the corpus's labels are {', '.join(report.label_names)}: choose another --labels"
-        )
-    return model, processor
-
-
 # ---- inputs
 
 
 class FusionCollator:
-    """Rows to what the processor makes of their audio and text; what one is, the pipeline's inputs are too.
+    """Rows to the processor's batch of their audio and text, which is what the pipeline makes too.
 
     Args:
-        processor: `SerFusionProcessor`.
-        data: `ClipArguments`.
+        processor: Of the model.
+        clips: Trimming and length limits.
         without: A modality to withhold.
     """
 
     columns = ("id", "audio", "text", "label")
 
-    def __init__(self, processor, data, without: str | None = None):
-        self.processor, self.data, self.without = processor, data, without
-        self.trim_db = trims(processor.feature_extractor, data)  # for the Trainer: see `states.trims`
+    def __init__(self, processor: SerFusionProcessor, clips: ClipArguments, without: str | None = None):
+        self.processor, self.clips, self.without = processor, clips, without
+        self.trim_db = trims(processor.feature_extractor, clips)  # for the Trainer: see `encoder_states.trims`
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         rate = self.processor.feature_extractor.sampling_rate
-        audio = None if self.without == "audio" else [read_clip(row, rate, self.data) for row in rows]
+        audio = None if self.without == "audio" else [read_clip(row, rate, self.clips) for row in rows]
         text = None if self.without == "text" else [row["text"] for row in rows]
         batch = dict(self.processor(audio=audio, text=text, sampling_rate=rate, return_tensors="pt"))
-        if not batch:  # no row has what is not withheld: the model answers by what it learned for that
+        if not batch:  # no row has the modality that is left: the model's answer to nothing
             nothing = torch.zeros(len(rows), 1, dtype=torch.long)
             batch = {"input_ids": nothing, "text_attention_mask": nothing}
         return batch | ({"labels": torch.tensor([row["label"] for row in rows])} if "label" in rows[0] else {})
@@ -170,14 +191,10 @@ class FusionCollator:
 
 
 def head_of(model: SerFusionForClassification) -> SerFusionForClassification:
-    """A copy of a fusion model without its encoders, which `fuse`s states: what is trained, and saved in checkpoints,
+    """A copy of a fusion model without its encoders, which `fuse`s states: it is trained, and saved in checkpoints,
     while the encoders are frozen."""
-    encoders = model.audio_encoder, model.text_encoder
-    model.audio_encoder = model.text_encoder = None
-    try:
-        head = copy.deepcopy(model)
-    finally:
-        model.audio_encoder, model.text_encoder = encoders
+    # The memo makes None of the encoders, so that they are not copied.
+    head = copy.deepcopy(model, {id(model.audio_encoder): None, id(model.text_encoder): None})
     head._frozen = False  # there is nothing to keep in evaluation mode
     return head
 
@@ -194,71 +211,81 @@ def put_back(head: SerFusionForClassification, model: SerFusionForClassification
 # ---- training
 
 
-def make_trainer(model, collator, processor, flags, setup):
-    """The trainer of a whole model on raw input, or of a head on cached states."""
-    from .trainer import SerTrainer
-
-    report, splits, run = setup.report, setup.splits, flags.run
+def fusion_trainer(
+    model: SerFusionForClassification,
+    collator: FusionCollator | StateCollator,
+    processor: SerFusionProcessor,
+    settings: FusionSettings,
+    setup: Setup,
+) -> SerTrainer:
+    """The trainer of a whole model on raw input (`FusionCollator`), or of a head on cached states."""
+    report, splits, training = setup.report, setup.splits, settings.training
     cached = isinstance(collator, StateCollator)
-    if cached:  # nothing of the encoders is kept for a backward pass
-        flags.training.activation_checkpointing = flags.training.gradient_checkpointing = False
+    if cached:  # no activations of the encoders are kept for a backward pass
+        training = changed(training, activation_checkpointing=False, gradient_checkpointing=False)
     one_frame = cached and model.pools_audio and model.pools_text  # nothing is padded, so lengths do not matter
     return SerTrainer(
         model=model,
-        args=flags.training,
-        train_dataset=with_soft_labels(splits["train"], len(report.label_names))
-        if run.soft_labels
-        else splits["train"],
+        args=training,
+        train_dataset=training_rows(splits["train"], settings.sampling),
         eval_dataset=splits["validation"],
         processing_class=processor,
         data_collator=collator,
         compute_metrics=metrics_of(report.label_names, report.problem_type),
-        budget=None if one_frame else run.batch_seconds,
-        loss=make_loss(report, run, flags.training, splits["train"]),
-        exact_evaluation=not cached and hears_padding(model.config.audio_config),
-        sampling=make_sampling(run, splits["train"]),
+        budget=None if one_frame else settings.batches.budget,
+        loss=make_loss(report.problem_type, settings.loss, splits["train"], training.label_smoothing_factor),
+        exact_evaluation=not cached and padding_sensitive(model.config.audio_config),
+        sampling=draw_weights(splits["train"], settings.sampling),
     )
 
 
-def trained_alone(kind: str, head, states: States, processor, flags, setup) -> dict[str, np.ndarray]:
+def trained_alone(
+    kind: str,
+    head: SerFusionForClassification,
+    states: States,
+    processor: SerFusionProcessor,
+    settings: FusionSettings,
+    setup: Setup,
+) -> dict[str, np.ndarray]:
     """Logits on validation and test of a head that was trained, like the fusion's, on one modality alone.
 
     Args:
         kind: `audio` or `text`.
         head: Untrained; the fusion's own began as it.
+        states, processor, settings, setup: The fusion's.
     """
-    training = copy.copy(flags.training)
-    training.output_dir = str(Path(training.output_dir) / f"{kind}_only")
+    from dataclasses import replace
+
+    training = changed(settings.training, output_dir=str(Path(settings.training.output_dir) / f"{kind}_only"))
     collator = StateCollator(states, without=MODALITIES[kind == "audio"])
-    flags = flags._replace(training=training)
     set_seed(training.seed)
-    trainer = make_trainer(copy.deepcopy(head), collator, processor, flags, setup)
-    for shows in (PrinterCallback, ProgressCallback):
-        trainer.remove_callback(shows)
+    trainer = fusion_trainer(copy.deepcopy(head), collator, processor, replace(settings, training=training), setup)
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
     trainer.train()
     logits = predicted(trainer, setup.splits)
     trainer.free()
     training.distributed_state.wait_for_everyone()
-    if training.process_index == 0:  # this head was trained to be compared with, it is not kept
+    if training.process_index == 0:  # this head is for comparison alone, it is not kept
         shutil.rmtree(training.output_dir, ignore_errors=True)
     return logits
 
 
-def withheld(trainer, collator, splits) -> dict[str, dict[str, np.ndarray]]:
-    """Logits of the same model without text, and without audio: what it learned to answer when one is missing."""
+def withheld(
+    trainer: SerTrainer, collator: FusionCollator, splits: Mapping[str, Dataset]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Logits of the same model without text, and without audio: its learned answer when one is missing."""
     logits = {}
     for kind in MODALITIES:
-        trainer.eval_collator = copy.copy(collator)
-        trainer.eval_collator.without = kind
-        logits[f"without_{kind}"] = predicted(trainer, splits)
-    trainer.eval_collator = collator
+        without = FusionCollator(collator.processor, collator.clips, without=kind)
+        logits[f"without_{kind}"] = predicted(trainer, splits, without)
     return logits
 
 
-def predicted(trainer, splits) -> dict[str, np.ndarray]:
-    """Logits on validation, where there is one, and on test."""
+def predicted(trainer: SerTrainer, splits: Mapping[str, Dataset], collator=None) -> dict[str, np.ndarray]:
+    """Logits on validation, where there is one, and on test; `collator` instead of the trainer's own."""
     parts = [part for part in ("validation", "test") if len(splits[part])]
-    return {part: trainer.predict(splits[part]).predictions for part in parts}
+    return {part: trainer.predict_with(splits[part], collator).predictions for part in parts}
 
 
 def averaged(systems: list[dict[str, np.ndarray]], problem_type: str) -> dict[str, np.ndarray]:
@@ -269,9 +296,9 @@ def averaged(systems: list[dict[str, np.ndarray]], problem_type: str) -> dict[st
     }
 
 
-def on_test(systems: dict[str, dict[str, np.ndarray]], setup) -> dict[str, np.ndarray]:
-    """Systems' logits on test, ready to be compared with the fusion's: of several labels, each moved so that 0.5 is the
-    threshold that is best on validation, as the fusion's own thresholds are."""
+def on_test(systems: dict[str, dict[str, np.ndarray]], setup: Setup) -> dict[str, np.ndarray]:
+    """Systems' logits on test, ready to be compared with the fusion's. With several labels each is moved so that 0.5 is
+    the threshold that is best on validation, as the fusion's own thresholds are."""
     kind, names, logits = setup.report.problem_type, setup.report.label_names, {}
     for name, parts in systems.items():
         limits = decision_thresholds(setup.splits["validation"], parts.get("validation"), names, kind)

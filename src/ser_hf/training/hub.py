@@ -9,16 +9,36 @@ from pathlib import Path
 
 import torch
 import yaml
+from transformers import PreTrainedConfig
 
 from ..errors import SerError
 from ..models import SerConfig, SerForAudioClassification
-from .systems import CHECKPOINTS, without_folders
+from .record import without_folders
+from .settings import CHECKPOINTS
 
 # What a run leaves behind that may be published. predictions.parquet is not: it holds the corpus's labels and ids.
 PUBLISHED = ("*.safetensors", "*.json", "*.py", "README.md", "run.yaml", "figures/*.png", "vocab.txt", "merges.txt")
 PUBLISHED += ("*.model", "adapter/*.safetensors", "adapter/*.json")  # sentencepiece; LoRA
 # Keys of run.yaml that name this machine's folders.
 LOCAL_KEYS = ("data_dir", "logging_dir")
+
+
+def label_maps(names: list[str]) -> dict[str, dict]:
+    """`id2label` and `label2id` of a configuration, from the labels in index order."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def check_labels(config: PreTrainedConfig, names: list[str], checkpoint: str) -> None:
+    """See that a fine-tuned model answers the labels of the corpus.
+
+    Raises:
+        SerError: its labels are others, or in another order.
+    """
+    if list(config.id2label.values()) != names:
+        raise SerError(
+            f"{checkpoint} answers {', '.join(config.id2label.values())}, "
+            f"but the corpus's labels are {', '.join(names)}: choose another --labels"
+        )
 
 
 def stock_class(config: SerConfig):

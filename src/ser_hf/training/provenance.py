@@ -8,13 +8,14 @@ from pathlib import Path
 import yaml
 
 from ..errors import SerError
-from .systems import CHECKPOINTS
+from .record import Setup
+from .settings import CHECKPOINTS
 
 # What a split follows from, beside the rows that a label set keeps.
 SPLIT = ("protocol", "fold", "split_seed")
 
 
-def own_training(setup) -> dict:
+def own_training(setup: Setup) -> dict:
     """What a run trains on and must not: `{"corpus", "added", "protocol", "fold", "split_seed", "test_ids",
     "test_speakers"}`, the last two as hashes; that of speakers is None where train may have the same.
 
@@ -30,7 +31,7 @@ def own_training(setup) -> dict:
         "added": list(setup.mixed.counts) if setup.mixed else [],
         "protocol": setup.protocol.name,
         "fold": setup.fold,
-        "split_seed": int(setup.given.get("split_seed", 42)),
+        "split_seed": int(setup.overrides.get("split_seed", 42)),
         "test_ids": content_hash(*sorted(test["id"])),
         "test_speakers": speakers and content_hash(*speakers),
     }
@@ -67,7 +68,7 @@ def trainings_of(name_or_path: str, seen: frozenset[str] = frozenset()) -> list[
     return [entry, *(one for name in names if name not in seen for one in trainings_of(name, seen))]
 
 
-def check_checkpoints(names: list[str], setup, do_train: bool = True) -> list[dict]:
+def check_checkpoints(names: list[str], setup: Setup, do_train: bool = True) -> list[dict]:
     """Stop when a checkpoint, or one it was made from, was trained on what is tested: it has heard test speakers.
 
     Args:

@@ -1,58 +1,67 @@
-"""What is known of a run, as data: where its utterances came from, how they were split, what command repeats it."""
+"""What is known of a run, as data: the corpus, the split, the model, the command that repeats it."""
 
 import json
 import platform
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+from datasets import DatasetDict
+from transformers import PreTrainedModel
+
 from .. import __version__
+from ..data.corpus import CorpusReport
+from ..data.mixing import Mixed
+from ..data.splits import Protocol
 from ..files import write
-from .arguments import NOT_IN_RUN_YAML
-from .systems import CHECKPOINTS, training_defaults, without_folders
+from .arguments import NOT_IN_RUN_YAML, word
+from .settings import CHECKPOINTS, System
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run's data and flags, fixed before training.
+    """A run's data, fixed before training.
 
     Args:
         recipe: The recipe's file stem.
-        given: All flags that were set (`args.parse`).
-        splits: `DatasetDict` of train, validation, test.
-        report: `CorpusReport` of the tested corpus.
-        mixed: What other corpora added to train (`preprocessing.Mixed`), or None.
-        protocol, fold: The `Protocol` and its fold.
+        system: The recipe's system.
+        overrides: All flags that were set (`Settings.overrides`).
+        splits: Train, validation and test.
+        report: Of the tested corpus.
+        mixed: What other corpora add to train, or None.
+        protocol, fold: The protocol and its fold.
         push_to: Repository to push to, or None.
-        trained_on: What `lineage.check_checkpoints` returned.
+        trained_on: What the model was trained on, as `provenance.check_checkpoints` returns it.
     """
 
     recipe: str
-    given: dict[str, Any]
-    splits: Any
-    report: Any
-    mixed: Any
-    protocol: Any
+    system: System
+    overrides: Mapping[str, Any]
+    splits: DatasetDict
+    report: CorpusReport
+    mixed: Mixed | None
+    protocol: Protocol
     fold: int
     push_to: str | None = None
     trained_on: Sequence[dict] = ()
 
     def corpus_lines(self) -> list[str]:
-        """What was found of the corpora, for people."""
+        """The corpora and what is missing of them, for people."""
         return self.report.lines() + (self.mixed.lines() if self.mixed else [])
 
-    def facts(self) -> dict:
-        """The part of `results.json` that was known before training."""
+    def facts(self) -> dict[str, Any]:
+        """The part of `results.json` that is known before training."""
         card, protocol = self.report.card, self.protocol
         return {
             "ser_hf": __version__,
             "commit": commit(),
             "recipe": self.recipe,
-            "command": command(self.recipe, self.given),
+            "command": command(self.recipe, self.system, self.overrides),
             "corpus": {
                 **self.report.as_dict(),
                 "lines": self.corpus_lines(),
@@ -75,7 +84,7 @@ class Setup:
         }
 
 
-def describe(splits) -> dict:
+def describe(splits: DatasetDict) -> dict[str, dict]:
     """Utterances, speakers and hours of each part."""
     return {
         part: {
@@ -87,7 +96,7 @@ def describe(splits) -> dict:
     }
 
 
-# What is said of a model beside its encoders, by the type of its configuration and from its fields.
+# What is said of a model beside its encoders, by its model type and from the fields of its configuration.
 DETAILS = {
     "ser": "{pooling} pooling, {head} head",
     "ser_fusion": "{fusion} fusion of {pooling}-pooled audio and {text_pooling}-pooled text",
@@ -95,44 +104,60 @@ DETAILS = {
 }
 
 
-def describe_model(flags: dict, model, saved: type, task: str) -> dict:
-    """The model's part of `results.json`; a local checkpoint is named by its folder's last part alone.
+def describe_model(
+    model: PreTrainedModel,
+    saved: type,
+    task: str,
+    checkpoints: Sequence[str] = (),
+    lora_rank: int = 0,
+    speaker_normalised: bool = False,
+) -> dict[str, Any]:
+    """The model's part of `results.json`.
 
     Args:
-        flags: The model's, as they were read.
         model: As it was trained.
         saved: The class it was saved as.
         task: The pipeline's that loads it.
+        checkpoints: The checkpoints it was made from; a local one is named by its folder's last part.
+        lora_rank: Of the adapters it was trained with; 0 without.
+        speaker_normalised: Whether its features are relative to each speaker's mean.
     """
-    named = [str(flags[flag]) for flag in CHECKPOINTS if flags.get(flag)]
-    published = [name for name in named if not Path(name).exists()]
-    random = flags.get("model_type") or model.config.model_type
-    details = DETAILS.get(model.config.model_type, "its own head")
-    if flags.get("lora_r"):
-        details += f", fine-tuned by LoRA of rank {flags['lora_r']} (merged; the adapter alone is in adapter/)"
-    by_speaker = {"speaker_norm": True} if flags.get("speaker_norm") else {}
-    if by_speaker:
-        details += ", relative to each speaker's mean spectrum"
+    published = [name for name in checkpoints if not Path(name).exists()]
+    encoder = " + ".join(name if name in published else _public_name(Path(name)) for name in checkpoints)
+    base = getattr(model.config, "audio_config", None) or model.config
+    details = DETAILS.get(model.config.model_type, "its own head").format(**model.config.to_dict())
+    if lora_rank:
+        details += f", fine-tuned by LoRA of rank {lora_rank} (merged; the adapter alone is in adapter/)"
+    if speaker_normalised:
+        details += ", features relative to each speaker's mean spectrum"
     return {
         "class": saved.__name__,
         "stock": saved.__module__.startswith("transformers."),
         "task": task,
-        "encoder": " + ".join(name if name in published else _called(Path(name)) for name in named)
-        or f"random {random}",
+        "encoder": encoder or f"random {base.model_type}",
         "published_encoders": published,
-        "details": details.format(**model.config.to_dict()),
+        "details": details,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **by_speaker,
+        **({"speaker_norm": True} if speaker_normalised else {}),
     }
 
 
-def _called(folder: Path) -> str:
-    """How others call a checkpoint of this machine: what it was made of, if a run left it; else its folder's name."""
+def _public_name(folder: Path) -> str:
+    """The name of a local checkpoint for others: its encoder and corpus if a run left them, else its folder's name."""
     try:
         results = json.loads((folder / "results.json").read_text())
         return f"{results['model']['encoder']} fine-tuned on {results['corpus']['corpus']}"
     except (OSError, ValueError, KeyError):
         return folder.name
+
+
+def without_folders(name: str) -> str:
+    """A checkpoint's or corpus's name for others: of a folder of this machine, its last part alone.
+
+    >>> without_folders("facebook/wav2vec2-base"), without_folders("runs/x_cv/fold{fold}_seed{seed}")
+    ('facebook/wav2vec2-base', 'fold{fold}_seed{seed}')
+    """
+    return Path(name).name if "{" in name or Path(name).exists() else name
 
 
 def commit() -> str | None:
@@ -156,22 +181,20 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def command(recipe: str, given: dict) -> str:
+def command(recipe: str, system: System, overrides: Mapping[str, Any], launcher: str = "accelerate launch") -> str:
     """The command that repeats a run on another machine: no local folders."""
-    words, defaults = ["accelerate", "launch", f"recipes/{recipe}.py"], training_defaults(recipe, given)
-    for key, value in given.items():
-        if key in NOT_IN_RUN_YAML or key == "data_dir" or defaults.get(key) == value:
+    words = [*launcher.split(), f"recipes/{recipe}.py"]
+    for key, value in overrides.items():
+        if key in NOT_IN_RUN_YAML or key == "data_dir" or system.training_defaults.get(key) == value:
             continue
-        if key in (*CHECKPOINTS, "dataset"):
-            value = without_folders(str(value))
-        words += [f"--{key}", *(map(str, value) if isinstance(value, list) else [str(value)])]
+        if key in (*CHECKPOINTS, "dataset") and value is not None:
+            value = without_folders(value)
+        words += [f"--{key}", *(map(word, value) if isinstance(value, list) else [word(value)])]
     # Every flag is written out; the corpus's own YAML must not add to them.
     return shlex.join([*words, "--config", "none"])
 
 
-def write_flags(folder: Path, given: dict) -> None:
+def write_flags(folder: Path, overrides: Mapping[str, Any]) -> None:
     """`run.yaml`: `--config run.yaml` repeats the run on this machine."""
-    import yaml
-
-    flags = {key: value for key, value in given.items() if key not in NOT_IN_RUN_YAML}
+    flags = {key: value for key, value in overrides.items() if key not in NOT_IN_RUN_YAML}
     write(folder / "run.yaml", yaml.safe_dump(flags, sort_keys=False, allow_unicode=True))

@@ -1,22 +1,32 @@
-"""What all recipes share around their spine: a clean start, loading the model, resuming, and a complete finish."""
+"""The parts of a run that all recipes share: a clean start, the data, training and resuming, a complete finish."""
 
+import copy
 import logging
 import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import torchaudio_cpu
 from ..errors import SerError
-from .flags import ClipArguments, WindowArguments
-from .provenance import check_checkpoints
-from .record import Setup, describe, describe_model, versions, write_flags
-from .systems import CHECKPOINTS
+from ..files import claim, write
+from .settings import Settings, System, WindowArguments
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset, DatasetDict
+    from transformers import PreTrainedModel, TrainingArguments
+
+    from ..data.augmentation import Augmentation
+    from .record import Setup
+    from .trainer import SerTrainer
 
 logger = logging.getLogger("ser_hf")
+DATALOADER_WORKERS = 4  # on a GPU: one process decodes too slowly for it
 
 
 def cli(main: Callable[[], None]) -> None:
@@ -42,11 +52,15 @@ def say(*lines: str) -> None:
         sys.stdout.flush()
 
 
-def start(training, run, given: dict) -> str | None:
-    """Before anything slow: logging, the output folder, the Hub login, the seed. Returns the repository to push to.
+# ---- before the model
 
-    The Trainer is told nothing of the push: it would create a public repository at once and upload every checkpoint,
-    with its pickled training arguments.
+
+def start(settings: Settings) -> tuple[Settings, str | None]:
+    """Before anything slow: logging, the output folder, the Hub login, the seed.
+
+    Returns:
+        The settings to train with, and the repository to push to. The Trainer learns nothing of the push: it would
+        create a public repository at once and upload every checkpoint, with its pickled training arguments.
 
     Raises:
         SerError: the folder cannot be written to or holds another run; `--push_to_hub` would fail later.
@@ -57,52 +71,79 @@ def start(training, run, given: dict) -> str | None:
 
     from .hub import check_push
 
+    training = settings.training
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     transformers.logging.set_verbosity_warning()
     datasets.logging.set_verbosity_warning()
     with training.main_process_first():
         if training.process_index == 0:
-            _claim(Path(training.output_dir), training, run)
+            _claim_output(Path(training.output_dir), training, settings.run.overwrite_output_dir)
     transformers.utils.logging.disable_progress_bar()  # of loading and saving weights; training keeps its own
     transformers.set_seed(training.seed)
-    if torch.cuda.is_available() and "dataloader_num_workers" not in given:
-        training.dataloader_num_workers = 4  # one process decodes too slowly for a GPU (shared/PERFORMANCE.md C)
-    if not training.push_to_hub:
-        return None
-    training.push_to_hub = False
-    return check_push(training.hub_model_id)
+    changes = {"push_to_hub": False}
+    if torch.cuda.is_available() and "dataloader_num_workers" not in settings.overrides:
+        changes["dataloader_num_workers"] = DATALOADER_WORKERS
+    push_to = check_push(training.hub_model_id) if training.push_to_hub else None
+    return replace(settings, training=changed(training, **changes)), push_to
 
 
-def prepare(recipe: str, flags, problem_types: tuple[str, ...] | None = None) -> Setup:
+def changed(training: "TrainingArguments", **values) -> "TrainingArguments":
+    """A copy of training arguments with other values. Their own checks are not repeated: they open the device."""
+    other = copy.copy(training)
+    for name, value in values.items():
+        setattr(other, name, value)
+    return other
+
+
+def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, "Setup"]:
     """Everything before the model: names looked up, folder, Hub login and seed, then corpus, folds and leak check.
 
     Args:
         recipe: The recipe's file stem.
-        flags: What `args.parse` returned.
-        problem_types: Kinds of labels the recipe learns; None for all.
+        system: The recipe's system.
+        settings: As `arguments.parse` returned them.
+
+    Returns:
+        The settings to go on with, and the run's data.
 
     Raises:
-        SerError: anything a user can have got wrong so far.
+        SerError: anything that the user got wrong so far.
     """
     from ..data.mixing import add_to_train, load_data
     from ..data.splits import check_disjoint, find_protocol, split
+    from .provenance import check_checkpoints
+    from .record import Setup
 
-    data, training = flags.data, flags.training
-    check_names(data, problem_types)
-    push_to = start(training, flags.run, flags.given)
+    data = settings.data
+    check_names(system, settings.data, getattr(settings, "windows", None))
+    settings, push_to = start(settings)
+    training = settings.training
     with training.main_process_first():
-        corpus, report, mixed = load_data(data, isinstance(data, ClipArguments))
+        corpus, report, mixed = load_data(data, system.reads_audio)
     protocol = find_protocol(report.corpus, data.protocol)
     splits = split(corpus, report.corpus, data.protocol, data.fold, data.validation_fraction, data.split_seed)
     splits = add_to_train(splits, mixed)
     check_disjoint(splits, protocol.speaker_independent, protocol.validation)
-    setup = Setup(recipe, flags.given, splits, report, mixed, protocol, data.fold, push_to)
-    say_setup(setup)
-    checkpoints = [value for flag, value in vars(flags.model).items() if flag in CHECKPOINTS and value]
-    return replace(setup, trained_on=check_checkpoints(checkpoints, setup, training.do_train))
+    setup = Setup(recipe, system, settings.overrides, splits, report, mixed, protocol, data.fold, push_to)
+    say(*setup.corpus_lines(), _split_line(setup))
+    if settings.run.thresholds and report.problem_type != "regression":
+        raise SerError(f"--thresholds: {report.corpus}'s labels {report.labels!r} are no values; leave it out")
+    trained_on = check_checkpoints(list(settings.checkpoints.values()), setup, training.do_train)
+    setup = replace(setup, trained_on=trained_on)
+    return select_on_validation(settings, report.problem_type, len(splits["validation"]) > 0), setup
 
 
-def check_names(data, problem_types: tuple[str, ...] | None = None) -> None:
+def _split_line(setup: "Setup") -> str:
+    from .record import describe
+
+    sizes = ", ".join(
+        f"{part} {size['utterances']} ({size['speakers']} speakers)" for part, size in describe(setup.splits).items()
+    )
+    warning = setup.protocol.warning and f"; {setup.protocol.warning}"
+    return f"{setup.protocol.name} fold {setup.fold}: {sizes}{warning}"
+
+
+def check_names(system: System, data, windows: WindowArguments | None = None) -> None:
     """Corpus, label set, protocol and folder are looked up before torch has anything to do.
 
     Raises:
@@ -117,26 +158,20 @@ def check_names(data, problem_types: tuple[str, ...] | None = None) -> None:
     for name in (tested, *others):
         if not is_hub_name(name):
             config = label_config(name, data.labels if name == tested else None)
-            if name == tested and problem_types and config.problem_type not in problem_types:
-                fitting = [c.name for c in corpus_class(name).BUILDER_CONFIGS if c.problem_type in problem_types]
+            if name == tested and config.problem_type not in system.tasks:
+                fitting = [c.name for c in corpus_class(name).BUILDER_CONFIGS if c.problem_type in system.tasks]
                 hint = f"choose --labels {' or '.join(fitting)}" if fitting else "use another recipe"
                 raise SerError(f"{name}'s labels {config.name!r} are of the kind {config.problem_type}: {hint}")
-            windows = isinstance(data, WindowArguments)
-            if name == tested and config.problem_type == "regression" and windows and data.combine == "vote":
+            if name == tested and config.problem_type == "regression" and windows and windows.combine == "vote":
                 raise SerError("--combine vote: windows cannot vote on values; choose mean, max or attention")
             find_corpus(name, data.data_dir)
 
 
-def _claim(folder: Path, training, run) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (probe := folder / f".writable.{os.getpid()}").touch()
-        probe.unlink()
-    except OSError as error:
-        raise SerError(f"--output_dir {folder}: cannot write there ({error.strerror}); choose another") from None
+def _claim_output(folder: Path, training: "TrainingArguments", overwrite: bool) -> None:
+    claim(folder, f"--output_dir {folder}")
     checkpoints = sorted(folder.glob("checkpoint-*"))
     finished = (folder / "results.json").exists()
-    if run.overwrite_output_dir:
+    if overwrite:
         for checkpoint in checkpoints:
             shutil.rmtree(checkpoint)
         shutil.rmtree(folder / "adapter", ignore_errors=True)  # of LoRA, which the new run may not use
@@ -150,31 +185,84 @@ def _claim(folder: Path, training, run) -> None:
         )
 
 
-def say_setup(setup) -> None:
-    """What was found and how it is split, on the screen, with a warning where the protocol leaks."""
-    sizes = ", ".join(
-        f"{part} {size['utterances']} ({size['speakers']} speakers)" for part, size in describe(setup.splits).items()
-    )
-    warning = setup.protocol.warning and f"; {setup.protocol.warning}"
-    say(*setup.corpus_lines(), f"{setup.protocol.name} fold {setup.fold}: {sizes}{warning}")
+def select_on_validation(settings: Settings, problem_type: str, has_validation: bool) -> Settings:
+    """Settings that keep the checkpoint with the best validation metric; without validation the last one.
 
+    Raises:
+        SerError: `--metric_for_best_model` is no metric of this kind of labels.
+    """
+    from ..evaluation.scoring import SELECTED_BY
 
-def select_on_validation(training, metric: str, has_validation: bool) -> None:
-    """Keep the checkpoint with the best validation metric; without validation the last one."""
-    if has_validation:
-        training.metric_for_best_model = training.metric_for_best_model or metric
-        if training.metric_for_best_model == "loss" and training.greater_is_better is False:
-            training.metric_for_best_model, training.greater_is_better = metric, True
+    training = settings.training
+    if not has_validation:
+        values = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
     else:
-        training.eval_strategy = "no"
-        training.load_best_model_at_end = False
-        training.metric_for_best_model = None
+        metric = settings.overrides.get("metric_for_best_model") or SELECTED_BY[problem_type]
+        values = {"metric_for_best_model": metric, "greater_is_better": not metric.endswith(("loss", "mae", "mse"))}
+    return replace(settings, training=changed(training, **values))
 
 
-def train(trainer, training) -> dict:
+# ---- windows and figures
+
+
+@dataclass(frozen=True)
+class Windowed:
+    """A split corpus as windows, and how they were cut.
+
+    Args:
+        parts: Train, validation and test, a row for each window.
+        seconds, hop: Length of a window, and from one start to the next.
+        combine: How window scores become one score per utterance.
+    """
+
+    parts: dict[str, "Dataset"]
+    seconds: float
+    hop: float
+    combine: str
+
+
+def cut_windows(splits: "DatasetDict", windows: WindowArguments) -> Windowed | None:
+    """The parts as windows, or None without `--window_seconds`; cut after splitting, so that none is in two parts."""
+    from ..data.windows import to_windows
+
+    seconds, hop = windows.window_seconds, windows.hop
+    if seconds is None:
+        return None
+    parts = {
+        part: to_windows(rows, seconds, hop, windows.window_last) if len(rows) else rows
+        for part, rows in splits.items()
+    }
+    return Windowed(parts, seconds, hop, windows.combine)
+
+
+def draw_augmentation(
+    splits: "DatasetDict", extractor, augmentation: "Augmentation", training: "TrainingArguments"
+) -> None:
+    """`figures/augmentation.png`: the first training clip, and the effect of each transform on it.
+
+    Args:
+        splits: Whole utterances.
+        extractor: Its rate is drawn.
+        augmentation: The transforms and their probabilities.
+        training: The run's folder and seed; the first process draws.
+    """
+    from ..data.audio import decode
+    from ..data.augmentation import draw_examples
+
+    if training.process_index == 0:
+        samples = decode(splits["train"][0]["audio"], extractor.sampling_rate)
+        image = draw_examples(samples, extractor.sampling_rate, augmentation, training.seed)
+        write(Path(training.output_dir) / "figures" / "augmentation.png", image)
+
+
+# ---- training and after
+
+
+def train(trainer: "SerTrainer") -> dict:
     """Train, from the last checkpoint if asked to; returns what is reported about it."""
     from transformers.trainer_utils import get_last_checkpoint
 
+    training = trainer.args
     resume = training.resume_from_checkpoint
     if str(resume).lower() in ("true", "1"):
         resume = get_last_checkpoint(training.output_dir)
@@ -188,14 +276,14 @@ def train(trainer, training) -> dict:
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
     steps = trainer.state.global_step
-    seen = len(trainer.train_dataset) * trainer.state.epoch
-    heard = sum(seconds or 0.0 for seconds in trainer.train_dataset["duration"][:]) * trainer.state.epoch
+    utterances = len(trainer.train_dataset) * trainer.state.epoch
+    audio = sum(seconds or 0.0 for seconds in trainer.train_dataset["duration"][:]) * trainer.state.epoch
     return {
         "epochs": trainer.state.epoch,
         "steps": steps,
         "seconds": round(seconds, 1),
-        "utterances_per_second": None if resume else round(seen / seconds, 1),
-        "audio_seconds_per_second": None if resume or not heard else round(heard / seconds, 1),
+        "utterances_per_second": None if resume else round(utterances / seconds, 1),
+        "audio_seconds_per_second": None if resume or not audio else round(audio / seconds, 1),
         "selected_step": trainer.state.best_global_step or steps,
         "selected_by": training.metric_for_best_model if trainer.state.best_metric is not None else "last epoch",
         "best_validation": trainer.state.best_metric,
@@ -205,39 +293,43 @@ def train(trainer, training) -> dict:
 
 
 def finish(
-    trainer,
-    flags,
-    processor,
-    setup,
+    trainer: "SerTrainer",
+    settings: Settings,
+    setup: "Setup",
     trained: dict | None,
-    windowed=None,
+    processor,
+    *,
+    windowed: Windowed | None = None,
     task: str = "audio-classification",
-    others: dict | None = None,
-    remarks: list[str] | None = None,
-    model=None,
+    others: dict[str, "np.ndarray"] | None = None,
+    remarks: Sequence[str] = (),
+    model: "PreTrainedModel | None" = None,
+    speaker_normalised: bool = False,
 ) -> dict:
     """Score test once, write everything a run leaves behind, print the report, push if asked. Returns the results.
 
     Args:
-        trainer: A `SerTrainer` whose model is the selected one.
-        flags: What `args.parse` returned.
+        trainer: Its model is the selected one.
+        settings: As `prepare` returned them.
+        setup: Its parts are scored.
+        trained: As `train` returned it, or None.
         processor: The feature extractor, tokenizer or processor to save with the model.
-        setup: `results.Setup`; its parts are what is scored.
-        trained: What `train` returned, or None.
-        windowed: The parts as windows (`make_windows`), if the model was trained on windows.
+        windowed: The parts as windows, if the model was trained on windows.
         task: Of the pipeline that loads the model.
         others: Logits on test of systems to compare with, by name.
         remarks: What a reader of the figures must know besides.
-        model: What is saved, where the trainer's model is only a part of it.
+        model: The model to save, where the trainer's is only a part of it.
+        speaker_normalised: Whether features are relative to each speaker's mean.
     """
     from ..evaluation.comparing import compare
     from ..evaluation.report import lines, write_report
     from ..evaluation.scoring import decision_thresholds, predictions_table, score, utterance_logits
     from .hub import push_folder, save_model
     from .lora import save_adapter
+    from .record import describe_model, versions, write_flags
 
-    data, training = flags.data, flags.training
-    folder, splits, report_at = Path(training.output_dir), setup.splits, flags.run.thresholds
+    training = trainer.args
+    folder, splits, report_at = Path(training.output_dir), setup.splits, settings.run.thresholds
     names, kind = setup.report.label_names, setup.report.problem_type
 
     def predict(part: str):
@@ -246,8 +338,9 @@ def finish(
             return None, None
         if windowed is None:
             return trainer.predict(splits[part]).predictions, None
-        logits = trainer.predict(windowed[part]).predictions
-        return utterance_logits(logits, windowed[part], splits[part], kind, data.combine), logits
+        rows = windowed.parts[part]
+        logits = trainer.predict(rows).predictions
+        return utterance_logits(logits, rows, splits[part], kind, windowed.combine), logits
 
     test, test_windows = predict("test")
     validation, _ = predict("validation")
@@ -258,28 +351,30 @@ def finish(
     if state is not None:  # a sharded model, gathered
         model = type(model)(model.config)
         model.load_state_dict(state)
-    model = save_adapter(model, folder, getattr(flags.model, "model_name_or_path", None))
+    lora_rank = model.peft_config["default"].r if hasattr(model, "peft_config") else 0
+    model = save_adapter(model, folder, settings.checkpoints.get("model_name_or_path"))
     limits = decision_thresholds(splits["validation"], validation, names, kind)
     if limits:
         model.config.thresholds = dict(zip(names, limits, strict=True))
     saved = save_model(model.to("cpu"), processor, folder)
+    checkpoints = list(settings.checkpoints.values())
     scored = {
-        "model": describe_model(vars(flags.model), model, saved, task),
+        "model": describe_model(model, saved, task, checkpoints, lora_rank, speaker_normalised),
         "seed": training.seed,
         "training": trained,
         "test": score(splits["test"], test, names, kind, limits, report_at),
         "validation": None,
     }
-    scored["test"]["remarks"] += remarks or []
+    scored["test"]["remarks"] += remarks
     if validation is not None:
         scored["validation"] = score(splits["validation"], validation, names, kind, limits, report_at)
     if test_windows is not None:
-        scored["test_windows"] = score(windowed["test"], test_windows, names, kind, limits, report_at)
-        scored["windows"] = {"seconds": data.window_seconds, "hop": data.window_hop, "combine": data.combine}
+        scored["test_windows"] = score(windowed.parts["test"], test_windows, names, kind, limits, report_at)
+        scored["windows"] = {"seconds": windowed.seconds, "hop": windowed.hop, "combine": windowed.combine}
     if others:
         scored["comparisons"] = compare(splits["test"], test, others, names, kind, limits)
     results = {**setup.facts(), **scored, "versions": versions()}
-    write_flags(folder, setup.given)
+    write_flags(folder, setup.overrides)
     table = predictions_table(splits["test"], test, names, kind, others)
     write_report(folder, results, table, setup.push_to)
     say(*lines(results), "", f"saved {saved.__name__} and the report in {folder}")

@@ -1,101 +1,203 @@
-"""Spectrogram models from flags, and their features: computed once a clip, kept by content, changed while training."""
+"""A network over spectrograms, and its features: computed once per clip, cached by content, changed while training."""
 
+import copy
 import logging
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+from transformers import EarlyStoppingCallback, TrainingArguments
 
 from ..data.audio import decode
-from ..data.augmentation import augment_spectrogram
+from ..data.augmentation import Augmentation, augment_spectrogram
 from ..data.cache import Store, settings_folder
 from ..data.collators import SpeechCollator
 from ..errors import SerError
-from .arguments import check_whole_clips
+from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
+from .hub import check_labels, label_maps
+from .settings import ClipArguments, WindowArguments
 
 logger = logging.getLogger("ser_hf")
 
 # Changes of the waveform, after which features must be computed anew.
 WAVEFORM = ("crop_p", "speed_p", "pitch_p", "reverb_p", "noise_p", "gain_p")
-WRITE_EVERY = 256  # clips a file of the store
+WRITE_EVERY = 256  # clips per file of the cache
+# Trained by torchvision (its first weights, IMAGENET1K_V1), published by timm as safetensors under torchvision's names
+# of the weights; torchvision's own files are pickles. There is no such copy of AlexNet.
+REPOSITORIES = {
+    "resnet50": "timm/resnet50.tv_in1k",
+    "resnext50": "timm/resnext50_32x4d.tv_in1k",
+    "densenet201": "timm/densenet201.tv_in1k",
+}
+CLASSIFIERS = ("fc.", "classifier.")
 
 
-def spectrogram_model(flags, report):
-    """The model and the feature extractor that the flags ask for.
+def spectrogram_model(
+    label_names: list[str],
+    problem_type: str = "single_label_classification",
+    *,
+    model_name_or_path: str | None = None,
+    arch: str = "cnn2d_6",
+    imagenet: bool = False,
+    reduce: str | None = None,
+    pooling: str = "mean",
+    dropout: float = 0.3,
+    features: str | None = None,
+    sampling_rate: int = 8000,
+    n_mels: int = 128,
+    n_mfcc: int = 40,
+    n_fft: int = 1024,
+    win_length: int = 512,
+    hop_length: int = 100,
+    normalize: str = "none",
+    trim_db: float | None = None,
+    speaker_norm: bool | None = None,
+    train: bool = True,
+) -> tuple[SerForSpectrogramClassification, SerSpectrogramFeatureExtractor]:
+    """A network and its feature extractor.
 
     Args:
-        flags: What `args.parse` returned, of the system `spectrogram`.
-        report: `CorpusReport`, for the labels.
+        label_names: In index order.
+        problem_type: As in transformers.
+        model_name_or_path: A trained model, Hub id or folder; it brings its own network and features.
+        arch, reduce, pooling, dropout: As in `SerSpectrogramConfig`.
+        imagenet: Start from ImageNet weights.
+        features: `mel` or `mfcc`; None is `mfcc` for the cnn1d networks and `mel` for the others.
+        sampling_rate, n_mels, n_mfcc, n_fft, win_length, hop_length, normalize, trim_db: As in
+            `SerSpectrogramFeatureExtractor`.
+        speaker_norm: Whether features are relative to each speaker's mean spectrum; None as the checkpoint says. The
+            extractor's `mean_spectrum` is then zeros until `feature_collators` has computed it.
+        train: Whether the model will be trained.
 
     Raises:
-        SerError: checkpoint not found or of other labels; settings that do not fit; no ImageNet weights.
+        SerError: checkpoint not found or with other labels; settings that do not fit; no ImageNet weights.
     """
-    from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
-    from .imagenet import load
-
-    args, name = flags.model, flags.model.model_name_or_path
+    name = model_name_or_path
     try:
         if name:
             model = SerForSpectrogramClassification.from_pretrained(name)
             extractor = SerSpectrogramFeatureExtractor.from_pretrained(name)
-            if args.speaker_norm and extractor.mean_spectrum is None:
+            if speaker_norm and extractor.mean_spectrum is None:
                 raise SerError(f"--speaker_norm: {name} was trained without it, and must be trained anew")
-            if args.speaker_norm is False and extractor.mean_spectrum is not None and flags.training.do_train:
+            if speaker_norm is False and extractor.mean_spectrum is not None and train:
                 raise SerError(f"--speaker_norm false: {name} was trained with it; false is for --do_train false")
-            if args.speaker_norm is None and extractor.mean_spectrum is not None:
-                check_whole_clips(flags.data)
-                args.speaker_norm = True
         else:
-            kind = args.features or ("mfcc" if args.arch.startswith("cnn1d") else "mel")
-            sizes = {key: getattr(args, key) for key in ("n_mels", "n_mfcc", "n_fft", "win_length", "hop_length")}
-            rows = args.n_mels if kind == "mel" else args.n_mfcc
+            kind = features or ("mfcc" if arch.startswith("cnn1d") else "mel")
+            rows = n_mels if kind == "mel" else n_mfcc
             extractor = SerSpectrogramFeatureExtractor(
-                args.sampling_rate,
+                sampling_rate,
                 kind,
-                normalize=args.normalize,
-                trim_db=flags.data.trim_db,
-                mean_spectrum=[0.0] * rows if args.speaker_norm else None,  # until `feature_collators` has heard them
-                **sizes,
+                n_mels=n_mels,
+                n_mfcc=n_mfcc,
+                n_fft=n_fft,
+                win_length=win_length,
+                hop_length=hop_length,
+                normalize=normalize,
+                trim_db=trim_db,
+                mean_spectrum=[0.0] * rows if speaker_norm else None,
             )
             config = SerSpectrogramConfig(
-                arch=args.arch,
+                arch=arch,
                 rows=rows,
-                reduce=args.reduce,
-                pooling=args.pooling,
-                dropout=args.dropout,
-                id2label=dict(enumerate(report.label_names)),
-                label2id={label: index for index, label in enumerate(report.label_names)},
-                problem_type=report.problem_type,
+                reduce=reduce,
+                pooling=pooling,
+                dropout=dropout,
+                problem_type=problem_type,
+                **label_maps(label_names),
             )
             model = SerForSpectrogramClassification(config)
     except (OSError, ValueError, TypeError) as error:
-        raise SerError(f"model {name or args.arch!r}: {' '.join(str(error).split())}") from None
-    if list(model.config.id2label.values()) != report.label_names:
-        raise SerError(
-            f"{name} answers {', '.join(model.config.id2label.values())}, "
-            f"but the corpus's labels are {', '.join(report.label_names)}: choose another --labels"
-        )
-    if args.imagenet and not name:
-        load(model)
+        raise SerError(f"model {name or arch!r}: {' '.join(str(error).split())}") from None
+    check_labels(model.config, label_names, name or arch)
+    if imagenet and not name:
+        load_imagenet(model)
     return model.to(memory_format=torch.channels_last), extractor  # the same numbers, a third faster on a CPU
 
 
+def by_speaker(
+    extractor: SerSpectrogramFeatureExtractor, speaker_norm: bool | None, clips: ClipArguments, windows: WindowArguments
+) -> bool:
+    """Whether features are relative to each speaker's mean: `--speaker_norm`, by default as the checkpoint has it.
+
+    Raises:
+        SerError: clips are cut or zero-padded: the mean of a speaker's windows or crops is not that of whole clips.
+    """
+    relative = extractor.mean_spectrum is not None if speaker_norm is None else speaker_norm
+    lengths = {"window_seconds": windows.window_seconds, **vars(clips)}
+    for flag in ("window_seconds", "max_seconds", "min_seconds"):
+        if relative and lengths[flag]:
+            raise SerError(
+                f"--{flag} {lengths[flag]}: speakers' means are those of whole clips; not with --speaker_norm"
+            )
+    return relative
+
+
+def load_imagenet(model: SerForSpectrogramClassification, file: str | None = None) -> None:
+    """Give a model's network the ImageNet weights, and say so in its configuration (`weights="imagenet"`).
+
+    The first convolution reads one channel instead of red, green and blue, whose weights are summed: it answers to a
+    spectrogram what it would answer to a grey picture of it. The classifier of the thousand classes is left behind.
+
+    Args:
+        model: `SerForSpectrogramClassification` with one of the architectures of `REPOSITORIES`.
+        file: A safetensors file instead of the Hub's.
+
+    Raises:
+        SerError: there are no such weights, they cannot be fetched, or they do not fit.
+    """
+    arch = model.config.arch
+    if file is None:
+        file = _fetched(arch)
+    own, state = model.encoder.backbone.state_dict(), {}
+    for name, weight in load_file(file).items():
+        if not name.startswith(CLASSIFIERS):
+            rgb = name in own and weight.ndim == 4 and weight.shape[1] == 3 and own[name].shape[1] == 1
+            state[name] = weight.sum(dim=1, keepdim=True) if rgb else weight
+    # Old files lack the counters of batch norm, which only matter where its momentum is None.
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    wrong = [name for name, weight in state.items() if name not in own or own[name].shape != weight.shape]
+    if missing or wrong:
+        shown = ", ".join((missing + wrong)[:4])
+        raise SerError(
+            f"--imagenet: {file} is not {arch}: {len(missing)} weights are missing, {len(wrong)} do not fit ({shown})"
+        )
+    with torch.no_grad():
+        model.encoder.backbone.load_state_dict(state, strict=False)
+    model.config.weights = "imagenet"
+
+
+def _fetched(arch: str) -> str:
+    if arch not in REPOSITORIES:
+        have = ", ".join(REPOSITORIES)
+        raise SerError(f"--imagenet: no ImageNet weights as safetensors for {arch}, only for {have}; leave it out")
+    try:
+        return hf_hub_download(REPOSITORIES[arch], "model.safetensors")
+    except Exception as error:  # offline, no such repository, no permission: the same to the user
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SerError(
+            f"--imagenet: {REPOSITORIES[arch]} cannot be fetched ({reason}); leave it out to begin with random weights"
+        ) from None
+
+
 def content(row: dict) -> str:
-    """The name of a row's features in the store: its audio's hash, and the window's times in it."""
+    """The name of a row's features in the cache: the hash of its audio, and the times of its window."""
     start, end = row.get("window_start"), row.get("window_end")
     return row["audio_hash"] if start is None else f"{row['audio_hash']} {start} {end}"
 
 
 class FeatureCollator(SpeechCollator):
-    """Rows to a padded batch of features, from the store where they are in it and from the audio otherwise.
+    """Rows to a padded batch of features, from the cache where it has them and from the audio otherwise.
 
-    Waveforms are changed only where no store is given; SpecAugment and mixup change what comes from a store too.
+    Waveforms are changed only without a cache; SpecAugment and mixup change cached features too.
 
     Args:
         extractor: `SerSpectrogramFeatureExtractor`, which trims and scales too.
-        store: Where the features are (`compute`), before they are scaled; None computes them from each clip's audio,
-            changed at random.
+        store: The cache of features before scaling (`compute`); None computes them from each clip's audio, changed at
+            random.
         means: Mean spectra `(rows,)` by speaker (`speaker_means`), if features are relative to them.
         Others: as in `SpeechCollator`.
     """
@@ -113,7 +215,7 @@ class FeatureCollator(SpeechCollator):
         return self.extractor.unscaled(self._change(samples, generator)).float()
 
     def unscaled(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
-        """The same, from the store where it has them."""
+        """The same, from the cache where it has them."""
         stored = self.store is not None and row.get("audio_hash")
         return self.store[content(row)] if stored else self.from_audio(row, generator)
 
@@ -123,7 +225,7 @@ class FeatureCollator(SpeechCollator):
         features = self.extractor.scaled(self.unscaled(row, generator), mean)
         if self.augmentation is None or not self.augmentation.spec_p:
             return features
-        # What is hidden gets the mean; of MFCC each row its own, for coefficients have not one scale as mel bands do.
+        # Masked values become the mean. MFCC rows differ in scale, unlike mel bands: each row has its own mean.
         mean = features.mean(dim=1, keepdim=True) if self.extractor.kind == "mfcc" else torch.zeros(1)
         return torch.from_numpy(augment_spectrogram((features - mean).numpy(), self.augmentation, generator)) + mean
 
@@ -132,7 +234,7 @@ class FeatureCollator(SpeechCollator):
 
 
 def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
-    """Put into the store what is missing of the rows' features; returns how many clips were computed.
+    """Compute the rows' features that the cache lacks; returns the number of clips that were computed.
 
     Raises:
         AudioError: a clip cannot be read.
@@ -150,12 +252,12 @@ def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
     return len(missing)
 
 
-def speaker_means(parts, collator: FeatureCollator) -> dict[str, torch.Tensor]:
+def speaker_means(parts: Mapping[str, Dataset], collator: FeatureCollator) -> dict[str, torch.Tensor]:
     """The mean spectrum `(rows,)` of each speaker of all parts, over that speaker's rows, each counting once.
 
     Speaker normalisation as in Schuller et al. (2010), "Cross-Corpus Acoustic Emotion Recognition: Variances and
-    Strategies", of the mean alone. No label is read. Of a speaker who is tested these are the clips to be scored: who
-    uses the model needs clips of the speaker too (`adapted`).
+    Strategies", of the mean alone. No label is read. The clips of a tested speaker are the ones to be scored: users of
+    the model need clips of the speaker too (`adapted`).
 
     Raises:
         AudioError: a clip cannot be read.
@@ -163,96 +265,114 @@ def speaker_means(parts, collator: FeatureCollator) -> dict[str, torch.Tensor]:
     sums, counts = {}, Counter()
     for rows in parts.values():
         unread = ("audio",) if collator.store is not None and None not in rows["audio_hash"][:] else ()
-        kept = [name for name in collator.columns if name in rows.column_names and name not in unread]
-        for row in rows.select_columns(kept):
+        columns = [name for name in collator.columns if name in rows.column_names and name not in unread]
+        for row in rows.select_columns(columns):
             mean = collator.unscaled(row, collator._generator(row["id"])).double().mean(dim=1)
             sums[row["speaker"]] = sums.get(row["speaker"], 0) + mean
             counts[row["speaker"]] += 1
     return {speaker: (total / counts[speaker]).float() for speaker, total in sums.items()}
 
 
-def speaker_remark(splits) -> str:
+def speaker_remark(splits: DatasetDict) -> str:
     """How much is known of the tested speakers where features are relative to their means."""
-    heard = Counter(speaker for rows in splits.values() for speaker in rows["speaker"])
-    counts = [heard[speaker] for speaker in set(splits["test"]["speaker"])]
+    utterances = Counter(speaker for rows in splits.values() for speaker in rows["speaker"])
+    counts = [utterances[speaker] for speaker in set(splits["test"]["speaker"])]
     return (
         f"SPEAKER-NORMALISED: features are relative to each speaker's mean spectrum, in test of {min(counts)} to "
-        f"{max(counts)} utterances; do not compare with systems that hear one clip of a stranger"
+        f"{max(counts)} utterances; do not compare with systems that read one clip of an unknown speaker"
     )
 
 
-def feature_collators(extractor, flags, report, parts) -> dict:
-    """`data_collator` and `eval_collator` over one store that holds the features of all parts.
+def feature_collators(
+    extractor: SerSpectrogramFeatureExtractor,
+    parts: Mapping[str, Dataset],
+    clips: ClipArguments,
+    augmentation: Augmentation,
+    training: TrainingArguments,
+    *,
+    relative: bool = False,
+    num_labels: int,
+) -> tuple[SerSpectrogramFeatureExtractor, dict[str, FeatureCollator]]:
+    """`data_collator` and `eval_collator` over one cache that holds the features of all parts.
 
-    Without a store are training clips whose waveforms are to be changed, and all where of long clips only a stretch is
-    taken (`--max_seconds`), which in training is another in every epoch. With `--speaker_norm` the extractor is given
-    the mean spectrum of the training speakers.
+    Without the cache: training clips whose waveforms are changed, and all clips where `--max_seconds` crops (in
+    training differently in every epoch).
+
+    Args:
+        extractor: As `spectrogram_model` returned it.
+        parts: Train, validation and test, whole or as windows.
+        clips: Length limits.
+        augmentation: Of training clips.
+        training: The processes wait for the first one to fill the cache.
+        relative: Whether features are relative to each speaker's mean (`by_speaker`).
+        num_labels: For mixup, which makes class labels soft.
+
+    Returns:
+        The extractor to save (with `relative` and in training its `mean_spectrum` is that of the average training
+        speaker), and both collators.
 
     Raises:
-        SerError: with `--speaker_norm`, an utterance has no speaker.
+        SerError: with `relative`, an utterance has no speaker.
         AudioError: a clip cannot be read.
     """
-    data, training, augmentation = flags.data, flags.training, flags.augmentation
-    same = {"min_seconds": data.min_seconds, "max_seconds": data.max_seconds, "seed": training.seed}
-    by_speaker, store = flags.model.speaker_norm, None
-    speakers = [speaker for rows in parts.values() for speaker in rows["speaker"]] if by_speaker else []
+    same = {"min_seconds": clips.min_seconds, "max_seconds": clips.max_seconds, "seed": training.seed}
+    store = None
+    speakers = [speaker for rows in parts.values() for speaker in rows["speaker"]] if relative else []
     if None in speakers:
-        count = f"{speakers.count(None)} of {len(speakers)} utterances do not say who speaks"
+        count = f"{speakers.count(None)} of {len(speakers)} utterances have no speaker"
         raise SerError(f"--speaker_norm: {count}; --speaker_norm false goes without")
-    if data.max_seconds is None:
-        # What is done when they are read (`scaled`) is not in the store.
+    if clips.max_seconds is None:
+        # Scaling is applied when features are read, and is not part of the cache.
         scaling = ("auto_map", "mean_spectrum", "normalize", "padding_value")
         settings = {key: value for key, value in extractor.to_dict().items() if key not in scaling}
-        store = Store(settings_folder("features", sorted(settings.items()), data.min_seconds))
+        store = Store(settings_folder("features", sorted(settings.items()), clips.min_seconds))
     plain = FeatureCollator(extractor, store, **same)
     changed = any(getattr(augmentation, name) for name in WAVEFORM)
     if store is not None:
         with training.main_process_first():
-            wanted = [part for name, part in parts.items() if by_speaker or not (changed and name == "train")]
+            wanted = [part for name, part in parts.items() if relative or not (changed and name == "train")]
             count = sum(compute(store, rows, plain) for rows in wanted if len(rows))
             if count and training.process_index == 0:
                 logger.info("features of %d clips computed into %s", count, store.folder)
-    if by_speaker:
-        plain.means = speaker_means(parts, plain)
+    saved, means = extractor, {}
+    if relative:
+        means = speaker_means(parts, plain)
         if training.do_train:
-            heard = sorted(set(parts["train"]["speaker"]))
-            extractor.mean_spectrum = torch.stack([plain.means[name] for name in heard]).mean(dim=0).tolist()
-    data_collator = FeatureCollator(
-        extractor,
+            mean = torch.stack([means[name] for name in sorted(set(parts["train"]["speaker"]))]).mean(dim=0)
+            saved = copy.deepcopy(extractor)
+            saved.mean_spectrum = mean.tolist()
+    learning = FeatureCollator(
+        saved,
         None if changed else store,
-        plain.means,
+        means,
         skip_unreadable=True,
         augmentation=augmentation,
-        num_labels=len(report.label_names),
+        num_labels=num_labels,
         **same,
     )
-    return {"data_collator": data_collator, "eval_collator": plain}
+    return saved, {"data_collator": learning, "eval_collator": FeatureCollator(saved, store, means, **same)}
 
 
-def as_heard(rows: Dataset, collator: FeatureCollator) -> Dataset:
-    """`rows` with the seconds that are left of each clip after trimming as their `duration`, so that clips of equal
-    length share a batch; unchanged where nothing is trimmed or the features are not in a store."""
+def with_trimmed_durations(rows: Dataset, collator: FeatureCollator) -> Dataset:
+    """`rows` whose `duration` is that of the features, after trimming, so that clips of equal length share a batch;
+    unchanged where nothing is trimmed or the features are not cached."""
     extractor, store = collator.extractor, collator.store
     if extractor.trim_db is None or store is None or None in rows["audio_hash"]:
         return rows
-    kept = [name for name in collator.columns if name in rows.column_names and name != "audio"]
-    frames = [store[content(row)].shape[1] for row in rows.select_columns(kept)]
+    columns = [name for name in collator.columns if name in rows.column_names and name != "audio"]
+    frames = [store[content(row)].shape[1] for row in rows.select_columns(columns)]
     seconds = np.array(frames, np.float32) * extractor.hop_length / extractor.sampling_rate
-    return rows.select_columns(kept).add_column("duration", seconds)
+    return rows.select_columns(columns).add_column("duration", seconds)
 
 
-def early_stopping(run, has_validation: bool) -> list:
-    """The Trainer's callback for `--early_stopping_patience`, if it is given.
+def early_stopping(patience: int | None, has_validation: bool) -> list[EarlyStoppingCallback]:
+    """The Trainer's callback for `--early_stopping_patience`, if it is set.
 
     Raises:
         SerError: there is no validation to watch.
     """
-    from transformers import EarlyStoppingCallback
-
-    patience = run.early_stopping_patience
     if patience is None:
         return []
-    if patience < 1 or not has_validation:
-        problem = "must be at least 1" if patience < 1 else "needs validation: give --validation_fraction"
-        raise SerError(f"--early_stopping_patience {patience}: {problem}")
+    if not has_validation:
+        raise SerError(f"--early_stopping_patience {patience}: needs validation: give --validation_fraction")
     return [EarlyStoppingCallback(patience)]

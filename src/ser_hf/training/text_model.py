@@ -1,17 +1,21 @@
-"""Transcripts for a text model, and the model: texts cleaned, tokenised with their lengths known, padded by batch."""
+"""A text model, and its inputs: transcripts cleaned, tokenised once, padded by batch."""
 
+import copy
 import inspect
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, DatasetInfo, Features, List, Value
+from transformers import PreTrainedConfig
 
 from ..data.leaks import text_key
 from ..errors import SerError
 from ..models.text_cleaning import clean_text
+from .hub import check_labels, label_maps
 
 # Model types that number the positions of tokens from pad_token_id + 1: RoBERTa has 514 for 512 tokens.
 COUNTS_FROM_PADDING = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert")
@@ -42,7 +46,7 @@ def _with_columns(dataset: Dataset, columns: dict[str, list], kind) -> Dataset:
 
 
 def prepare_texts(splits: DatasetDict, cleaning: str) -> tuple[DatasetDict, list[str]]:
-    """All parts by `with_text`, and what must be said of the texts: how many are missing, how many repeat in train.
+    """All parts by `with_text`, and remarks: how many texts are missing, how many test texts occur in train.
 
     Raises:
         SerError: train or test has no text at all.
@@ -66,8 +70,8 @@ def prepare_texts(splits: DatasetDict, cleaning: str) -> tuple[DatasetDict, list
     return DatasetDict(parts), lines
 
 
-def shared_texts(splits) -> int:
-    """How many test utterances have a text that also occurs in train: scripted corpora repeat their sentences."""
+def shared_texts(splits: Mapping[str, Dataset]) -> int:
+    """The number of test utterances whose text also occurs in train: scripted corpora repeat their sentences."""
     known = {text_key(text) for text in splits["train"]["text"]}
     return sum(text_key(text) in known for text in splits["test"]["text"])
 
@@ -90,13 +94,14 @@ def tokenize(splits: DatasetDict, tokenizer, max_length: int) -> DatasetDict:
     return DatasetDict(parts)
 
 
-def text_remarks(test: Dataset, args) -> list[str]:
-    """What the model saw of the texts, and a user of the saved model must do himself."""
-    longest, cleaning = args.max_text_length, args.text_cleaning
-    cut = sum(count >= longest for count in test["tokens"])
-    lines = [f"{cut} of {len(test)} test texts fill the {longest} tokens and may be cut there"] if cut else []
-    if cleaning != "none":
-        lines.append(f"texts were cleaned as ser_hf.models.text_cleaning does by {cleaning!r}; a pipeline does not")
+def text_remarks(test: Dataset, max_text_length: int, text_cleaning: str) -> list[str]:
+    """Lines on truncated texts, and on the cleaning that a user of the saved model must do."""
+    cut = sum(count >= max_text_length for count in test["tokens"])
+    lines = [f"{cut} of {len(test)} test texts fill the {max_text_length} tokens and may be truncated"] if cut else []
+    if text_cleaning != "none":
+        lines.append(
+            f"texts were cleaned by ser_hf.models.text_cleaning.clean_text(text, {text_cleaning!r}), pipelines do not"
+        )
     return lines
 
 
@@ -122,14 +127,17 @@ class TextCollator:
         return {**inputs, "labels": torch.tensor([row["label"] for row in rows])}
 
 
-def train_tokenizer(texts: Sequence[str], config, vocab_size: int):
+def train_tokenizer(texts: Sequence[str], config: PreTrainedConfig, vocab_size: int) -> tuple[PreTrainedConfig, Any]:
     """A tokenizer of the model type's own kind (BERT: WordPiece, RoBERTa: byte-level BPE), with a vocabulary from these
     texts alone. The same texts give the same vocabulary in every process, in any order.
 
     Args:
         texts: Of train.
-        config: The model's configuration, whose type decides; its vocabulary size and special tokens are set.
+        config: The model's configuration, whose type decides.
         vocab_size: At most so many tokens.
+
+    Returns:
+        The configuration with the tokenizer's vocabulary size and special tokens, and the tokenizer.
 
     Raises:
         SerError: this model type has no tokenizer whose training repeats.
@@ -150,11 +158,12 @@ def train_tokenizer(texts: Sequence[str], config, vocab_size: int):
             f"--model_type {config.model_type}: it has no tokenizer that can be trained here; choose bert, roberta or "
             "distilbert, or give a checkpoint by --model_name_or_path"
         )
+    config = copy.deepcopy(config)
     config.vocab_size = len(tokenizer)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
         if getattr(config, name, None) is not None:
             setattr(config, name, getattr(tokenizer, name))
-    return tokenizer
+    return config, tokenizer
 
 
 def _word_pieces(untrained, texts: Sequence[str], size: int) -> dict[str, int]:
@@ -191,67 +200,80 @@ def check_text_length(max_length: int, config, flag: str = "--max_text_length") 
         raise SerError(f"{flag} {max_length}: {config.name_or_path or config.model_type} reads {reads}")
 
 
-def text_model(args, report, train_texts: Sequence[str], do_train: bool = True):
-    """The `AutoModelForSequenceClassification` and the tokenizer that the flags ask for.
-
-    A new head is made for training; for `--do_train false` the checkpoint must have one, with the corpus's labels.
+def text_model(
+    label_names: list[str],
+    problem_type: str,
+    train_texts: Sequence[str] = (),
+    *,
+    model_name_or_path: str | None = None,
+    model_type: str | None = None,
+    config_overrides: str | None = None,
+    trust_remote_code: bool = False,
+    max_text_length: int = 64,
+    new_head: bool = True,
+):
+    """A text model and its tokenizer.
 
     Args:
-        args: `TextArguments`.
-        report: `CorpusReport`, for the labels.
+        label_names: In index order.
+        problem_type: As in transformers.
         train_texts: From which a random model's tokenizer is trained.
-        do_train: False loads a fine-tuned model as it is.
+        model_name_or_path: A pretrained model, Hub id or folder.
+        model_type: Instead of it: a random model of this type.
+        config_overrides: Changes to its configuration, as JSON.
+        trust_remote_code: Whether code that comes with the checkpoint may run.
+        max_text_length: Tokens of the longest text.
+        new_head: Make a new head, to be trained. False loads a fine-tuned model, whose labels must be `label_names`.
+
+    Returns:
+        The `AutoModelForSequenceClassification` and the tokenizer.
 
     Raises:
-        SerError: checkpoint not found, or not usable as the flags say.
+        SerError: the checkpoint is not found, or not usable in this way.
     """
     import transformers
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    name, overrides = args.model_name_or_path, json.loads(args.config_overrides or "{}")
-    trust, labels = {"trust_remote_code": args.trust_remote_code}, dict(enumerate(report.label_names))
-    head = {"id2label": labels, "label2id": {label: index for index, label in labels.items()}}
-    head["problem_type"] = report.problem_type
+    name, overrides = model_name_or_path, json.loads(config_overrides or "{}")
+    trust = {"trust_remote_code": trust_remote_code}
+    head = {**label_maps(label_names), "problem_type": problem_type}
     missing = []
     try:
-        if args.model_type:
-            config = AutoConfig.for_model(args.model_type, **overrides, **head)
-            tokenizer = train_tokenizer(train_texts, config, config.vocab_size)
-            check_text_length(args.max_text_length, config)
+        if model_type:
+            config = AutoConfig.for_model(model_type, **overrides, **head)
+            config, tokenizer = train_tokenizer(train_texts, config, config.vocab_size)
+            check_text_length(max_text_length, config)
             model = AutoModelForSequenceClassification.from_config(config)
         else:
             tokenizer = AutoTokenizer.from_pretrained(name, **trust)
-            config = AutoConfig.from_pretrained(name, **trust, **(overrides | head if do_train else {}))
-            check_text_length(args.max_text_length, config)
-            shown = transformers.logging.get_verbosity()
-            transformers.logging.set_verbosity_error()  # what is missing is told below, in one line
-            options = {"output_loading_info": True, "ignore_mismatched_sizes": do_train}
+            config = AutoConfig.from_pretrained(name, **trust, **(overrides | head if new_head else {}))
+            check_text_length(max_text_length, config)
+            verbosity = transformers.logging.get_verbosity()
+            transformers.logging.set_verbosity_error()  # missing weights are reported below, in one line
+            options = {"output_loading_info": True, "ignore_mismatched_sizes": new_head}
             try:  # a checkpoint in half precision does not train
                 model, info = AutoModelForSequenceClassification.from_pretrained(
                     name, config=config, dtype=torch.float32, **trust, **options
                 )
             finally:
-                transformers.logging.set_verbosity(shown)
+                transformers.logging.set_verbosity(verbosity)
             missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
-        raise SerError(f"model {args.model_type or name!r}: {' '.join(str(error).split())[:300]}") from None
+        raise SerError(f"model {model_type or name!r}: {' '.join(str(error).split())[:300]}") from None
     if "attention_mask" not in inspect.signature(model.forward).parameters:  # FNet
-        raise SerError(f"{name}: {type(model).__name__} takes no mask, its answers would change with a batch's padding")
-    head_of = [f"{child}." for child, _ in model.named_children() if child != model.base_model_prefix]
-    fresh = tuple(head_of) if do_train else ()  # what may be random: it is to be trained, and so is BERT's pooler
-    absent = [key for key in missing if not key.startswith(fresh) and not (do_train and ".pooler." in key)]
+        raise SerError(f"{name}: {type(model).__name__} takes no mask, its scores would change with a batch's padding")
+    heads = [f"{child}." for child, _ in model.named_children() if child != model.base_model_prefix]
+    random = tuple(heads) if new_head else ()  # weights that will be trained; so will BERT's pooler
+    absent = [key for key in missing if not key.startswith(random) and not (new_head and ".pooler." in key)]
     if absent:
         raise SerError(
             f"{name}: the weights {', '.join(absent[:4])} are missing, it would answer at random; "
-            f"give a {'complete' if do_train else 'fine-tuned'} checkpoint of this model type"
+            f"give a {'complete' if new_head else 'fine-tuned'} checkpoint of this model type"
         )
-    if not do_train and list(model.config.id2label.values()) != report.label_names:
-        raise SerError(
-            f"{name} answers {', '.join(model.config.id2label.values())}, "
-            f"but the corpus's labels are {', '.join(report.label_names)}: choose another --labels"
-        )
+    if not new_head:
+        check_labels(model.config, label_names, name)
     if tokenizer.pad_token is None:  # decoders such as GPT-2 have none
         tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
-    tokenizer.model_max_length = args.max_text_length  # a pipeline cuts there too, if told to cut
+    tokenizer.model_max_length = max_text_length  # a pipeline truncates there too, if asked to
     return model, tokenizer

@@ -138,6 +138,15 @@ class SerTrainer(Trainer):
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         return self.get_eval_dataloader(test_dataset)
 
+    def predict_with(self, test_dataset: Dataset, collator=None):
+        """`predict` with another collator than `eval_collator`; None is that one."""
+        before = self.eval_collator
+        self.eval_collator = collator or before
+        try:
+            return self.predict(test_dataset)
+        finally:
+            self.eval_collator = before
+
     # ---- optimisation
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):

@@ -1,0 +1,118 @@
+"""A speech encoder under a head, and the batches it is trained on."""
+
+import json
+from typing import Any
+
+from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig, Wav2Vec2FeatureExtractor
+
+from ..data.augmentation import Augmentation
+from ..data.collators import SpeechCollator
+from ..errors import SerError
+from ..models import SerConfig, SerForAudioClassification
+from ..models.configuration_spectrogram import IMAGE_ARCHS
+from .hub import check_labels, label_maps, load_finetuned
+from .settings import ClipArguments
+
+
+def audio_model(
+    label_names: list[str],
+    problem_type: str = "single_label_classification",
+    *,
+    model_name_or_path: str | None = None,
+    model_type: str | None = None,
+    config_overrides: str | None = None,
+    freeze_feature_encoder: bool | None = None,
+    mask_time_prob: float | None = None,
+    mask_time_length: int | None = None,
+    mask_feature_prob: float | None = None,
+    mask_feature_length: int | None = None,
+    trust_remote_code: bool = False,
+    pooling: str = "mean",
+    head: str = "linear",
+    head_size: int = 256,
+    use_weighted_layer_sum: bool = False,
+    new_head: bool = True,
+):
+    """An audio model and its feature extractor.
+
+    Args:
+        label_names: In index order.
+        problem_type: As in transformers.
+        model_name_or_path: A pretrained encoder, or, without `new_head`, a fine-tuned model; Hub id or folder.
+        model_type: Instead of it: a random encoder of this type.
+        config_overrides: Changes to the encoder's configuration, as JSON.
+        freeze_feature_encoder: Whether its convolutions are frozen; None: if they are pretrained.
+        mask_time_prob, mask_time_length, mask_feature_prob, mask_feature_length: SpecAugment within the encoder; None
+            leaves what its configuration says.
+        trust_remote_code: Whether code that comes with the checkpoint may run.
+        pooling, head, head_size, use_weighted_layer_sum: As in `SerConfig`.
+        new_head: Make a new head, to be trained. False loads a fine-tuned model, whose labels must be `label_names`.
+
+    Returns:
+        The `SerForAudioClassification` and its feature extractor.
+
+    Raises:
+        SerError: the checkpoint is not found, or not usable in this way.
+    """
+    options = {
+        "pooling": pooling,
+        "head": head,
+        "head_size": head_size,
+        "use_weighted_layer_sum": use_weighted_layer_sum,
+        "problem_type": problem_type,
+        **label_maps(label_names),
+    }
+    masks = {
+        "mask_time_prob": mask_time_prob,
+        "mask_time_length": mask_time_length,
+        "mask_feature_prob": mask_feature_prob,
+        "mask_feature_length": mask_feature_length,
+    }
+    masks = {name: value for name, value in masks.items() if value is not None}
+    overrides = json.loads(config_overrides or "{}") | masks | ({"apply_spec_augment": True} if masks else {})
+    try:
+        if model_type:
+            audio = AutoConfig.for_model(model_type, **overrides)
+            extractor = Wav2Vec2FeatureExtractor(return_attention_mask=audio.feat_extract_norm == "layer")
+            model = SerForAudioClassification(SerConfig(audio_config=audio, **options))
+        else:
+            extractor = AutoFeatureExtractor.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
+            if new_head:
+                model = SerForAudioClassification.from_encoder(
+                    model_name_or_path, overrides, trust_remote_code, **options
+                )
+            else:
+                model = load_finetuned(model_name_or_path, trust_remote_code)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise SerError(f"model {model_type or model_name_or_path!r}: {' '.join(str(error).split())}") from None
+    if not new_head:
+        check_labels(model.config, label_names, model_name_or_path)
+    if (not model_type) if freeze_feature_encoder is None else freeze_feature_encoder:
+        model.freeze_feature_encoder()
+    return model, extractor
+
+
+def speech_collators(
+    extractor, clips: ClipArguments, augmentation: Augmentation, seed: int, num_labels: int
+) -> dict[str, Any]:
+    """`data_collator` for training, with augmentation, and `eval_collator`, without.
+
+    Args:
+        extractor: The encoder's feature extractor.
+        clips: Trimming and length limits.
+        augmentation: Of training clips.
+        seed: Of augmentation and random crops.
+        num_labels: For mixup, which makes class labels soft.
+    """
+    training = SpeechCollator(
+        extractor, skip_unreadable=True, augmentation=augmentation, seed=seed, num_labels=num_labels, **vars(clips)
+    )
+    return {"data_collator": training, "eval_collator": SpeechCollator(extractor, **vars(clips))}
+
+
+def padding_sensitive(audio_config: PreTrainedConfig) -> bool:
+    """Whether an audio encoder's output depends on the padding even with a mask: group norm over time in its first
+    layer, as in the base-size checkpoints, or an image network over spectrograms. Evaluation then pads nothing."""
+    if audio_config.model_type == "ser_spectrogram":
+        return audio_config.arch in IMAGE_ARCHS
+    return getattr(audio_config, "feat_extract_norm", None) == "group"

@@ -1,0 +1,493 @@
+"""The flags of the recipes: one dataclass for each concern, and for each kind of recipe the concerns that it has.
+
+A field is a flag: its annotation is the flag's type, its metadata hold the help text, the allowed range or choices, and
+in `only_with` the other flag without which it would do nothing (`arguments.read` refuses it then).
+"""
+
+import ast
+from dataclasses import dataclass, field, is_dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from ..data.augmentation import Augmentation
+
+PACKAGE = Path(__file__).parents[1]
+CLASSES, LABELS, VALUES = TASKS = ("single_label_classification", "multi_label_classification", "regression")
+
+
+@cache
+def names_in(file: str, variable: str) -> tuple[str, ...]:
+    """The strings of a tuple, or the keys of a dict, that a module of this package defines at its top level.
+
+    Read without importing it: the modules that define poolings and losses import torch, and `--help` must not.
+
+    >>> names_in("models/configuration_ser.py", "HEADS")
+    ('linear', 'mlp')
+    """
+    for node in ast.parse((PACKAGE / file).read_text()).body:
+        if isinstance(node, ast.Assign) and variable in [getattr(target, "id", None) for target in node.targets]:
+            literal = node.value.keys if isinstance(node.value, ast.Dict) else node.value.elts
+            return tuple(ast.literal_eval(entry) for entry in literal)
+    raise LookupError(f"{file} defines no {variable}")
+
+
+def _flag(default: Any, help: str, **limits) -> Any:
+    """A flag.
+
+    Args:
+        default: Its value where it is not given; a list becomes a factory.
+        help: What `--help` says.
+        limits: `choices` (a tuple of strings), `least` and `most` (allowed ends of the range), `above` and `below`
+            (ends that are not allowed themselves), `only_with` (`(flag, values)`: of no effect with other values; no
+            values mean that the flag must be set).
+    """
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help, **limits})
+    return field(default=default, metadata={"help": help, **limits})
+
+
+# A checkpoint brings its own network and features.
+_of_a_new_network = partial(_flag, only_with=("model_name_or_path", (None,)))
+POOLINGS = names_in("models/configuration_ser.py", "POOLINGS")
+CLEANINGS = names_in("models/text_cleaning.py", "TEXT_CLEANING")
+
+
+@dataclass(frozen=True)
+class DataArguments:
+    """The corpus and its split."""
+
+    dataset: str = _flag(
+        "",
+        "Corpus (a file of loading_scripts/), folder with a metadata.csv, Hub dataset user/name, or several corpora "
+        "a+b+c: --test_on is split, the others add to train.",
+    )
+    test_on: str | None = _flag(None, "Corpus of several that is tested.")
+    add_labels: list[str] | None = _flag(None, "Labels that the other corpora add to train; all if unset.")
+    data_dir: str | None = _flag(None, "Folder of the corpus; searched under $SER_DATA_DIR if unset.")
+    labels: str | None = _flag(None, "Label set of the corpus, such as 4class; the corpus's default if unset.")
+    protocol: str | None = _flag(None, "Way to split; the corpus's speaker-independent default if unset.")
+    fold: int = _flag(0, "Fold of the protocol, from 0.", least=0)
+    validation_fraction: float = _flag(
+        0.2, "Fraction of train that becomes validation, as whole speakers; 0 for none.", least=0, below=1
+    )
+    split_seed: int = _flag(42, "Seed that draws the validation speakers; not the training seed.", least=0)
+    num_proc: int | None = _flag(None, "Processes that scan the corpus the first time.", least=1)
+    strict: bool = _flag(False, "Stop if files are missing or unusable, instead of reporting them.")
+
+
+@dataclass(frozen=True)
+class ClipArguments:
+    """The part of a clip that is read."""
+
+    trim_db: float | None = _flag(
+        None, "Trim silence at both ends, this many dB below the loudest frame of the clip.", above=0
+    )
+    min_seconds: float = _flag(0.0, "Zero-pad shorter clips to this length in seconds.", least=0)
+    max_seconds: float | None = _flag(
+        None, "Crop longer clips to this length in seconds: centre crop; random crop in audio training.", above=0
+    )
+
+
+@dataclass(frozen=True)
+class WindowArguments:
+    """Windows."""
+
+    window_seconds: float | None = _flag(
+        None, "Cut utterances into windows of this length; scores are reported before and after combining.", above=0
+    )
+    window_hop: float | None = _flag(
+        None, "Seconds between window starts; half a window if unset.", above=0, only_with=("window_seconds", ())
+    )
+    window_last: str = _flag(
+        "pad",
+        "Treatment of the audio after the last whole window: a shorter window, none, or one that starts earlier.",
+        choices=("pad", "drop", "shift"),
+        only_with=("window_seconds", ()),
+    )
+    combine: str = _flag(
+        "mean",
+        "How window scores become one score per utterance.",
+        choices=("mean", "max", "vote", "attention"),
+        only_with=("window_seconds", ()),
+    )
+
+    @property
+    def hop(self) -> float | None:
+        """Seconds between window starts, None without windows."""
+        return self.window_hop or (self.window_seconds and self.window_seconds / 2)
+
+
+@dataclass(frozen=True)
+class EncoderArguments:
+    """The speech encoder that is fine-tuned."""
+
+    model_name_or_path: str | None = _flag(None, "Pretrained encoder or fine-tuned model: Hub id or folder.")
+    model_type: str | None = _flag(None, "Train a random encoder of this type instead (wav2vec2, hubert, wavlm).")
+    config_overrides: str | None = _flag(None, 'Changes to the encoder\'s configuration as JSON: {"layerdrop": 0}.')
+    freeze_feature_encoder: bool | None = _flag(
+        None, "Freeze the convolutional feature encoder; if unset: frozen if pretrained, trained if random."
+    )
+    mask_time_prob: float | None = _flag(
+        None, "SpecAugment on the encoder's frames: fraction masked; the checkpoint's if unset.", least=0, most=1
+    )
+    mask_time_length: int | None = _flag(None, "Length of such a mask in frames of 20 ms.", least=1)
+    mask_feature_prob: float | None = _flag(None, "The same over hidden dimensions: fraction masked.", least=0, most=1)
+    mask_feature_length: int | None = _flag(None, "Width of such a mask in dimensions.", least=1)
+    trust_remote_code: bool = _flag(False, "Run code that comes with the checkpoint.")
+
+
+@dataclass(frozen=True)
+class HeadArguments:
+    """The head over the encoder."""
+
+    pooling: str = _flag(
+        "mean", "Pooling of frames to one vector; mean with the linear head is a stock class.", choices=POOLINGS
+    )
+    head: str = _flag(
+        "linear",
+        "linear: project, pool, classify. mlp: pool, dense, tanh, project (soxan).",
+        choices=names_in("models/configuration_ser.py", "HEADS"),
+    )
+    head_size: int = _flag(256, "Width of the linear head's projection.", least=1, only_with=("head", ("linear",)))
+    use_weighted_layer_sum: bool = _flag(False, "Learn a layer-weighted sum of the hidden states.")
+
+
+@dataclass(frozen=True)
+class LoraArguments:
+    """Low-rank adapters (Hu et al. 2021) in place of training the whole encoder."""
+
+    lora_r: int = _flag(0, "Rank of LoRA adapters; 0 trains the weights themselves.", least=0)
+    lora_alpha: int = _flag(16, "Adapters are scaled by lora_alpha / lora_r.", least=1, only_with=("lora_r", ()))
+    lora_dropout: float = _flag(0.05, "Dropout before the adapters.", least=0, below=1, only_with=("lora_r", ()))
+    lora_target: list[str] | None = _flag(
+        None, "Names of the layers that get adapters; queries and values if unset.", only_with=("lora_r", ())
+    )
+
+
+@dataclass(frozen=True)
+class TextArguments:
+    """The text that is read."""
+
+    max_text_length: int = _flag(64, "Longest text in tokens; the rest is cut off.", least=3)
+    text_cleaning: str = _flag(
+        "unicode",
+        "unicode: normal forms, plain quotes, no noise tags. words: also lower case, no punctuation.",
+        choices=CLEANINGS,
+    )
+
+
+@dataclass(frozen=True)
+class TextEncoderArguments:
+    """The text model that is fine-tuned."""
+
+    model_name_or_path: str | None = _flag(None, "Pretrained text model: Hub id or folder.")
+    model_type: str | None = _flag(
+        None, "Train a random model of this type instead (bert, roberta, distilbert), and a tokenizer."
+    )
+    config_overrides: str | None = _flag(None, 'Changes to the configuration as JSON: {"num_hidden_layers": 2}.')
+    trust_remote_code: bool = _flag(False, "Run code that comes with the checkpoint.")
+
+
+@dataclass(frozen=True)
+class FusionArguments:
+    """The two encoders and their fusion."""
+
+    audio_model: str | None = _flag(
+        None, "Audio encoder, plain or fine-tuned: Hub id or folder; {fold} and {seed} stand for the run's."
+    )
+    text_model: str | None = _flag(None, "Text encoder, likewise.")
+    model_name_or_path: str | None = _flag(None, "Trained fusion model to score, with --do_train false.")
+    fusion: str = _flag(
+        "concat", "How the two are fused.", choices=names_in("models/configuration_fusion.py", "FUSIONS")
+    )
+    pooling: str | None = _flag(
+        None,
+        "Pooling of audio frames; the audio checkpoint's, else mean, if unset.",
+        choices=POOLINGS,
+        only_with=("fusion", ("concat", "gated")),
+    )
+    text_pooling: str = _flag(
+        "mean",
+        "Pooling of text tokens; first is BERT's [CLS].",
+        choices=names_in("models/configuration_fusion.py", "TEXT_POOLINGS"),
+        only_with=("fusion", ("concat", "gated")),
+    )
+    use_weighted_layer_sum: bool = _flag(False, "Learn a layer-weighted sum of the hidden states of each encoder.")
+    head_size: int = _flag(256, "Width of the fused vector.", least=1)
+    head_dropout: float = _flag(0.1, "Dropout of the head.", least=0, below=1)
+    modality_dropout: float = _flag(
+        0.1, "Fraction of training utterances that lose their audio or, as often, their text.", least=0, below=1
+    )
+    freeze_encoders: bool = _flag(
+        True, "Train the head alone, on hidden states that are computed once and cached; false trains everything."
+    )
+    trust_remote_code: bool = _flag(False, "Run code that comes with the checkpoints.")
+
+
+@dataclass(frozen=True)
+class NetworkArguments:
+    """The network over spectrograms."""
+
+    model_name_or_path: str | None = _flag(
+        None, "Trained spectrogram model to score or to train on; it brings its own features and --arch."
+    )
+    arch: str = _of_a_new_network(
+        "cnn2d_6", "Architecture.", choices=names_in("models/configuration_spectrogram.py", "WIDTHS")
+    )
+    imagenet: bool = _of_a_new_network(
+        False, "Start from ImageNet weights of the Hub (resnet50, resnext50, densenet201)."
+    )
+    reduce: str | None = _of_a_new_network(
+        None,
+        "Mean over time or over frequency, which a cnn1d network reads instead of all rows.",
+        choices=("time", "frequency"),
+    )
+    pooling: str = _of_a_new_network("mean", "Pooling of frames to one vector.", choices=POOLINGS)
+    dropout: float = _of_a_new_network(0.3, "Dropout before the last layer.", least=0, below=1)
+
+
+@dataclass(frozen=True)
+class FeatureArguments:
+    """The features that the network reads."""
+
+    features: str | None = _of_a_new_network(
+        None,
+        "Mel spectrogram in dB or MFCC; mfcc for the cnn1d networks and mel for the others if unset.",
+        choices=("mel", "mfcc"),
+    )
+    sampling_rate: int = _of_a_new_network(8000, "Rate in Hz to which clips are resampled.", least=1)
+    n_mels: int = _of_a_new_network(128, "Mel bands, up to half the rate.", least=1)
+    n_mfcc: int = _of_a_new_network(40, "MFCC coefficients.", least=1)
+    n_fft: int = _of_a_new_network(1024, "Length of the Fourier transform in samples.", least=1)
+    win_length: int = _of_a_new_network(512, "Length of its Hamming window in samples.", least=1)
+    hop_length: int = _of_a_new_network(100, "Samples from one frame to the next.", least=1)
+    normalize: str = _of_a_new_network(
+        "none", "clip: each clip's features to zero mean and unit variance.", choices=("none", "clip")
+    )
+    speaker_norm: bool | None = _flag(
+        None,
+        "Speaker normalisation: features relative to each speaker's mean spectrum, over all their utterances, test "
+        "included; for use where speakers are known. The checkpoint's if unset; false scores with an average speaker.",
+    )
+
+
+@dataclass(frozen=True)
+class LossArguments:
+    """The loss."""
+
+    loss: str | None = _flag(
+        None,
+        "Classes: cross_entropy (default), focal. Several labels: bce. Values: mse (default), l1, ccc, ccc_mse.",
+        choices=("cross_entropy", "focal", "bce", "mse", "l1", "ccc", "ccc_mse"),
+    )
+    class_weights: str = _flag(
+        "none", "balanced: each class weighs the inverse of its frequency in train.", choices=("none", "balanced")
+    )
+    focal_gamma: float = _flag(2.0, "Exponent of the focal loss.", least=0, only_with=("loss", ("focal",)))
+    ccc_weight: float = _flag(0.5, "Share of 1 - CCC in ccc_mse.", least=0, most=1, only_with=("loss", ("ccc_mse",)))
+
+
+@dataclass(frozen=True)
+class SamplingArguments:
+    """The training utterances that are drawn, and their labels."""
+
+    sampling: str = _flag(
+        "none",
+        "Draw training utterances so that each class, or each speaker, is equally frequent.",
+        choices=("none", "class", "speaker"),
+    )
+    soft_labels: bool = _flag(False, "Train on the raters' votes where the corpus has them, not on the label.")
+
+
+@dataclass(frozen=True)
+class BatchArguments:
+    """Batches."""
+
+    batch_seconds: float = _flag(
+        36.0,
+        "Budget in padded seconds of audio per batch and device; 0: per_device_train_batch_size clips instead.",
+        least=0,
+    )
+
+    @property
+    def budget(self) -> float | None:
+        """Padded length of a batch; None for a fixed count."""
+        return self.batch_seconds or None
+
+
+@dataclass(frozen=True)
+class TokenBatchArguments:
+    """Batches."""
+
+    batch_tokens: int = _flag(
+        2048, "Budget in padded tokens per batch and device; 0: per_device_train_batch_size texts instead.", least=0
+    )
+
+    @property
+    def budget(self) -> float | None:
+        """Padded length of a batch; None for a fixed count."""
+        return self.batch_tokens or None
+
+
+@dataclass(frozen=True)
+class ScheduleArguments:
+    """The length of training and its learning rate, beside TrainingArguments."""
+
+    one_cycle: bool = _flag(
+        False, "One cycle of the learning rate (Smith 2018) with its peak at --learning_rate; no other schedule."
+    )
+    early_stopping_patience: int | None = _flag(
+        None, "Stop after so many evaluations on validation without improvement.", least=1
+    )
+
+
+@dataclass(frozen=True)
+class FigureArguments:
+    """Figures of the training data."""
+
+    draw_augmentation: bool = _flag(False, "Draw the effect of augmentation on a training clip into figures/.")
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """The run."""
+
+    thresholds: list[float] | None = _flag(None, "Values: also report them as present or absent at these thresholds.")
+    overwrite_output_dir: bool = _flag(False, "Start anew in a folder that holds a run.")
+    config: str | None = _flag(
+        None, "YAML of flags; recipes/configs/<dataset>_<system>.yaml if it exists; none: no YAML."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The concerns that every recipe has.
+
+    Args:
+        training: transformers' TrainingArguments.
+        overrides: All flags that were set, by this project's defaults, the YAML or the command line; what `run.yaml`
+            holds.
+    """
+
+    data: DataArguments
+    loss: LossArguments
+    run: RunArguments
+    training: "TrainingArguments"
+    overrides: dict[str, Any]
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """The checkpoints that the flags name, by flag."""
+        concerns = [vars(concern) for concern in vars(self).values() if is_dataclass(concern)]
+        return {flag: name for values in concerns for flag in CHECKPOINTS if (name := values.get(flag))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioRegressionSettings(Settings):
+    """A speech encoder under a head, for values or several labels."""
+
+    clips: ClipArguments
+    windows: WindowArguments
+    encoder: EncoderArguments
+    head: HeadArguments
+    lora: LoraArguments
+    batches: BatchArguments
+    figures: FigureArguments
+    augmentation: "Augmentation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioSettings(AudioRegressionSettings):
+    """A speech encoder under a head, for classes."""
+
+    sampling: SamplingArguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectrogramSettings(Settings):
+    """A network over spectrograms."""
+
+    clips: ClipArguments
+    windows: WindowArguments
+    network: NetworkArguments
+    features: FeatureArguments
+    sampling: SamplingArguments
+    batches: BatchArguments
+    schedule: ScheduleArguments
+    figures: FigureArguments
+    augmentation: "Augmentation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings(Settings):
+    """A text model."""
+
+    encoder: TextEncoderArguments
+    text: TextArguments
+    lora: LoraArguments
+    sampling: SamplingArguments
+    batches: TokenBatchArguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusionSettings(Settings):
+    """An audio and a text encoder, fused."""
+
+    clips: ClipArguments
+    fusion: FusionArguments
+    text: TextArguments
+    lora: LoraArguments
+    sampling: SamplingArguments
+    batches: BatchArguments
+
+
+# The flags that name checkpoints.
+CHECKPOINTS = ("model_name_or_path", "audio_model", "text_model")
+# Where these recipes differ from transformers' TrainingArguments.
+TRAINING_DEFAULTS = {
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,  # the best and the last
+    "load_best_model_at_end": True,
+    "learning_rate": 3e-5,
+    "warmup_steps": 0.1,  # of all steps
+    "num_train_epochs": 15,
+    "logging_strategy": "epoch",
+    "remove_unused_columns": False,  # the collator reads columns the model does not know
+    "do_train": True,
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """What a recipe trains; each recipe exports one as `SYSTEM`.
+
+    Args:
+        name: `recipes/configs/<dataset>_<name>.yaml` holds a corpus's own flags, `runs/<dataset>_<name>...` its runs.
+        settings: The concerns of the recipe, whose fields are its flags.
+        tasks: The problem types that it learns.
+        defaults: Of TrainingArguments, where they differ from `TRAINING_DEFAULTS`.
+        defaults_with: Other defaults where a flag has another value than its own default, by `(flag, value)`.
+        checkpoint: The checkpoint that is fine-tuned if none and no `--model_type` is named; None: a random model.
+    """
+
+    name: str
+    settings: type[Settings]
+    tasks: tuple[str, ...] = TASKS
+    defaults: dict[str, Any] = field(default_factory=dict)
+    defaults_with: dict[tuple[str, Any], dict[str, Any]] = field(default_factory=dict)
+    checkpoint: str | None = None
+
+    @property
+    def reads_audio(self) -> bool:
+        """Whether every utterance must have audio."""
+        return "clips" in self.settings.__dataclass_fields__
+
+    @property
+    def training_defaults(self) -> dict[str, Any]:
+        """Values of TrainingArguments that are not transformers' own."""
+        return {**TRAINING_DEFAULTS, **self.defaults}
