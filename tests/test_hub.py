@@ -120,13 +120,13 @@ def test_a_public_repository_is_not_pushed_to_by_accident(pushed, tmp_path, monk
     folder = next(iter(pushed[0].values()))
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from ser_hf.training.hub import push_folder, check_push\nfrom ser_hf import SerError\n"
+        "from ser_hf.training.hub import push_folder, login\nfrom ser_hf import SerError\n"
         "try: push_folder(Path(sys.argv[1]), 'tester/open')\nexcept SerError as error: print(error)\n"
         "push_folder(Path(sys.argv[1]), 'tester/open', private=False)\n"
         "(Path(sys.argv[1]) / 'run.yaml').write_text('note: ' + sys.argv[1])\n"
         "try: push_folder(Path(sys.argv[1]), 'tester/open', private=False)\nexcept SerError as error: print(error)\n"
         "import os; os.environ['HF_TOKEN'] = 'wrong'\n"
-        "try: check_push('tester/open')\nexcept SerError as error: print(error)\n"
+        "try: login('tester/open', '--hub_model_id')\nexcept SerError as error: print(error)\n"
     )
     copy = tmp_path / "copy"
     import shutil

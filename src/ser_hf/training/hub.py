@@ -9,14 +9,15 @@ from pathlib import Path
 
 import torch
 import yaml
-from transformers import PreTrainedConfig
+from huggingface_hub import HfApi
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..errors import SerError
 from ..models import SerConfig, SerForAudioClassification
 from .record import without_folders
 from .settings import CHECKPOINTS
 
-# What a run leaves behind that may be published. predictions.parquet is not: it holds the corpus's labels and ids.
+# The files of a run that may be published. predictions.parquet may not: it holds the corpus's labels and ids.
 PUBLISHED = ("*.safetensors", "*.json", "*.py", "README.md", "run.yaml", "figures/*.png", "vocab.txt", "merges.txt")
 PUBLISHED += ("*.model", "adapter/*.safetensors", "adapter/*.json")  # sentencepiece; LoRA
 # Keys of run.yaml that name this machine's folders.
@@ -41,8 +42,8 @@ def check_labels(config: PreTrainedConfig, names: list[str], checkpoint: str) ->
         )
 
 
-def stock_class(config: SerConfig):
-    """The transformers class that computes what this model does, or None: mean pooling with the linear head."""
+def stock_class(config: SerConfig) -> type[PreTrainedModel] | None:
+    """The transformers class with the same forward, or None: there is one for mean pooling with the linear head."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING
 
     if (config.pooling, config.head) != ("mean", "linear"):
@@ -65,7 +66,7 @@ def _renamed(state: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str,
     return renamed
 
 
-def to_stock(model: SerForAudioClassification):
+def to_stock(model: SerForAudioClassification) -> PreTrainedModel:
     """The same model as a stock class (`Wav2Vec2ForSequenceClassification`, Hubert and WavLM likewise).
 
     Raises:
@@ -87,7 +88,7 @@ def to_stock(model: SerForAudioClassification):
     return stock
 
 
-def from_stock(stock) -> SerForAudioClassification:
+def from_stock(stock: PreTrainedModel) -> SerForAudioClassification:
     """A stock sequence classification model as ours (mean pooling, linear head)."""
     config = SerConfig(
         audio_config=stock.config,
@@ -142,7 +143,7 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
     return from_stock(model)
 
 
-def save_model(model, processor, folder: Path) -> type:
+def save_model(model: PreTrainedModel, processor, folder: Path) -> type[PreTrainedModel]:
     """Save a model so that `pipeline(task, model=folder)` loads it; returns the class saved: a stock one of
     transformers where one computes the same.
 
@@ -168,22 +169,34 @@ def save_model(model, processor, folder: Path) -> type:
     return type(published)
 
 
-def check_push(repo_id: str | None) -> str:
-    """The repository to push to, once the token has been seen to work; before training, not after.
+def login(repo_id: str | None, flag: str) -> str:
+    """The repository to push to, after the Hub accepted this machine's token; before anything slow.
+
+    Args:
+        repo_id: `user/name`.
+        flag: The flag that names it, for the message.
 
     Raises:
         SerError: no or malformed name, no or wrong token, Hub not reachable.
     """
-    from huggingface_hub import HfApi
-
     if not repo_id or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise SerError(f"--push_to_hub needs --hub_model_id user/name, got {repo_id!r}")
+        raise SerError(f"{flag} {repo_id}: must be user/name")
     try:
         HfApi().whoami()
-    except Exception as error:  # every client error means the same to the user: it would fail after the training
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SerError(f"--push_to_hub: the Hub does not accept this machine ({reason}); run `hf auth login`") from None
+    except Exception as error:  # whatever the client raises: the push would fail after the training
+        raise SerError(
+            f"{flag} {repo_id}: the Hub does not accept this machine ({reason(error)}); run `hf auth login`"
+        ) from None
     return repo_id
+
+
+def reason(error: Exception) -> str:
+    """The first line of a client's error.
+
+    >>> reason(ValueError("no\\nmore")), reason(ValueError())
+    ('no', 'ValueError')
+    """
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
@@ -194,8 +207,6 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
     Raises:
         SerError: a file to be pushed names a local folder; the repository is public and should be private.
     """
-    from huggingface_hub import HfApi
-
     with tempfile.TemporaryDirectory() as staging:
         for pattern in PUBLISHED:
             for file in folder.glob(pattern):
@@ -213,7 +224,7 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
         api = HfApi()
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.repo_info(repo_id).private:
-            raise SerError(f"{repo_id} exists and is public: push elsewhere, or say --hub_private_repo false")
+            raise SerError(f"{repo_id} exists and is public: push elsewhere, or give --hub_private_repo false")
         api.upload_folder(
             folder_path=staging,
             repo_id=repo_id,

@@ -69,7 +69,7 @@ def start(settings: Settings) -> tuple[Settings, str | None]:
     import torch
     import transformers
 
-    from .hub import check_push
+    from .hub import login
 
     training = settings.training
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
@@ -83,7 +83,7 @@ def start(settings: Settings) -> tuple[Settings, str | None]:
     changes = {"push_to_hub": False}
     if torch.cuda.is_available() and "dataloader_num_workers" not in settings.overrides:
         changes["dataloader_num_workers"] = DATALOADER_WORKERS
-    push_to = check_push(training.hub_model_id) if training.push_to_hub else None
+    push_to = login(training.hub_model_id, "--hub_model_id") if training.push_to_hub else None
     return replace(settings, training=changed(training, **changes)), push_to
 
 
