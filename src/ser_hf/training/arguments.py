@@ -233,14 +233,13 @@ def _help(entry) -> str:
     if allowed := _range(entry.metadata):
         text = f"{text.rstrip('.')} ({allowed})."
     if "only_with" in entry.metadata:
-        text += f" Only with {_needed(*entry.metadata['only_with'])}."
+        flag, values = entry.metadata["only_with"]
+        text += f" {'Not' if None in values else 'Only'} with {_written(flag, values)}."
     return text.replace("%", "%%")
 
 
-def _needed(flag: str, values: tuple) -> str:
-    if None in values:
-        return f"a model without --{flag}"
-    return f"--{flag}" + (f" {' or '.join(map(str, values))}" if values else "")
+def _written(flag: str, values: tuple) -> str:
+    return f"--{flag} {' or '.join(map(str, values))}" if values and None not in values else f"--{flag}"
 
 
 # ---- YAML
@@ -334,8 +333,9 @@ def _check(values: Values, system: System, named: set[str]) -> None:
             flag, needed = entry.metadata.get("only_with", (None, ()))
             if entry.name in named and flag in flags:
                 if flags[flag] not in needed if needed else not flags[flag]:
-                    written = f"--{entry.name} {_shown(flags[entry.name])}"
-                    raise SerError(f"{written}: does nothing without {_needed(flag, needed)}; leave it out")
+                    why = f"{'with' if None in needed else 'without'} {_written(flag, needed)}"
+                    shown = _shown(flags[entry.name])
+                    raise SerError(f"--{entry.name} {shown}: does nothing {why}; leave it out")
     if flags.get("model_type") and values.model_name_or_path:
         raise SerError("--model_type trains a random encoder and --model_name_or_path a pretrained one: give one")
     if flags.get("config_overrides"):

@@ -50,30 +50,31 @@ def _flag(default: Any, help: str, **limits) -> Any:
     return field(default=default, metadata={"help": help, **limits})
 
 
-# A checkpoint brings its own network and features.
-_of_a_new_network = partial(_flag, only_with=("model_name_or_path", (None,)))
+_of_windows = partial(_flag, only_with=("window_seconds", ()))
+_of_lora = partial(_flag, only_with=("lora_r", ()))
+_of_vectors = partial(_flag, only_with=("fusion", ("concat", "gated")))
+_of_new = partial(_flag, only_with=("model_name_or_path", (None,)))  # a checkpoint brings its own network and features
 POOLINGS = names_in("models/configuration_ser.py", "POOLINGS")
+HEADS = names_in("models/configuration_ser.py", "HEADS")
+FUSIONS = names_in("models/configuration_fusion.py", "FUSIONS")
+TEXT_POOLINGS = names_in("models/configuration_fusion.py", "TEXT_POOLINGS")
+ARCHS = names_in("models/configuration_spectrogram.py", "WIDTHS")
 CLEANINGS = names_in("models/text_cleaning.py", "TEXT_CLEANING")
+LOSSES = ("cross_entropy", "focal", "bce", "mse", "l1", "ccc", "ccc_mse")
 
 
 @dataclass(frozen=True)
 class DataArguments:
     """The corpus and its split."""
 
-    dataset: str = _flag(
-        "",
-        "Corpus (a file of loading_scripts/), folder with a metadata.csv, Hub dataset user/name, or several corpora "
-        "a+b+c: --test_on is split, the others add to train.",
-    )
-    test_on: str | None = _flag(None, "Corpus of several that is tested.")
-    add_labels: list[str] | None = _flag(None, "Labels that the other corpora add to train; all if unset.")
+    dataset: str = _flag("", "Corpus of loading_scripts/, folder, Hub dataset user/name, or several a+b+c to mix.")
+    test_on: str | None = _flag(None, "Corpus of several that is split and tested; the others add to train.")
+    add_labels: list[str] | None = _flag(None, "Labels that the other corpora add; all if unset.")
     data_dir: str | None = _flag(None, "Folder of the corpus; searched under $SER_DATA_DIR if unset.")
     labels: str | None = _flag(None, "Label set of the corpus, such as 4class; the corpus's default if unset.")
     protocol: str | None = _flag(None, "Way to split; the corpus's speaker-independent default if unset.")
     fold: int = _flag(0, "Fold of the protocol, from 0.", least=0)
-    validation_fraction: float = _flag(
-        0.2, "Fraction of train that becomes validation, as whole speakers; 0 for none.", least=0, below=1
-    )
+    validation_fraction: float = _flag(0.2, "Fraction of train that is validation, whole speakers.", least=0, below=1)
     split_seed: int = _flag(42, "Seed that draws the validation speakers; not the training seed.", least=0)
     num_proc: int | None = _flag(None, "Processes that scan the corpus the first time.", least=1)
     strict: bool = _flag(False, "Stop if files are missing or unusable, instead of reporting them.")
@@ -83,36 +84,20 @@ class DataArguments:
 class ClipArguments:
     """The part of a clip that is read."""
 
-    trim_db: float | None = _flag(
-        None, "Trim silence at both ends, this many dB below the loudest frame of the clip.", above=0
-    )
+    trim_db: float | None = _flag(None, "Trim both ends this many dB below the clip's loudest frame.", above=0)
     min_seconds: float = _flag(0.0, "Zero-pad shorter clips to this length in seconds.", least=0)
-    max_seconds: float | None = _flag(
-        None, "Crop longer clips to this length in seconds: centre crop; random crop in audio training.", above=0
-    )
+    max_seconds: float | None = _flag(None, "Crop longer clips (seconds): centre; random in training.", above=0)
 
 
 @dataclass(frozen=True)
 class WindowArguments:
     """Windows."""
 
-    window_seconds: float | None = _flag(
-        None, "Cut utterances into windows of this length; scores are reported before and after combining.", above=0
-    )
-    window_hop: float | None = _flag(
-        None, "Seconds between window starts; half a window if unset.", above=0, only_with=("window_seconds", ())
-    )
-    window_last: str = _flag(
-        "pad",
-        "Treatment of the audio after the last whole window: a shorter window, none, or one that starts earlier.",
-        choices=("pad", "drop", "shift"),
-        only_with=("window_seconds", ()),
-    )
-    combine: str = _flag(
-        "mean",
-        "How window scores become one score per utterance.",
-        choices=("mean", "max", "vote", "attention"),
-        only_with=("window_seconds", ()),
+    window_seconds: float | None = _flag(None, "Cut utterances into windows of this length in seconds.", above=0)
+    window_hop: float | None = _of_windows(None, "Seconds between window starts; half a window if unset.", above=0)
+    window_last: str = _of_windows("pad", "Rest after the last whole window.", choices=("pad", "drop", "shift"))
+    combine: str = _of_windows(
+        "mean", "Window scores to one per utterance.", choices=("mean", "max", "vote", "attention")
     )
 
     @property
@@ -128,14 +113,10 @@ class EncoderArguments:
     model_name_or_path: str | None = _flag(None, "Pretrained encoder or fine-tuned model: Hub id or folder.")
     model_type: str | None = _flag(None, "Train a random encoder of this type instead (wav2vec2, hubert, wavlm).")
     config_overrides: str | None = _flag(None, 'Changes to the encoder\'s configuration as JSON: {"layerdrop": 0}.')
-    freeze_feature_encoder: bool | None = _flag(
-        None, "Freeze the convolutional feature encoder; if unset: frozen if pretrained, trained if random."
-    )
-    mask_time_prob: float | None = _flag(
-        None, "SpecAugment on the encoder's frames: fraction masked; the checkpoint's if unset.", least=0, most=1
-    )
+    freeze_feature_encoder: bool | None = _flag(None, "Freeze the convolutions; if unset: frozen if pretrained.")
+    mask_time_prob: float | None = _flag(None, "SpecAugment: masked fraction of encoder frames.", least=0, most=1)
     mask_time_length: int | None = _flag(None, "Length of such a mask in frames of 20 ms.", least=1)
-    mask_feature_prob: float | None = _flag(None, "The same over hidden dimensions: fraction masked.", least=0, most=1)
+    mask_feature_prob: float | None = _flag(None, "SpecAugment: masked fraction of dimensions.", least=0, most=1)
     mask_feature_length: int | None = _flag(None, "Width of such a mask in dimensions.", least=1)
     trust_remote_code: bool = _flag(False, "Run code that comes with the checkpoint.")
 
@@ -144,14 +125,8 @@ class EncoderArguments:
 class HeadArguments:
     """The head over the encoder."""
 
-    pooling: str = _flag(
-        "mean", "Pooling of frames to one vector; mean with the linear head is a stock class.", choices=POOLINGS
-    )
-    head: str = _flag(
-        "linear",
-        "linear: project, pool, classify. mlp: pool, dense, tanh, project (soxan).",
-        choices=names_in("models/configuration_ser.py", "HEADS"),
-    )
+    pooling: str = _flag("mean", "Pooling of frames; mean under a linear head is a stock class.", choices=POOLINGS)
+    head: str = _flag("linear", "linear: project, pool, classify. mlp: pool, dense, tanh, project.", choices=HEADS)
     head_size: int = _flag(256, "Width of the linear head's projection.", least=1, only_with=("head", ("linear",)))
     use_weighted_layer_sum: bool = _flag(False, "Learn a layer-weighted sum of the hidden states.")
 
@@ -161,11 +136,9 @@ class LoraArguments:
     """Low-rank adapters (Hu et al. 2021) in place of training the whole encoder."""
 
     lora_r: int = _flag(0, "Rank of LoRA adapters; 0 trains the weights themselves.", least=0)
-    lora_alpha: int = _flag(16, "Adapters are scaled by lora_alpha / lora_r.", least=1, only_with=("lora_r", ()))
-    lora_dropout: float = _flag(0.05, "Dropout before the adapters.", least=0, below=1, only_with=("lora_r", ()))
-    lora_target: list[str] | None = _flag(
-        None, "Names of the layers that get adapters; queries and values if unset.", only_with=("lora_r", ())
-    )
+    lora_alpha: int = _of_lora(16, "Adapters are scaled by lora_alpha / lora_r.", least=1)
+    lora_dropout: float = _of_lora(0.05, "Dropout before the adapters.", least=0, below=1)
+    lora_target: list[str] | None = _of_lora(None, "Names of adapted layers; queries and values if unset.")
 
 
 @dataclass(frozen=True)
@@ -173,11 +146,7 @@ class TextArguments:
     """The text that is read."""
 
     max_text_length: int = _flag(64, "Longest text in tokens; the rest is cut off.", least=3)
-    text_cleaning: str = _flag(
-        "unicode",
-        "unicode: normal forms, plain quotes, no noise tags. words: also lower case, no punctuation.",
-        choices=CLEANINGS,
-    )
+    text_cleaning: str = _flag("unicode", "unicode: normal forms. words: also no punctuation.", choices=CLEANINGS)
 
 
 @dataclass(frozen=True)
@@ -185,9 +154,7 @@ class TextEncoderArguments:
     """The text model that is fine-tuned."""
 
     model_name_or_path: str | None = _flag(None, "Pretrained text model: Hub id or folder.")
-    model_type: str | None = _flag(
-        None, "Train a random model of this type instead (bert, roberta, distilbert), and a tokenizer."
-    )
+    model_type: str | None = _flag(None, "Train a random model (bert, roberta, distilbert) and a tokenizer instead.")
     config_overrides: str | None = _flag(None, 'Changes to the configuration as JSON: {"num_hidden_layers": 2}.')
     trust_remote_code: bool = _flag(False, "Run code that comes with the checkpoint.")
 
@@ -196,35 +163,17 @@ class TextEncoderArguments:
 class FusionArguments:
     """The two encoders and their fusion."""
 
-    audio_model: str | None = _flag(
-        None, "Audio encoder, plain or fine-tuned: Hub id or folder; {fold} and {seed} stand for the run's."
-    )
+    audio_model: str | None = _flag(None, "Audio encoder: Hub id or folder; {fold} and {seed} stand for the run's.")
     text_model: str | None = _flag(None, "Text encoder, likewise.")
     model_name_or_path: str | None = _flag(None, "Trained fusion model to score, with --do_train false.")
-    fusion: str = _flag(
-        "concat", "How the two are fused.", choices=names_in("models/configuration_fusion.py", "FUSIONS")
-    )
-    pooling: str | None = _flag(
-        None,
-        "Pooling of audio frames; the audio checkpoint's, else mean, if unset.",
-        choices=POOLINGS,
-        only_with=("fusion", ("concat", "gated")),
-    )
-    text_pooling: str = _flag(
-        "mean",
-        "Pooling of text tokens; first is BERT's [CLS].",
-        choices=names_in("models/configuration_fusion.py", "TEXT_POOLINGS"),
-        only_with=("fusion", ("concat", "gated")),
-    )
-    use_weighted_layer_sum: bool = _flag(False, "Learn a layer-weighted sum of the hidden states of each encoder.")
+    fusion: str = _flag("concat", "Fusion of the two.", choices=FUSIONS)
+    pooling: str | None = _of_vectors(None, "Pooling of audio frames; the checkpoint's if unset.", choices=POOLINGS)
+    text_pooling: str = _of_vectors("mean", "Pooling of tokens; first is BERT's [CLS].", choices=TEXT_POOLINGS)
+    use_weighted_layer_sum: bool = _flag(False, "Learn a layer-weighted sum of each encoder's hidden states.")
     head_size: int = _flag(256, "Width of the fused vector.", least=1)
     head_dropout: float = _flag(0.1, "Dropout of the head.", least=0, below=1)
-    modality_dropout: float = _flag(
-        0.1, "Fraction of training utterances that lose their audio or, as often, their text.", least=0, below=1
-    )
-    freeze_encoders: bool = _flag(
-        True, "Train the head alone, on hidden states that are computed once and cached; false trains everything."
-    )
+    modality_dropout: float = _flag(0.1, "Fraction of train that loses its audio or its text.", least=0, below=1)
+    freeze_encoders: bool = _flag(True, "Train the head alone, on cached hidden states; false trains everything.")
     trust_remote_code: bool = _flag(False, "Run code that comes with the checkpoints.")
 
 
@@ -232,46 +181,28 @@ class FusionArguments:
 class NetworkArguments:
     """The network over spectrograms."""
 
-    model_name_or_path: str | None = _flag(
-        None, "Trained spectrogram model to score or to train on; it brings its own features and --arch."
-    )
-    arch: str = _of_a_new_network(
-        "cnn2d_6", "Architecture.", choices=names_in("models/configuration_spectrogram.py", "WIDTHS")
-    )
-    imagenet: bool = _of_a_new_network(
-        False, "Start from ImageNet weights of the Hub (resnet50, resnext50, densenet201)."
-    )
-    reduce: str | None = _of_a_new_network(
-        None,
-        "Mean over time or over frequency, which a cnn1d network reads instead of all rows.",
-        choices=("time", "frequency"),
-    )
-    pooling: str = _of_a_new_network("mean", "Pooling of frames to one vector.", choices=POOLINGS)
-    dropout: float = _of_a_new_network(0.3, "Dropout before the last layer.", least=0, below=1)
+    model_name_or_path: str | None = _flag(None, "Trained spectrogram model, with its features: Hub id or folder.")
+    arch: str = _of_new("cnn2d_6", "Architecture.", choices=ARCHS)
+    imagenet: bool = _of_new(False, "Start from ImageNet weights of the Hub (resnet50, resnext50, densenet201).")
+    reduce: str | None = _of_new(None, "cnn1d: read the mean over this axis.", choices=("time", "frequency"))
+    pooling: str = _of_new("mean", "Pooling of frames to one vector.", choices=POOLINGS)
+    dropout: float = _of_new(0.3, "Dropout before the last layer.", least=0, below=1)
 
 
 @dataclass(frozen=True)
 class FeatureArguments:
     """The features that the network reads."""
 
-    features: str | None = _of_a_new_network(
-        None,
-        "Mel spectrogram in dB or MFCC; mfcc for the cnn1d networks and mel for the others if unset.",
-        choices=("mel", "mfcc"),
-    )
-    sampling_rate: int = _of_a_new_network(8000, "Rate in Hz to which clips are resampled.", least=1)
-    n_mels: int = _of_a_new_network(128, "Mel bands, up to half the rate.", least=1)
-    n_mfcc: int = _of_a_new_network(40, "MFCC coefficients.", least=1)
-    n_fft: int = _of_a_new_network(1024, "Length of the Fourier transform in samples.", least=1)
-    win_length: int = _of_a_new_network(512, "Length of its Hamming window in samples.", least=1)
-    hop_length: int = _of_a_new_network(100, "Samples from one frame to the next.", least=1)
-    normalize: str = _of_a_new_network(
-        "none", "clip: each clip's features to zero mean and unit variance.", choices=("none", "clip")
-    )
+    features: str | None = _of_new(None, "Features; mfcc for cnn1d, else mel, if unset.", choices=("mel", "mfcc"))
+    sampling_rate: int = _of_new(8000, "Rate in Hz to which clips are resampled.", least=1)
+    n_mels: int = _of_new(128, "Mel bands, up to half the rate.", least=1)
+    n_mfcc: int = _of_new(40, "MFCC coefficients.", least=1)
+    n_fft: int = _of_new(1024, "Length of the Fourier transform in samples.", least=1)
+    win_length: int = _of_new(512, "Length of its Hamming window in samples.", least=1)
+    hop_length: int = _of_new(100, "Samples from one frame to the next.", least=1)
+    normalize: str = _of_new("none", "clip: each clip to zero mean and unit variance.", choices=("none", "clip"))
     speaker_norm: bool | None = _flag(
-        None,
-        "Speaker normalisation: features relative to each speaker's mean spectrum, over all their utterances, test "
-        "included; for use where speakers are known. The checkpoint's if unset; false scores with an average speaker.",
+        None, "Subtract each speaker's mean spectrum; test included. Known speakers only."
     )
 
 
@@ -279,43 +210,29 @@ class FeatureArguments:
 class LossArguments:
     """The loss."""
 
-    loss: str | None = _flag(
-        None,
-        "Classes: cross_entropy (default), focal. Several labels: bce. Values: mse (default), l1, ccc, ccc_mse.",
-        choices=("cross_entropy", "focal", "bce", "mse", "l1", "ccc", "ccc_mse"),
-    )
-    class_weights: str = _flag(
-        "none", "balanced: each class weighs the inverse of its frequency in train.", choices=("none", "balanced")
-    )
+    loss: str | None = _flag(None, "Loss; cross_entropy, bce or mse if unset.", choices=LOSSES)
+    class_weights: str = _flag("none", "Weigh classes by inverse frequency in train.", choices=("none", "balanced"))
     focal_gamma: float = _flag(2.0, "Exponent of the focal loss.", least=0, only_with=("loss", ("focal",)))
-    ccc_weight: float = _flag(0.5, "Share of 1 - CCC in ccc_mse.", least=0, most=1, only_with=("loss", ("ccc_mse",)))
+    ccc_weight: float = _flag(0.5, "Share of 1 - CCC.", least=0, most=1, only_with=("loss", ("ccc_mse",)))
 
 
 @dataclass(frozen=True)
 class SamplingArguments:
     """The training utterances that are drawn, and their labels."""
 
-    sampling: str = _flag(
-        "none",
-        "Draw training utterances so that each class, or each speaker, is equally frequent.",
-        choices=("none", "class", "speaker"),
-    )
-    soft_labels: bool = _flag(False, "Train on the raters' votes where the corpus has them, not on the label.")
+    sampling: str = _flag("none", "Draw each class, or speaker, equally often.", choices=("none", "class", "speaker"))
+    soft_labels: bool = _flag(False, "Train on the raters' votes, where the corpus has them.")
 
 
 @dataclass(frozen=True)
 class BatchArguments:
     """Batches."""
 
-    batch_seconds: float = _flag(
-        36.0,
-        "Budget in padded seconds of audio per batch and device; 0: per_device_train_batch_size clips instead.",
-        least=0,
-    )
+    batch_seconds: float = _flag(36.0, "Padded seconds of audio per batch; 0: a fixed number of clips.", least=0)
 
     @property
     def budget(self) -> float | None:
-        """Padded length of a batch; None for a fixed count."""
+        """Padded length of a batch; None for a fixed number."""
         return self.batch_seconds or None
 
 
@@ -323,40 +240,34 @@ class BatchArguments:
 class TokenBatchArguments:
     """Batches."""
 
-    batch_tokens: int = _flag(
-        2048, "Budget in padded tokens per batch and device; 0: per_device_train_batch_size texts instead.", least=0
-    )
+    batch_tokens: int = _flag(2048, "Padded tokens per batch; 0: a fixed number of texts.", least=0)
 
     @property
     def budget(self) -> float | None:
-        """Padded length of a batch; None for a fixed count."""
+        """Padded length of a batch; None for a fixed number."""
         return self.batch_tokens or None
 
 
 @dataclass(frozen=True)
 class ScheduleArguments:
-    """The length of training and its learning rate, beside TrainingArguments."""
+    """The learning rate and the end of training, beside TrainingArguments."""
 
-    one_cycle: bool = _flag(
-        False, "One cycle of the learning rate (Smith 2018) with its peak at --learning_rate; no other schedule."
-    )
-    early_stopping_patience: int | None = _flag(
-        None, "Stop after so many evaluations on validation without improvement.", least=1
-    )
+    one_cycle: bool = _flag(False, "One cycle of the learning rate (Smith 2018) that peaks at --learning_rate.")
+    early_stopping_patience: int | None = _flag(None, "Stop after so many evaluations without progress.", least=1)
 
 
 @dataclass(frozen=True)
 class FigureArguments:
     """Figures of the training data."""
 
-    draw_augmentation: bool = _flag(False, "Draw the effect of augmentation on a training clip into figures/.")
+    draw_augmentation: bool = _flag(False, "Draw the effect of augmentation on a clip into figures/.")
 
 
 @dataclass(frozen=True)
 class RunArguments:
     """The run."""
 
-    thresholds: list[float] | None = _flag(None, "Values: also report them as present or absent at these thresholds.")
+    thresholds: list[float] | None = _flag(None, "Report values also as present or absent at these thresholds.")
     overwrite_output_dir: bool = _flag(False, "Start anew in a folder that holds a run.")
     config: str | None = _flag(
         None, "YAML of flags; recipes/configs/<dataset>_<system>.yaml if it exists; none: no YAML."

@@ -83,6 +83,8 @@ def spectrogram_model(
             extractor = SerSpectrogramFeatureExtractor.from_pretrained(name)
             if speaker_norm and extractor.mean_spectrum is None:
                 raise SerError(f"--speaker_norm: {name} was trained without it, and must be trained anew")
+            if trim_db not in (None, extractor.trim_db):
+                raise SerError(f"--trim_db {trim_db:g}: {name} was trained with {extractor.trim_db}; leave it out")
             if speaker_norm is False and extractor.mean_spectrum is not None and train:
                 raise SerError(f"--speaker_norm false: {name} was trained with it; false is for --do_train false")
         else:
