@@ -172,9 +172,8 @@ def load(plan: Plan) -> None:
     run.check_names(data, ("single_label_classification",))
     claim(plan.out, f"--output_dir {plan.out}")
 
-    from ..data.leaks import check_disjoint
     from ..data.mixing import add_to_train, load_data
-    from ..data.splits import find_protocol, folds_of, split
+    from ..data.splits import check_disjoint, find_protocol, folds_of, split
     from ..training.text_model import with_text
 
     corpus, report, plan.mixed = load_data(data, isinstance(data, ClipArguments))

@@ -108,23 +108,17 @@ def check_names(data, problem_types: tuple[str, ...] | None = None) -> None:
     Raises:
         SerError: one of them does not exist, or the label set is not of a kind that the recipe learns.
     """
-    from ..data.loading import corpus_class, find_corpus, is_hub_name, label_config
-    from ..data.mixing import parse_mixture
-    from ..data.splits import find_protocol
+    from ..data.mixing import find_mixture
 
-    tested, others = parse_mixture(data.dataset, data.test_on)
-    find_protocol(tested, data.protocol)
-    for name in (tested, *others):
-        if not is_hub_name(name):
-            config = label_config(name, data.labels if name == tested else None)
-            if name == tested and problem_types and config.problem_type not in problem_types:
-                fitting = [c.name for c in corpus_class(name).BUILDER_CONFIGS if c.problem_type in problem_types]
-                hint = f"choose --labels {' or '.join(fitting)}" if fitting else "use another recipe"
-                raise SerError(f"{name}'s labels {config.name!r} are of the kind {config.problem_type}: {hint}")
-            windows = isinstance(data, WindowArguments)
-            if name == tested and config.problem_type == "regression" and windows and data.combine == "vote":
-                raise SerError("--combine vote: windows cannot vote on values; choose mean, max or attention")
-            find_corpus(name, data.data_dir)
+    source = find_mixture(data.dataset, data.labels, data.data_dir, data.test_on, data.add_labels).tested
+    source.protocol(data.protocol)
+    kind = source.config.problem_type
+    if problem_types and kind not in problem_types:
+        fitting = [c.name for c in source.corpus.BUILDER_CONFIGS if c.problem_type in problem_types]
+        hint = f"choose --labels {' or '.join(fitting)}" if fitting else "use another recipe"
+        raise SerError(f"{source.shown}'s labels {source.config.name!r} are of the kind {kind}: {hint}")
+    if kind == "regression" and isinstance(data, WindowArguments) and data.combine == "vote":
+        raise SerError("--combine vote: windows cannot vote on values; choose mean, max or attention")
 
 
 def _claim(folder: Path, training, run) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, DatasetInfo, Features, List, Value
 
-from ..data.leaks import text_key
+from ..data.splits import text_key
 from ..errors import SerError
 from ..models.text_cleaning import clean_text
 
