@@ -8,7 +8,7 @@ zero); a letter at the end, `a06 (5)b.wav`, counts takes.
 import re
 from pathlib import Path
 
-from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.corpus import EMOBOX_SIZES, LEAVE_ONE_SPEAKER_OUT, SpeechCorpus
 from ser_hf.data.schema import CorpusCard, LabelConfig
 
 EMOTIONS = {"a": "angry", "d": "disgust", "f": "fearful", "h": "happy", "s": "sad"}
@@ -49,6 +49,7 @@ class Aesdd(SpeechCorpus):
     BUILDER_CONFIGS = [LabelConfig(name="5class", version="1.0.0", label_map={e: e for e in COUNTS}, counts=COUNTS)]
     DEFAULT_CONFIG_NAME = "5class"
     OPTIONAL = ("language",)
+    PROTOCOLS = (LEAVE_ONE_SPEAKER_OUT, EMOBOX_SIZES)
 
     @classmethod
     def root(cls, folder: Path) -> Path | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.corpus import Protocol, SpeechCorpus
 from ser_hf.data.schema import CorpusCard, LabelConfig, SerError
 
 SDK = "https://github.com/CMU-MultiComp-Lab/CMU-MultimodalSDK"
@@ -209,6 +209,15 @@ class CmuMosei(SpeechCorpus):
     ]
     DEFAULT_CONFIG_NAME = "emotions"
     OPTIONAL = ("language", "start", "end", "split")
+    PROTOCOLS = (
+        Protocol(
+            "official",
+            "CMU-MultimodalSDK's standard folds by video; a video is taken for a speaker",
+            by="split",
+            folds=(("test",),),
+            validation=("validation",),
+        ),
+    )
 
     @classmethod
     def root(cls, folder: Path) -> Path | None:

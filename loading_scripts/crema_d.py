@@ -11,7 +11,7 @@ import csv
 import re
 from pathlib import Path
 
-from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.corpus import EMOBOX_SIZES, Protocol, SpeechCorpus
 from ser_hf.data.schema import CorpusCard, LabelConfig, SerError
 
 REPOSITORY = "https://github.com/CheyneyComputerScience/CREMA-D"
@@ -38,6 +38,16 @@ SENTENCES = {
     "TSI": "The surface is slick",
     "WSI": "We'll stop in a couple of minutes",
 }
+
+# Actors of each test fold, and of audEERING's parts.
+EMO_SUPERB_FOLDS = tuple(
+    tuple(str(actor) for actor in range(first, after))
+    for first, after in ((1037, 1055), (1001, 1019), (1073, 1092), (1055, 1073), (1019, 1037))
+)
+AUDEERING_TEST = tuple("1048 1069 1071 1074 1076 1077 1078 1079 1082 1083 1084 1086 1087 1088 1089 1090 1091".split())
+AUDEERING_VALIDATION = tuple(
+    "1049 1053 1054 1055 1058 1059 1061 1062 1063 1064 1065 1066 1067 1068 1070 1075 1080 1085".split()
+)
 
 # actor - sentence - emotion - intensity; some copies call 1040_ITH_SAD_XX.wav 1040_ITH_SAD_X.wav
 NAME = re.compile(r"\d{4}_[A-Z]{3}_(ANG|DIS|FEA|HAP|NEU|SAD)_(LO|MD|HI|XX?)\.(wav|mp3)$")
@@ -118,6 +128,16 @@ class CremaD(SpeechCorpus):
     ]
     DEFAULT_CONFIG_NAME = "6class"
     OPTIONAL = ("gender", "age", "language", "intensity", "votes")
+    PROTOCOLS = (
+        Protocol("5fold", "EMO-SUPERB (SLT 2024): five speaker folds", folds=EMO_SUPERB_FOLDS),
+        Protocol(
+            "audeering",
+            "audEERING's release 1.1.0: 56 / 18 / 17 actors",
+            folds=(AUDEERING_TEST,),
+            validation=AUDEERING_VALIDATION,
+        ),
+        EMOBOX_SIZES,
+    )
 
     @classmethod
     def root(cls, folder: Path) -> Path | None:

@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import soundfile as sf
 
-from ser_hf.data.loading import SpeechCorpus
+from ser_hf.data.corpus import Protocol, SpeechCorpus
 from ser_hf.data.schema import CorpusCard, LabelConfig, SerError
 from ser_hf.data.synthesis import RATE, Speaker, speakers, utter
 
@@ -101,6 +101,9 @@ class Demo(SpeechCorpus):
     ]
     DEFAULT_CONFIG_NAME = "4class"
     OPTIONAL = ("gender", "language", "valence", "arousal")
+    PROTOCOLS = (
+        Protocol("6fold", "six folds of a woman and a man", folds=tuple((f"f{i}", f"m{i}") for i in range(1, 7))),
+    )
 
     @classmethod
     def root(cls, folder: Path) -> Path | None:

@@ -7,7 +7,7 @@ Ten German actors (five female, five male) say ten sentences in seven emotions: 
 import re
 from pathlib import Path
 
-from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.corpus import LEAVE_ONE_SPEAKER_OUT, SPEAKER_FOLDS, Protocol, SpeechCorpus
 from ser_hf.data.schema import CorpusCard, LabelConfig
 
 EMOTIONS = {
@@ -64,6 +64,15 @@ class EmoDb(SpeechCorpus):
     ]
     DEFAULT_CONFIG_NAME = "7class"
     OPTIONAL = ("gender", "language")
+    PROTOCOLS = (
+        LEAVE_ONE_SPEAKER_OUT,
+        Protocol(
+            "audeering",
+            "audEERING's published split: test speakers 12 14 15 16",
+            folds=(("12", "14", "15", "16"),),
+        ),
+        SPEAKER_FOLDS,
+    )
 
     @classmethod
     def root(cls, folder: Path) -> Path | None:

@@ -11,7 +11,7 @@ speaker is the letter of the utterance (`Ses01F_impro01_M000` is the man, `Ses01
 import re
 from pathlib import Path
 
-from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.corpus import Protocol, SpeechCorpus
 from ser_hf.data.schema import CorpusCard, LabelConfig
 
 # The codes of the majority labels are also the first three letters of the raters' words (Neutral and Neutral state).
@@ -28,7 +28,7 @@ EMOTIONS = {
     "sur": "surprised",
     "xxx": "undecided",
 }
-# Counted in the full release by several toolkits (shared/CORPORA.md 1.4); together 10,039.
+# Counts of the full release, on which several toolkits agree; together 10,039.
 COUNTS = {
     "angry": 1103,
     "disgust": 2,
@@ -137,6 +137,21 @@ class Iemocap(SpeechCorpus):
     OPTIONAL = (
         *("session", "dialog", "gender", "language"),
         *("valence", "arousal", "dominance", "start", "end", "votes"),
+    )
+    PROTOCOLS = (
+        Protocol("leave-one-session-out", "EmoBox, SUPERB, FT-w2v2-ser: 5 folds", by="session"),
+        Protocol(
+            "leave-one-speaker-out",
+            "SpeechBrain's test_spk_id: 10 folds; validation is the session's other speaker",
+            validation="partner",
+        ),
+        Protocol(
+            "10sets-by-prefix-leaks-speakers",
+            "TideDancer/interspeech21_emotion: 10 sets by the first letters of the dialog, which name the actor with "
+            "markers and not the speaker; both actors of a session are in train and test",
+            by="prefix",
+            speaker_independent=False,
+        ),
     )
 
     @classmethod

@@ -9,7 +9,7 @@ import html
 from itertools import islice
 from pathlib import Path
 
-from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.corpus import Protocol, SpeechCorpus
 from ser_hf.data.schema import CorpusCard, LabelConfig, SerError
 
 EMOTIONS = {
@@ -93,6 +93,17 @@ class Smile(SpeechCorpus):
         ),
     ]
     DEFAULT_CONFIG_NAME = "single"
+    PROTOCOLS = (
+        Protocol(
+            "5fold-by-text-speakers-unknown",
+            "five random folds, texts that are equal up to case, punctuation, web addresses and @names kept together; "
+            "who wrote a tweet is not known",
+            by="random",
+            folds=((), (), (), (), ()),
+            speaker_independent=False,
+            speakers_known=False,
+        ),
+    )
 
     @classmethod
     def root(cls, folder: Path) -> Path | None:

@@ -8,7 +8,7 @@ names, `OAF_food_fear.wav` has 96 kHz; soundfile, which goes by the content, rea
 import re
 from pathlib import Path
 
-from ser_hf.data.corpus import SpeechCorpus
+from ser_hf.data.corpus import EMOBOX_SIZES, Protocol, SpeechCorpus
 from ser_hf.data.schema import CorpusCard, LabelConfig
 
 EMOTIONS = {
@@ -61,6 +61,14 @@ class Tess(SpeechCorpus):
     ]
     DEFAULT_CONFIG_NAME = "7class"
     OPTIONAL = ("gender", "age", "language")
+    PROTOCOLS = (
+        Protocol(
+            "leave-one-speaker-out",
+            "train on one actress, test on the other; validation holds out words, for there is no third speaker",
+            validation="texts",
+        ),
+        EMOBOX_SIZES,
+    )
 
     @classmethod
     def root(cls, folder: Path) -> Path | None:

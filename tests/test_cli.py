@@ -17,10 +17,14 @@ import soundfile as sf
 
 from ser_hf.cli import COMMANDS, main
 from ser_hf.cli.console import table
-from ser_hf.data.loading import label_config, list_corpora
+from ser_hf.data.loading import corpus_class, list_corpora
 
 REAL = Path(__file__).parents[2] / "shared" / "realdata"
 EVERY_CORPUS = pytest.mark.parametrize("name", list_corpora())
+
+
+def label_config(name: str, labels: str):
+    return next(config for config in corpus_class(name).BUILDER_CONFIGS if config.name == labels)
 
 
 @pytest.fixture

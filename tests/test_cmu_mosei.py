@@ -12,7 +12,7 @@ import soundfile as sf
 
 from fakes import cmu_mosei as fake
 from fakes.cmu_mosei import BINARY, DASH, DIGITS, LONE, NO_FOLD, NO_WAV, SCORE, TIMES
-from ser_hf.data.loading import corpus_class, find_corpus, load_corpus
+from ser_hf.data.loading import corpus_class, find_source, load_corpus
 from ser_hf.data.schema import SerError
 
 REAL = Path(__file__).parents[2] / "shared" / "realdata" / "cmu_mosei"
@@ -201,7 +201,7 @@ def test_root(raw, tmp_path):
     root = corpus_class("cmu_mosei").root
     for folder in (raw, raw.parent, raw / "Raw", raw / "Raw" / "Audio", raw / "Raw" / "Labels"):
         assert root(folder) == raw
-    assert find_corpus("cmu_mosei", raw / "Raw") == raw
+    assert find_source("cmu_mosei", data_dir=raw / "Raw").root == raw
     (tmp_path / "other" / "Labels").mkdir(parents=True)
     (tmp_path / "other" / "Labels" / "labels_consensus.csv").write_text("FileName,EmoClass\n")
     assert root(tmp_path / "other") is None

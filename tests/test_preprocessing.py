@@ -8,7 +8,8 @@ import pytest
 from conftest import run_recipe, tiny_flags
 from fakes import voice
 from ser_hf import SerError, load_corpus
-from ser_hf.data.mixing import LABEL_SETS, add_corpora, parse_mixture, words_for
+from ser_hf.data.loading import find_source
+from ser_hf.data.mixing import LABEL_SETS, find_mixture, load_mixture, parse_mixture, words_for
 from ser_hf.data.schema import COLUMNS, EMOTIONS
 
 
@@ -30,21 +31,26 @@ def test_parse_mixture():
             parse_mixture(dataset, test_on)
 
 
-def test_words_for_takes_the_configuration_that_keeps_the_words():
+def test_words_for_takes_the_configuration_that_keeps_the_words(fake_corpus):
     four = ["angry", "happy", "neutral", "sad"]
-    assert words_for("iemocap", "4class", four).name == "4class"
-    assert words_for("crema_d", "4class", four).name == "6class"  # it has no 4class of its own
-    assert words_for("smile", "4class", four).name == "single"
-    assert words_for("ravdess", "4class", four).name in ("8class", "6class")
+
+    def name_for(corpus: str) -> str:
+        return words_for(find_source(corpus, data_dir=fake_corpus(corpus)), "4class", four).name
+
+    assert name_for("iemocap") == "4class"
+    assert name_for("crema_d") == "6class"  # it has no 4class of its own
+    assert name_for("smile") == "single"
+    assert name_for("ravdess") in ("8class", "6class")
 
 
 def test_added_corpora_are_mapped_and_counted(fake_corpus, tmp_path):
-    tested, report = load_corpus("emodb", "4class", fake_corpus("emodb"), return_report=True)
     base = tmp_path / "corpora"
     base.mkdir()
-    (base / "crema_d").symlink_to(fake_corpus("crema_d"))
-    (base / "ravdess").symlink_to(fake_corpus("ravdess"))
-    mixed = add_corpora(["crema_d", "ravdess"], report, tested, data_dir=base)
+    for name in ("emodb", "crema_d", "ravdess"):
+        (base / name).symlink_to(fake_corpus(name))
+    mixture = find_mixture("emodb+crema_d+ravdess", "4class", base, test_on="emodb")
+    assert mixture.tested.name == "emodb" and [source.name for source in mixture.added] == ["crema_d", "ravdess"]
+    tested, report, mixed = load_mixture(mixture)
     assert mixed.rows.features == tested.features and mixed.rows.column_names == tested.column_names
     crema, own = load_corpus("crema_d", "6class", fake_corpus("crema_d"), return_report=True)
     words = [own.label_names[label] for label in crema["label"]]
@@ -57,19 +63,22 @@ def test_added_corpora_are_mapped_and_counted(fake_corpus, tmp_path):
     assert all(row["speaker"].startswith("crema_d/") for row in added)
     assert all(row["audio"]["path"].startswith(str(base)) for row in added)  # still paths, no copies
 
-    only = add_corpora(["ravdess"], report, tested, add_labels=["sad", "angry"], data_dir=base)
+    with_two = find_mixture("emodb+ravdess", "4class", base, "emodb", ["sad", "angry"])
+    only = load_mixture(with_two)[2]
     assert {report.label_names[label] for label in only.rows["label"]} == {"sad", "angry"}
     with pytest.raises(SerError, match="--add_labels bored: the labels are angry"):
-        add_corpora(["ravdess"], report, tested, add_labels=["bored"], data_dir=base)
+        find_mixture("emodb+ravdess", "4class", base, "emodb", ["bored"])
 
 
-def test_what_cannot_be_mixed_says_so(fake_corpus):
-    tested, report = load_corpus("emodb", "4class", fake_corpus("emodb"), return_report=True)
+def test_what_cannot_be_mixed_says_so(fake_corpus, tmp_path):
+    for name in ("emodb", "smile", "iemocap"):
+        (tmp_path / name).symlink_to(fake_corpus(name))
+    mixture = find_mixture("emodb+smile", "4class", tmp_path, "emodb")
     with pytest.raises(SerError, match="smile has no audio"):
-        add_corpora(["smile"], report, tested, data_dir=fake_corpus("smile"))
-    tested, report = load_corpus("iemocap", "full", fake_corpus("iemocap"), return_report=True)
+        load_mixture(mixture)
+    assert load_mixture(mixture, with_audio=False)[2].counts["smile"]["utterances"] > 0
     with pytest.raises(SerError, match="--labels full: corpora can be mixed in the label sets 3class"):
-        add_corpora(["emodb"], report, tested, data_dir=fake_corpus("emodb"))
+        find_mixture("iemocap+emodb", "full", tmp_path, "iemocap")
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +102,8 @@ def test_a_folder_with_a_csv_gives_the_same_columns(folder):
     rows, report = load_corpus(str(folder), return_report=True)
     assert rows.column_names == [*COLUMNS, "age"] and len(rows) == 24
     first = rows[0]
-    assert first["id"] == "clips/s0_0" and first["text"] == "hello, world" and first["speaker"] == "s0"
+    assert first["id"] == "clips/s0_0.wav" and rows[1]["id"] == "clips/s0_1"  # there is an s0_0.flac, too
+    assert first["text"] == "hello, world" and first["speaker"] == "s0"
     assert first["age"] == 41.0 and first["duration"] == pytest.approx(0.3)
     assert rows.features["label"].names == ["angry", "neutral"] and report.per_label == {"angry": 12, "neutral": 12}
     assert report.problems == ["clips/gone.wav: unreadable audio (no such file)"] and report.outside_labels == 1

@@ -4,9 +4,8 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from ser_hf import SerError, check_disjoint, load_corpus, split
-from ser_hf.data.leaks import find_leaks, text_key
 from ser_hf.data.loading import corpus_class, list_corpora
-from ser_hf.data.splits import find_protocol, folds_of, protocols_of
+from ser_hf.data.splits import find_leaks, find_protocol, folds_of, text_key
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +27,7 @@ def speakers(part) -> set[str]:
 @pytest.mark.parametrize("name", list_corpora())
 def test_every_protocol_of_every_corpus(corpus, name):
     dataset = corpus(name)
-    for protocol in protocols_of(name).values():
+    for protocol in corpus_class(name).protocols().values():
         folds = folds_of(dataset, protocol)
         tested = []
         for fold in range(len(folds)):
@@ -50,13 +49,13 @@ def test_every_protocol_of_every_corpus(corpus, name):
 
 def test_default_protocols_are_speaker_independent():
     for name in list_corpora():
-        default = next(iter(protocols_of(name).values()))
+        default = next(iter(corpus_class(name).protocols().values()))
         if not corpus_class(name).CARD.speakers:  # texts by unknown writers cannot be split by speaker, and say so
             assert not default.speaker_independent and "speakers-unknown" in default.name
             assert default.warning == "SPEAKERS UNKNOWN"
             continue
         assert default.speaker_independent and "leak" not in default.name, name
-        for protocol in protocols_of(name).values():
+        for protocol in corpus_class(name).protocols().values():
             assert bool(protocol.warning) != protocol.speaker_independent
             if not protocol.speaker_independent:
                 assert "leak" in protocol.name or protocol.name == "random"

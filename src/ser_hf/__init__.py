@@ -8,7 +8,7 @@ _LAZY = {
     "load_corpus": "data.loading",
     "list_corpora": "data.loading",
     "split": "data.splits",
-    "check_disjoint": "data.leaks",
+    "check_disjoint": "data.splits",
     "SerConfig": "models",
     "SerForAudioClassification": "models",
     "SerPipeline": "models",

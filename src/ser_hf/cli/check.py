@@ -1,12 +1,12 @@
-"""Read every file of a corpus and compare it with what the corpus officially holds.
+"""Read every file of a corpus and compare the corpus with its official size.
 
-Unlike training, which trusts what an earlier reading of the same files found, this reads all of them each time. It
-never writes into the corpus's folder. Exit status 0: complete; 1: something differs; 2: a mistake in the command.
+Training trusts the cached scan of the same files; this reads all of them each time. It never writes into the corpus's
+folder. Exit status 0: complete; 1: something differs; 2: a mistake in the command.
 
-Different are utterances that are missing, surplus or unusable (unreadable, silent), and equal audio under different
-emotions or speakers. Only listed, because perfect copies have them too (RAVDESS, TESS, IEMOCAP, CREMA-D), are equal
-audio of one speaker and emotion, unusual formats, audio files that are no utterance, and clips that the corpus's own
-notes say to be unusable.
+Differences are utterances that are missing, surplus or unusable (unreadable, silent), and equal audio under different
+emotions or speakers. Complete copies of RAVDESS, TESS, IEMOCAP and CREMA-D also have equal audio of one speaker and
+emotion, unusual formats, audio files that are no utterance, and clips that the corpus's notes call unusable: these are
+listed and do not count as differences.
 """
 
 import io
@@ -17,13 +17,17 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SerError
 from ..files import claim, write
 from ..training.run import say
 from .console import Parser, corpus_arguments, table
 
-# What the content of a file of this kind must be, in libsndfile's names; also the kinds of file that are looked for.
+if TYPE_CHECKING:
+    from ..data.loading import Source
+
+# Suffixes of audio files, and the libsndfile formats that a file with that suffix should have.
 FORMATS = {
     ".wav": ("WAV", "WAVEX", "RF64"),
     ".flac": ("FLAC",),
@@ -32,23 +36,22 @@ FORMATS = {
     ".aif": ("AIFF",),
     ".aiff": ("AIFF",),
 }
-MANY = 1000  # from so many clips on, starting processes is worth it
+MANY = 1000  # clips from which starting several processes saves time
 
 
 def look(row: dict) -> dict:
-    """What the builder finds in one clip (`audio.scan`), and its file's header; the samples stay behind."""
+    """The builder's scan of one clip, without samples, and `header`: its file's format, rate (Hz) and channels."""
     import soundfile as sf
 
     from ..data.corpus import scan_row
 
-    found = scan_row(row)
-    found.pop("audio", None)  # a cut segment
+    scan = {key: value for key, value in scan_row(row).items() if key != "audio"}  # the bytes of a cut segment
     header = None
-    if row["audio"] and not found["problem"]:
+    if row["audio"] and not scan["problem"]:
         audio = row["audio"] if isinstance(row["audio"], dict) else {"bytes": None, "path": row["audio"]}
         info = sf.info(audio["path"] if audio["bytes"] is None else io.BytesIO(audio["bytes"]))
         header = (info.format, info.samplerate, info.channels)
-    return {**found, "header": header}
+    return {**scan, "header": header}
 
 
 def look_at_all(rows: list[dict], name: str, num_proc: int | None) -> list[dict]:
@@ -57,40 +60,34 @@ def look_at_all(rows: list[dict], name: str, num_proc: int | None) -> list[dict]
 
     workers = num_proc or (min(8, os.cpu_count() or 1) if len(rows) >= MANY else 1)
     with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-        found = map(look, rows) if pool is None else pool.map(look, rows, chunksize=16)
-        return list(tqdm(found, total=len(rows), desc=f"reading {name}", unit=" clips", disable=None))
+        scans = map(look, rows) if pool is None else pool.map(look, rows, chunksize=16)
+        return list(tqdm(scans, total=len(rows), desc=f"reading {name}", unit=" clips", disable=None))
 
 
-def check(name: str, labels: str | None = None, data_dir: str | None = None, num_proc: int | None = None) -> dict:
-    """Read a whole corpus; the report as one dict, that `--json` writes.
-
-    Raises:
-        SerError: unknown corpus or label set, or the corpus is not there.
-    """
+def check(source: "Source", num_proc: int | None = None) -> dict:
+    """Read a whole corpus that lies in a folder; the report as one dict, which `--json` writes."""
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
     from ..data.corpus import select_usable
-    from ..data.loading import corpus_class, find_corpus, label_config
+    from ..data.loading import is_own
 
-    config, corpus = label_config(name, labels), corpus_class(name)
-    root = find_corpus(name, data_dir)
-    with tempfile.TemporaryDirectory() as cache:  # the builder is asked for its rows; nothing is built
-        builder = corpus(cache_dir=cache, config_name=config.name, data_dir=str(root), dataset_name=name)
+    config, root = source.config, source.root
+    with tempfile.TemporaryDirectory() as cache:  # the builder lists its rows; nothing is built
+        builder = source.corpus(cache_dir=cache, config_name=config.name, data_dir=str(root), dataset_name=source.stem)
     rows = builder.utterances(root)
-    found = look_at_all(rows, name, num_proc)
+    scans = look_at_all(rows, source.shown, num_proc)
+    columns = [builder.columns(row, scan) | {"audio": None} for row, scan in zip(rows, scans, strict=True)]
+    everything = InMemoryTable(pa.Table.from_pylist(columns, schema=builder.info.features.arrow_schema))
+    _, report = select_usable(Dataset(everything, info=builder.info), source.shown, config, source.corpus, root)
 
-    scans = [{key: value for key, value in scan.items() if key != "header"} for scan in found]
-    emitted = [{**builder._row(row, scan), "audio": None} for row, scan in zip(rows, scans, strict=True)]
-    everything = InMemoryTable(pa.Table.from_pylist(emitted, schema=builder.info.features.arrow_schema))
-    _, report = select_usable(Dataset(everything, info=builder.info), name, config, corpus.CARD, root)
-
+    notes = "" if is_own(source.name) else source.corpus.CARD.notes  # they name the clips that are known to be bad
     files = [_relative(row, root) for row in rows]
     clips = {"missing": [], "unreadable": [], "silent": []}
-    for row, file, scan in zip(emitted, files, found, strict=True):
+    for row, file, scan in zip(columns, files, scans, strict=True):
         if scan["problem"]:
-            known = row["id"] in corpus.CARD.notes or bool(file and file in corpus.CARD.notes)
+            known = row["id"] in notes or bool(file and file in notes)
             label = row["label"] if config.targets or row["label"] is None else config.label_names[row["label"]]
             reason = scan["problem"].replace(f"{root}/", "")
             clips[_kind(reason)].append(
@@ -106,7 +103,7 @@ def check(name: str, labels: str | None = None, data_dir: str | None = None, num
     for sizes in classes.values():
         official = sizes["official"]
         sizes["missing"] = None if official is None else official - sizes["found"] - sizes["unusable"]
-    duplicated = _duplicated(rows, found)
+    duplicated = _duplicated(rows, scans)
     numbers = {
         "missing": max(0, missing),
         "more than officially": max(0, -missing),
@@ -115,12 +112,12 @@ def check(name: str, labels: str | None = None, data_dir: str | None = None, num
         "silent": sum(not clip["known"] for clip in clips["silent"]),
         "contradictory duplicates": sum(group["contradictory"] for group in duplicated),
     }
-    if not missing:  # else it goes without saying
+    if not missing:  # else every class may differ
         others = sum(bool(sizes["missing"]) for sizes in classes.values())
         numbers["labels with another number than officially"] = others
     different = [f"{number} {what}" for what, number in numbers.items() if number]
     return {
-        "corpus": name,
+        "corpus": source.shown,
         "labels": config.name,
         "folder": str(root),
         "complete": not different,
@@ -129,6 +126,7 @@ def check(name: str, labels: str | None = None, data_dir: str | None = None, num
         "found": report.utterances,
         "missing": missing,
         "outside_labels": report.outside_labels,
+        "remarks": report.remarks,
         "speakers": report.speakers,
         "hours": report.hours,
         "classes": classes,
@@ -136,7 +134,7 @@ def check(name: str, labels: str | None = None, data_dir: str | None = None, num
         "unreadable": clips["unreadable"],
         "silent": clips["silent"],
         "duplicated": duplicated,
-        "wrong_format": _wrong_formats(files, found),
+        "wrong_format": _wrong_formats(files, scans),
         "extra": _extra(root, files),
     }
 
@@ -148,14 +146,14 @@ def _relative(row: dict, root: Path) -> str | None:
 
 
 def _kind(problem: str) -> str:
-    """Of `audio.scan`'s messages, and of those of loading scripts."""
+    """The kind of a problem, by the messages of `audio.scan` and of loading scripts."""
     return "missing" if "(no such file)" in problem else "silent" if ": silent (" in problem else "unreadable"
 
 
-def _duplicated(rows: list[dict], found: list[dict]) -> list[dict]:
-    """Groups of equal audio; contradictory are those that say different things of it."""
+def _duplicated(rows: list[dict], scans: list[dict]) -> list[dict]:
+    """Groups of equal audio; contradictory if their emotions or speakers differ."""
     groups = {}
-    for row, scan in zip(rows, found, strict=True):
+    for row, scan in zip(rows, scans, strict=True):
         if scan.get("audio_hash"):
             groups.setdefault(scan["audio_hash"], []).append(row)
     return [
@@ -168,9 +166,9 @@ def _duplicated(rows: list[dict], found: list[dict]) -> list[dict]:
     ]
 
 
-def _wrong_formats(files: list[str | None], found: list[dict]) -> list[dict]:
-    """Files whose content is not what their name says, or whose rate or channels are not those of most."""
-    headers = {file: scan["header"] for file, scan in zip(files, found, strict=True) if file and scan["header"]}
+def _wrong_formats(files: list[str | None], scans: list[dict]) -> list[dict]:
+    """Files whose format does not fit their suffix, or whose rate or channels differ from most files'."""
+    headers = {file: scan["header"] for file, scan in zip(files, scans, strict=True) if file and scan["header"]}
     rates = Counter(rate for _, rate, _ in headers.values()).most_common(1)
     channels = Counter(number for *_, number in headers.values()).most_common(1)
     wrong = []
@@ -194,33 +192,34 @@ def _extra(root: Path, files: list[str | None]) -> list[str]:
     return extra
 
 
-def lines(found: dict) -> list[str]:
+def lines(report: dict) -> list[str]:
     """The summary on screen."""
     out = [
-        f"{found['corpus']} ({found['labels']}) in {found['folder']}",
-        f"{found['found']} of {found['official']} utterances, {found['speakers']} speakers, {found['hours']:.2f} h",
+        f"{report['corpus']} ({report['labels']}) in {report['folder']}",
+        f"{report['found']} of {report['official']} utterances, {report['speakers']} speakers, {report['hours']:.2f} h",
     ]
-    if found["classes"]:
+    if report["classes"]:
         heads = ("official", "found", "unusable", "missing")
-        cells = {word: [sizes[head] for head in heads] for word, sizes in found["classes"].items()}
+        cells = {word: [sizes[head] for head in heads] for word, sizes in report["classes"].items()}
         rows = [[word, *("-" if cell is None else cell for cell in row)] for word, row in cells.items()]
         out += ["", *table(["label", *heads], rows), ""]
-    if found["outside_labels"]:
-        out.append(f"outside this label set: {found['outside_labels']}")
+    if report["outside_labels"]:
+        out.append(f"outside this label set: {report['outside_labels']}")
+    out += report["remarks"]
     for kind, what in (
         ("missing_files", "missing, though the corpus's tables name them"),
         ("unreadable", "unreadable"),
         ("silent", "silent"),
     ):
-        out += _listed(what, [c["reason"] + " (known, as in the original)" * c["known"] for c in found[kind]])
-    equal = [" = ".join(group["ids"]) + " CONTRADICTORY" * group["contradictory"] for group in found["duplicated"]]
+        out += _listed(what, [c["reason"] + " (known, as in the original)" * c["known"] for c in report[kind]])
+    equal = [" = ".join(group["ids"]) + " CONTRADICTORY" * group["contradictory"] for group in report["duplicated"]]
     out += _listed("equal audio, groups", equal)
-    out += _listed("of an unusual format", [f"{f['file']}: {f['reason']}" for f in found["wrong_format"]])
-    folders = Counter(str(Path(file).parent) for file in found["extra"])
-    first = {str(Path(file).parent): Path(file).name for file in reversed(found["extra"])}
+    out += _listed("of an unusual format", [f"{f['file']}: {f['reason']}" for f in report["wrong_format"]])
+    folders = Counter(str(Path(file).parent) for file in report["extra"])
+    first = {str(Path(file).parent): Path(file).name for file in reversed(report["extra"])}
     places = [f"{number} in {folder}, the first is {first[folder]}" for folder, number in folders.most_common()]
-    out += _listed("audio files that are no utterance", places, len(found["extra"]))
-    return [*out, "complete" if found["complete"] else f"different: {', '.join(found['different'])}"]
+    out += _listed("audio files that are no utterance", places, len(report["extra"]))
+    return [*out, "complete" if report["complete"] else f"different: {', '.join(report['different'])}"]
 
 
 def _listed(what: str, items: list[str], number: int | None = None, most: int = 5) -> list[str]:
@@ -233,22 +232,23 @@ def _listed(what: str, items: list[str], number: int | None = None, most: int = 
 def main(argv: list[str]) -> int:
     parser = Parser("check", __doc__)
     corpus_arguments(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the whole report, for machines")
+    parser.add_argument("--json", metavar="FILE", help="write the whole report as JSON to this file")
     args = parser.parse_args(argv)
 
-    from ..data.loading import find_corpus, label_config
+    from ..data.loading import find_source
 
-    label_config(args.name, args.labels)
-    root = find_corpus(args.name, args.data_dir)
+    source = find_source(args.name, args.labels, args.data_dir)
+    if source.root is None:
+        raise SerError(f"{args.name} is on the Hub, and check reads the files of a folder; loading it reads it whole")
     if args.json:
         file = Path(args.json).expanduser().absolute()
-        if file.resolve().is_relative_to(root.resolve()):
+        if file.resolve().is_relative_to(source.root.resolve()):
             raise SerError(f"--json {args.json} lies in the corpus's folder, where nothing is written; choose another")
         if file.is_dir():
             raise SerError(f"--json {args.json} is a folder; name a file")
         claim(file.parent, f"--json {args.json}")
-    found = check(args.name, args.labels, args.data_dir, args.num_proc)
+    report = check(source, args.num_proc)
     if args.json:
-        write(file, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
-    say(*lines(found))
-    return 0 if found["complete"] else 1
+        write(file, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    say(*lines(report))
+    return 0 if report["complete"] else 1

@@ -1,20 +1,24 @@
 """List the corpora: size, label sets, licence, protocols, and which of them are on this machine.
 
-Corpora are looked for in $SER_DATA_DIR, or in --data_dir: the folder that holds them, or one of them.
+Corpora are searched in $SER_DATA_DIR, or in --data_dir: the folder that holds them, or one of them.
 """
 
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SerError
 from ..training.run import say
 from .console import Parser, table
 
+if TYPE_CHECKING:
+    from ..data.corpus import SpeechCorpus
+
 
 def inventory(data_dir: str | None = None) -> list[dict]:
-    """One dict a corpus: the whole card, `labels`, `protocols`, `generated` (made by the code when used) and `found`
-    (the corpus's folder, or None).
+    """One dict per corpus: the whole card, `labels`, `protocols`, `generated` (made by the code on first use) and
+    `found` (the corpus's folder, or None).
 
     Raises:
         SerError: `data_dir` is no folder.
@@ -22,7 +26,6 @@ def inventory(data_dir: str | None = None) -> list[dict]:
     from dataclasses import asdict
 
     from ..data.loading import corpus_class, list_corpora
-    from ..data.splits import protocols_of
 
     base = data_dir if data_dir is not None else os.environ.get("SER_DATA_DIR")
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
@@ -46,7 +49,7 @@ def inventory(data_dir: str | None = None) -> list[dict]:
                 ],
                 "protocols": [
                     {"name": p.name, "source": p.source, "speaker_independent": p.speaker_independent}
-                    for p in protocols_of(name).values()
+                    for p in corpus.protocols().values()
                 ],
                 "generated": "generate" in vars(corpus),
                 "found": _find(name, corpus, base),
@@ -55,12 +58,12 @@ def inventory(data_dir: str | None = None) -> list[dict]:
     return corpora
 
 
-def _find(name: str, corpus, base: str | None) -> str | None:
+def _find(name: str, corpus: type["SpeechCorpus"], base: str | None) -> str | None:
     if base is None:
         return None
     folder = Path(base).expanduser().absolute()
-    # By its own folder first: the base as a whole is only searched one or two levels deep.
-    for place in (*(folder / known for known in dict.fromkeys((name, *corpus.CARD.folders))), folder):
+    # Under its own name first: `root` searches the base only one or two levels deep.
+    for place in (*(folder / part for part in dict.fromkeys((name, *corpus.CARD.folders))), folder):
         try:
             if place.is_dir() and (root := corpus.root(place)):
                 return str(root)
@@ -70,7 +73,7 @@ def _find(name: str, corpus, base: str | None) -> str | None:
 
 
 def lines(corpora: list[dict]) -> list[str]:
-    """The table, and below it where corpora were found."""
+    """The table, and below it the folders of the corpora on this machine."""
     header = ["name", "lang", "utts", "hours", "spk", "labels", "licence", "protocols", "here"]
     rows = []
     for corpus in corpora:
@@ -96,17 +99,17 @@ def lines(corpora: list[dict]) -> list[str]:
     ]
     out += [f"  {corpus['name']}: {corpus['found']}" for corpus in corpora if corpus["found"]]
     if any(corpus["generated"] for corpus in corpora):
-        out.append("  made: the code makes it when it is used")
+        out.append("  made: the code makes it on first use")
     if not any(corpus["found"] for corpus in corpora):
         base = os.environ.get("SER_DATA_DIR")
-        out.append(f"None was found: $SER_DATA_DIR is {base or 'not set'}; it names the folder that holds the corpora.")
+        out.append(f"None is here: $SER_DATA_DIR is {base or 'not set'}; set it to the folder that holds the corpora.")
     return out
 
 
 def main(argv: list[str]) -> int:
     parser = Parser("corpora", __doc__)
     parser.add_argument("--data_dir", help="folder that holds the corpora, instead of $SER_DATA_DIR")
-    parser.add_argument("--json", action="store_true", help="everything, for machines")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
     args = parser.parse_args(argv)
     corpora = inventory(args.data_dir)
     say(json.dumps(corpora, indent=2, ensure_ascii=False)) if args.json else say(*lines(corpora))

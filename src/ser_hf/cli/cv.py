@@ -227,19 +227,21 @@ def load(request: Request) -> Plan:
         SerError: no such corpus, label set, protocol or fold; a leak; labels that cv cannot sum up.
     """
     data = request.data
-    run.check_names(request.system, data)
+    mixture, protocol = run.resolve(request.system, data)
+    if mixture.tested.config.problem_type != CLASSES:
+        raise SerError(
+            f"{mixture.tested.shown}'s labels {mixture.tested.config.name!r} are vectors, and cv sums up classes: "
+            "other --labels"
+        )
     claim(request.out, f"--output_dir {request.out}")
 
-    from ..data.mixing import add_to_train, load_data
-    from ..data.splits import check_disjoint, find_protocol, folds_of, split
+    from ..data.mixing import load_mixture
+    from ..data.splits import folds_of
     from ..training.text_model import with_text
 
-    corpus, report, mixed = load_data(data, request.system.reads_audio)
-    if report.problem_type != CLASSES:
-        raise SerError(
-            f"{report.corpus}'s labels {report.labels!r} are vectors, and cv sums up classes: other --labels"
-        )
-    protocol = find_protocol(report.corpus, data.protocol)
+    corpus, report, mixed = load_mixture(
+        mixture, with_audio=request.system.reads_audio, num_proc=data.num_proc, strict=data.strict
+    )
     all_folds = len(folds_of(corpus, protocol, data.split_seed))
     folds = request.folds or list(range(all_folds))
     if folds[-1] >= all_folds:
@@ -247,10 +249,7 @@ def load(request: Request) -> Plan:
         raise SerError(f"--folds {folds[-1]}: {names} has folds 0 to {all_folds - 1}")
     tests = {}
     for fold in folds:
-        parts = split(corpus, report.corpus, data.protocol, fold, data.validation_fraction, data.split_seed)
-        parts = add_to_train(parts, mixed)
-        check_disjoint(parts, protocol.speaker_independent, protocol.validation)
-        test = parts["test"]
+        test = run.make_fold(corpus, mixed, protocol, data, fold, report.corpus)["test"]
         if request.text_cleaning:  # a text recipe leaves out utterances without a text
             test, _ = with_text(test, request.text_cleaning)
         tests[fold] = set(test["id"])

@@ -2,21 +2,29 @@
 
     ser-hf push corpus emodb --repo_id user/emodb --data_dir /corpora/emodb
 
-The repository is private unless --public is said, which a corpus whose licence forbids to publish its audio refuses.
+The repository is private unless you pass --public, which is refused if the licence forbids publishing the audio.
 """
 
 import io
 import re
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SerError
 from ..training.run import say
 from .console import Parser, corpus_arguments
 
-# Kinds of samples that FLAC holds exactly, and how it calls them. Others are published as the files they are.
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..data.corpus import CorpusReport
+    from ..data.loading import Source
+    from ..data.schema import CorpusCard
+
+# Sample types that FLAC stores exactly, and its names of them. Files of other types are published unchanged.
 LOSSLESS = {"PCM_16": "PCM_16", "PCM_24": "PCM_24", "PCM_U8": "PCM_S8", "PCM_S8": "PCM_S8"}
-# The Hub's names of licences (huggingface.co/docs/hub/repositories-licenses); all others are `other`, with their name.
+# The Hub's names of licences (huggingface.co/docs/hub/repositories-licenses); others are `other` and their name.
 LICENCES = {
     name.lower(): name.lower()
     for name in ("CC0-1.0", *(f"CC-BY-{kind}4.0" for kind in ("", "SA-", "NC-", "ND-", "NC-SA-", "NC-ND-")))
@@ -64,9 +72,9 @@ def _publish_table(table):
     return table.set_column(column, "audio", pa.array(values, type=table.schema.field("audio").type))
 
 
-def publishable(dataset, folder: Path, num_proc: int | None = None):
-    """A corpus with its audio inside it and without this machine's paths; kept in `folder` while it is used."""
-    arrow = dataset.with_format("arrow")  # decoded rows would need torchcodec (shared/PLATFORM.md 4.4)
+def publishable(dataset: "Dataset", folder: Path, num_proc: int | None = None) -> "Dataset":
+    """A corpus with the bytes of its audio instead of this machine's paths. Its table is written to `folder`."""
+    arrow = dataset.with_format("arrow")  # `Audio.encode_example` of datasets 5.2 imports torchcodec
     arrow = arrow.map(
         _publish_table,
         batched=True,
@@ -78,8 +86,8 @@ def publishable(dataset, folder: Path, num_proc: int | None = None):
     return arrow.with_format(None)
 
 
-def metadata(card, utterances: int, has_audio: bool) -> dict:
-    """YAML of a dataset card; `configs` and `dataset_info` are push_to_hub's."""
+def metadata(card: "CorpusCard", utterances: int, has_audio: bool) -> dict:
+    """YAML of a dataset card, without `configs` and `dataset_info`, which push_to_hub writes."""
     data = {
         "pretty_name": card.title,
         "language": list(card.languages),
@@ -114,15 +122,15 @@ decodes them. `audio_hash` is equal for equal audio, and `speaker` is the real s
 and test."""
 
 
-def card_text(card, report, repo_id: str, has_audio: bool, older: str = "") -> str:
-    """Markdown of a dataset card: what the corpus is, how to read it, and a section for each label set that was pushed.
+def card_text(card: "CorpusCard", report: "CorpusReport", repo_id: str, has_audio: bool, older: str = "") -> str:
+    """Markdown of a dataset card: the corpus, how to read it, and one section per label set of the repository.
 
     Args:
-        card: The `CorpusCard`.
-        report: `CorpusReport` of what is pushed.
+        card: Describes the corpus.
+        report: On the pushed label set.
         repo_id: The repository.
         has_audio: False for a corpus of texts.
-        older: The card that the repository has, whose sections on other label sets stay.
+        older: The repository's present card, whose sections on other label sets stay.
     """
     from ..evaluation.report import escape
 
@@ -160,10 +168,10 @@ of the label set. {ABOUT_AUDIO if has_audio else "`audio` is empty: this corpus 
 
 
 def login(repo_id: str) -> None:
-    """See that the Hub takes this machine's token, before anything slow.
+    """Check that the Hub accepts this machine's token, before anything slow.
 
     Raises:
-        SerError: malformed repository name, no or wrong token, Hub not reachable.
+        SerError: malformed repository name, no or wrong token, or the Hub cannot be reached.
     """
     from huggingface_hub import HfApi
 
@@ -171,7 +179,7 @@ def login(repo_id: str) -> None:
         raise SerError(f"--repo_id {repo_id}: must be user/name")
     try:
         HfApi().whoami()
-    except Exception as error:  # whatever it is, it would fail again after the corpus was read
+    except Exception as error:  # of any kind: it would come again after the corpus is read
         raise SerError(f"the Hub does not accept this machine ({_reason(error)}); run `hf auth login`") from None
 
 
@@ -180,10 +188,10 @@ def _reason(error: Exception) -> str:
 
 
 def claim_repository(repo_id: str, public: bool) -> str:
-    """Make the dataset repository if need be; returns its address.
+    """Create the dataset repository if it does not exist; returns its address.
 
     Raises:
-        SerError: it may not be made, or it exists and is not as private (or public) as asked.
+        SerError: it cannot be created, or it exists and is public instead of private (or the reverse).
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
@@ -197,25 +205,29 @@ def claim_repository(repo_id: str, public: bool) -> str:
     if private and public:
         raise SerError(f"--public: {repo_id} exists and is private; make it public on the Hub, or leave --public out")
     if not private and not public:
-        raise SerError(f"{repo_id} exists and is public: choose another --repo_id, or make it private on the Hub")
+        raise SerError(
+            f"--repo_id {repo_id} exists and is public: choose another, or make it private on the Hub, or pass --public"
+        )
     return str(url)
 
 
-def push_corpus(args) -> str:
-    """`ser-hf push corpus`; returns the repository's address."""
-    from ..data.loading import corpus_class, find_corpus, label_config, load_corpus
+def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: int | None = None) -> str:
+    """Publish a corpus; returns the repository's address.
 
-    config, corpus = label_config(args.name, args.labels), corpus_class(args.name)
-    card = corpus.CARD
-    if args.public and not card.redistributable:
+    Raises:
+        SerError: the licence forbids it, the Hub refuses it, or the corpus cannot be loaded.
+    """
+    from ..data.loading import load
+
+    config, card = source.config, source.corpus.CARD
+    if public and not card.redistributable:
         raise SerError(
             f"--public: {card.title} may not be published again (licence: {card.licence}); "
             "leave --public out to push it to a private repository"
         )
-    root = find_corpus(args.name, args.data_dir)
-    login(args.repo_id)
-    url = claim_repository(args.repo_id, args.public)
-    dataset, report = load_corpus(args.name, config.name, args.data_dir, num_proc=args.num_proc, return_report=True)
+    login(repo_id)
+    url = claim_repository(repo_id, public)
+    dataset, report = load(source, num_proc=num_proc)
     say(*report.lines())
 
     from huggingface_hub import DatasetCard
@@ -223,26 +235,26 @@ def push_corpus(args) -> str:
 
     try:
         with tempfile.TemporaryDirectory() as folder:
-            publishable(dataset, Path(folder), args.num_proc).push_to_hub(
-                args.repo_id,
+            publishable(dataset, Path(folder), num_proc).push_to_hub(
+                repo_id,
                 config_name=config.name,
-                private=not args.public,
+                private=not public,
                 embed_external_files=False,  # there are none any more
                 commit_message=f"{card.title}, label set {config.name}",
             )
         has_audio = any(dataset["duration"])
-        page = DatasetCard.load(args.repo_id)
+        page = DatasetCard.load(repo_id)
         for key, value in metadata(card, len(dataset), has_audio).items():
             page.data[key] = value
         for entry in page.data["configs"]:  # push_to_hub's set_default fails where the only label set is another one
-            if entry["config_name"] == corpus.DEFAULT_CONFIG_NAME:
+            if entry["config_name"] == source.corpus.DEFAULT_CONFIG_NAME:
                 entry["default"] = True
-        page.text = card_text(card, report, args.repo_id, has_audio, page.text)
-        if str(root) in str(page):
-            raise SerError(f"the dataset card names the local path {root}: not pushed")
-        page.push_to_hub(args.repo_id, commit_message="Dataset card")
+        page.text = card_text(card, report, repo_id, has_audio, page.text)
+        if source.root and str(source.root) in str(page):
+            raise SerError(f"the dataset card names the local path {source.root}: not pushed")
+        page.push_to_hub(repo_id, commit_message="Dataset card")
     except (HfHubHTTPError, EntryNotFoundError) as error:
-        raise SerError(f"the Hub refused {args.repo_id}: {_reason(error)}") from None
+        raise SerError(f"the Hub refused {repo_id}: {_reason(error)}") from None
     return url
 
 
@@ -253,7 +265,11 @@ def main(argv: list[str]) -> int:
     corpus = what.add_parser("corpus", help=doc, doc=doc)
     corpus_arguments(corpus)
     corpus.add_argument("--repo_id", required=True, help="user/name on the Hub")
-    corpus.add_argument("--public", action="store_true", help="for everybody, where the licence allows it")
+    corpus.add_argument("--public", action="store_true", help="make the repository public, where the licence allows it")
     args = parser.parse_args(argv)
-    say(f"pushed to {push_corpus(args)}")
+
+    from ..data.loading import find_source
+
+    source = find_source(args.name, args.labels, args.data_dir)
+    say(f"pushed to {push_corpus(source, args.repo_id, args.public, args.num_proc)}")
     return 0

@@ -1,25 +1,29 @@
 """Write the folds of a protocol: `<out>/<corpus>_<protocol>_fold<n>.csv` with id, part, speaker and label.
 
-The files hold no path, so that they may be given to others who have the corpus. Label sets of numbers have one column
-for each number, by its name, instead of `label`.
+The files hold no path, so that they may be given to others who have the corpus. Vector labels have one column for each
+of their values, by its name, instead of `label`.
 """
 
 import csv
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SerError
 from ..files import claim, write
 from ..training.run import say
 from .console import Parser, corpus_arguments, table
 
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
-def fold_csv(splits, label_names: list[str]) -> str:
+
+def fold_csv(splits: "DatasetDict", label_names: list[str]) -> str:
     """One fold as csv, in the order train, validation, test.
 
     Args:
-        splits: `DatasetDict` of one fold.
-        label_names: Of the label set: the classes in index order, or the numbers.
+        splits: The parts of the fold.
+        label_names: The classes in index order, or the names of a vector label's values.
     """
     from datasets import ClassLabel
 
@@ -36,30 +40,33 @@ def fold_csv(splits, label_names: list[str]) -> str:
 def main(argv: list[str]) -> int:
     parser = Parser("split", __doc__)
     corpus_arguments(parser)
-    parser.add_argument("--protocol", help="how to split; else the corpus's default, which is speaker-independent")
-    parser.add_argument("--out", default="folds", help="folder of the csv files (default: folds)")
-    parser.add_argument("--validation_fraction", type=float, default=0.2, help="part of train (default: 0.2)")
-    parser.add_argument("--split_seed", type=int, default=42, help="chooses validation speakers (default: 42)")
+    parser.add_argument("--protocol", help="protocol of the corpus (default: its first one)")
+    parser.add_argument("--out", default="folds", help="folder to write the csv files to (default: folds)")
+    parser.add_argument(
+        "--validation_fraction",
+        type=float,
+        default=0.2,
+        help="part of train that becomes validation, at least 0 and below 1 (default: 0.2)",
+    )
+    parser.add_argument("--split_seed", type=int, default=42, help="seed that draws validation speakers (default: 42)")
     args = parser.parse_args(argv)
     if not 0 <= args.validation_fraction < 1:
         raise SerError(f"--validation_fraction {args.validation_fraction}: must be at least 0 and below 1")
 
-    from ..data.leaks import check_disjoint, find_leaks
-    from ..data.loading import find_corpus, label_config, load_corpus
-    from ..data.splits import find_protocol, folds_of, split
+    from ..data.loading import find_source, load
+    from ..data.splits import check_disjoint, find_leaks, folds_of, split
 
-    labels = label_config(args.name, args.labels)
-    protocol = find_protocol(args.name, args.protocol)
-    find_corpus(args.name, args.data_dir)
+    source = find_source(args.name, args.labels, args.data_dir)
+    protocol = source.protocol(args.protocol)
     claim(Path(args.out), f"--out {args.out}")
 
-    corpus, report = load_corpus(args.name, labels.name, args.data_dir, num_proc=args.num_proc, return_report=True)
+    corpus, report = load(source, num_proc=args.num_proc)
     files, rows, shared = {}, [], set()
     for fold in range(len(folds_of(corpus, protocol, args.split_seed))):
-        splits = split(corpus, args.name, protocol.name, fold, args.validation_fraction, args.split_seed)
+        splits = split(corpus, source.shown, protocol, fold, args.validation_fraction, args.split_seed)
         check_disjoint(splits, protocol.speaker_independent, protocol.validation)
         shared |= {speaker for leak in find_leaks(splits) for speaker in leak.speakers}
-        path = Path(args.out, f"{args.name}_{protocol.name}_fold{fold}.csv")
+        path = Path(args.out, f"{source.stem}_{protocol.name}_fold{fold}.csv")
         files[path] = fold_csv(splits, report.label_names)
         sizes = [size for part in splits.values() for size in (len(part), len(set(part["speaker"]) - {None}))]
         rows.append([fold, *sizes, path.name])
@@ -68,7 +75,7 @@ def main(argv: list[str]) -> int:
     warning = ""
     if not protocol.speaker_independent:
         warning = f"LEAKS SPEAKERS by construction: its parts share {len(shared)} speakers"
-        warning = warning if shared else "NOT speaker-independent: who speaks is not known"
+        warning = warning if shared else "NOT speaker-independent: the speakers are unknown"
     elif shared:  # checked above: only train and validation do
         warning = f"validation shares {len(shared)} speakers with train and holds out their {protocol.validation}"
     say(

@@ -1,9 +1,11 @@
-"""The builder base that every loading script subclasses, and the report on what it found.
+"""What a loading script builds on: the builder base, protocols as data, and the report on a loaded corpus.
 
-A loading script (`loading_scripts/<corpus>.py`) is one `SpeechCorpus` subclass: a card, label configurations, `root`
-(is this folder the corpus?) and `utterances` (one dict an utterance).
+A loading script (`loading_scripts/<corpus>.py`) is one `SpeechCorpus` subclass: a card, label configurations,
+protocols, `root` (is this folder the corpus?) and `utterances` (one dict per utterance). Nothing else names a corpus.
 """
 
+import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,20 +17,74 @@ from ..errors import SerError
 from .audio import AudioError, cut, scan
 from .schema import COLUMNS, CorpusCard, LabelConfig, features
 
-# Rows carry why they cannot be used through the cache, so that a second run reports what the first one found.
+# The cached rows keep why a clip is unusable, so that a second run reports the same as the first.
 PROBLEM = "problem"
 
 
+@dataclass(frozen=True)
+class Protocol:
+    """One way to make folds.
+
+    Args:
+        name: Value of `--protocol`.
+        source: Who uses it.
+        by: What is kept together and held out: a column (`speaker`, `session`, `split`), `prefix` (the first six
+            letters of the id), `speakers-in-five`, or `random` (clips; texts where there is no audio).
+        folds: Test groups, one tuple of `by` values per fold; empty means one fold per value. For `random` the number
+            of folds is `len(folds)`.
+        validation: `carve` (whole speakers of train, or sessions where `by` is one), `partner` (the other speaker of
+            the test speaker's session), `texts` (whole sentences of the training speakers, where only one speaker is
+            left to train on) or an explicit tuple of `by` values.
+        speaker_independent: False marks a protocol that leaks speakers by construction, or where speakers are unknown.
+        speakers_known: False if the corpus does not say who speaks.
+    """
+
+    name: str
+    source: str
+    by: str = "speaker"
+    folds: tuple[tuple[str, ...], ...] = ()
+    validation: str | tuple[str, ...] = "carve"
+    speaker_independent: bool = True
+    speakers_known: bool = True
+
+    @property
+    def warning(self) -> str:
+        """The warning shown beside every figure of the protocol; empty if it is speaker-independent."""
+        if self.speaker_independent:
+            return ""
+        return "LEAKS SPEAKERS" if self.speakers_known else "SPEAKERS UNKNOWN"
+
+
+LEAVE_ONE_SPEAKER_OUT = Protocol("leave-one-speaker-out", "each speaker is the test set once")
+SPEAKER_FOLDS = Protocol("speaker-folds", "five folds of whole speakers, of nearly equal size", by="speakers-in-five")
+RANDOM = Protocol(
+    "random",
+    "utterances shuffled, 80/20: speakers are in train and test, only for comparison with papers that did so",
+    by="random",
+    folds=((), (), (), (), ()),
+    speaker_independent=False,
+)
+EMOBOX_SIZES = Protocol(
+    "random-75-25-leaks-speakers",
+    "random 75/25, the sizes of EmoBox's only fold of this corpus (its file list is not shipped here); fold 0 of four",
+    by="random",
+    folds=((), (), (), ()),
+    speaker_independent=False,
+)
+
+
 class SpeechCorpus(datasets.ArrowBasedBuilder):
-    """Base of all corpora: scans every clip once (duration, audio hash, problems) and writes paths, never samples.
+    """Base of all corpora: scans every clip once (duration, audio hash, problems) and writes paths, not samples.
 
     Subclasses set `CARD`, `BUILDER_CONFIGS` (of `LabelConfig`), `DEFAULT_CONFIG_NAME`, `OPTIONAL` (their optional
-    columns) and define `root` and `utterances`.
+    columns) and `PROTOCOLS` (the default first), and define `root` and `utterances`.
     """
 
     BUILDER_CONFIG_CLASS = LabelConfig
     CARD: CorpusCard
     OPTIONAL: tuple[str, ...] = ()
+    PROTOCOLS: tuple[Protocol, ...] = (SPEAKER_FOLDS, LEAVE_ONE_SPEAKER_OUT)
+    REMARKS: tuple[str, ...] = ()  # what the report says besides: rows skipped, values not read
 
     @classmethod
     def root(cls, folder: Path) -> Path | None:
@@ -37,18 +93,38 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
 
     @classmethod
     def generate(cls) -> Path | None:
-        """For a corpus that the code makes itself (`demo`): makes it if need be and returns its root."""
+        """The root of a corpus that needs no `--data_dir`: `demo` is made by the code, a user's folder is its own."""
         return None
+
+    @classmethod
+    def protocols(cls) -> dict[str, Protocol]:
+        """Protocols by name, the default first; every corpus has `random`."""
+        return {protocol.name: protocol for protocol in (*cls.PROTOCOLS, RANDOM)}
+
+    @classmethod
+    def state(cls, root: Path) -> Iterator[str]:
+        """Lines that change with the corpus's content: path, size in bytes and time of change of every file."""
+        for folder, folders, files in os.walk(root, followlinks=True):
+            folders.sort()
+            for file in sorted(files):
+                path = Path(folder, file)
+                if path.exists():  # a dangling link is not a file of the corpus
+                    state = path.stat()
+                    yield f"{path.relative_to(root)} {state.st_size} {state.st_mtime_ns}\n"
 
     def utterances(self, root: Path) -> list[dict]:
         """All utterances in a fixed order, one dict each.
 
         `id`; `audio` (a path, `{"bytes", "path"}`, or None in a corpus of texts); `emotion` (a word of
         `schema.EMOTIONS`, None where there is no single one); `text`; `speaker`; the optional columns; `scores`
-        (`{target: value}`) for vector labels. `cut: True` makes the audio `start` to `end` seconds of its recording;
-        `problem` says why a clip cannot be used, where the loading script knows better than the decoder.
+        (`{target: value}`) for vector labels. `cut: True` cuts the audio from `start` to `end` seconds out of its
+        recording; `problem` says why a clip is unusable, where the loading script knows better than the decoder.
         """
         raise NotImplementedError
+
+    def with_audio(self, rows: list[dict]) -> list[dict]:
+        """A block of rows with their `audio`. A corpus whose audio is in no file reads it here, a block at a time."""
+        return rows
 
     def _info(self) -> datasets.DatasetInfo:
         columns = features(self.config, self.OPTIONAL)
@@ -61,7 +137,7 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
         )
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
-        root = Path(self.config.data_dir)
+        root = Path(self.config.data_dir or "")
         if not (rows := self.utterances(root)):
             raise SerError(f"{root}: no usable utterance of {self.dataset_name}: no file's name fits the corpus")
         return [datasets.SplitGenerator(name="train", gen_kwargs={"rows": rows})]  # a list: num_proc shards it
@@ -70,17 +146,18 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
         schema = self.info.features.arrow_schema
         with ThreadPoolExecutor(max_workers=2) as pool:  # reading files overlaps hashing; libsndfile frees the GIL
             for first in range(0, len(rows), 256):
-                block = rows[first : first + 256]
+                block = self.with_audio(rows[first : first + 256])
                 scans = list(pool.map(scan_row, block))
-                table = [self._row(row, found) for row, found in zip(block, scans, strict=True)]
+                table = [self.columns(row, result) for row, result in zip(block, scans, strict=True)]
                 yield first, pa.Table.from_pylist(table, schema=schema)
 
-    def _row(self, row: dict, found: dict) -> dict:
+    def columns(self, row: dict, result: dict) -> dict:
+        """A row of the table: an utterance and what `scan_row` returned for it."""
         audio = row["audio"]
         if audio and not isinstance(audio, dict):
             audio = {"bytes": None, "path": str(audio)}
-        out = {name: row.get(name) for name in (*COLUMNS, *self.OPTIONAL)}
-        return {**out, "audio": audio, "label": self._label(row), **found}
+        columns = {name: row.get(name) for name in (*COLUMNS, *self.OPTIONAL)}
+        return {**columns, "audio": audio, "label": self._label(row), **result}
 
     def _label(self, row: dict) -> int | list[float] | None:
         if self.config.targets:
@@ -92,7 +169,7 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
 
 
 def scan_row(row: dict) -> dict:
-    """`audio.scan` of a row, and its `audio` if it is to be cut: here, so that only a block at a time is in memory."""
+    """`audio.scan` of a row's audio, which is cut here if it is to be: only one block at a time is in memory."""
     if row.get("problem") or not row["audio"]:
         return {"problem": row.get("problem")}
     if not row.get("cut"):
@@ -106,10 +183,11 @@ def scan_row(row: dict) -> dict:
 
 @dataclass
 class CorpusReport:
-    """What was found of a corpus, against what it officially holds. Written into every result and card.
+    """A loaded corpus against its official size. Written into every result and card.
 
-    `outside_labels` counts utterances the label configuration leaves out; `problems` are the clips that cannot be
-    used; `missing` is official minus found, so a negative number means files the official corpus does not have.
+    `outside_labels` counts utterances that the label configuration leaves out; `problems` are the unusable clips;
+    `missing` is official minus loaded, so a negative number means files that the official corpus does not have;
+    `remarks` are the builder's.
     """
 
     corpus: str
@@ -124,6 +202,7 @@ class CorpusReport:
     official_per_label: dict[str, int] = field(default_factory=dict)
     outside_labels: int = 0
     problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
     card: CorpusCard | None = None
 
     @property
@@ -131,7 +210,7 @@ class CorpusReport:
         return self.official - self.utterances - len(self.problems)
 
     def lines(self) -> list[str]:
-        """Report lines for the screen: one summary, then one for each thing that is not as it officially is."""
+        """Report lines for the screen: a summary, then one line for each difference from the official corpus."""
         lines = [
             f"{self.corpus} ({self.labels}): {self.utterances} utterances, {self.speakers} speakers, {self.hours:.2f} h"
         ]
@@ -141,6 +220,7 @@ class CorpusReport:
             lines.append(f"  {-self.missing} utterances more than the official {self.official}")
         if self.outside_labels:
             lines.append(f"  {self.outside_labels} utterances carry no label of {self.labels!r} and are left out")
+        lines += [f"  {remark}" for remark in self.remarks]
         if self.problems:
             lines.append(f"  {len(self.problems)} clips cannot be used and are skipped:")
             lines += [f"    {problem}" for problem in self.problems[:5]]
@@ -153,9 +233,15 @@ class CorpusReport:
 
 
 def select_usable(
-    everything: datasets.Dataset, name: str, config: LabelConfig, card: CorpusCard, root: Path
+    everything: datasets.Dataset, name: str, config: LabelConfig, corpus: type[SpeechCorpus], root: Path | None
 ) -> tuple[datasets.Dataset, CorpusReport]:
-    """Usable rows that carry a label, and the report on all others."""
+    """The usable rows that carry a label, and the report on all rows.
+
+    Args:
+        everything: All rows as the builder wrote them, with the column `problem`.
+        name: The corpus's name in the report.
+        root: Its folder, which the report does not show.
+    """
     table = everything.with_format("arrow")[:]
     # Relative to the corpus: these lines go into results and cards, which name no folder of this machine.
     problems = [text and text.replace(f"{root}/", "") for text in table[PROBLEM].to_pylist()]
@@ -163,8 +249,8 @@ def select_usable(
     keep = [i for i, problem in enumerate(problems) if problem is None and labels[i] is not None]
     usable = everything.select(keep).remove_columns(PROBLEM)
     outside = sum(p is None and label is None for p, label in zip(problems, labels, strict=True))
-    # Where nobody published counts for a label set, what lies outside it cannot be told from what is missing.
-    official = sum(config.counts.values()) or card.utterances - outside
+    # Without published counts of a label set, utterances outside it cannot be told from missing ones.
+    official = sum(config.counts.values()) or corpus.CARD.utterances - outside
     per_label = {}
     if not config.targets:
         per_label = {word: sum(labels[i] == index for i in keep) for index, word in enumerate(config.label_names)}
@@ -180,7 +266,8 @@ def select_usable(
         per_label=per_label,
         official_per_label=dict(config.counts) if per_label else {},
         outside_labels=outside,
-        card=card,
         problems=[p for p, label in zip(problems, labels, strict=True) if p is not None and label is not None],
+        remarks=list(corpus.REMARKS),
+        card=corpus.CARD,
     )
     return usable, report

@@ -1,9 +1,14 @@
-"""Corpora by name: the folder `loading_scripts/` is the registry, `load_corpus` the door to all of them."""
+"""Corpora by name: `find_source` resolves a name once, `load` builds its dataset, `load_corpus` does both.
+
+The folder `loading_scripts/` is the registry.
+"""
 
 import importlib
 import inspect
 import os
 import pkgutil
+import re
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -13,11 +18,43 @@ import xxhash
 from .. import __version__
 from ..errors import SerError
 from .audio import scan
-from .corpus import CorpusReport, SpeechCorpus, select_usable
+from .corpus import CorpusReport, Protocol, SpeechCorpus, select_usable
 from .schema import LabelConfig, features
-from .sources import folder_corpus, load_hub
+from .sources import folder_corpus, hub_corpus
 
 logger = datasets.logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A resolved `--dataset`: nothing is loaded yet, and nothing about it has to be looked up again.
+
+    Args:
+        name: As the user wrote it.
+        shown: Its name in results and cards: a folder by `./` and its last part alone, others as they are.
+        corpus: Its builder class, with card and protocols.
+        config: The label configuration.
+        root: The corpus's folder, absolute; None for a dataset on the Hub.
+    """
+
+    name: str
+    shown: str
+    corpus: type[SpeechCorpus]
+    config: LabelConfig
+    root: Path | None
+
+    @property
+    def stem(self) -> str:
+        """The name as a part of file names: `our_calls` of `/data/our_calls`, `you_corpus` of `you/corpus`."""
+        return re.sub(r"[^\w.-]+", "_", self.shown.removeprefix("./"))
+
+    def protocol(self, name: str | None = None) -> Protocol:
+        """The protocol of that name, or the default one.
+
+        Raises:
+            SerError: the corpus has no such protocol.
+        """
+        return choose_protocol(self.corpus, self.shown, name)
 
 
 def list_corpora() -> list[str]:
@@ -30,28 +67,12 @@ def list_corpora() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name[0] != "_")
 
 
-def is_hub_name(name: str) -> bool:
-    """Whether a `--dataset` value is a dataset on the Hub: `user/name`, and no folder here.
-
-    >>> is_hub_name("you/your-corpus"), is_hub_name("emodb"), is_hub_name("/tmp")
-    (True, False, False)
-    """
-    return name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists()
-
-
-def shown_name(name: str) -> str:
-    """How results and cards call a `--dataset`: a folder by `./` and its last part alone, others as they are."""
-    return f"./{Path(name).absolute().name}" if Path(name).is_dir() and name not in list_corpora() else name
-
-
 def corpus_class(name: str) -> type[SpeechCorpus]:
-    """The `SpeechCorpus` subclass of a corpus, or one made for a folder with a `metadata.csv`.
+    """The `SpeechCorpus` subclass of a loading script.
 
     Raises:
         SerError: no such corpus; the message suggests the nearest name.
     """
-    if name not in list_corpora() and ("/" in name or Path(name).is_dir()):
-        return folder_corpus(Path(name).expanduser())
     if name not in list_corpora():
         near = get_close_matches(name, list_corpora(), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -61,42 +82,65 @@ def corpus_class(name: str) -> type[SpeechCorpus]:
     return next(c for c in classes if c.__module__ == module.__name__)
 
 
-def label_config(name: str, labels: str | None = None) -> LabelConfig:
-    """A label configuration of a corpus, the default one if `labels` is None.
+def choose_protocol(corpus: type[SpeechCorpus], shown: str, name: str | None = None) -> Protocol:
+    """A protocol of a corpus, the default one if `name` is None.
 
     Raises:
-        SerError: the corpus has no such label set.
+        SerError: `shown` (the corpus's name in the message) has no such protocol.
     """
-    corpus = corpus_class(name)
+    protocols = corpus.protocols()
+    if name is not None and name not in protocols:
+        raise SerError(f"{shown} has no protocol {name!r}: choose one of {', '.join(protocols)}")
+    return protocols[name or next(iter(protocols))]
+
+
+def is_own(name: str) -> bool:
+    """Whether a `--dataset` value is no corpus of `list_corpora()` but the user's: a folder or a dataset on the Hub."""
+    return name not in list_corpora() and ("/" in name or Path(name).is_dir())
+
+
+def find_source(name: str, labels: str | None = None, data_dir: str | Path | None = None) -> Source:
+    """Resolve the name of a corpus, its label set and its folder. A Hub dataset is downloaded here on first use: its
+    label set is in its data.
+
+    Args:
+        name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`).
+        labels: Label configuration (on the Hub: the dataset's configuration); the default one if None.
+        data_dir: The corpus's folder, or one above it; else it is looked for under `$SER_DATA_DIR`.
+
+    Raises:
+        SerError: unknown corpus or label set, or the corpus is not there.
+    """
+    if is_own(name) and data_dir is not None:
+        raise SerError(f"--data_dir {data_dir}: --dataset {name} already says where the data is; leave --data_dir out")
+    if is_own(name) and name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists():
+        corpus = hub_corpus(name, labels)
+        return Source(name, name, corpus, corpus.BUILDER_CONFIGS[0], None)
+    folder = Path(name).expanduser().absolute()
+    corpus = folder_corpus(folder) if is_own(name) else corpus_class(name)
     configs = {config.name: config for config in corpus.BUILDER_CONFIGS}
     labels = labels or corpus.DEFAULT_CONFIG_NAME
     if labels not in configs:
         raise SerError(f"{name} has no label set {labels!r}: choose one of {', '.join(configs)}")
-    return configs[labels]
+    shown = f"./{folder.name}" if is_own(name) else name
+    return Source(name, shown, corpus, configs[labels], _find_root(corpus, name, data_dir))
 
 
-def find_corpus(name: str, data_dir: str | Path | None = None) -> Path:
-    """The corpus's root: at or below `data_dir`, else under `$SER_DATA_DIR`. Always absolute.
-
-    Raises:
-        SerError: not there; says where the corpus comes from and what its folder must look like.
-    """
-    corpus = corpus_class(name)
-    if data_dir is None and (generated := corpus.generate()):
-        return generated
+def _find_root(corpus: type[SpeechCorpus], name: str, data_dir: str | Path | None) -> Path:
+    if data_dir is None and (root := corpus.generate()):
+        return root
+    folders = dict.fromkeys((name, *corpus.CARD.folders))
+    places = []
     if data_dir is not None:
-        given = Path(data_dir).expanduser().absolute()
-        places = [given, *(given / folder for folder in dict.fromkeys((name, *corpus.CARD.folders)))]
-        if not places[0].is_dir():
+        base = Path(data_dir).expanduser().absolute()
+        if not base.is_dir():
             raise SerError(f"--data_dir {data_dir}: no such folder; give the folder that holds {corpus.CARD.title}")
-    else:
-        base = os.environ.get("SER_DATA_DIR")
-        folders = dict.fromkeys((name, *corpus.CARD.folders)) if base else ()
+        places = [base, *(base / folder for folder in folders)]
+    elif base := os.environ.get("SER_DATA_DIR"):
         places = [Path(base).expanduser().absolute() / folder for folder in folders]
     for place in places:
-        found = corpus.root(place) if place.is_dir() else None
-        if found is not None:
-            return found
+        if place.is_dir() and (root := corpus.root(place)):
+            return root
     where = f"{data_dir} is not {name}" if data_dir is not None else f"{name} is not on this machine"
     looked = f"looked in {', '.join(map(str, places))}; " if places and data_dir is None else ""
     hint = "" if places else "neither --data_dir nor $SER_DATA_DIR is set; "
@@ -104,19 +148,50 @@ def find_corpus(name: str, data_dir: str | Path | None = None) -> Path:
     raise SerError(f"{where}: {looked}{hint}{corpus.CARD.how_to_get} The folder must hold: {layout}")
 
 
-def fingerprint(root: Path, corpus: type[SpeechCorpus]) -> str:
-    """Changes when a file under `root` (path, size, time of change) or the loading script does. For the cache key,
-    because `datasets` keys builder caches by neither (shared/PLATFORM.md 4.1)."""
-    code = "".join(inspect.getsource(inspect.getmodule(thing)) for thing in (corpus, SpeechCorpus, scan, features))
-    digest = xxhash.xxh3_64((__version__ + code).encode())
-    for folder, folders, files in os.walk(root, followlinks=True):
-        folders.sort()
-        for file in sorted(files):
-            path = Path(folder, file)
-            if path.exists():  # a dangling link is not a file of the corpus
-                state = path.stat()
-                digest.update(f"{path.relative_to(root)} {state.st_size} {state.st_mtime_ns}\n".encode())
+def fingerprint(source: Source) -> str:
+    """Changes with the corpus's content and with the code that reads it. Part of the cache key, because `datasets`
+    keys a builder's cache by neither."""
+    things = (source.corpus, SpeechCorpus, scan, features)
+    digest = xxhash.xxh3_64((__version__ + "".join(inspect.getsource(inspect.getmodule(t)) for t in things)).encode())
+    for line in source.corpus.state(source.root):
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
+
+
+def load(
+    source: Source, cache_dir: str | Path | None = None, num_proc: int | None = None, strict: bool = False
+) -> tuple[datasets.Dataset, CorpusReport]:
+    """Load a resolved corpus; `load_corpus` describes the dataset and the arguments.
+
+    Raises:
+        SerError: no usable utterance, repeated ids, or (`strict`) not complete.
+    """
+    builder = source.corpus(
+        cache_dir=cache_dir,
+        config_name=source.config.name,
+        data_dir=source.root and str(source.root),
+        dataset_name=source.stem,
+        hash=fingerprint(source),
+    )
+    builder.download_and_prepare(num_proc=num_proc, verification_mode="no_checks")
+    everything = builder.as_dataset(split="train")
+    usable, report = select_usable(everything, source.shown, source.config, source.corpus, source.root)
+    differences = "; ".join(line.strip() for line in report.lines()[1:])
+    for line in report.lines():
+        logger.info(line)
+    if strict and (report.missing or report.problems):
+        raise SerError(f"--strict: {differences}")
+    if not len(usable):
+        where = source.root or source.name
+        raise SerError(f"{where}: no usable utterance of {source.name} ({source.config.name}); {differences}")
+    ids, seen = list(usable["id"]), set()
+    repeated = [name for name in ids if name in seen or seen.add(name)]
+    if repeated:  # scores are gathered by id
+        raise SerError(
+            f"{source.name}: {len(ids)} utterances have {len(seen)} different ids, {repeated[0]!r} occurs "
+            f"{ids.count(repeated[0])} times; give every utterance an id of its own"
+        )
+    return usable, report
 
 
 def load_corpus(
@@ -128,7 +203,7 @@ def load_corpus(
     strict: bool = False,
     return_report: bool = False,
 ) -> datasets.Dataset | tuple[datasets.Dataset, CorpusReport]:
-    """Load a corpus as one `datasets.Dataset` with the columns of `schema.COLUMNS`; folds are `protocols.split`'s.
+    """Load a corpus as one `datasets.Dataset` with the columns of `schema.COLUMNS`; `split` makes its folds.
 
     The first call reads every clip once (duration, hash, is it usable); later calls read the cache, which is renewed
     when a file or the loading script changes. Utterances outside the label set and unusable clips are left out and
@@ -138,34 +213,14 @@ def load_corpus(
         name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`).
         labels: Label configuration; the corpus's default if None.
         data_dir: The corpus's folder; else it is looked for under `$SER_DATA_DIR`.
-        cache_dir: Where the built table is kept; `datasets`' own cache if None.
+        cache_dir: Folder of the cached table; `datasets`' own cache if None.
         num_proc: Processes that scan; worth it from about ten thousand clips.
         strict: Make missing, surplus or unusable utterances an error.
         return_report: Also return the `CorpusReport`.
 
     Raises:
-        SerError: unknown corpus or label set, corpus not found, or (`strict`) not complete.
+        SerError: unknown corpus or label set, corpus not found, no usable utterance, repeated ids, or (`strict`) not
+            complete.
     """
-    if is_hub_name(name):
-        usable, report = load_hub(name, labels)
-        return (usable, report) if return_report else usable
-    config = label_config(name, labels)
-    corpus, root = corpus_class(name), find_corpus(name, data_dir)
-    builder = corpus(
-        cache_dir=cache_dir,
-        config_name=config.name,
-        data_dir=str(root),
-        dataset_name=Path(name).name,
-        hash=fingerprint(root, corpus),
-    )
-    builder.download_and_prepare(num_proc=num_proc, verification_mode="no_checks")
-    everything = builder.as_dataset(split="train")
-    usable, report = select_usable(everything, shown_name(name), config, corpus.CARD, root)
-    for line in report.lines():
-        logger.info(line)
-    if strict and (report.missing or report.problems):
-        raise SerError(f"--strict: {'; '.join(line.strip() for line in report.lines()[1:])}")
-    if not len(usable):
-        why = "; ".join(line.strip() for line in report.lines()[1:])
-        raise SerError(f"{root}: no usable utterance of {name} ({config.name}); {why}")
+    usable, report = load(find_source(name, labels, data_dir), cache_dir, num_proc, strict)
     return (usable, report) if return_report else usable

@@ -1,16 +1,17 @@
-"""Label maps between corpora, and mixing: train on several corpora, validate and test on one.
+"""Mixing corpora: train on several, validate and test on one; and the label sets that several corpora share.
 
-The emotion vocabulary is `schema.EMOTIONS`. A label set says which of its words share a label; words it does not name
-are left out, and counted.
+The emotion words are `schema.EMOTIONS`. A label set says which of them share a label; utterances with other words are
+left out, and counted.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import datasets
 
 from ..errors import SerError
 from .corpus import CorpusReport
-from .loading import corpus_class, load_corpus
+from .loading import Source, find_source, is_own, load
 from .schema import LabelConfig
 
 _BASIC = {word: word for word in ("angry", "happy", "neutral", "sad")}
@@ -25,29 +26,24 @@ LABEL_SETS: dict[str, dict[str, str]] = {
 }
 
 
-def words_for(corpus: str, labels: str | None, words: list[str]) -> LabelConfig:
-    """The configuration to load of a corpus so that its words can be mapped to the label set `labels`.
+@dataclass(frozen=True)
+class Mixture:
+    """A resolved `--dataset a+b+c`.
 
-    The corpus's own configuration of that name if it maps to the same labels, otherwise the one that keeps most of
-    the label set's words apart.
-
-    Raises:
-        SerError: the corpus has no word of the label set.
+    Args:
+        tested: The corpus that is split and tested.
+        added: Corpora that only add to train, in the configuration whose words can be mapped to the tested labels.
+        add_labels: The labels that they add.
     """
-    configs = [c for c in corpus_class(corpus).BUILDER_CONFIGS if c.label_map]
-    for config in configs:
-        if config.name == labels and set(config.label_names) == set(words):
-            return config
-    known = LABEL_SETS[labels]
-    best = max(configs, key=lambda config: len(set(config.label_names) & set(known)), default=None)
-    if best is None or not set(best.label_names) & set(known):
-        raise SerError(f"{corpus} has no utterance that {labels!r} ({', '.join(words)}) has a label for")
-    return best
+
+    tested: Source
+    added: tuple[Source, ...] = ()
+    add_labels: tuple[str, ...] = ()
 
 
 @dataclass
 class Mixed:
-    """Utterances of other corpora, for train only, and where they came from."""
+    """Utterances of other corpora, for train only, and their counts per corpus."""
 
     rows: datasets.Dataset
     counts: dict[str, dict] = field(default_factory=dict)
@@ -80,91 +76,124 @@ def parse_mixture(dataset: str, test_on: str | None) -> tuple[str, list[str]]:
     return tested, [name for name in names if name != tested]
 
 
-def add_corpora(
-    names: list[str],
-    report: CorpusReport,
-    like: datasets.Dataset,
+def find_mixture(
+    dataset: str,
+    labels: str | None = None,
+    data_dir: str | Path | None = None,
+    test_on: str | None = None,
     add_labels: list[str] | None = None,
-    with_audio: bool = True,
-    **load,
-) -> Mixed:
-    """Load other corpora in the labels of the tested one.
+) -> Mixture:
+    """Resolve a `--dataset` value, be it one corpus or several joined by `+`. Reads no audio.
 
     Args:
-        names: Corpora whose utterances go into train.
-        report: Of the tested corpus; its label set must be one of `LABEL_SETS`.
-        like: The tested corpus: the result has its columns.
+        labels: Label configuration of the tested corpus; with several corpora one of `LABEL_SETS`.
+        data_dir: The corpus's folder; with several corpora the one that holds all of them, as `$SER_DATA_DIR` does.
+        test_on: The corpus that is split and tested, where there are several.
         add_labels: Take only these labels from the others (the reference work adds sad and angry to balance MOSEI).
-        with_audio: For a recipe that needs every utterance's audio.
-        load: Passed to `load_corpus`; its `data_dir` is then a folder that holds all of them, as `$SER_DATA_DIR` does.
 
     Raises:
-        SerError: the label set is not shared, a label is unknown, a corpus has no audio where it is needed.
+        SerError: as `find_source` and `parse_mixture` do; the label set is not shared, or a label is unknown.
     """
-    if report.labels not in LABEL_SETS:
-        raise SerError(f"--labels {report.labels}: corpora can be mixed in the label sets {', '.join(LABEL_SETS)}")
-    unknown = set(add_labels or ()) - set(report.label_names)
-    if unknown:
-        raise SerError(f"--add_labels {' '.join(sorted(unknown))}: the labels are {', '.join(report.label_names)}")
-    parts, counts = [], {}
-    for name in names:
-        config = words_for(name, report.labels, report.label_names)
-        rows, own = load_corpus(name, config.name, return_report=True, **load)
-        if with_audio and rows["audio"][0] is None:
-            raise SerError(f"{name} has no audio and cannot be added to {report.corpus} in an audio recipe")
-        words = [own.label_names[index] for index in rows["label"]]
-        mapped = [LABEL_SETS[report.labels].get(word) for word in words]
-        wanted = set(add_labels or report.label_names)
-        keep = [i for i, label in enumerate(mapped) if label in wanted]
-        left_out = [word for i, word in enumerate(words) if mapped[i] not in wanted]
-        labels = [report.label_names.index(mapped[i]) for i in keep]
-        # Two corpora may both have a speaker 01: names are made distinct before anything is compared.
-        columns = {
-            "id": [f"{name}/{id}" for id in rows["id"]],
-            "speaker": [speaker and f"{name}/{speaker}" for speaker in rows["speaker"]],
-        }
-        rows = rows.select(keep)
-        for column, values in columns.items():
-            rows = rows.remove_columns(column).add_column(
-                column, [values[i] for i in keep], feature=like.features[column]
-            )
-        rows = rows.remove_columns("label").add_column("label", labels, feature=like.features["label"])
-        for column in set(like.column_names) - set(rows.column_names):
-            rows = rows.add_column(column, [None] * len(rows), feature=like.features[column])
-        parts.append(rows.select_columns(like.column_names).cast(like.features))
-        counts[name] = {
-            "utterances": len(keep),
-            "left_out": len(left_out) + own.outside_labels,
-            "left_out_words": {
-                **{word: left_out.count(word) for word in sorted(set(left_out))},
-                **({"no single label": own.outside_labels} if own.outside_labels else {}),
-            },
-            "problems": len(own.problems),
-        }
-    return Mixed(datasets.concatenate_datasets(parts), counts)
+    name, others = parse_mixture(dataset, test_on)
+    own_folder = others and is_own(name)  # which --data_dir is not about
+    tested = find_source(name, labels, None if own_folder else data_dir)
+    if not others:
+        return Mixture(tested)
+    names = tested.config.label_names
+    if tested.config.name not in LABEL_SETS:
+        raise SerError(f"--labels {tested.config.name}: corpora can be mixed in the label sets {', '.join(LABEL_SETS)}")
+    if unknown := set(add_labels or ()) - set(names):
+        raise SerError(f"--add_labels {' '.join(sorted(unknown))}: the labels are {', '.join(names)}")
+    added = []
+    for name in others:
+        source = find_source(name, None, None if is_own(name) else data_dir)
+        added.append(replace(source, config=words_for(source, tested.config.name, names)))
+    return Mixture(tested, tuple(added), tuple(add_labels or names))
 
 
-def load_data(data, with_audio: bool = True, **load) -> tuple[datasets.Dataset, CorpusReport, Mixed | None]:
-    """What a recipe's `DataArguments` ask for: the corpus that is split, its report, and what is added to train.
+def words_for(source: Source, labels: str, names: list[str]) -> LabelConfig:
+    """The configuration of a corpus whose words can be mapped to the label set `labels` with the labels `names`.
+
+    The corpus's own configuration of that name if it has the same labels, otherwise the one that keeps most of the
+    label set's words apart.
+
+    Raises:
+        SerError: the corpus has no word of the label set.
+    """
+    configs = [config for config in source.corpus.BUILDER_CONFIGS if config.label_map]
+    for config in configs:
+        if config.name == labels and set(config.label_names) == set(names):
+            return config
+    words = set(LABEL_SETS[labels])
+    best = max(configs, key=lambda config: len(set(config.label_names) & words), default=None)
+    if best is None or not set(best.label_names) & words:
+        raise SerError(f"{source.shown} has no utterance that {labels!r} ({', '.join(names)}) has a label for")
+    return best
+
+
+def load_mixture(
+    mixture: Mixture,
+    *,
+    with_audio: bool = True,
+    cache_dir: str | Path | None = None,
+    num_proc: int | None = None,
+    strict: bool = False,
+) -> tuple[datasets.Dataset, CorpusReport, Mixed | None]:
+    """Load a resolved mixture: the corpus that is split, its report, and what the others add to train, if any.
 
     Args:
-        data: `DataArguments`.
-        with_audio: For a recipe that needs every utterance's audio.
-        load: Passed to `load_corpus`.
+        with_audio: True for a recipe that needs every utterance's audio.
+        cache_dir, num_proc, strict: As `load` takes them.
 
     Raises:
-        SerError: as `load_corpus`, `parse_mixture` and `add_corpora` do.
+        SerError: as `load` does; an added corpus has no audio where it is needed.
     """
-    tested, others = parse_mixture(data.dataset, data.test_on)
-    load = {"data_dir": data.data_dir, "num_proc": data.num_proc, "strict": data.strict, **load}
-    corpus, report = load_corpus(tested, data.labels, return_report=True, **load)
-    if not others:
+    corpus, report = load(mixture.tested, cache_dir, num_proc, strict)
+    if not mixture.added:
         return corpus, report, None
-    return corpus, report, add_corpora(others, report, corpus, data.add_labels, with_audio, **load)
+    parts, counts = [], {}
+    for source in mixture.added:
+        rows, added = load(source, cache_dir, num_proc, strict)
+        if with_audio and rows["audio"][0] is None:
+            raise SerError(f"{source.shown} has no audio and cannot be added to {report.corpus} in an audio recipe")
+        rows, counts[source.shown] = _mapped(rows, added, mixture, corpus)
+        parts.append(rows)
+    return corpus, report, Mixed(datasets.concatenate_datasets(parts), counts)
+
+
+def _mapped(
+    rows: datasets.Dataset, report: CorpusReport, mixture: Mixture, like: datasets.Dataset
+) -> tuple[datasets.Dataset, dict]:
+    """The utterances of an added corpus in the columns and labels of `like`, and their counts."""
+    tested, name = mixture.tested.config, report.corpus
+    words = [report.label_names[index] for index in rows["label"]]
+    labels = [LABEL_SETS[tested.name].get(word) for word in words]
+    keep = [i for i, label in enumerate(labels) if label in mixture.add_labels]
+    left_out = [word for word, label in zip(words, labels, strict=True) if label not in mixture.add_labels]
+    rows = rows.select(keep)
+    columns = {
+        # Two corpora may both have a speaker 01: names are made distinct before anything is compared.
+        "id": [f"{name}/{id}" for id in rows["id"]],
+        "speaker": [speaker and f"{name}/{speaker}" for speaker in rows["speaker"]],
+        "label": [tested.label_names.index(labels[i]) for i in keep],
+    }
+    columns |= {column: [None] * len(rows) for column in set(like.column_names) - set(rows.column_names)}
+    for column, values in columns.items():
+        if column in rows.column_names:
+            rows = rows.remove_columns(column)
+        rows = rows.add_column(column, values, feature=like.features[column])
+    outside = {"no single label": report.outside_labels} if report.outside_labels else {}
+    entry = {
+        "utterances": len(keep),
+        "left_out": len(left_out) + report.outside_labels,
+        "left_out_words": {**{word: left_out.count(word) for word in sorted(set(left_out))}, **outside},
+        "problems": len(report.problems),
+    }
+    return rows.select_columns(like.column_names).cast(like.features), entry
 
 
 def add_to_train(splits: datasets.DatasetDict, mixed: Mixed | None) -> datasets.DatasetDict:
-    """The same parts with the other corpora's utterances behind train's own."""
+    """The same parts, with the other corpora's utterances after train's own."""
     if mixed is None:
         return splits
     train = datasets.concatenate_datasets([splits["train"], mixed.rows])
@@ -172,7 +201,7 @@ def add_to_train(splits: datasets.DatasetDict, mixed: Mixed | None) -> datasets.
 
 
 def with_soft_labels(train: datasets.Dataset, num_labels: int) -> datasets.Dataset:
-    """Training labels replaced by the raters' votes as a distribution; an utterance without a vote keeps its label.
+    """Replace training labels by the distribution of the raters' votes; an utterance without a vote keeps its label.
 
     Raises:
         SerError: the corpus has no votes for these labels.

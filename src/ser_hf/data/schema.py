@@ -1,7 +1,7 @@
 """The contract that every corpus, recipe and model of this project shares: columns, emotion words, corpus cards.
 
-A corpus is a `datasets.Dataset` with one row an utterance and the columns of `COLUMNS`. Nothing below this module
-knows how a corpus looks on disk; nothing above it invents a column name or an emotion word of its own.
+A corpus is a `datasets.Dataset` with one row per utterance and the columns of `COLUMNS`. Only loading scripts know how
+a corpus looks on disk; only this module names columns and emotions.
 """
 
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ COLUMNS = {
     "audio_hash": Value("string"),  # of the decoded samples: equal audio has an equal hash, whatever its header
 }
 
-# Columns a corpus may have besides; typed the same in all of them.
+# Columns that a corpus may have in addition; typed the same in all of them.
 OPTIONAL_COLUMNS = {
     "session": Value("string"),
     "dialog": Value("string"),
@@ -53,7 +53,7 @@ OPTIONAL_COLUMNS = {
     "dominance": Value("float32"),
     "start": Value("float64"),  # seconds in the recording the utterance was cut from
     "end": Value("float64"),
-    "votes": List(Value("float32")),  # one number a label: how many raters chose it
+    "votes": List(Value("float32")),  # one number per label: how many raters chose it
     "split": Value("string"),  # the corpus's official part: "train", "validation" or "test"
 }
 
@@ -68,23 +68,25 @@ class LabelConfig(datasets.BuilderConfig):
         targets (`tuple[str, ...]`): For `regression` and `multi_label`: the names of the label vector's elements.
         problem_type (`str`): As in transformers: `single_label_classification`, `multi_label_classification`,
             `regression`.
-        counts (`dict[str, int]`): Official number of utterances a label (or `{"": n}` for vector labels).
+        counts (`dict[str, int]`): Official number of utterances per label (or `{"": n}` for vector labels).
+        order (`tuple[str, ...]`): Labels in index order, where it is not the alphabet's (integers; the Hub's own).
     """
 
     label_map: dict[str, str] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     problem_type: str = "single_label_classification"
     counts: dict[str, int] = field(default_factory=dict)
+    order: tuple[str, ...] = ()
 
     @property
     def label_names(self) -> list[str]:
-        """Label names in index order: sorted words for classes, the targets' own order for vectors."""
-        return list(self.targets) or sorted(set(self.label_map.values()))
+        """Label names in index order: `targets` for vectors; for classes `order`, else sorted words."""
+        return list(self.targets or self.order) or sorted(set(self.label_map.values()))
 
 
 @dataclass(frozen=True)
 class CorpusCard:
-    """What a user must know about a corpus before using it; completeness is held by the conformance suite.
+    """What a user must know about a corpus before using it. The conformance suite checks that it is complete.
 
     Args:
         title: Full name.
@@ -92,7 +94,7 @@ class CorpusCard:
         licence: SPDX id or the licence's name; `redistributable` says whether its audio may be published again.
         homepage: Where the corpus is described.
         how_to_get: One sentence: what to download or sign.
-        layout: What the folder given as `--data_dir` must look like (a few lines).
+        layout: The contents of the `--data_dir` folder (a few lines).
         citation: Reference to cite, one line.
         utterances, speakers, hours: Official size (hours may be None where it was never published or measured).
         folders: Names under which the corpus is looked for in `$SER_DATA_DIR`.

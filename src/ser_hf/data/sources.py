@@ -1,45 +1,34 @@
-"""Corpora nobody wrote a loading script for: a folder with a `metadata.csv`, and a dataset on the Hub.
+"""The user's own corpora, without a loading script: a folder with a `metadata.csv`, and a dataset on the Hub.
 
-The folder follows `datasets`' audiofolder convention: a column `file_name` (relative to the folder) and `label`, and
+The folder follows `datasets`' audiofolder convention: the columns `file_name` (relative to the folder) and `label`, and
 optionally `text`, `speaker` and any optional column of `schema`. `datasets`' own audiofolder needs torchcodec even to
 build; this does not.
 """
 
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import datasets
 
 from ..errors import SerError
-from .audio import scan
-from .corpus import CorpusReport, SpeechCorpus
-from .schema import COLUMNS, OPTIONAL_COLUMNS, CorpusCard, LabelConfig, features
+from .corpus import SpeechCorpus
+from .schema import OPTIONAL_COLUMNS, CorpusCard, LabelConfig
 
 METADATA = "metadata.csv"
 
 
-def _card(title: str, utterances: int, speakers: int) -> CorpusCard:
-    return CorpusCard(
-        title=title,
-        languages=("und",),  # BCP-47: undetermined
-        licence="unknown",
-        redistributable=False,
-        homepage="",
-        how_to_get=f"A folder with a {METADATA}.",
-        layout=f"{METADATA} with the columns file_name and label, and the files it names",
-        citation="",
-        utterances=utterances,
-        speakers=speakers,
-        hours=None,
-        folders=(),
-        notes="The user's own data.",
-    )
-
-
 def folder_corpus(folder: Path) -> type[SpeechCorpus]:
-    """A corpus class for a folder with a `metadata.csv`; everything else (scan, cache, report) is the base's.
+    """A corpus class for a folder (absolute) with a `metadata.csv`.
+
+    An id is the file's path without suffix, or with it where two files differ in nothing else.
 
     Raises:
-        SerError: no `metadata.csv`, a column is missing, or a file is named twice.
+        SerError: no `metadata.csv`, a column is missing, no label, or a file is named twice.
     """
     import pandas as pd
 
@@ -47,113 +36,231 @@ def folder_corpus(folder: Path) -> type[SpeechCorpus]:
     if not path.is_file():
         raise SerError(f"--dataset {folder}: no {METADATA} there; it needs the columns file_name and label")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")  # a short row's cells are NaN
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise SerError(f"{path}: not a csv file ({str(error).splitlines()[0]})") from None
-    missing = [column for column in ("file_name", "label") if column not in table]
-    if missing:
+    if missing := [column for column in ("file_name", "label") if column not in table]:
         raise SerError(f"{path}: no column {' and '.join(missing)}; it has {', '.join(table)}")
-    twice = table["file_name"][table["file_name"].duplicated()]
-    if len(twice):
-        raise SerError(f"{path}: {twice.iloc[0]} is named {1 + sum(twice == twice.iloc[0])} times; once is enough")
-    words = [word for word in table["label"] if word]
-    counts = {word: words.count(word) for word in sorted(set(words))}
+    nameless = int((table["file_name"] == "").sum())
+    table = table[table["file_name"] != ""]
+    files = [os.path.normpath(folder / name) for name in table["file_name"]]
+    for file, number in Counter(files).most_common(1):
+        if number > 1:
+            name = table["file_name"].iloc[files.index(file)]
+            raise SerError(f"{path}: {name} is named {number} times; name it once")
+    outside = [file for file in files if not Path(file).is_relative_to(folder)]
+    base = os.path.commonpath(map(os.path.dirname, outside)) if outside else ""  # ids name no folder of this machine
+    names = [Path(file).relative_to(base if file in {*outside} else folder) for file in files]
+    stems = Counter(name.with_suffix("") for name in names)
+    ids = [str(name if stems[name.with_suffix("")] > 1 else name.with_suffix("")) for name in names]
+    rows = [
+        {**row, "id": name, "audio": file} for row, name, file in zip(table.to_dict("records"), ids, files, strict=True)
+    ]
+    labels = _parsed([row["label"] for row in rows])
+    remarks = [f"rows of {METADATA} that name no file: {nameless}; they are skipped"] if nameless else []
     optional = tuple(name for name in OPTIONAL_COLUMNS if name in table and name != "votes")
-    speakers = len(set(table["speaker"]) - {""}) if "speaker" in table else 0
 
-    class FolderCorpus(SpeechCorpus):
-        CARD = _card(folder.name, len(words), speakers)
-        BUILDER_CONFIGS = [
-            LabelConfig(name="labels", version="1.0.0", label_map={word: word for word in counts}, counts=counts)
-        ]
-        DEFAULT_CONFIG_NAME = "labels"
-        OPTIONAL = optional
+    class FolderCorpus(_own_corpus(folder.name, "labels", rows, labels, optional, remarks)):
+        @classmethod
+        def generate(cls) -> Path:
+            return folder
 
         @classmethod
-        def root(cls, place: Path) -> Path | None:
-            return place if (place / METADATA).is_file() else None
-
-        @classmethod
-        def generate(cls) -> Path | None:
-            return folder.absolute()
-
-        def utterances(self, root: Path) -> list[dict]:
-            rows = []
-            for row in table.to_dict("records"):
-                kept = {name: row[name] or None for name in optional}
-                for name in optional:
-                    if kept[name] is not None and OPTIONAL_COLUMNS[name].dtype.startswith("float"):
-                        kept[name] = float(kept[name])
-                rows.append(
-                    {
-                        **kept,
-                        "id": str(Path(row["file_name"]).with_suffix("")),
-                        "audio": root / row["file_name"],
-                        "emotion": row["label"] or None,
-                        "text": row.get("text") or None,
-                        "speaker": row.get("speaker") or None,
-                    }
-                )
-            return rows
+        def state(cls, root: Path) -> Iterator[str]:
+            yield from super().state(root)
+            for file in outside:
+                if os.path.exists(file):
+                    yield f"{file} {os.stat(file).st_size} {os.stat(file).st_mtime_ns}\n"
 
     return FolderCorpus
 
 
-def load_hub(name: str, labels: str | None = None) -> tuple[datasets.Dataset, CorpusReport]:
-    """A dataset on the Hub (or in the cache) in the columns of `schema`: what `ser-hf push corpus` wrote, or any
-    with `audio` and `label`. All its splits are read; the name of each goes into `split`.
+def _parsed(cells: list[str]) -> list:
+    """Labels of a csv, which knows text only: numbers, or lists such as `[0, 1]`, if all of them are."""
+    try:
+        values = [json.loads(cell) if cell else None for cell in cells]
+    except ValueError:
+        return cells
+    return values if all(value is None or type(value) in (int, float, list) for value in values) else cells
+
+
+def hub_corpus(name: str, labels: str | None = None) -> type[SpeechCorpus]:
+    """A corpus class for a dataset on the Hub (or in the cache): what `ser-hf push corpus` wrote, or any dataset with
+    `audio` and `label`. All its splits are read; the name of each goes into the column `split`.
 
     Raises:
-        SerError: not found, or without the two columns.
+        SerError: not found, without the two columns, or without a label.
     """
     try:
-        parts = datasets.load_dataset(name, labels)
-    except Exception as error:  # the client raises a dozen classes that all mean: it could not be had
+        parts = dict(datasets.load_dataset(name, labels))
+        state = [f"{part} {rows._fingerprint}\n" for part, rows in parts.items()]
+        for part, rows in parts.items():
+            if missing := [column for column in ("audio", "label") if column not in rows.column_names]:
+                columns = ", ".join(rows.column_names)
+                raise SerError(f"--dataset {name}: no column {' and '.join(missing)}; it has {columns}")
+            parts[part] = rows.cast_column("audio", datasets.Audio(decode=False))
+    except SerError:
+        raise
+    except Exception as error:  # the client raises a dozen classes that all mean: not available
         raise SerError(f"--dataset {name}: cannot be loaded ({' '.join(str(error).split())[:200]})") from None
-    for part, rows in parts.items():
-        missing = [column for column in ("audio", "label") if column not in rows.column_names]
-        if missing:
-            columns = ", ".join(rows.column_names)
-            raise SerError(f"--dataset {name}: no column {' and '.join(missing)}; it has {columns}")
-        rows = rows.cast_column("audio", datasets.Audio(decode=False))
-        if "split" not in rows.column_names and len(parts) > 1:
-            rows = rows.add_column("split", [part] * len(rows))
-        parts[part] = rows
-    found = datasets.concatenate_datasets(list(parts.values()))
-    if found.features["label"].dtype == "string":
-        found = found.class_encode_column("label")
-    scans = [scan(audio) for audio in found["audio"]]
-    keep = [i for i, result in enumerate(scans) if result["problem"] is None]
-    filled = {
-        "id": found["id"] if "id" in found.column_names else [f"{i:06d}" for i in range(len(found))],
-        "duration": [result["duration"] for result in scans],
-        "audio_hash": [result["audio_hash"] for result in scans],
-    }
-    for column in ("text", "speaker"):
-        filled[column] = found[column] if column in found.column_names else [None] * len(found)
-    for column, values in filled.items():
-        if column in found.column_names:
-            found = found.remove_columns(column)
-        found = found.add_column(column, list(values), feature=COLUMNS[column])
-    optional = tuple(column for column in OPTIONAL_COLUMNS if column in found.column_names)
-    usable = found.select(keep).select_columns([*COLUMNS, *optional])
-    names = usable.features["label"].names
-    target = features(LabelConfig(name="hub", label_map={word: word for word in names}), optional)
-    if list(names) == target["label"].names:  # another order of labels is the dataset's own and stays
-        usable = usable.cast(target)
-    speakers = len(set(usable["speaker"]) - {None})
-    card = _card(name, len(found), speakers)
-    report = CorpusReport(
-        corpus=name,
-        labels=labels or "default",
-        label_names=list(names),
-        problem_type="single_label_classification",
-        utterances=len(usable),
-        official=len(found),
-        hours=round(sum(usable["duration"]) / 3600, 4),
-        speakers=speakers,
-        per_label={word: list(usable["label"]).count(index) for index, word in enumerate(names)},
-        problems=[result["problem"] for result in scans if result["problem"]],
-        card=card,
+    rows, values, orders = [], [], set()
+    for part, data in parts.items():
+        columns = [
+            column for column in ("id", "label", "text", "speaker", *OPTIONAL_COLUMNS) if column in data.features
+        ]
+        classes = getattr(data.features["label"], "names", None)
+        orders.add(tuple(classes or ()))
+        for index, row in enumerate(data.select_columns(columns).to_list()):
+            label = row["label"]
+            if classes:  # -1 is the Hub's way to say: no label
+                label = classes[label] if label is not None and 0 <= label < len(classes) else None
+            values.append(label)
+            own_split = {"split": part} if len(parts) > 1 else {}
+            id = _text(row.get("id")) or f"{len(rows):06d}"
+            rows.append({**own_split, **row, "id": id, "audio": None, "part": part, "index": index})
+    if len(parts) > 1 and len({row["id"] for row in rows}) < len(rows):  # each split may count from 0
+        rows = [{**row, "id": f"{row['part']}/{row['id']}"} for row in rows]
+    optional = tuple(column for column in OPTIONAL_COLUMNS if any(column in row for row in rows))
+    order = orders.pop() if len(orders) == 1 else ()
+    audio = {part: data.select_columns(["audio"]) for part, data in parts.items()}
+
+    class HubCorpus(_own_corpus(name, labels or "default", rows, values, optional, [], order)):
+        @classmethod
+        def state(cls, root: None) -> Iterator[str]:
+            yield from state
+
+        def with_audio(self, rows: list[dict]) -> list[dict]:
+            clips = [audio[row["part"]][row["index"]]["audio"] for row in rows]
+            problems = [None if clip else f"{row['id']}: no audio" for row, clip in zip(rows, clips, strict=True)]
+            return [
+                {**row, "audio": clip, "problem": problem}
+                for row, clip, problem in zip(rows, clips, problems, strict=True)
+            ]
+
+    return HubCorpus
+
+
+def _own_corpus(
+    title: str,
+    config_name: str,
+    rows: list[dict],
+    labels: list,
+    optional: tuple[str, ...],
+    remarks: list[str],
+    order: tuple[str, ...] = (),
+) -> type[SpeechCorpus]:
+    """The corpus class of these rows, whose columns are brought to the schema's types."""
+    config, targets = label_set(title, config_name, labels, order)
+    remarks, rows = [*remarks], [{**row, **target} for row, target in zip(rows, targets, strict=True)]
+    for column in ("text", "speaker", *optional):
+        values = [row.get(column) for row in rows]
+        typed = [_typed(column, value) for value in values]
+        wrong = [v for v, new in zip(values, typed, strict=True) if new is None and not _is_missing(v)]
+        if wrong:
+            remarks.append(f"values of `{column}` that are not numbers: {len(wrong)}, such as {wrong[0]!r}; left empty")
+        rows = [{**row, column: value} for row, value in zip(rows, typed, strict=True)]
+
+    class OwnCorpus(SpeechCorpus):
+        CARD = CorpusCard(
+            title=title,
+            languages=("und",),  # BCP-47: undetermined
+            licence="unknown",
+            redistributable=False,
+            homepage="",
+            how_to_get=f"A folder with a {METADATA}.",
+            layout=f"{METADATA} with the columns file_name and label, and the files it names",
+            citation="",
+            utterances=sum(config.counts.values()),
+            speakers=len({row["speaker"] for row in rows} - {None}),
+            hours=None,
+            folders=(),
+            notes="The user's own data.",
+        )
+        BUILDER_CONFIGS = [config]
+        DEFAULT_CONFIG_NAME = config.name
+        OPTIONAL = optional
+        REMARKS = tuple(remarks)
+
+        def utterances(self, root: Path) -> list[dict]:
+            return rows
+
+    return OwnCorpus
+
+
+def label_set(
+    title: str, name: str, values: list, order: tuple[str, ...] = ()
+) -> tuple[LabelConfig, list[dict[str, Any]]]:
+    """The label configuration that a column of labels makes, and the `emotion` or `scores` of each of its rows.
+
+    Words, booleans and whole numbers are classes. Fractions are one value to regress; lists of numbers, all of one
+    length, are a vector: several labels if they hold only 0 and 1, else values to regress.
+
+    Args:
+        title: The dataset, for messages.
+        name: Of the configuration.
+        values: One label per row; None, NaN or "" where there is none.
+        order: Class names in index order, where the dataset says so.
+
+    Raises:
+        SerError: no row has a label; lists of several lengths, or not of numbers.
+
+    >>> config, rows = label_set("calls", "labels", [10, 9, None])
+    >>> config.label_names, [row["emotion"] for row in rows]
+    (['9', '10'], ['10', '9', None])
+    """
+    values = [None if _is_missing(value) else value for value in values]
+    present = [value for value in values if value is not None]
+    if not present:
+        raise SerError(f"--dataset {title}: no row has a label; fill the column `label`")
+    fractions = any(isinstance(value, float) and not value.is_integer() for value in present)
+    if fractions or any(isinstance(value, list) for value in present):
+        vectors = [[value] if fractions and value is not None else value for value in values]
+        lengths = {len(vector) if isinstance(vector, list) else None for vector in vectors if vector is not None}
+        numbers = [x for vector in vectors if isinstance(vector, list) for x in vector if not _is_missing(x)]
+        if len(lengths) > 1 or None in lengths or not all(isinstance(x, int | float) for x in numbers):
+            raise SerError(f"--dataset {title}: labels that are lists must hold numbers and have one length")
+        targets = ("label",) if fractions else tuple(str(index) for index in range(lengths.pop()))
+        kind = "regression" if fractions or {*numbers} - {0, 1} else "multi_label_classification"
+        scores = [
+            {} if vector is None or any(map(_is_missing, vector)) else dict(zip(targets, vector, strict=True))
+            for vector in vectors
+        ]
+        counts = {"": sum(map(bool, scores))}
+        config = LabelConfig(name=name, version="1.0.0", targets=targets, problem_type=kind, counts=counts)
+        return config, [{"emotion": None, "scores": score} for score in scores]
+    if not order and all(isinstance(value, int | float) for value in present):
+        order = tuple(dict.fromkeys(_text(value) for value in sorted(present)))
+    words = [_text(value) for value in values]
+    counts = Counter(word for word in words if word is not None)
+    config = LabelConfig(
+        name=name,
+        version="1.0.0",
+        label_map={word: word for word in order or counts},
+        counts={word: counts[word] for word in order or sorted(counts)},
+        order=order,
     )
-    return usable, report
+    return config, [{"emotion": word} for word in words]
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value != value  # NaN, as pandas writes a missing number
+
+
+def _text(value: Any) -> str | None:
+    if _is_missing(value):
+        return None
+    # pandas makes floats of integers where one is missing
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _typed(column: str, value: Any) -> str | float | list | None:
+    """A value of a column in the schema's type; None where it is missing or cannot be read."""
+    if column == "votes":
+        return value if isinstance(value, list) else None
+    if column not in OPTIONAL_COLUMNS or not OPTIONAL_COLUMNS[column].dtype.startswith("float"):
+        return _text(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .. import torchaudio_cpu
 from ..errors import SerError
 from ..files import claim, write
-from .settings import Settings, System, WindowArguments
+from .settings import VALUES, DataArguments, Settings, System, WindowArguments
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TrainingArguments
 
     from ..data.augmentation import Augmentation
+    from ..data.mixing import Mixed, Mixture
+    from ..data.splits import Protocol
     from .record import Setup
     from .trainer import SerTrainer
 
@@ -100,8 +102,7 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
 
     Args:
         recipe: The recipe's file stem.
-        system: The recipe's system.
-        settings: As `arguments.parse` returned them.
+        system, settings: The recipe's.
 
     Returns:
         The settings to go on with, and the run's data.
@@ -109,28 +110,64 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     Raises:
         SerError: anything that the user got wrong so far.
     """
-    from ..data.mixing import add_to_train, load_data
-    from ..data.splits import check_disjoint, find_protocol, split
+    from ..data.mixing import load_mixture
     from .provenance import check_checkpoints
     from .record import Setup
 
     data = settings.data
-    check_names(system, settings.data, getattr(settings, "windows", None))
+    mixture, protocol = resolve(system, data, getattr(settings, "windows", None))
     settings, push_to = start(settings)
-    training = settings.training
-    with training.main_process_first():
-        corpus, report, mixed = load_data(data, system.reads_audio)
-    protocol = find_protocol(report.corpus, data.protocol)
-    splits = split(corpus, report.corpus, data.protocol, data.fold, data.validation_fraction, data.split_seed)
-    splits = add_to_train(splits, mixed)
-    check_disjoint(splits, protocol.speaker_independent, protocol.validation)
+    with settings.training.main_process_first():
+        corpus, report, mixed = load_mixture(
+            mixture, with_audio=system.reads_audio, num_proc=data.num_proc, strict=data.strict
+        )
+    if settings.run.thresholds and report.problem_type != VALUES:
+        raise SerError(f"--thresholds: {report.corpus}'s labels {report.labels!r} are no values; leave it out")
+    splits = make_fold(corpus, mixed, protocol, data, data.fold, report.corpus)
     setup = Setup(recipe, system, settings.overrides, splits, report, mixed, protocol, data.fold, push_to)
     say(*setup.corpus_lines(), _split_line(setup))
-    if settings.run.thresholds and report.problem_type != "regression":
-        raise SerError(f"--thresholds: {report.corpus}'s labels {report.labels!r} are no values; leave it out")
-    trained_on = check_checkpoints(list(settings.checkpoints.values()), setup, training.do_train)
-    setup = replace(setup, trained_on=trained_on)
+    checkpoints = list(settings.checkpoints.values())
+    setup = replace(setup, trained_on=check_checkpoints(checkpoints, setup, settings.training.do_train))
     return select_on_validation(settings, report.problem_type, len(splits["validation"]) > 0), setup
+
+
+def resolve(system: System, data: DataArguments, windows: WindowArguments | None = None) -> "tuple[Mixture, Protocol]":
+    """The corpora and the protocol that the flags name, before torch has anything to do.
+
+    Raises:
+        SerError: one of them does not exist, or the label set is not of a kind that the recipe learns.
+    """
+    from ..data.mixing import find_mixture
+
+    mixture = find_mixture(data.dataset, data.labels, data.data_dir, data.test_on, data.add_labels)
+    tested = mixture.tested
+    kind = tested.config.problem_type
+    if kind not in system.tasks:
+        fitting = [config.name for config in tested.corpus.BUILDER_CONFIGS if config.problem_type in system.tasks]
+        hint = f"choose --labels {' or '.join(fitting)}" if fitting else "use another recipe"
+        raise SerError(f"{tested.shown}'s labels {tested.config.name!r} are of the kind {kind}: {hint}")
+    if data.add_labels and not mixture.added:
+        raise SerError("--add_labels: does nothing without a second corpus in --dataset; leave it out")
+    if kind == VALUES and windows and windows.combine == "vote":
+        raise SerError("--combine vote: windows cannot vote on values; choose mean, max or attention")
+    return mixture, tested.protocol(data.protocol)
+
+
+def make_fold(
+    corpus: "Dataset", mixed: "Mixed | None", protocol: "Protocol", data: DataArguments, fold: int, name: str
+) -> "DatasetDict":
+    """Train, validation and test of one fold, with the other corpora's utterances in train.
+
+    Raises:
+        SerError: no such fold, an empty part, or a leak.
+    """
+    from ..data.mixing import add_to_train
+    from ..data.splits import check_disjoint, split
+
+    splits = split(corpus, name, protocol, fold, data.validation_fraction, data.split_seed)
+    splits = add_to_train(splits, mixed)
+    check_disjoint(splits, protocol.speaker_independent, protocol.validation)
+    return splits
 
 
 def _split_line(setup: "Setup") -> str:
@@ -141,30 +178,6 @@ def _split_line(setup: "Setup") -> str:
     )
     warning = setup.protocol.warning and f"; {setup.protocol.warning}"
     return f"{setup.protocol.name} fold {setup.fold}: {sizes}{warning}"
-
-
-def check_names(system: System, data, windows: WindowArguments | None = None) -> None:
-    """Corpus, label set, protocol and folder are looked up before torch has anything to do.
-
-    Raises:
-        SerError: one of them does not exist, or the label set is not of a kind that the recipe learns.
-    """
-    from ..data.loading import corpus_class, find_corpus, is_hub_name, label_config
-    from ..data.mixing import parse_mixture
-    from ..data.splits import find_protocol
-
-    tested, others = parse_mixture(data.dataset, data.test_on)
-    find_protocol(tested, data.protocol)
-    for name in (tested, *others):
-        if not is_hub_name(name):
-            config = label_config(name, data.labels if name == tested else None)
-            if name == tested and config.problem_type not in system.tasks:
-                fitting = [c.name for c in corpus_class(name).BUILDER_CONFIGS if c.problem_type in system.tasks]
-                hint = f"choose --labels {' or '.join(fitting)}" if fitting else "use another recipe"
-                raise SerError(f"{name}'s labels {config.name!r} are of the kind {config.problem_type}: {hint}")
-            if name == tested and config.problem_type == "regression" and windows and windows.combine == "vote":
-                raise SerError("--combine vote: windows cannot vote on values; choose mean, max or attention")
-            find_corpus(name, data.data_dir)
 
 
 def _claim_output(folder: Path, training: "TrainingArguments", overwrite: bool) -> None:

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, DatasetDict, DatasetInfo, Features, List, Value
 from transformers import PreTrainedConfig
 
-from ..data.leaks import text_key
+from ..data.splits import text_key
 from ..errors import SerError
 from ..models.text_cleaning import clean_text
 from .hub import check_labels, label_maps
