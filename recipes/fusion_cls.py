@@ -45,7 +45,7 @@ def main() -> None:
     if settings.fusion.freeze_encoders and training.do_train:
         # 4a. Each utterance through each encoder once; then heads on the states: the fusion's, and one per modality.
         states = encode(model, processor, splits, clips, training, settings.batches.budget)
-        check_states(model, processor, states, splits["test"].select(range(min(8, len(splits["test"])))), clips)
+        check_states(model, states, splits["test"].select(range(min(8, len(splits["test"])))))
         untrained = fusion.head_of(model)
         trainer = fusion.fusion_trainer(fusion.head_of(model), StateCollator(states), processor, settings, setup)
         trained = run.train(trainer)

@@ -163,7 +163,7 @@ def parse(argv: list[str]) -> Request:
     for name, instead in SET_BY_CV.items():
         if any(w == f"--{name}" or w.startswith(f"--{name}=") for w in words):
             raise SerError(f"--{name}: cv sets it for each run; use {instead}")
-    values = read(system, words)
+    values, overrides = read(system, words)
     launcher, config = [sys.executable, "-m", "accelerate.commands.launch"], own.accelerate_config
     if config and not Path(config).is_file():
         raise SerError(f"--accelerate_config {config}: no such file")
@@ -176,7 +176,7 @@ def parse(argv: list[str]) -> Request:
         recipe=recipe,
         system=system,
         words=words,
-        overrides=values.overrides,
+        overrides=overrides,
         data=build(DataArguments, values),
         text_cleaning=getattr(values, "text_cleaning", None) if not system.reads_audio else None,
         launcher=launcher,

@@ -119,7 +119,7 @@ def encode_corpus(
     from ..models.encoders import audio_states, pool_layers, text_states
     from ..models.modeling_fusion import load_audio_encoder, load_text_encoder
     from ..training.audio_model import padding_sensitive
-    from ..training.encoder_states import audio_store, fill_audio, fill_text, text_name, text_store
+    from ..training.encoder_states import AudioReader, TextReader, fill, open_store
     from ..training.settings import ClipArguments
     from ..training.text_model import check_text_length
 
@@ -146,19 +146,14 @@ def encode_corpus(
             states = text_states(encoder, input_ids, attention_mask, every_layer)
         return states if pooling is None else pool_layers(*states, pooling)
 
-    twice = 2 if pooling == "meanmax" else 1
     layers = encoder.config.num_hidden_layers + 1 if every_layer and config.model_type != "ser_spectrogram" else 1
-    shape = layers, encoder.config.hidden_size * twice
     if audio:
-        clips = ClipArguments()
-        store = audio_store(encoder, shape, pooling, reader, clips)
-        exact = padding_sensitive(encoder.config)
-        fill_audio(store, corpus, encode, reader, clips, device, budget, exact=exact, say="audio encoder")
-        return store, corpus["audio_hash"][:]
-    texts = corpus["text"][:]
-    store = text_store(encoder, shape, pooling, reader, max_text_length)
-    fill_text(store, texts, text_cleaning, encode, reader, max_text_length, device, say="text encoder")
-    return store, [text_name(text, text_cleaning) for text in texts]
+        reader = AudioReader(reader, ClipArguments(), budget, exact=padding_sensitive(encoder.config))
+    else:
+        reader = TextReader(reader, text_cleaning, max_text_length)
+    store = open_store(encoder, reader, layers, pooling)
+    fill(store, corpus, reader, encode, device, title=f"{'audio' if audio else 'text'} encoder")
+    return store, [reader.name(row) for row in corpus.select_columns(["audio_hash", "text"])]
 
 
 def write_embeddings(

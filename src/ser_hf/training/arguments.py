@@ -20,13 +20,6 @@ from .settings import CHECKPOINTS, Settings, System
 
 # Never written into run.yaml: they belong to this machine, are secret, or are not part of what was computed.
 NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "hub_token", "config")
-HELP_ALL = "help_all"
-
-
-class Values(argparse.Namespace):
-    """The values of all flags, by name, and `overrides`: those that were set, by whom matters not."""
-
-    overrides: dict[str, Any]
 
 
 def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
@@ -44,31 +37,30 @@ def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
     if {"--help", "-h"} & set(argv):
         sys.stdout.write(help_text(system, doc))
         raise SystemExit(0)
-    values = read(system, argv)
+    values, overrides = read(system, argv)
     if not values.output_dir:
-        values = _with(values, output_dir=f"runs/{run_name(values, system)}_fold{values.fold}_seed{values.seed}")
-    training = build(_concerns(system)["training"], values)
-    names = {flag: name for flag in CHECKPOINTS if (name := vars(values).get(flag))}
-    # A fold's encoder was trained on that fold.
-    names = {
-        flag: n.replace("{fold}", str(values.fold)).replace("{seed}", str(values.seed)) for flag, n in names.items()
-    }
-    values = _with(values, **names)
-    concerns = {name: build(kind, values) for name, kind in _concerns(system).items() if name != "training"}
-    return system.settings(**concerns, training=training, overrides=values.overrides)
+        values.output_dir = f"runs/{run_name(values, system)}_fold{values.fold}_seed{values.seed}"
+    for flag in set(CHECKPOINTS) & vars(values).keys():  # a fold's encoder was trained on that fold
+        name = getattr(values, flag)
+        setattr(values, flag, name and name.replace("{fold}", str(values.fold)).replace("{seed}", str(values.seed)))
+    concerns = {name: build(kind, values) for name, kind in _concerns(system).items()}
+    return system.settings(**concerns, overrides=overrides)
 
 
-def read(system: System, argv: list[str]) -> Values:
+def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """The values of a recipe's flags, checked, but for `TrainingArguments`' own checks (which need the device).
+
+    Returns:
+        All values, and those that were set by this project's defaults, the YAML or the command line.
 
     Raises:
         SerError: as `parse`.
     """
     argv = spelled(argv)
-    named = {word[2:].partition("=")[0] for word in argv if word.startswith("--")}
+    named = list(dict.fromkeys(word[2:].partition("=")[0] for word in argv if word.startswith("--")))
     parser = _parser(system)
     known = {action.dest for action in parser._actions}
-    if HELP_ALL in named:
+    if "help_all" in named:
         parser.print_help()
         raise SystemExit(0)
     path = _config_path(argv, system)
@@ -77,25 +69,24 @@ def read(system: System, argv: list[str]) -> Values:
     replaced = ("model_type", "config_overrides") if "model_name_or_path" in named else ()
     replaced = ("model_name_or_path",) if "model_type" in named else replaced
     yaml = {key: value for key, value in yaml.items() if key not in replaced}
-    values, rest = parser.parse_known_args([*_words(yaml), *argv], Values())
-    _refuse_unknown(rest, known, system)
-    given = {*yaml, *named}
+    values, rest = parser.parse_known_args([*_words(yaml), *argv])
+    if rest:
+        flag = rest[0].partition("=")[0]
+        raise SerError(
+            _unknown(flag[2:], known, system) if flag[:2] == "--" else f"{flag!r}: flags are written --name value"
+        )
     defaults = dict(system.training_defaults)
     for (flag, value), others in system.defaults_with.items():
-        if getattr(values, flag) == value:
-            defaults |= others
+        defaults |= others if getattr(values, flag) == value else {}
     if system.checkpoint and not values.model_name_or_path and not values.model_type:
         defaults["model_name_or_path"] = system.checkpoint
     if path:
-        defaults["config"] = values.config or path.name
-    values = _with(values, **{name: value for name, value in defaults.items() if name not in given})
-    order = {
-        **defaults,
-        **dict.fromkeys(yaml),
-        **dict.fromkeys(sorted(named, key=lambda n: argv.index(_word(argv, n)))),
-    }
+        defaults["config"] = path.name
+    for name, value in defaults.items():
+        if name not in yaml and name not in named:
+            setattr(values, name, value)
     _check(values, system, named)
-    return _with(values, overrides={name: getattr(values, name) for name in order})
+    return values, {name: getattr(values, name) for name in dict.fromkeys([*defaults, *yaml, *named])}
 
 
 def spelled(argv: list[str]) -> list[str]:
@@ -113,9 +104,10 @@ def build(kind: type, values: argparse.Namespace) -> Any:
     Raises:
         SerError: the dataclass itself refuses them.
     """
-    names = [entry.name for entry in fields(kind) if entry.init]
     try:
-        return kind(**{name: getattr(values, name) for name in names if hasattr(values, name)})
+        return kind(
+            **{entry.name: getattr(values, entry.name) for entry in fields(kind) if hasattr(values, entry.name)}
+        )
     except (ValueError, TypeError, ImportError) as error:
         raise SerError(" ".join(str(error).split())) from None
 
@@ -124,14 +116,6 @@ def run_name(values: argparse.Namespace, system: System) -> str:
     """The name of a run's folder without `--output_dir`: that of the corpus's YAML, else corpus and system."""
     corpus, config = Path(values.dataset).name, Path(str(values.config)).stem
     return config if config.startswith(f"{corpus.partition('+')[0]}_") else f"{corpus}_{system.name}"
-
-
-def _with(values: Values, **changes) -> Values:
-    return Values(**{**vars(values), **changes})
-
-
-def _word(argv: list[str], name: str) -> str:
-    return next(word for word in argv if word == f"--{name}" or word.startswith(f"--{name}="))
 
 
 # ---- the parser
@@ -300,18 +284,7 @@ def word(value: Any) -> str:
     >>> word(True), word(3e-5)
     ('true', '3e-05')
     """
-    return (
-        str(value).lower() if isinstance(value, bool) else json.dumps(value) if isinstance(value, dict) else str(value)
-    )
-
-
-def _refuse_unknown(words: list[str], known: set[str], system: System) -> None:
-    if not words:
-        return
-    flag = words[0].partition("=")[0]
-    if not flag.startswith("--"):
-        raise SerError(f"{words[0]!r}: flags are written --name value")
-    raise SerError(_unknown(flag[2:], known, system))
+    return json.dumps(value) if isinstance(value, bool | dict) else str(value)
 
 
 def _unknown(flag: str, known: set[str], system: System) -> str:
@@ -324,7 +297,7 @@ def _unknown(flag: str, known: set[str], system: System) -> str:
 # ---- checks of several flags
 
 
-def _check(values: Values, system: System, named: set[str]) -> None:
+def _check(values: argparse.Namespace, system: System, named: list[str]) -> None:
     if not values.dataset:
         raise SerError("--dataset is missing: name a corpus, `ser-hf corpora` lists them")
     flags = vars(values)

@@ -5,7 +5,9 @@ by the hash of the audio or the cleaned text. A changed clip, encoder or flag is
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,93 +28,102 @@ from .settings import ClipArguments
 
 MODALITIES = ("audio", "text")
 BATCH_CHARACTERS = 16384  # padded length of a batch of texts: about 4000 tokens
-# What sums in another order may change of a state, relative to its largest value: float32, and bfloat16 autocast.
+# The largest difference that another order of summing makes, relative to the largest value of a state: in float32, and
+# under bfloat16 autocast.
 ROUNDING, HALF_ROUNDING = 1e-3, 0.1
-
-# States are written to disk when so many numbers wait: 64 MB in float32, and what an interruption costs.
+# States are written to disk when so many numbers wait: 64 MB in float32, the most that an interruption loses.
 WAITING = 2**24
 
 
-def fingerprint(model: torch.nn.Module) -> str:
-    """Changes when a weight of a model does, or its configuration (but for where it was loaded from)."""
-    digest = xxhash.xxh3_128()
-    config = {name: value for name, value in model.config.to_dict().items() if not name.startswith("_")}
-    digest.update(repr(sorted(config.items(), key=lambda item: item[0])).encode())
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-@torch.no_grad()
-def fill(
-    store: Store,
-    names: list[str | None],
-    lengths: list[float],
-    read: Callable[[list[int]], dict[str, torch.Tensor]],
-    encode: Callable[..., tuple[torch.Tensor, torch.Tensor]],
-    budget: float | None,
-    exact: bool = False,
-    half: bool = False,
-    say: str | None = None,
-) -> int:
-    """Compute the states that a store lacks, each distinct name once, this process its share; returns when all have.
+@dataclass(frozen=True)
+class AudioReader:
+    """The inputs of an audio encoder from rows with `audio`, `audio_hash` and `duration`.
 
     Args:
-        store: Where they are kept.
-        names: One an utterance; None has nothing to encode.
-        lengths: One an utterance, in seconds or characters, for batches of about equal length.
-        read: Row numbers to a batch of inputs.
-        encode: Inputs to states `(batch, layers, frames, dim)` and their mask `(batch, frames)`, True = real.
-        budget: Padded length of a batch; None for eight utterances.
-        exact: Only utterances of equal length share a batch (see `batching.evaluation_batches`).
-        half: Keep float16: half the disk, and what an encoder under bf16 autocast has to give.
-        say: Title of a progress bar; None shows none.
-
-    Returns:
-        How many were computed, by all processes.
+        extractor: The encoder's feature extractor.
+        clips: Trimming and length limits.
+        budget: Padded seconds of audio in a batch; None for eight clips.
+        exact: Only clips of equal length share a batch: for padding-sensitive encoders.
     """
-    process = PartialState()
-    known = [i for i, name in enumerate(names) if name is not None]
-    todo = [known[i] for i in store.missing([names[i] for i in known])]
-    process.wait_for_everyone()  # all have looked before one adds
-    lengths = np.array([lengths[i] or 0.0 for i in todo], dtype=np.float64)
-    batches = evaluation_batches(lengths, budget, exact=exact)[process.process_index :: process.num_processes]
-    waiting, size = {}, 0
-    for batch in tqdm(batches, desc=say, disable=say is None or not process.is_main_process, leave=False):
-        rows = [todo[i] for i in batch]
-        states, mask = encode(**read(rows))
-        states = states.to("cpu", torch.float16 if half else torch.float32)
-        for row, one, real in zip(rows, states, mask.cpu(), strict=True):
-            waiting[names[row]] = one[:, real]  # (layers, frames, dim)
-            size += one[:, real].numel()
-        if size > WAITING:
-            store.add(waiting)
-            waiting, size = {}, 0
-    store.add(waiting)
-    process.wait_for_everyone()
-    store.refresh()
-    return len(todo)
+
+    extractor: Any
+    clips: ClipArguments
+    budget: float | None = 36.0
+    exact: bool = False
+
+    @property
+    def settings(self) -> tuple:
+        """What the states depend on, besides the encoder and the clip."""
+        return self.extractor.to_json_string(), *vars(self.clips).values()
+
+    def name(self, row: dict) -> str | None:
+        """The row's name in the cache; None has nothing to encode."""
+        return row["audio_hash"]
+
+    def lengths(self, rows: Dataset) -> list[float]:
+        """Seconds, by which batches are made. Trimmed clips of equal length may be unequal: each is encoded alone."""
+        if self.exact and trims(self.extractor, self.clips) is not None:
+            return list(range(len(rows)))
+        return [seconds or 0.0 for seconds in rows["duration"][:]]
+
+    def inputs(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """The padded batch of an encoder, as the model's processor makes it."""
+        rate = self.extractor.sampling_rate
+        options = {"sampling_rate": rate, "padding": True, "return_attention_mask": True, "return_tensors": "pt"}
+        batch = self.extractor([read_clip(row, rate, self.clips) for row in rows], **options)
+        return {"inputs": batch[self.extractor.model_input_names[0]], "attention_mask": batch["attention_mask"]}
 
 
-def pad_states(states: list[torch.Tensor | None], shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Stored states to a batch.
+@dataclass(frozen=True)
+class TextReader:
+    """The inputs of a text encoder from rows with `text`; methods as `AudioReader`'s.
 
     Args:
-        states: `(layers, frames, dim)` each; None is missing.
-        shape: Layers and dim, for a batch without any.
-
-    Returns:
-        `(batch, layers, frames, dim)`, zeros behind the real frames; and `(batch, frames)`, True = real.
+        tokenizer: The encoder's.
+        cleaning: As in `clean_text`.
+        max_length: Tokens of the longest text.
     """
-    frames = max([1, *(one.shape[1] for one in states if one is not None)])
-    batch = torch.zeros(len(states), shape[0], frames, shape[1])
-    mask = torch.zeros(len(states), frames, dtype=torch.bool)
-    for row, one in enumerate(states):
-        if one is not None:
-            batch[row, :, : one.shape[1]] = one
-            mask[row, : one.shape[1]] = True
-    return batch, mask
+
+    tokenizer: Any
+    cleaning: str
+    max_length: int
+    budget: float = BATCH_CHARACTERS
+    exact: bool = False
+
+    @property
+    def settings(self) -> tuple:
+        return tokenizer_settings(self.tokenizer), self.max_length
+
+    def name(self, row: dict) -> str | None:
+        cleaned = clean_text(row["text"], self.cleaning)
+        return content_hash(cleaned) if cleaned.strip() else None
+
+    def lengths(self, rows: Dataset) -> list[int]:
+        return [len(clean_text(text, self.cleaning)) for text in rows["text"][:]]
+
+    def inputs(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        cut = {"padding": True, "padding_side": "right", "truncation": True, "max_length": self.max_length}
+        texts = [clean_text(row["text"], self.cleaning) for row in rows]
+        wanted = {"return_tensors": "pt", "return_token_type_ids": False, "return_attention_mask": True}
+        batch = self.tokenizer(texts, **wanted, **cut)
+        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+
+def tokenizer_settings(tokenizer) -> str:
+    """Everything that makes tokens of a text, without what the last call left of truncation and padding."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:  # not of the tokenizers library
+        settings = sorted((name, str(value)) for name, value in tokenizer.init_kwargs.items())
+        return repr((type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), settings))
+    backend = copy.deepcopy(backend)
+    backend.no_truncation()
+    backend.no_padding()
+    return backend.to_str()
+
+
+def trims(extractor, clips: ClipArguments) -> float | None:
+    """The dB of trimming, by the flags or by the feature extractor; None for none."""
+    return clips.trim_db if clips.trim_db is not None else getattr(extractor, "trim_db", None)
 
 
 def read_clip(row: dict, rate: int, clips: ClipArguments) -> np.ndarray | None:
@@ -134,143 +145,100 @@ def read_clip(row: dict, rate: int, clips: ClipArguments) -> np.ndarray | None:
     return fit_length(samples, round(clips.min_seconds * rate))
 
 
-class StateCollator:
-    """Rows to cached states.
-
-    Args:
-        states: `States`.
-        without: A modality to withhold.
-    """
-
-    columns = ("id", "audio_hash", "text", "label")
-
-    def __init__(self, states: "States", without: str | None = None):
-        self.states, self.without = states, without
-
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        batch = {"labels": torch.tensor([row["label"] for row in rows])}
-        for kind in MODALITIES:
-            if kind != self.without:
-                found = [self.states.find(kind, row) for row in rows]
-                batch[f"{kind}_states"], batch[f"{kind}_mask"] = pad_states(found, self.states.shapes[kind])
-        return batch
+def fingerprint(model: torch.nn.Module) -> str:
+    """Changes when a weight of a model does, or its configuration (but for where it was loaded from)."""
+    digest = xxhash.xxh3_128()
+    config = {name: value for name, value in model.config.to_dict().items() if not name.startswith("_")}
+    digest.update(repr(sorted(config.items(), key=lambda item: item[0])).encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
-def clip_inputs(clips: list[np.ndarray], extractor) -> dict[str, torch.Tensor]:
-    """`inputs` and `attention_mask` of a batch of clips, as the fusion model's processor makes them."""
-    options = {"sampling_rate": extractor.sampling_rate, "padding": True, "return_attention_mask": True}
-    batch = extractor(clips, return_tensors="pt", **options)
-    return {"inputs": batch[extractor.model_input_names[0]], "attention_mask": batch["attention_mask"]}
-
-
-def text_inputs(texts: list[str], tokenizer, max_length: int) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` of a batch of cleaned texts, likewise."""
-    cut = {"padding": True, "padding_side": "right", "truncation": True, "max_length": max_length}
-    batch = tokenizer(texts, return_tensors="pt", return_token_type_ids=False, return_attention_mask=True, **cut)
-    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-
-
-def audio_store(
-    encoder: PreTrainedModel,
-    shape: tuple[int, int],
-    pooling: str | None,
-    extractor,
-    clips: ClipArguments,
-    half: bool = False,
+def open_store(
+    encoder: PreTrainedModel, reader: AudioReader | TextReader, layers: int, pooling: str | None, half: bool = False
 ) -> Store:
-    """Where an audio encoder's states of clips are kept, by their `audio_hash`.
+    """The cache of an encoder's hidden states.
 
     Args:
         encoder: Its weights and configuration count.
-        shape: Layers and width of the states.
-        pooling: Of their frames; None for all frames.
-        extractor: Its settings count.
-        clips: Trimming and length limits count.
-        half: Whether they are kept in half precision.
+        reader: Its settings count.
+        layers: The number of layers that are kept.
+        pooling: Of frames; None keeps all of them.
+        half: Whether states are kept in half precision.
     """
-    changes = (extractor.to_json_string(), clips.trim_db, clips.min_seconds, clips.max_seconds)
-    return Store(settings_folder("audio-states", fingerprint(encoder), shape, pooling, changes, half))
+    return Store(settings_folder("states", fingerprint(encoder), layers, pooling, reader.settings, half))
 
 
-def text_store(
-    encoder: PreTrainedModel,
-    shape: tuple[int, int],
-    pooling: str | None,
-    tokenizer,
-    max_length: int,
-    half: bool = False,
-) -> Store:
-    """Where a text encoder's states of cleaned texts are kept, by `text_name`; arguments as `audio_store`'s."""
-    changes = (tokenizer_settings(tokenizer), max_length)
-    return Store(settings_folder("text-states", fingerprint(encoder), shape, pooling, changes, half))
-
-
-def tokenizer_settings(tokenizer) -> str:
-    """Everything that makes tokens of a text, without what the last call left of truncation and padding."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:  # not of the tokenizers library
-        settings = sorted((name, str(value)) for name, value in tokenizer.init_kwargs.items())
-        return repr((type(tokenizer).__name__, sorted(tokenizer.get_vocab().items()), settings))
-    backend = copy.deepcopy(backend)
-    backend.no_truncation()
-    backend.no_padding()
-    return backend.to_str()
-
-
-def text_name(text: str | None, cleaning: str) -> str | None:
-    """Under which a text's states are kept; None where cleaning leaves nothing."""
-    cleaned = clean_text(text, cleaning)
-    return content_hash(cleaned) if cleaned.strip() else None
-
-
-def trims(extractor, clips: ClipArguments) -> float | None:
-    """The dB of trimming, by the flags or by the feature extractor; None for none. Trimmed clips of equal length may
-    be unequal."""
-    return clips.trim_db if clips.trim_db is not None else getattr(extractor, "trim_db", None)
-
-
-def fill_audio(
+@torch.no_grad()
+def fill(
     store: Store,
     rows: Dataset,
-    encode: Callable,
-    extractor,
-    clips: ClipArguments,
+    reader: AudioReader | TextReader,
+    encode: Callable[..., tuple[torch.Tensor, torch.Tensor]],
     device: torch.device,
-    budget: float | None,
-    exact: bool = False,
-    **options,
+    half: bool = False,
+    title: str | None = None,
 ) -> int:
-    """Encode the clips of `rows` that a cache lacks; `options` and the returned number as in `fill`."""
-    lengths = rows["duration"][:]
-    if exact and trims(extractor, clips) is not None:
-        lengths = range(len(rows))  # no two are called equal: each is encoded by itself
+    """Compute the states that a cache lacks, each distinct name once, this process its share.
 
-    def read(numbers: list[int]) -> dict:
-        samples = [read_clip(rows[i], extractor.sampling_rate, clips) for i in numbers]
-        return {name: value.to(device) for name, value in clip_inputs(samples, extractor).items()}
+    Args:
+        store: The cache.
+        rows: The utterances.
+        reader: Of their inputs.
+        encode: Inputs to states `(batch, layers, frames, dim)` and their mask `(batch, frames)`, True = real.
+        device: Of the encoder.
+        half: Keep float16: half the disk, and the precision of an encoder under bf16 autocast.
+        title: Of a progress bar; None shows none.
 
-    return fill(store, rows["audio_hash"][:], lengths, read, encode, budget, exact, **options)
+    Returns:
+        The number of states that were computed, by all processes, when all have finished.
+    """
+    process, unread = PartialState(), rows.select_columns([name for name in rows.column_names if name != "audio"])
+    names, lengths = [reader.name(row) for row in unread], reader.lengths(unread)
+    known = [i for i, name in enumerate(names) if name is not None]
+    todo = [known[i] for i in store.missing([names[i] for i in known])]
+    process.wait_for_everyone()  # all have looked before one adds
+    lengths = np.array([lengths[i] for i in todo], dtype=np.float64)
+    batches = evaluation_batches(lengths, reader.budget, exact=reader.exact)
+    batches = batches[process.process_index :: process.num_processes]
+    waiting, size = {}, 0
+    for batch in tqdm(batches, desc=title, disable=title is None or not process.is_main_process, leave=False):
+        numbers = [todo[i] for i in batch]
+        inputs = reader.inputs([rows[i] for i in numbers])
+        states, mask = encode(**{name: value.to(device) for name, value in inputs.items()})
+        states = states.to("cpu", torch.float16 if half else torch.float32)
+        for number, one, real in zip(numbers, states, mask.cpu(), strict=True):
+            waiting[names[number]] = one[:, real]  # (layers, frames, dim)
+            size += one[:, real].numel()
+        if size > WAITING:
+            store.add(waiting)
+            waiting, size = {}, 0
+    store.add(waiting)
+    process.wait_for_everyone()
+    store.refresh()
+    return len(todo)
 
 
-def fill_text(
-    store: Store,
-    texts: Sequence[str | None],
-    cleaning: str,
-    encode: Callable,
-    tokenizer,
-    max_length: int,
-    device: torch.device,
-    **options,
-) -> int:
-    """Encode the texts that a cache lacks, likewise."""
-    cleaned = [clean_text(text, cleaning) for text in texts]
+def pad_states(states: list[torch.Tensor | None], shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cached states to a batch.
 
-    def read(numbers: list[int]) -> dict:
-        batch = text_inputs([cleaned[i] for i in numbers], tokenizer, max_length)
-        return {name: value.to(device) for name, value in batch.items()}
+    Args:
+        states: `(layers, frames, dim)` each; None is missing.
+        shape: Layers and dim, for a batch without any.
 
-    names, lengths = [text_name(text, cleaning) for text in texts], [len(text) for text in cleaned]
-    return fill(store, names, lengths, read, encode, BATCH_CHARACTERS, **options)
+    Returns:
+        `(batch, layers, frames, dim)`, zero-padded; and `(batch, frames)`, True = real.
+    """
+    frames = max([1, *(one.shape[1] for one in states if one is not None)])
+    batch = torch.zeros(len(states), shape[0], frames, shape[1])
+    mask = torch.zeros(len(states), frames, dtype=torch.bool)
+    for row, one in enumerate(states):
+        if one is not None:
+            batch[row, :, : one.shape[1]] = one
+            mask[row, : one.shape[1]] = True
+    return batch, mask
 
 
 class States:
@@ -279,6 +247,7 @@ class States:
     Args:
         model, processor: The fusion model and its processor.
         clips: Trimming and length limits.
+        budget: Padded seconds of audio in a batch; None for eight clips.
         half: Whether they are kept in half precision.
     """
 
@@ -287,22 +256,58 @@ class States:
         model: SerFusionForClassification,
         processor: SerFusionProcessor,
         clips: ClipArguments,
+        budget: float | None = 36.0,
         half: bool = False,
     ):
-        config, self.cleaning, self.half = model.config, processor.text_cleaning, half
+        config, self.half = model.config, half
         self.shapes = {"audio": model.audio_shape, "text": model.text_shape}
-        audio = config.pooling if model.pools_audio else None
-        text = config.text_pooling if model.pools_text else None
-        extractor, tokenizer, length = processor.feature_extractor, processor.tokenizer, processor.max_text_length
-        self.stores = {
-            "audio": audio_store(model.audio_encoder, model.audio_shape, audio, extractor, clips, half),
-            "text": text_store(model.text_encoder, model.text_shape, text, tokenizer, length, half),
+        exact = padding_sensitive(config.audio_config)
+        self.readers = {
+            "audio": AudioReader(processor.feature_extractor, clips, budget, exact),
+            "text": TextReader(processor.tokenizer, processor.text_cleaning, processor.max_text_length),
         }
+        audio = open_store(
+            model.audio_encoder,
+            self.readers["audio"],
+            self.shapes["audio"][0],
+            config.pooling if model.pools_audio else None,
+            half,
+        )
+        text = open_store(
+            model.text_encoder,
+            self.readers["text"],
+            self.shapes["text"][0],
+            config.text_pooling if model.pools_text else None,
+            half,
+        )
+        self.stores = {"audio": audio, "text": text}
 
     def find(self, kind: str, row: dict) -> torch.Tensor | None:
         """`(layers, frames, dim)`, or None where the modality is missing."""
-        name = row["audio_hash"] if kind == "audio" else text_name(row["text"], self.cleaning)
+        name = self.readers[kind].name(row)
         return None if name is None else self.stores[kind][name]
+
+
+class StateCollator:
+    """Rows to cached states.
+
+    Args:
+        states: The cache.
+        without: A modality to withhold.
+    """
+
+    columns = ("id", "audio_hash", "text", "label")
+
+    def __init__(self, states: States, without: str | None = None):
+        self.states, self.without = states, without
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        batch = {"labels": torch.tensor([row["label"] for row in rows])}
+        for kind in MODALITIES:
+            if kind != self.without:
+                states = [self.states.find(kind, row) for row in rows]
+                batch[f"{kind}_states"], batch[f"{kind}_mask"] = pad_states(states, self.states.shapes[kind])
+        return batch
 
 
 def encode(
@@ -324,34 +329,25 @@ def encode(
     """
     device = training.device
     half = device.type == "cuda" and (training.bf16 or training.fp16)
-    states = States(model, processor, clips, half)
+    states = States(model, processor, clips, budget, half)
     columns = ("id", "audio", "text", "audio_hash", "duration")
     rows = concatenate_datasets([part.select_columns(columns) for part in splits.values() if len(part)])
     model = model.to(device).eval()
-    extractor, tokenizer = processor.feature_extractor, processor.tokenizer
-    titles = [None if training.disable_tqdm else f"{kind} encoder" for kind in MODALITIES]
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        exact = padding_sensitive(model.config.audio_config)
-        audio = {"budget": budget, "exact": exact, "half": half, "say": titles[0]}
-        fill_audio(states.stores["audio"], rows, model.encode_audio, extractor, clips, device, **audio)
-        text = {"max_length": processor.max_text_length, "device": device, "half": half, "say": titles[1]}
-        fill_text(states.stores["text"], rows["text"][:], states.cleaning, model.encode_text, tokenizer, **text)
+        for kind, encoder in zip(MODALITIES, (model.encode_audio, model.encode_text), strict=True):
+            title = None if training.disable_tqdm else f"{kind} encoder"
+            fill(states.stores[kind], rows, states.readers[kind], encoder, device, half, title)
     return states
 
 
 @torch.no_grad()
-def check_states(
-    model: SerFusionForClassification,
-    processor: SerFusionProcessor,
-    states: States,
-    rows: Dataset,
-    clips: ClipArguments,
-) -> float:
+def check_states(model: SerFusionForClassification, states: States, rows: Dataset) -> float:
     """The hidden states of an utterance alone, as in a pipeline, must be the cached ones: otherwise the figures to come
     would not be those of the model that is saved.
 
     Args:
-        model, processor, states, clips: As in `encode`.
+        model: The fusion model.
+        states: As `encode` returned them.
         rows: A few utterances.
 
     Returns:
@@ -362,18 +358,14 @@ def check_states(
     """
     differences, device = [0.0], model.device
     for row in rows:
-        clip = read_clip(row, processor.feature_extractor.sampling_rate, clips)
-        alone = {}
-        with torch.autocast(device.type, torch.bfloat16, enabled=states.half):
-            if clip is not None:
-                inputs = clip_inputs([clip], processor.feature_extractor)["inputs"]
-                alone["audio"] = model.encode_audio(inputs.to(device))
-            if text := clean_text(row["text"], states.cleaning).strip():
-                ids = text_inputs([text], processor.tokenizer, processor.max_text_length)["input_ids"]
-                alone["text"] = model.encode_text(ids.to(device))
-        for kind, (encoded, _) in alone.items():
-            cached, now = states.find(kind, row), encoded[0].float().cpu()
-            differences.append(float((cached.float() - now).abs().max() / now.abs().max().clamp(min=1e-6)))
+        for kind, encoder in zip(MODALITIES, (model.encode_audio, model.encode_text), strict=True):
+            if (cached := states.find(kind, row)) is not None:
+                inputs = states.readers[kind].inputs([row])
+                inputs.pop("attention_mask")  # nothing is padded
+                with torch.autocast(device.type, torch.bfloat16, enabled=states.half):
+                    encoded = encoder(*(value.to(device) for value in inputs.values()))[0]
+                now = encoded[0].float().cpu()
+                differences.append(float((cached.float() - now).abs().max() / now.abs().max().clamp(min=1e-6)))
     if not max(differences) < (HALF_ROUNDING if states.half else ROUNDING):
         raise ValueError(f"an utterance encoded alone differs from its cached states by {max(differences):.2g}")
     return max(differences)
