@@ -88,3 +88,36 @@ def run_recipe(recipe: str, *flags: str, processes: int = 1, env: dict | None = 
         text=True,
         timeout=timeout,
     )
+
+
+RECIPES = ("wav2vec2_cls", "wav2vec2_reg", "spectrogram_cls", "text_cls", "fusion_cls")
+
+
+def system_of(recipe: str):
+    """The `SYSTEM` of a recipe, by the recipe's file stem."""
+    from ser_hf.cli.cv import load_system
+
+    return load_system(REPO / "recipes" / f"{recipe}.py")
+
+
+def settings_of(recipe: str, *flags: str):
+    """The settings of a recipe on a machine without GPU; `--config none` where `flags` name no YAML."""
+    from ser_hf.training.arguments import parse
+
+    config = () if "--config" in flags else ("--config", "none")
+    return parse(system_of(recipe), "", [*config, *map(str, flags), "--use_cpu", "true"])
+
+
+def setup_of(recipe: str, splits: dict, corpus: str = "demo", protocol: str | None = None, **changes):
+    """The `Setup` of a run on these parts. `changes`: `label_names`, `problem_type`, and fields of `Setup`."""
+    from ser_hf.data.corpus import CorpusReport
+    from ser_hf.data.splits import find_protocol
+    from ser_hf.training.record import Setup
+
+    names = changes.pop("label_names", ["angry", "happy", "neutral", "sad"])
+    kind = changes.pop("problem_type", "single_label_classification")
+    fields = {"overrides": {}, "mixed": None, "fold": 0, **changes}
+    report = CorpusReport(corpus, "default", names, kind, utterances=0, official=0, hours=0.0, speakers=0)
+    return Setup(
+        recipe, system_of(recipe), splits=splits, report=report, protocol=find_protocol(corpus, protocol), **fields
+    )

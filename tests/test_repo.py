@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ser_hf.training import arguments as args
-from ser_hf.training.systems import SYSTEMS
+from conftest import RECIPES, settings_of, system_of
 
 REPO = Path(__file__).parents[1]
 SOURCE = REPO / "src" / "ser_hf"
@@ -104,7 +103,9 @@ def _documented_commands() -> list[list[str]]:
     return commands
 
 
-def test_documented_commands_parse(monkeypatch):
+def test_documented_commands_parse():
+    from ser_hf.training.arguments import parse
+
     commands = _documented_commands()
     assert len(commands) >= 8
     for words in commands:
@@ -114,7 +115,7 @@ def test_documented_commands_parse(monkeypatch):
 
         launch_command_parser().parse_args(words[2:])
         # the GPU flags of a documented command must parse on a machine without one
-        args.parse("", Path(words[at]).stem.split("_")[0], [*words[at + 1 :], "--use_cpu", "true", "--bf16", "false"])
+        parse(system_of(Path(words[at]).stem), "", [*words[at + 1 :], "--use_cpu", "true", "--bf16", "false"])
 
 
 class Parsed(Exception):
@@ -136,11 +137,8 @@ def test_documented_console_commands_parse(monkeypatch):
     for line in lines:
         name, *words = shlex.split(line.split(" #")[0])
         if name == "cv":  # its flags are the recipe's, and its own
-            own = re.findall(r"^  (--\w+)", cv.__doc__, re.M)
-            given = args._pairs(words[1:])
-            flags = [word for key, value in given.items() if f"--{key}" not in own for word in (f"--{key}", value)]
-            assert (REPO / words[0]).is_file() and {"--seeds", "--folds"} <= set(own)
-            assert args.parse("", Path(words[0]).stem, [*flags, "--use_cpu", "true"]).data.dataset
+            request = cv.parse(words)
+            assert (REPO / words[0]).is_file() and request.data.dataset
             continue
         module = importlib.import_module(f"ser_hf.cli.{name}")
         with pytest.raises(Parsed):
@@ -153,10 +151,11 @@ def test_yaml_files_are_flat_runs_that_parse():
     for file in files:
         flags = yaml.safe_load(file.read_text())
         assert file.stem.startswith(flags["dataset"].split("+")[0] + "_"), file.name
-        system = file.stem.removeprefix(flags["dataset"].split("+")[0] + "_").split("_")[0]
-        assert system in SYSTEMS, file.name
-        data = args.parse("", system, ["--config", str(file), "--use_cpu", "true"])[0]
-        assert data.dataset == flags["dataset"]
+        name = file.stem.removeprefix(flags["dataset"].split("+")[0] + "_")
+        fitting = [recipe for recipe in RECIPES if f"{name}_".startswith(f"{system_of(recipe).name}_")]
+        assert fitting, file.name
+        settings = settings_of(max(fitting, key=lambda recipe: len(system_of(recipe).name)), "--config", file)
+        assert settings.data.dataset == flags["dataset"] and settings.overrides["config"] == str(file)
 
 
 def test_accelerate_files_load():

@@ -2,29 +2,28 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
-import yaml
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
+from conftest import setup_of
 from ser_hf import SerError
-from ser_hf.data.splits import find_protocol
-from ser_hf.training.provenance import check_checkpoints, own_training, trainings_of
+from ser_hf.data.mixing import Mixed
+from ser_hf.training.provenance import check_checkpoints, training_of, trainings_of
 
 SPEAKERS = {"a1": "01", "a2": "01", "b1": "02", "c1": "03"}
 
 
-def setup_of(test, corpus="ravdess", protocol="6fold", fold=0, added=(), **given):
+def run_on(test, corpus="ravdess", protocol="6fold", fold=0, added=(), **overrides):
+    """The setup of a run that tests these utterances."""
     rows = Dataset.from_dict({"id": list(test), "speaker": [SPEAKERS[name] for name in test]})
-    mixed = SimpleNamespace(counts=dict.fromkeys(added, {})) if added else None
-    report = SimpleNamespace(corpus=corpus)
-    protocol = find_protocol(corpus, protocol)
-    return SimpleNamespace(given=given, splits={"test": rows}, report=report, mixed=mixed, protocol=protocol, fold=fold)
+    mixed = Mixed(rows, dict.fromkeys(added, {})) if added else None
+    changes = {"fold": fold, "mixed": mixed, "overrides": overrides}
+    return setup_of("wav2vec2_cls", DatasetDict(test=rows), corpus, protocol, **changes)
 
 
 def finished(folder, setup, checkpoints=()):
-    """What a run leaves that is looked at here; returns its name."""
+    """The part of a finished run that is read here; returns its name."""
     folder.mkdir()
     trained_on = check_checkpoints(list(checkpoints), setup)
     (folder / "results.json").write_text(json.dumps({"ser_hf": "0", "trained_on": trained_on}))
@@ -47,52 +46,38 @@ def finished(folder, setup, checkpoints=()):
         ({"test": ["a1"], "corpus": "x", "protocol": None}, {"test": ["a2"], "corpus": "x", "protocol": None}, None),
     ],
 )
-def test_what_was_heard(before, now, leak, tmp_path):
-    name, now = finished(tmp_path / "before", setup_of(**before)), setup_of(**now)
+def test_what_a_checkpoint_was_trained_on(before, now, leak, tmp_path):
+    name, now = finished(tmp_path / "before", run_on(**before)), run_on(**now)
     if leak is None:
-        own, heard = own_training(now), trainings_of(name)
-        assert check_checkpoints([name, name], now) == [own, *(entry for entry in heard if entry != own)]
+        own, earlier = training_of(now), trainings_of(name)
+        assert check_checkpoints([name, name], now) == [own, *(entry for entry in earlier if entry != own)]
         return
     with pytest.raises(SerError, match=f"leak: .*before was trained on .*{leak}"):
         check_checkpoints([name], now)
 
 
 def test_what_a_checkpoint_was_made_from_is_remembered_when_it_is_gone(tmp_path):
-    first = finished(tmp_path / "first", setup_of(["c1"], fold=1))
-    second = finished(tmp_path / "second", setup_of(["a1"], corpus="emodb", protocol=None), [first])
+    first = finished(tmp_path / "first", run_on(["c1"], fold=1))
+    second = finished(tmp_path / "second", run_on(["a1"], corpus="emodb", protocol=None), [first])
     shutil.rmtree(first)
     assert [entry["corpus"] for entry in trainings_of(second)] == ["emodb", "ravdess"]
     with pytest.raises(SerError, match="leak: .*second was trained on ravdess with fold 1 and not 0"):
-        check_checkpoints([second], setup_of(["a1"]))
-    scored = check_checkpoints([second], setup_of(["c1"], fold=1), do_train=False)
+        check_checkpoints([second], run_on(["a1"]))
+    scored = check_checkpoints([second], run_on(["c1"], fold=1), do_train=False)
     assert [entry["corpus"] for entry in scored] == ["emodb", "ravdess"]  # it is only scored here
 
 
 def test_a_checkpoint_of_a_run_is_of_that_run(tmp_path):
-    run = finished(tmp_path / "run", setup_of(["c1"], fold=1))
+    run = finished(tmp_path / "run", run_on(["c1"], fold=1))
     (tmp_path / "run" / "run.yaml").write_text("fold: 1\n")
     (tmp_path / "run" / "checkpoint-30").mkdir()
     assert trainings_of(f"{run}/checkpoint-30") == trainings_of(run) != []
     with pytest.raises(SerError, match="leak: .*checkpoint-30 was trained on ravdess with fold 1 and not 0"):
-        check_checkpoints([f"{run}/checkpoint-30"], setup_of(["a1"]))
+        check_checkpoints([f"{run}/checkpoint-30"], run_on(["a1"]))
 
 
-def test_runs_of_before_are_followed_through_their_flags(tmp_path):
-    def old(name, corpus, fold, **flags):
-        (tmp_path / name).mkdir()
-        protocol = {"name": "6fold", "fold": fold}
-        results = {"ser_hf": "0", "corpus": {"corpus": corpus}, "mixed": None, "protocol": protocol, "seed": 43}
-        (tmp_path / name / "results.json").write_text(json.dumps(results))
-        (tmp_path / name / "run.yaml").write_text(yaml.safe_dump(flags))
-        return str(tmp_path / name)
-
-    old("fold2_seed43", "ravdess", 2)
-    # a run that went on in its own folder must not be followed for ever
-    later = old(
-        "later", "emodb", 2, audio_model=str(tmp_path / "fold{fold}_seed{seed}"), text_model=f"{tmp_path}/later"
-    )
-    assert [(entry["corpus"], entry["fold"]) for entry in trainings_of(later)] == [("emodb", 2), ("ravdess", 2)]
-    check_checkpoints([later], setup_of(["a1"], fold=2))
-    with pytest.raises(SerError, match="leak: .*later was trained on ravdess with fold 2 and not 0"):
-        check_checkpoints([later], setup_of(["a1"]))
+def test_a_checkpoint_that_no_run_left_was_trained_on_nothing_that_is_known(tmp_path):
     assert trainings_of(str(tmp_path / "nowhere")) == trainings_of(str(tmp_path)) == []
+    (tmp_path / "results.json").write_text(json.dumps({"accuracy": 1.0}))
+    assert trainings_of(str(tmp_path)) == []
+    assert check_checkpoints([str(tmp_path)], run_on(["a1"]), do_train=False) == []
