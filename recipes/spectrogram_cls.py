@@ -20,7 +20,7 @@ def main() -> None:
 
     from ser_hf.data.mixing import with_soft_labels
     from ser_hf.evaluation.scoring import SELECTED_BY, metrics_of
-    from ser_hf.models.configuration_spectrogram import IMAGE_ARCHS
+    from ser_hf.models.encoders import padding_sensitive
     from ser_hf.training import spectrogram_model as spectrograms
     from ser_hf.training.trainer import SerTrainer
 
@@ -50,7 +50,7 @@ def main() -> None:
         compute_metrics=metrics_of(report.label_names, report.problem_type),
         budget=run_args.batch_seconds,
         loss=pieces.make_loss(report, run_args, training, splits["train"]),
-        exact_evaluation=model.config.arch in IMAGE_ARCHS,
+        exact_evaluation=padding_sensitive(model.config),
         sampling=pieces.make_sampling(run_args, parts["train"]),
         one_cycle=run_args.one_cycle,
     )

@@ -20,6 +20,7 @@ def main() -> None:
 
     from ser_hf.data.mixing import with_soft_labels
     from ser_hf.evaluation.scoring import metrics_of
+    from ser_hf.models.encoders import padding_sensitive
     from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
@@ -45,7 +46,7 @@ def main() -> None:
         compute_metrics=metrics_of(report.label_names, report.problem_type),
         budget=run_args.batch_seconds,
         loss=pieces.make_loss(report, run_args, training, splits["train"]),
-        exact_evaluation=pieces.hears_padding(model.config.audio_config),
+        exact_evaluation=padding_sensitive(model.config.audio_config),
         sampling=pieces.make_sampling(run_args, parts["train"]),
     )
     trained = run.train(trainer, training) if training.do_train else None

@@ -65,10 +65,10 @@ def _encode(args, corpus):
     from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
 
     from .. import models  # noqa: F401  (our model types)
-    from ..models.encoders import audio_states, pool_layers, text_states
+    from ..models.encoders import audio_states, describe, layer_count, padding_sensitive, text_states
     from ..models.modeling_fusion import load_audio_encoder, load_text_encoder
+    from ..models.pooling import POOLINGS, TEXT_POOLINGS, pool_layers
     from ..training.flags import ClipArguments
-    from ..training.pieces import hears_padding
     from ..training.states import audio_store, fill_audio, fill_text, text_name, text_store
     from ..training.text_model import check_text_length
 
@@ -78,7 +78,8 @@ def _encode(args, corpus):
     remote = {"trust_remote_code": args.trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(args.model, **remote)
-        audio = config.model_type in ("ser", "ser_spectrogram") or hasattr(config, "conv_kernel")
+        description = describe(getattr(config, "audio_config", config))
+        audio = description is not None and description.reads != "text"
         if not audio:
             check_text_length(args.max_text_length, config)
         encoder = load_audio_encoder(args.model, **remote)[0] if audio else load_text_encoder(args.model, **remote)
@@ -96,13 +97,12 @@ def _encode(args, corpus):
             found = text_states(encoder, input_ids, attention_mask, every)
         return found if pooling is None else pool_layers(*found, pooling)
 
-    twice = 2 if pooling == "meanmax" else 1
-    layers = encoder.config.num_hidden_layers + 1 if every and config.model_type != "ser_spectrogram" else 1
-    shape = layers, encoder.config.hidden_size * twice
+    width = 1 if pooling is None else (POOLINGS | TEXT_POOLINGS)[pooling].width
+    shape = layer_count(encoder.config) if every else 1, encoder.config.hidden_size * width
     if audio:
         data = ClipArguments()
         store = audio_store(encoder, shape, pooling, reader, data)
-        exact = hears_padding(encoder.config)
+        exact = padding_sensitive(encoder.config)
         budget = args.batch_seconds if args.batch_seconds > 0 else None
         fill_audio(store, corpus, encode, reader, data, device, budget, exact=exact, say="audio encoder")
         return store, corpus["audio_hash"][:]

@@ -13,8 +13,9 @@ from ..data.mixing import with_soft_labels
 from ..errors import SerError
 from ..evaluation.scoring import decision_thresholds, from_scores, metrics_of, to_scores
 from ..models import SerFusionForClassification, SerFusionProcessor
+from ..models.encoders import describe_audio, padding_sensitive
 from ..models.text_cleaning import clean_text
-from .pieces import hears_padding, make_loss, make_sampling
+from .pieces import make_loss, make_sampling
 from .states import MODALITIES, StateCollator, States, read_clip, trims
 
 
@@ -83,7 +84,7 @@ def load(args, report, do_train: bool = True):
                 f"--use_weighted_layer_sum true with --fusion {args.fusion} and --pooling {model.config.pooling}: all "
                 "frames of all layers would be kept; use mean pooling, or --freeze_encoders false"
             )
-    elif hasattr(model.audio_encoder, "feature_extractor"):
+    elif describe_audio(model.config.audio_config).feature_encoder is not None:
         model.freeze_feature_encoder()  # the convolutions of a pretrained encoder, as in the audio recipes
     return model, processor
 
@@ -215,7 +216,7 @@ def make_trainer(model, collator, processor, flags, setup):
         compute_metrics=metrics_of(report.label_names, report.problem_type),
         budget=None if one_frame else run.batch_seconds,
         loss=make_loss(report, run, flags.training, splits["train"]),
-        exact_evaluation=not cached and hears_padding(model.config.audio_config),
+        exact_evaluation=not cached and padding_sensitive(model.config.audio_config),
         sampling=make_sampling(run, splits["train"]),
     )
 

@@ -22,6 +22,7 @@ def audio_model(args, report, do_train: bool = True):
     from transformers import AutoConfig, AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 
     from ..models import SerConfig, SerForAudioClassification
+    from ..models.encoders import padding_sensitive
     from .hub import load_finetuned
     from .lora import with_lora
 
@@ -42,7 +43,7 @@ def audio_model(args, report, do_train: bool = True):
     try:
         if args.model_type:
             audio = AutoConfig.for_model(args.model_type, **overrides)
-            extractor = Wav2Vec2FeatureExtractor(return_attention_mask=audio.feat_extract_norm == "layer")
+            extractor = Wav2Vec2FeatureExtractor(return_attention_mask=not padding_sensitive(audio))
             model = SerForAudioClassification(SerConfig(audio_config=audio, **head))
         else:
             extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=args.trust_remote_code)
@@ -140,13 +141,3 @@ def draw_augmentation(run, augmentation, training, splits, extractor) -> None:
         samples = decode(splits["train"][0]["audio"], extractor.sampling_rate)
         image = draw_examples(samples, extractor.sampling_rate, augmentation, training.seed)
         write(Path(training.output_dir) / "figures" / "augmentation.png", image)
-
-
-def hears_padding(audio_config) -> bool:
-    """Whether an audio encoder's output depends on the padding even with a mask: group norm over time in its first
-    layer, as in the base-size checkpoints, or an image network over spectrograms. Evaluation then pads nothing."""
-    from ..models.configuration_spectrogram import IMAGE_ARCHS
-
-    if audio_config.model_type == "ser_spectrogram":
-        return audio_config.arch in IMAGE_ARCHS
-    return getattr(audio_config, "feat_extract_norm", None) == "group"

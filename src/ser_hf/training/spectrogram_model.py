@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from ..data.audio import decode
 from ..data.augmentation import augment_spectrogram
 from ..data.cache import Store, settings_folder
 from ..data.collators import SpeechCollator
@@ -109,8 +108,7 @@ class FeatureCollator(SpeechCollator):
 
     def from_audio(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
         """`(rows, frames)` float32 of a row, not scaled and without SpecAugment."""
-        samples = decode(row["audio"], self.sampling_rate, row.get("window_start"), row.get("window_end"))
-        return self.extractor.unscaled(self._change(samples, generator)).float()
+        return self.extractor.unscaled(self.samples(row, generator, trim_db=None)).float()
 
     def unscaled(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
         """The same, from the store where it has them."""

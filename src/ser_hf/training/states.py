@@ -6,13 +6,12 @@ import copy
 import numpy as np
 import torch
 
-from ..data.audio import decode
+from ..data import audio
 from ..data.cache import Store, content_hash, settings_folder
-from ..data.trimming import crop, fit_length, trim
 from ..models import SerFusionForClassification
+from ..models.encoders import padding_sensitive
 from ..models.text_cleaning import clean_text
 from .encoder_states import fill, fingerprint, pad_states
-from .pieces import hears_padding
 
 MODALITIES = ("audio", "text")
 BATCH_CHARACTERS = 16384  # padded length of a batch of texts: about 4000 tokens
@@ -30,13 +29,7 @@ def read_clip(row: dict, rate: int, data) -> np.ndarray | None:
     """
     if row.get("audio") is None:
         return None
-    samples = decode(row["audio"], rate)
-    if data.trim_db is not None:
-        first, end = trim(samples, rate, data.trim_db)
-        samples = samples[first:end]
-    if data.max_seconds is not None:
-        samples = crop(samples, data.max_seconds, rate)
-    return fit_length(samples, round(data.min_seconds * rate))
+    return audio.read_clip(row["audio"], rate, data.trim_db, data.min_seconds, data.max_seconds)
 
 
 class StateCollator:
@@ -184,7 +177,7 @@ def encode(model: SerFusionForClassification, processor, splits, flags) -> State
     extractor, tokenizer = processor.feature_extractor, processor.tokenizer
     said = [None if training.disable_tqdm else f"{kind} encoder" for kind in MODALITIES]
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        exact = hears_padding(model.config.audio_config)
+        exact = padding_sensitive(model.config.audio_config)
         audio = {"budget": flags.run.batch_seconds, "exact": exact, "half": half, "say": said[0]}
         fill_audio(states.stores["audio"], rows, model.encode_audio, extractor, data, device, **audio)
         text = {"max_length": processor.max_text_length, "device": device, "half": half, "say": said[1]}
