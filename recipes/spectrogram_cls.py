@@ -25,8 +25,8 @@ def main() -> None:
     settings = parse(SYSTEM, __doc__)
 
     from ser_hf.evaluation.scoring import metrics_of
+    from ser_hf.models.encoders import padding_sensitive
     from ser_hf.training import spectrogram_model as spectrograms
-    from ser_hf.training.audio_model import padding_sensitive
     from ser_hf.training.objective import draw_weights, make_loss, training_rows
     from ser_hf.training.trainer import SerTrainer
 

@@ -21,7 +21,8 @@ def main() -> None:
     settings = parse(SYSTEM, __doc__)
 
     from ser_hf.evaluation.scoring import metrics_of
-    from ser_hf.training.audio_model import audio_model, padding_sensitive, speech_collators
+    from ser_hf.models.encoders import padding_sensitive
+    from ser_hf.training.audio_model import audio_model, speech_collators
     from ser_hf.training.lora import with_lora
     from ser_hf.training.objective import make_loss
     from ser_hf.training.trainer import SerTrainer

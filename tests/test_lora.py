@@ -21,8 +21,9 @@ from conftest import REPO, TINY, run_recipe, tiny_flags
 from hub_server import hub_server
 from ser_hf import SerError
 from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig, SerFusionForClassification
+from ser_hf.models.encoders import ENCODERS
 from ser_hf.training import run
-from ser_hf.training.lora import head_modules, save_adapter, with_lora
+from ser_hf.training.lora import add_lora, head_modules, save_adapter, with_lora
 
 TINY_BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 SHORT = ("--max_steps", "6", "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "3")
@@ -77,6 +78,16 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize("kind", [kind for kind, entry in ENCODERS.items() if entry.lora])
+def test_adapters_of_every_encoder_are_trained(kind):
+    """WavLM's attention reads weights without calling its layers: adapters on its projections would have no effect."""
+    config = SerConfig(audio_config=AutoConfig.for_model(kind, **TINY), head_size=8, num_labels=3)
+    model = add_lora(SerForAudioClassification(config).eval(), r=2)
+    model(torch.randn(2, 8000), labels=torch.tensor([0, 2])).loss.backward()
+    adapters = {name: weight.grad for name, weight in model.named_parameters() if "lora_B" in name}
+    assert len(adapters) >= 2 and all(grad is not None and grad.abs().max() > 0 for grad in adapters.values())
+
+
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 @torch.no_grad()
 def test_trained_is_merged_is_reloaded(make, tmp_path):
@@ -125,7 +136,7 @@ def test_named_layers_and_layers_that_are_not_there():
 
 
 def test_frozen_encoders_have_no_adapters():
-    with pytest.raises(SerError, match="--lora_r 4 adapts the encoders: it needs --freeze_encoders false"):
+    with pytest.raises(SerError, match="--lora_r 4: it adapts the encoders; give --freeze_encoders false"):
         with_lora(fusion()[0], flags(freeze_encoders=True))
 
 

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForAudioClassification, Wav2Vec2Fe
 from conftest import TINY
 from ser_hf.models import SerConfig, SerForAudioClassification
 from ser_hf.models.configuration_ser import HEADS, POOLINGS
-from ser_hf.models.frames import frame_mask, pool
+from ser_hf.models.encoders import ENCODERS, describe, frame_mask, padding_sensitive, shortest_input
+from ser_hf.models.pooling import pool
 from ser_hf.training.hub import from_stock, load_finetuned, save_model, stock_class, to_stock
 
 # The shapes that are published: base checkpoints have group norm, XLSR-53 and the large ones layer norm.
@@ -24,9 +25,13 @@ SHAPES = {
     "wavlm-base": ("wavlm", {"feat_extract_norm": "group", "do_stable_layer_norm": False}),
     "wavlm-large": ("wavlm", {"feat_extract_norm": "layer", "do_stable_layer_norm": True}),
     "data2vec": ("data2vec-audio", {}),
+    "conformer": ("wav2vec2-conformer", {}),
+    "unispeech": ("unispeech", {}),
+    "unispeech-sat": ("unispeech-sat", {}),
 }
-LAYER_NORM = [name for name, (_, flags) in SHAPES.items() if flags.get("feat_extract_norm") == "layer"]
 GROUP_NORM = [name for name, (_, flags) in SHAPES.items() if flags.get("feat_extract_norm") == "group"]
+SENSITIVE = [*GROUP_NORM, "data2vec", "conformer"]  # to padding, even with a mask
+INVARIANT = [name for name in SHAPES if name not in SENSITIVE]
 
 
 def make(shape: str, labels: int = 4, layers: int = 2, **config) -> SerForAudioClassification:
@@ -64,7 +69,7 @@ def test_pooling_by_hand():
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("shape", LAYER_NORM)
+@pytest.mark.parametrize("shape", INVARIANT)
 def test_clip_alone_equals_clip_padded(shape, pooling):
     for head in HEADS:
         for layer_sum in (False, True):
@@ -73,12 +78,12 @@ def test_clip_alone_equals_clip_padded(shape, pooling):
             with torch.no_grad():
                 padded, alone = model(values, mask).logits[1], model(values[1:, :9000]).logits[0]
                 assert (padded - alone).abs().max() < 1e-5
-                # and the test can fail: without the mask the padding is heard
+                # and the test can fail: without the mask the padding changes the logits
                 assert (model(values).logits[1] - alone).abs().max() > 1e-5
 
 
 @pytest.mark.parametrize("shape", GROUP_NORM)
-def test_group_norm_hears_padding_and_the_bound_holds(shape):
+def test_group_norm_is_padding_sensitive_within_a_bound(shape):
     """The bound the README names: at most 5 % padding changes the pooled vector by at most 5 % of its length."""
     model = make(shape)
     for share, bound in ((0.05, 0.05), (0.0, 1e-6)):
@@ -87,12 +92,12 @@ def test_group_norm_hears_padding_and_the_bound_holds(shape):
         with torch.no_grad():
             padded, alone = model.encoder(values, mask), model.encoder(values[1:, :short])
         b = pool(alone.last_hidden_state, torch.ones(alone.last_hidden_state.shape[:2], dtype=torch.bool), "mean")
-        frames = frame_mask(model.encoder, padded.last_hidden_state, mask)
+        frames = frame_mask(model.encoder.config, padded.last_hidden_state, mask)
         a = pool(padded.last_hidden_state, frames, "mean")[1:]
         assert (a - b).norm() / b.norm() <= bound
 
 
-@pytest.mark.parametrize("shape", LAYER_NORM)
+@pytest.mark.parametrize("shape", INVARIANT)
 def test_clips_shorter_than_the_receptive_field(shape):
     model = make(shape)
     assert model.receptive_field == 80 + 7 * 80  # two layers: kernel 80 stride 80, then kernel 8 over those frames
@@ -254,8 +259,51 @@ def test_wrong_configuration(wrong, message):
 
 
 def test_encoders_that_do_not_read_raw_audio_are_refused():
-    with pytest.raises(ValueError, match="'whisper' does not read raw audio"):
+    with pytest.raises(ValueError, match="'whisper' is not supported: use one of wav2vec2, hubert, wavlm"):
         SerForAudioClassification(SerConfig(audio_config=AutoConfig.for_model("whisper", d_model=16)))
+
+
+def test_every_waveform_encoder_is_tested():
+    assert {kind for kind, _ in SHAPES.values()} == set(ENCODERS) - {"ser_spectrogram"}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_encoders_are_as_described(shape):
+    model = make(shape)
+    encoder, config = model.encoder, model.encoder.config
+    description = describe(config)
+    # frames and the samples they require: TINY's convolutions have kernel 80, stride 80, then 8, 8
+    assert shortest_input(config) == 640 and description.steps(config, 3) == 80 * (2 * 8 + 8)
+    for samples in (640, 1279, 1280, 16000, 16639):
+        frames = description.frames(config, torch.tensor(samples))
+        assert frames == samples // 640 == encoder._get_feat_extract_output_lengths(torch.tensor(samples))
+        assert encoder(torch.randn(1, samples)).last_hidden_state.shape[1] == frames
+    # padding_sensitive is what is measured: the same real frames of a clip, alone and padded to twice its length
+    values, mask = padded_batch(8000)
+    with torch.no_grad():
+        alone = encoder(values[1:, :8000]).last_hidden_state
+        padded = encoder(values, attention_mask=mask).last_hidden_state[1:, : alone.shape[1]]
+    difference = (alone - padded).abs().max()
+    assert padding_sensitive(config) == (shape in SENSITIVE)
+    assert difference > 1e-3 if shape in SENSITIVE else difference < 1e-5
+
+
+def test_adapters_shorten_the_frames():
+    config = AutoConfig.for_model("wav2vec2", **TINY, add_adapter=True, num_adapter_layers=2, adapter_stride=2)
+    lengths = torch.tensor([640, 6400, 16000])  # 1, 10 and 25 frames; each of two adapters halves them, rounded up
+    assert describe(config).frames(config, lengths).tolist() == [1, 3, 7]
+
+
+def test_an_encoder_with_its_own_code_is_one_of_waveforms_if_it_has_the_convolutions():
+    from transformers import PreTrainedConfig, Wav2Vec2Config
+
+    class Own(Wav2Vec2Config):
+        model_type = "own"
+
+    class Other(PreTrainedConfig):
+        model_type = "other"
+
+    assert describe(Own(**TINY)).reads == "waveform" and describe(Other()) is None and padding_sensitive(Other())
 
 
 def test_fsdp_finds_the_layers_to_wrap():

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from ser_hf.data.trimming import crop, fit_length, trim
+from ser_hf.data.audio import crop, read_clip, zero_pad
 from ser_hf.errors import SerError
+from ser_hf.models.audio_blocks import trim
 
 
 def librosa_trim(samples, trim_db):
@@ -51,11 +52,46 @@ def test_something_always_stays():
     for at in [0, 15999, *rng.integers(0, 16000, 50)]:
         impulse = np.zeros(16000, dtype=np.float32)
         impulse[at] = 1.0
-        start, end = trim(impulse, 16000, 0.0)
+        start, end = trim(impulse, 16000, 1e-3)
         assert 0 <= start < end <= 16000
         assert start - 744 <= at < end + 744  # half a frame
-    with pytest.raises(SerError, match="--trim_db -3"):
-        trim(np.ones(10), 16000, -3)
+
+
+@pytest.mark.parametrize("trim_db", [0, -3, float("nan")])
+def test_trim_db_must_be_above_0(trim_db):
+    from transformers import Wav2Vec2FeatureExtractor
+
+    from ser_hf.data.collators import SpeechCollator
+    from ser_hf.models import SerSpectrogramFeatureExtractor
+
+    for use in (
+        lambda: trim(np.ones(10), 16000, trim_db),
+        lambda: SerSpectrogramFeatureExtractor(trim_db=trim_db),
+        lambda: read_clip("gone.wav", 16000, trim_db),
+        lambda: SpeechCollator(Wav2Vec2FeatureExtractor(), trim_db=trim_db),
+    ):
+        with pytest.raises((ValueError, SerError), match=f"trim_db {trim_db}: must be above 0"):
+            use()
+
+
+def test_a_clip_is_read_trimmed_changed_cropped_and_padded_in_this_order(tmp_path):
+    """1 s of a tone between two silences of 1 s, at 16 kHz: trimmed to 0.9765 s ... 2.06925 s (`trim` above)."""
+    import soundfile as sf
+
+    samples = np.zeros(48000, dtype=np.int16)
+    samples[16000:32000] = 1000
+    sf.write(tmp_path / "a.wav", samples, 16000)
+    path, expected = tmp_path / "a.wav", samples / np.float32(32768)
+    assert read_clip(path, 16000).tolist() == expected.tolist()
+    assert read_clip(path, 16000, 30.0).tolist() == expected[15624:33108].tolist()
+    assert len(read_clip(path, 16000, 30.0, start=0.5, end=1.5)) == 16000  # a part is not trimmed
+    lengths = []
+    changed = read_clip(path, 16000, 30.0, 2.0, 0.5, change=lambda clip: lengths.append(len(clip)) or clip[::-1])
+    assert lengths == [17484] and len(changed) == 32000 and not changed[8000:].any()
+    # 17484 - 8000 = 9484 spare samples, half of them before the centre crop, of the reversed clip
+    assert changed[:8000].tolist() == expected[15624:33108][::-1][4742:12742].tolist()
+    draws = {read_clip(path, 16000, None, 0, 0.5, generator=np.random.default_rng(seed)).sum() for seed in range(9)}
+    assert len(draws) > 3
 
 
 def test_crop():
@@ -72,7 +108,7 @@ def test_crop():
             crop(samples, *arguments)
 
 
-def test_fit_length():
+def test_zero_pad():
     clip = np.ones(3, dtype=np.float32)
-    assert fit_length(clip, 3) is clip
-    assert fit_length(clip, 5).tolist() == [1, 1, 1, 0, 0] and fit_length(clip, 5).dtype == np.float32
+    assert zero_pad(clip, 3) is clip
+    assert zero_pad(clip, 5).tolist() == [1, 1, 1, 0, 0] and zero_pad(clip, 5).dtype == np.float32

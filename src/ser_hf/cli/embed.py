@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from ..errors import SerError
 from ..files import claim
+from ..training.settings import POOLINGS, TEXT_POOLINGS
 from .console import Parser, corpus_arguments, positive
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
         "--level", choices=("utterance", "frames"), default="utterance", help="one vector, or all frames"
     )
     parser.add_argument(
-        "--pooling", choices=("mean", "max", "meanmax", "first"), help="pooling of frames (default: mean)"
+        "--pooling", choices=dict.fromkeys(POOLINGS + TEXT_POOLINGS), help="pooling of frames (default: mean)"
     )
     parser.add_argument("--layers", choices=("last", "all"), default="last", help="all: a vector for every layer")
     budget = "budget in padded seconds per batch (default: 36); 0 makes batches of eight clips"
@@ -116,9 +117,9 @@ def encode_corpus(
     from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
 
     from .. import models  # noqa: F401  (our model types)
-    from ..models.encoders import audio_states, pool_layers, text_states
+    from ..models import pooling as poolings
+    from ..models.encoders import audio_states, describe, layer_count, padding_sensitive, text_states
     from ..models.modeling_fusion import load_audio_encoder, load_text_encoder
-    from ..training.audio_model import padding_sensitive
     from ..training.encoder_states import AudioReader, TextReader, fill, open_store
     from ..training.settings import ClipArguments
     from ..training.text_model import check_text_length
@@ -128,15 +129,21 @@ def encode_corpus(
     remote = {"trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(model, **remote)
-        audio = config.model_type in ("ser", "ser_spectrogram") or hasattr(config, "conv_kernel")
+        description = describe(getattr(config, "audio_config", config))
+        audio = description is not None and description.reads != "text"
         if not audio:
             check_text_length(max_text_length, config)
         encoder = load_audio_encoder(model, **remote)[0] if audio else load_text_encoder(model, **remote)
         reader = (AutoFeatureExtractor if audio else AutoTokenizer).from_pretrained(model, **remote)
     except (OSError, ValueError, AttributeError) as error:
         raise SerError(f"--model {model}: {' '.join(str(error).split())}") from None
-    if audio and pooling == "first":
-        raise SerError("--pooling first: pools texts, by their first token; choose mean, max or meanmax for audio")
+    fitting = poolings.POOLINGS if audio else poolings.TEXT_POOLINGS
+    fitting = [name for name, entry in fitting.items() if entry.parameters is None]
+    if pooling is not None and pooling not in fitting:
+        kind = "an audio" if audio else "a text"
+        raise SerError(
+            f"--pooling {pooling}: not without training, or not for {kind} encoder; choose {', '.join(fitting)}"
+        )
     encoder = encoder.to(device).eval()
 
     def encode(attention_mask, inputs=None, input_ids=None):
@@ -144,9 +151,9 @@ def encode_corpus(
             states = audio_states(encoder, inputs, attention_mask, every_layer)
         else:
             states = text_states(encoder, input_ids, attention_mask, every_layer)
-        return states if pooling is None else pool_layers(*states, pooling)
+        return states if pooling is None else poolings.pool_layers(*states, pooling)
 
-    layers = encoder.config.num_hidden_layers + 1 if every_layer and config.model_type != "ser_spectrogram" else 1
+    layers = layer_count(encoder.config) if every_layer else 1
     if audio:
         reader = AudioReader(reader, ClipArguments(), budget, exact=padding_sensitive(encoder.config))
     else:

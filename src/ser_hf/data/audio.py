@@ -1,11 +1,14 @@
-"""Audio files to mono float32 samples: soundfile decodes, soxr resamples. No FFmpeg and no torchcodec are needed.
+"""Audio files to mono float32 samples, trimmed, cropped and zero-padded; scanning and cutting of recordings.
 
-soxr and not torchaudio resamples because torchaudio's default kernel leaks aliases (8.3 kHz at -9 dB for 48 -> 16 kHz)
-and loses 3.7 dB at 7.5 kHz; soxr HQ has -140 dB and 0.4 dB and is faster (shared/PLATFORM.md 4.7).
+`models.audio_blocks` decodes, resamples and trims, because that code ships with the models. It is imported inside the
+functions here that use it: importing `ser_hf.models` takes seconds, and scanning a corpus does not require it. Nothing
+here draws from a global random state.
 """
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile as sf
@@ -19,7 +22,7 @@ class AudioError(SerError):
 
 
 def _name(source: dict | str | Path) -> str:
-    """How messages call a path or an `audio` column value `{"bytes", "path"}`."""
+    """The name of a path or an `audio` column value `{"bytes", "path"}` in messages."""
     return (source.get("path") or "<bytes>") if isinstance(source, dict) else str(source)
 
 
@@ -28,49 +31,136 @@ def _read(source: dict | str | Path, start: float | None = None, end: float | No
     name = _name(source)
     file = io.BytesIO(source["bytes"]) if isinstance(source, dict) and source.get("bytes") is not None else name
     try:
-        with sf.SoundFile(file) as f:
+        with sf.SoundFile(file) as audio:
             if start is not None:
-                f.seek(min(round(start * f.samplerate), f.frames))
-            frames = -1 if end is None else max(0, round(end * f.samplerate) - round((start or 0.0) * f.samplerate))
-            dtype = "int16" if f.subtype == "PCM_16" else "float32"
-            return f.read(frames, dtype=dtype, always_2d=True), f.samplerate
+                audio.seek(min(round(start * audio.samplerate), audio.frames))
+            frames = -1
+            if end is not None:
+                frames = max(0, round(end * audio.samplerate) - round((start or 0.0) * audio.samplerate))
+            dtype = "int16" if audio.subtype == "PCM_16" else "float32"
+            return audio.read(frames, dtype=dtype, always_2d=True), audio.samplerate
     except (sf.LibsndfileError, OSError, RuntimeError, ValueError) as error:
-        # Without the "Error opening <file>: " before it, which for bytes is an address in memory.
-        reason = error.error_string if isinstance(error, sf.LibsndfileError) else str(error).split("\n")[0]
-        if isinstance(file, str) and not Path(file).exists():
-            reason = "no such file"
-        raise AudioError(f"{name}: unreadable audio ({reason})") from None
+        from ..models.audio_blocks import unreadable
+
+        raise AudioError(f"{name}: {unreadable(file, error)}") from None
 
 
-def decode(source: dict | str | Path, sampling_rate: int, start: float | None = None, end: float | None = None):
-    """Decode one clip to mono float32 in [-1, 1] at `sampling_rate` Hz; `start` and `end` in seconds cut a part of it.
+def decode(
+    source: dict | str | Path, sampling_rate: int, start: float | None = None, end: float | None = None
+) -> np.ndarray:
+    """One clip as mono float32 in [-1, 1] at `sampling_rate` Hz; `start` and `end` in seconds cut a part of it.
 
     Channels are averaged (RAVDESS's stereo files hold the same signal twice; MOSEI's may not).
 
     Raises:
         AudioError: unreadable, without samples, or with NaN or infinite samples.
     """
+    from ..models.audio_blocks import AudioInputError, averaged, resampled
+
     samples, rate = _read(source, start, end)
     if not len(samples):
         raise AudioError(f"{_name(source)}: no samples")
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
-    scale = 32768.0 if samples.dtype == np.int16 else 1.0
-    mono = mono.astype(np.float32) / np.float32(scale)
-    if not np.isfinite(mono).all():
-        raise AudioError(f"{_name(source)}: NaN or infinite samples")
-    if rate != sampling_rate:
-        import soxr
+    try:
+        return resampled(averaged(samples), rate, sampling_rate)
+    except AudioInputError as error:
+        raise AudioError(f"{_name(source)}: {error}") from None
 
-        mono = soxr.resample(mono, rate, sampling_rate)
-    return mono
+
+def check_trim_db(trim_db: float | None) -> None:
+    """Raises SerError unless it is above 0, or None for no trimming."""
+    if trim_db is not None and not trim_db > 0:
+        raise SerError(f"--trim_db {trim_db:g}: must be above 0 dB; leave it out to keep the silence")
+
+
+def read_clip(
+    audio: dict | str | Path,
+    rate: int,
+    trim_db: float | None = None,
+    min_seconds: float = 0.0,
+    max_seconds: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+    generator: np.random.Generator | None = None,
+) -> np.ndarray:
+    """The samples of one clip as encoders take them: decoded, trimmed, changed, cropped, zero-padded, in this order.
+
+    Args:
+        audio: A path or an `audio` column value.
+        rate: In Hz.
+        trim_db: Trim silence at both ends, this many dB below the loudest; None keeps it. A part from `start` on is
+            not trimmed, which would shift its times.
+        min_seconds: Zero-pad shorter clips.
+        max_seconds: Crop longer clips: at random with a `generator`, to the centre without. None for no limit.
+        start, end: Seconds, to read a part of the file.
+        change: Augmentation of the samples.
+        generator: Draws the random crop.
+
+    Raises:
+        AudioError: unreadable, without samples, or with NaN or infinite samples.
+        SerError: `trim_db` or `max_seconds` is not above 0.
+    """
+    check_trim_db(trim_db)
+    samples = decode(audio, rate, start, end)
+    if trim_db is not None and start is None:
+        from ..models.audio_blocks import trim
+
+        first, last = trim(samples, rate, trim_db)
+        samples = samples[first:last]
+    if change is not None:
+        samples = change(samples)
+    if max_seconds is not None:
+        samples = crop(samples, max_seconds, rate, "centre" if generator is None else "random", generator)
+    return zero_pad(samples, round(min_seconds * rate))
+
+
+def crop(
+    samples: np.ndarray,
+    seconds: float,
+    rate: int,
+    how: Literal["random", "centre"] = "centre",
+    generator: np.random.Generator | None = None,
+) -> np.ndarray:
+    """At most `seconds` of a clip, a view: the centre, or a random part with all positions equally likely.
+
+    A clip that is short enough is returned as it is, without a draw.
+
+    >>> crop(np.arange(10), 4, 1).tolist()
+    [3, 4, 5, 6]
+
+    Raises:
+        SerError: not above 0 seconds, an unknown `how`, or a random crop without a generator.
+    """
+    if not seconds > 0:
+        raise SerError(f"crop: {seconds} s: must be above 0")
+    if how not in ("random", "centre") or (how == "random" and generator is None):
+        raise SerError(f"crop: {how!r}: must be centre, or random with a generator")
+    length = max(1, round(seconds * rate))
+    spare = len(samples) - length
+    if spare <= 0:
+        return samples
+    start = spare // 2 if how == "centre" else int(generator.integers(spare + 1))
+    return samples[start : start + length]
+
+
+def zero_pad(samples: np.ndarray, minimum: int) -> np.ndarray:
+    """The clip with at least `minimum` samples.
+
+    For clips shorter than an encoder's receptive field (400 samples for wav2vec2). These zeros are part of the clip,
+    not padding: the attention mask must call them real, or the encoder has no real frame.
+
+    >>> zero_pad(np.ones(2), 4).tolist()
+    [1.0, 1.0, 0.0, 0.0]
+    """
+    return samples if len(samples) >= minimum else np.pad(samples, (0, minimum - len(samples)))
 
 
 def scan(source: dict | str | Path) -> dict:
-    """Read one clip once and say what batching and the leak check need to know of it.
+    """Duration and hash of one clip, for batching and the leak check, read once.
 
     Returns:
         `{"duration": seconds, "audio_hash": hex, "problem": None}`; for a clip that cannot be used `problem` says why
-        and the others are None. A clip whose every sample is zero (CREMA-D's 1076_MTI_SAD_XX) is such a one.
+        and the others are None. A clip whose every sample is zero (CREMA-D's 1076_MTI_SAD_XX) cannot be used.
     """
     try:
         samples, rate = _read(source)
@@ -85,7 +175,7 @@ def scan(source: dict | str | Path) -> dict:
         problem = f"{name}: silent (every sample is zero)"
     if problem:
         return {"duration": None, "audio_hash": None, "problem": problem}
-    # Of equal channels one is hashed, and the rate: a stereo copy of a mono clip is the same audio.
+    # One channel is hashed where all are equal, and the rate: a stereo copy of a mono clip is the same audio.
     first = samples[:, :1]
     distinct = first if (samples == first).all() else samples
     digest = xxhash.xxh3_128(np.ascontiguousarray(distinct).tobytes() + str(rate).encode()).hexdigest()

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SerError
-from .audio import decode
-from .trimming import crop
+from .audio import crop, decode
 
 SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
 # dB by which the direct sound of a synthetic room is above its whole reverberation: a speaker about a metre away.

@@ -1,10 +1,11 @@
-"""Tensors kept on disk by the content of what they were computed from: features and encoder outputs are made once.
+"""Tensors on disk, named by the content they were computed from: features and hidden states are computed once.
 
-A store is a folder of safetensors files, named by what computes (`settings_folder`): another extractor, encoder or flag
-is another folder. A tensor's name in it is the content it was made from (an utterance's audio hash, its text): a
-changed clip has another name and is computed anew, an unchanged one is found by every corpus and every run. Files are
-only added, each written whole or not at all, so an interrupted run goes on where it stopped and several processes may
-add at the same time. Nothing is ever deleted here: a store that is no longer needed is a folder to remove.
+A store is a folder of safetensors files, named by the settings of the computation (`settings_folder`): another
+extractor, encoder or flag has another folder. The name of a tensor is the content it was computed from (an utterance's
+audio hash, its text): a changed clip has another name and is computed anew, every corpus and every run shares an
+unchanged one. Files are only added, each written whole or not at all, so that an interrupted run continues where it
+stopped and several processes may add at the same time. Nothing is ever deleted here: remove the folder of a store that
+is no longer needed.
 """
 
 import os
@@ -19,23 +20,26 @@ from safetensors.torch import save_file
 
 from .. import __version__
 
+# Increased when the same settings give other tensors. 2: trimming in seconds, the same at every rate.
+FORMAT = 2
+
 
 def settings_folder(kind: str, *settings) -> Path:
-    """Where tensors of one kind and settings are kept: under `$SER_CACHE`, else beside the `datasets` cache.
+    """The folder of tensors of one kind with the same settings: under `$SER_CACHE`, else beside the `datasets` cache.
 
     Args:
-        kind: Such as `features` or `embeddings`; the folder's name begins with it.
+        kind: First part of the folder's name, such as `features`.
         settings: Everything the tensors depend on besides their content, as values whose `repr` is stable.
     """
     import datasets
 
     home = os.environ.get("SER_CACHE") or Path(datasets.config.HF_DATASETS_CACHE).parent / "ser_hf"
-    digest = xxhash.xxh3_64(repr((__version__, *settings)).encode()).hexdigest()
+    digest = xxhash.xxh3_64(repr((__version__, FORMAT, *settings)).encode()).hexdigest()
     return Path(home).expanduser().absolute() / f"{kind}-{digest}"
 
 
 def content_hash(*parts: str | None) -> str:
-    """A short name for content that is a text and not already a hash.
+    """A short name for texts.
 
     >>> content_hash("a", "b") == content_hash("a", "b") != content_hash("ab")
     True
@@ -44,8 +48,8 @@ def content_hash(*parts: str | None) -> str:
 
 
 class Store:
-    """Tensors by name in one folder; a class because it holds open files. Pickled, it is its folder alone: each worker
-    opens its own."""
+    """Tensors by name in one folder; a class because it holds open files. Only the folder is pickled: each worker opens
+    the files itself."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -62,7 +66,7 @@ class Store:
         self._open()
 
     def refresh(self) -> None:
-        """Find files that were added since, by this process or another."""
+        """Open the files that this or another process has added."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path not in self._parts:
                 self._parts[path] = part = safe_open(path, framework="pt")
@@ -73,7 +77,7 @@ class Store:
         return name in self._file_of
 
     def missing(self, names: Iterable[str]) -> list[int]:
-        """Positions of the names that are not there, each distinct name once."""
+        """Positions of the names that the store lacks, each distinct name once."""
         self.refresh()
         seen, positions = set(), []
         for position, name in enumerate(names):
@@ -83,17 +87,17 @@ class Store:
         return positions
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """One tensor, read from its place in its file.
+        """One tensor, read from its file.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: no tensor has that name.
         """
         if name not in self._file_of:
             self.refresh()
         return self._file_of[name].get_tensor(name)
 
     def add(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Write tensors as one more file, under a temporary name until it is whole."""
+        """Write tensors as one more file, under a temporary name until it is complete."""
         if not tensors:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

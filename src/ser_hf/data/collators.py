@@ -1,15 +1,15 @@
-"""Rows to a padded batch: the only place where audio is decoded while training."""
+"""Rows to a padded batch: training decodes audio only here."""
 
 import logging
 import zlib
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
-from .audio import AudioError, decode
+from .audio import AudioError, check_trim_db, read_clip
 from .augmentation import Augmentation, augment, mixup
-from .trimming import crop, fit_length, trim
 
 logger = logging.getLogger(__name__)
 
@@ -17,15 +17,15 @@ logger = logging.getLogger(__name__)
 def pad_and_normalize(
     clips: Sequence[np.ndarray], normalize: bool, padding_value: float = 0.0
 ) -> dict[str, torch.Tensor]:
-    """What `Wav2Vec2FeatureExtractor` makes of the clips, three times faster (shared/PLATFORM.md 3.1).
+    """The output of `Wav2Vec2FeatureExtractor` for clips, three times faster.
 
     Args:
-        clips: Mono float32 samples, one array a clip.
+        clips: Mono float32 samples, one array per clip.
         normalize: Zero mean and unit variance for each clip, over its own samples.
-        padding_value: What fills the rest of shorter clips.
+        padding_value: Value of the padding after shorter clips.
 
     Returns:
-        `input_values` `(batch, samples)`, and `attention_mask` (1 = real sample) where some clip is padded.
+        `input_values` `(batch, samples)`, and `attention_mask` (1 = real sample) if any clip is padded.
     """
     lengths = torch.tensor([len(clip) for clip in clips])
     values = torch.full((len(clips), int(lengths.max())), padding_value)
@@ -45,24 +45,27 @@ class SpeechCollator:
     """Decodes, resamples, trims, augments, normalises and pads the clips of a batch; a class because workers must
     pickle it.
 
-    What is random is a function of the seed, the epoch and the clip, whatever worker or process makes it: two
-    processes draw what one does, and a resumed run what an unbroken one does.
+    All randomness is a function of the seed, the epoch and the clip, whatever worker or process makes the batch: two
+    processes draw the same as one, and a resumed run the same as an unbroken one.
 
     Args:
-        feature_extractor: Of the encoder: says the rate in Hz, whether to normalise and what to pad with.
-        skip_unreadable: In training a clip that has become unreadable since the corpus was scanned is left out with a
-            warning; in evaluation it is an error, because every utterance must be scored.
-        trim_db: Cut leading and trailing silence below this many dB under the clip's loudest; None for none. Not for
-            windows, whose times it would shift.
-        min_seconds, max_seconds: Shorter clips get zeros behind; of longer ones a stretch is taken, at random if
-            `augmentation` is given and from the middle otherwise.
-        augmentation: What is changed at random, in training; None in evaluation.
-        seed: Of all randomness.
-        num_labels: Needed for mixup, which makes class labels soft.
+        feature_extractor: The encoder's: its rate in Hz, whether it normalises, and its padding value.
+        skip_unreadable: Leave out, with a warning, a clip that has become unreadable since the corpus was scanned: for
+            training. In evaluation it is an error, because every utterance must be scored.
+        trim_db: Trim silence at both ends, this many dB below the clip's loudest; None keeps it. Windows are never
+            trimmed.
+        min_seconds, max_seconds: Zero-pad shorter clips; crop longer ones, at random if `augmentation` is given and to
+            the centre otherwise.
+        augmentation: Random changes, in training; None in evaluation.
+        seed: Seed of all randomness.
+        num_labels: Number of classes; mixup requires it to make class labels soft.
+
+    Raises:
+        SerError: `trim_db` is not above 0.
     """
 
-    columns = ("id", "audio", "label", "window_start", "window_end")  # what is read of a row, where it is there
-    values = "input_values"  # what the model calls its input
+    columns = ("id", "audio", "label", "window_start", "window_end")  # the columns of a row that are read
+    values = "input_values"  # name of the model's input
 
     def __init__(
         self,
@@ -75,6 +78,7 @@ class SpeechCollator:
         seed: int = 42,
         num_labels: int | None = None,
     ):
+        check_trim_db(trim_db)
         self.sampling_rate = feature_extractor.sampling_rate
         self.normalize = getattr(feature_extractor, "do_normalize", False)
         self.padding_value = feature_extractor.padding_value
@@ -84,29 +88,29 @@ class SpeechCollator:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the batch sampler, so that every epoch draws anew."""
+        """The batch sampler calls this, so that every epoch draws anew."""
         self.epoch = epoch
 
     def _generator(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, zlib.crc32(name.encode())])
 
-    def _clip(self, row: dict) -> np.ndarray:
-        """What the model is to hear of a row; raises `AudioError` where it cannot be read."""
-        window = row.get("window_start"), row.get("window_end")
-        samples = decode(row["audio"], self.sampling_rate, *window)
-        if self.trim_db is not None and window[0] is None:
-            first, end = trim(samples, self.sampling_rate, self.trim_db)
-            samples = samples[first:end]
-        return self._change(samples, self._generator(row["id"]))
+    def samples(self, row: dict, generator: np.random.Generator, trim_db: float | None) -> np.ndarray:
+        """The samples of a row, with augmentation in training; raises `AudioError` if it cannot be read."""
+        rate, config = self.sampling_rate, self.augmentation
+        return read_clip(
+            row["audio"],
+            rate,
+            trim_db,
+            self.min_seconds,
+            self.max_seconds,
+            row.get("window_start"),
+            row.get("window_end"),
+            change=None if config is None else partial(augment, rate=rate, config=config, generator=generator),
+            generator=None if config is None else generator,
+        )
 
-    def _change(self, samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        training = self.augmentation is not None
-        if training:
-            samples = augment(samples, self.sampling_rate, self.augmentation, generator)
-        if self.max_seconds is not None:
-            how = "random" if training else "centre"
-            samples = crop(samples, self.max_seconds, self.sampling_rate, how, generator)
-        return fit_length(samples, round(self.min_seconds * self.sampling_rate))
+    def _clip(self, row: dict) -> np.ndarray:
+        return self.samples(row, self._generator(row["id"]), self.trim_db)
 
     def _batch(self, clips: list) -> dict[str, torch.Tensor]:
         return pad_and_normalize(clips, self.normalize, self.padding_value)
@@ -123,7 +127,7 @@ class SpeechCollator:
                 continue
             labels.append(row["label"])
         if not clips:
-            raise AudioError(f"none of the {len(rows)} clips of a batch can be read, first {rows[0]['id']}")
+            raise AudioError(f"none of the {len(rows)} clips of a batch can be read; the first is {rows[0]['id']}")
         batch = self._batch(clips)
         batch["labels"] = torch.tensor(labels)
         return self._mix(batch, rows[0]["id"])
@@ -135,14 +139,6 @@ class SpeechCollator:
         labels = batch["labels"]
         if not labels.dtype.is_floating_point:
             labels = torch.nn.functional.one_hot(labels, self.num_labels).float()
-        mixed = mixup(
-            batch[self.values],
-            labels,
-            config.mixup_alpha,
-            self._generator(f"mixup {name}"),
-            batch.get("attention_mask"),
-            config.mixup_p,
-        )
-        values, labels, mask = mixed
-        batch = {self.values: values, "labels": labels}
-        return batch if mask is None else {**batch, "attention_mask": mask}
+        generator, mask = self._generator(f"mixup {name}"), batch.get("attention_mask")
+        values, labels, mask = mixup(batch[self.values], labels, config.mixup_alpha, generator, mask, config.mixup_p)
+        return {self.values: values, "labels": labels} | ({} if mask is None else {"attention_mask": mask})

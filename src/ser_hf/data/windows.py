@@ -1,7 +1,7 @@
-"""Utterances to windows, and the windows' scores back to one score an utterance.
+"""Utterances to windows, and the windows' scores back to one score per utterance.
 
-A corpus is split first and cut into windows afterwards, part by part: windows inherit their utterance's part, label and
-speaker, so no utterance is ever in two parts. Only times are written; `audio.decode(row["audio"], rate,
+A corpus is split first and cut into windows afterwards: windows inherit their utterance's split, label and speaker, so
+that no utterance is ever in two splits. Only times are written; `audio.decode(row["audio"], rate,
 row["window_start"], row["window_end"])` reads a window's samples from the utterance's own file.
 """
 
@@ -21,63 +21,47 @@ from ..errors import SerError
 Last = Literal["pad", "drop", "shift"]
 How = Literal["mean", "max", "vote", "attention"]
 
-# Seconds of audio that are no window of their own. `duration` columns are float32, whose steps reach 0.0001 s at half
-# an hour; the encoders' frames are 0.02 s.
+# Seconds of audio that are not a window of their own. `duration` columns are float32, whose steps reach 0.0001 s at
+# half an hour; the encoders' frames are 0.02 s.
 REST = 1e-3
 
 
 def windows(duration: float, frame: float, hop: float, last: Last = "pad") -> list[tuple[float, float]]:
-    """Start and end in seconds of the windows of a clip, in order; times are rounded to microseconds.
+    """Start and end of the windows of a clip, as `models.audio_blocks.spans`, rounded to microseconds.
 
-    Window `k` is `k * hop` to `k * hop + frame` as long as it ends within the clip (or less than `REST` behind it). A
-    clip that is not longer than a frame is one window, whatever `last` says. Otherwise the audio behind the last whole
-    window, if it is more than `REST`, is treated as `last` says:
-
-    - `pad`: one window more, from the next hop to the clip's end. It is shorter than a frame; the batch pads it.
-    - `drop`: it is in no window.
-    - `shift`: one window more, a whole frame that ends where the clip ends and so overlaps the one before by more.
-
-    With `hop` above `frame` the audio between two windows is in none, and neither is a rest that begins in such a gap.
+    Args:
+        duration, frame, hop: Lengths of the clip and of a window, and from one window to the next, in seconds.
+        last: Treatment of the audio after the last whole window: `pad` (one shorter window; the batch pads it), `shift`
+            (one whole window that begins earlier) or `drop`.
 
     >>> windows(2.3, 1.0, 0.5)
     [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.5, 2.3)]
-    >>> windows(2.3, 1.0, 0.5, last="drop")
-    [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0)]
     >>> windows(2.3, 1.0, 0.5, last="shift")
     [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.3, 2.3)]
-    >>> windows(0.4, 1.0, 0.5, last="drop")
-    [(0.0, 0.4)]
 
     Raises:
         SerError: a length that is not above 0, or an unknown `last`.
     """
+    from ..models.audio_blocks import spans
+
     for name, value in (("duration", duration), ("frame", frame), ("hop", hop)):
         if value is None or not 0 < value < math.inf:
             raise SerError(f"windows: {name} {value}: must be seconds above 0")
     if last not in ("pad", "drop", "shift"):
         raise SerError(f"windows: last {last!r}: must be pad, drop or shift")
-    duration = float(duration)
-    if duration <= frame + REST:
-        return [(0.0, round(duration, 6))]
-    count = 1 + math.floor((duration - frame + REST) / hop)
-    found = [(k * hop, min(k * hop + frame, duration)) for k in range(count)]
-    if duration - found[-1][1] > REST and duration - count * hop > REST:
-        if last == "pad":
-            found.append((count * hop, duration))
-        elif last == "shift":
-            found.append((duration - frame, duration))
-    return [(round(start, 6), round(end, 6)) for start, end in found]
+    times = spans(float(duration), frame, hop, last, REST)
+    return [(round(float(start), 6), round(float(end), 6)) for start, end in times]
 
 
 def to_windows(dataset: Dataset, frame: float, hop: float, last: Last = "pad") -> Dataset:
-    """One row a window instead of one an utterance, in the same order, with no audio read and none copied.
+    """One row per window instead of one per utterance, in the same order, with no audio read or copied.
 
     Rows are slices of the given table: also where `audio` holds bytes, all windows of an utterance share them. All
-    columns are repeated but these: `id` becomes `<utterance>#<window's number>`; `duration` the window's length;
-    `utterance` is the id before, `window_start` and `window_end` (float64) are seconds in the clip. `start` and `end`
-    of corpora that are cut from recordings stay what they are.
+    columns are repeated except these: `id` becomes `<utterance>#<number of the window>`; `duration` the window's
+    length; `utterance` is the former id, `window_start` and `window_end` (float64) are seconds in the clip. `start` and
+    `end` of corpora that are cut from recordings do not change.
 
-    Call it on each part of a split corpus, never before splitting.
+    Call it on each split of a corpus, never before splitting.
 
     Raises:
         SerError: the rows are windows already, or one has no duration.
@@ -88,9 +72,9 @@ def to_windows(dataset: Dataset, frame: float, hop: float, last: Last = "pad") -
     for row, (utterance, duration) in enumerate(zip(ids, dataset["duration"], strict=True)):
         if duration is None:
             raise SerError(f"to_windows: {utterance} has no duration: only rows with audio can be cut into windows")
-        cut = windows(duration, frame, hop, last)
-        rows += [row] * len(cut)
-        times += [(f"{utterance}#{number}", utterance, *window) for number, window in enumerate(cut)]
+        parts = windows(duration, frame, hop, last)
+        rows += [row] * len(parts)
+        times += [(f"{utterance}#{number}", utterance, *window) for number, window in enumerate(parts)]
     names, utterances, starts, ends = zip(*times, strict=True) if times else ((), (), (), ())
     columns = {
         "id": names,
@@ -99,8 +83,8 @@ def to_windows(dataset: Dataset, frame: float, hop: float, last: Last = "pad") -
         "window_start": starts,
         "window_end": ends,
     }
-    # Paths are repeated (0.6 kB a row); of audio bytes, slices that share the table's memory are gathered (about 6 kB a
-    # row, of Arrow's own objects). `select` and `add_column` would write all bytes as many times as there are windows.
+    # Paths are repeated (0.6 kB per row). Audio bytes are gathered as slices that share the table's memory (about 6 kB
+    # of Arrow objects per row): `select` and `add_column` would write all bytes as many times as there are windows.
     arrow = dataset.with_format("arrow")
     table = arrow[:]
     only_paths = pc.struct_field(table["audio"], "bytes").null_count == len(table)
@@ -129,27 +113,26 @@ def combine(
     With `s[i, j]` the score of window i of an utterance for label j, i = 1 ... n:
 
     - `mean`: `mean_i s[i, j]`.
-    - `max`: `max_i s[i, j]`; class probabilities are then divided by their sum. Of regression values it is the
-      largest signed value that any window reached (an intensity's peak; seldom what is wanted of valence).
+    - `max`: `max_i s[i, j]`; class probabilities are then divided by their sum. For regression it is the largest
+      signed value of any window (the peak of an intensity; seldom useful for valence).
     - `vote`: each window votes for its most probable class (single-label) or for every label of at least 0.5
-      (multi-label), and the mean breaks ties as if it were one vote more: `(votes_j + mean_i s[i, j]) / (n + 1)`. So
-      class scores sum to 1 and the largest is the majority's, and a label of a multi-label model is above 0.5 where
-      most windows have it, or half of them and the mean is above 0.5.
-    - `attention`: `sum_i w_i s[i, j]` with `w = softmax_i(max_j |s[i, j]|)`: windows with a confident class, or of
-      regression with a strong value, count more. Weights sum to 1; for probabilities one is at most e = 2.7 times
-      another.
+      (multi-label), and the mean breaks ties like one more vote: `(votes_j + mean_i s[i, j]) / (n + 1)`. So class
+      scores sum to 1 and the majority's is the largest, and a label of a multi-label model is above 0.5 where most
+      windows have it, or half of them and the mean is above 0.5.
+    - `attention`: `sum_i w_i s[i, j]` with `w = softmax_i(max_j |s[i, j]|)`: windows with a confident class, or with a
+      strong value in regression, count more. Weights sum to 1; for probabilities one is at most e = 2.7 times another.
 
     Args:
         scores: `(windows, labels)` probabilities (not logits), or regression values.
-        utterances: Each window's utterance; its windows need not be neighbours.
+        utterances: The utterance of each window; its windows need not be neighbours.
         how: As above.
-        problem_type: As in transformers; says what a vote is, and whether the scores are to sum to 1.
+        problem_type: As in transformers; decides what a vote is, and whether the scores sum to 1.
 
     Returns:
         `(utterances, labels)` float64 scores and the utterances' ids, both in first-seen order.
 
     Raises:
-        SerError: unknown `how`, a vote of regression values, or not one utterance a window.
+        SerError: unknown `how`, a vote of regression values, or not one utterance per window.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or len(scores) != len(utterances):
@@ -181,5 +164,5 @@ def combine(
     confidence = np.abs(scores).max(axis=1, keepdims=True)  # (windows, 1)
     strongest = np.full((len(ids), 1), -np.inf)
     np.maximum.at(strongest, group, confidence)
-    weights = np.exp(confidence - strongest[group])  # at most 1, whatever the regression's scale
+    weights = np.exp(confidence - strongest[group])  # at most 1, whatever the scale of the regression
     return total(weights * scores) / total(weights), ids

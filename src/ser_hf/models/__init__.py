@@ -1,5 +1,5 @@
-"""Models that ship to the Hub. Registration is here and not in the shipped files: registering there would make the
-first repository loaded serve the code of all later ones (shared/PLATFORM.md 2.3)."""
+"""Models that ship to the Hub. They are registered here and not in the shipped files: registered there, the code of the
+first repository that a process loads would serve all later ones."""
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
@@ -34,7 +34,7 @@ SerFusionConfig.register_for_auto_class()
 SerFusionForClassification.register_for_auto_class("AutoModelForAudioClassification")
 SerFusionProcessor.register_for_auto_class("AutoProcessor")
 
-# For the stock classes that our mean-pooled models are published as; the others bring their own (SerConfig).
+# For the stock classes that our mean-pooled models are published as; the others name their pipeline in their config.
 PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=SerPipeline, pt_model=AutoModelForAudioClassification)
 
 __all__ = [

@@ -1,8 +1,8 @@
-"""AlexNet, ResNet-50, ResNeXt-50 and DenseNet-201 in torchvision's layout and names, so that ImageNet weights made for
-torchvision's load; without torchvision, which beside a CPU build of torch often cannot be imported. Ships to the Hub.
+"""AlexNet, ResNet-50, ResNeXt-50 and DenseNet-201 with torchvision's layout and names, so that its weights load.
+Written here because remote code must load without torchvision. Ships to the Hub beside the weights.
 
-Each module's `forward` gives the feature map `(batch, channels, rows, frames)` of `(batch, in_channels, rows, frames)`;
-the classifier is there only with `num_classes`.
+Each module's `forward` maps `(batch, in_channels, rows, frames)` to the feature map `(batch, channels, rows, frames)`;
+the classifier exists only with `num_classes`.
 """
 
 import torch
@@ -44,7 +44,7 @@ class AlexNet(nn.Module):
         return self.features(x)
 
     def vectors(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-        """`(batch, 4096)` of feature maps; each clip's real frames alone are averaged to AlexNet's six by six."""
+        """Feature maps to `(batch, 4096)`; only a clip's real frames are averaged to AlexNet's six by six."""
         lengths = [x.shape[3]] * len(x) if lengths is None else lengths.tolist()
         maps = [F.adaptive_avg_pool2d(clip[..., :real], 6) for clip, real in zip(x, lengths, strict=True)]
         return self.classifier(torch.stack(maps).flatten(1))

@@ -1,14 +1,14 @@
 """Small convolutional networks over features, for clips of any length. Ships to the Hub beside the weights.
 
-Frames behind a clip's end are set to zero after every layer, as convolutions see beyond the end of a clip that is
-alone: in evaluation a clip in a padded batch gives what it gives alone.
+After every layer the frames after a clip's end are set to zero, because convolutions read zeros there when the clip is
+alone: in evaluation the output for a clip is the same alone and in a padded batch.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-# Layers as (channels, max-pooling behind it): kernels of 5 in one dimension, of 3 by 3 in two.
+# Layers as (channels, max-pooling after it): kernels of 5 in one dimension, of 3 by 3 in two.
 LAYERS_1D = {
     "cnn1d_3": ((128, 2), (128, 2), (256, 1)),
     "cnn1d_5": ((64, 1), (64, 2), (128, 1), (128, 2), (256, 1)),
@@ -23,12 +23,12 @@ LAYERS_2D = {
 
 
 def real_frames(frames: int, lengths: torch.Tensor) -> torch.Tensor:
-    """`(batch, frames)`, True where the frame is of the clip."""
+    """`(batch, frames)`, True where the frame belongs to the clip."""
     return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(-1)
 
 
 def silenced(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """`x` `(batch, ..., frames)` with zeros behind the clips' ends."""
+    """`x` `(batch, ..., frames)` with zeros after the clips' ends."""
     if lengths is None:
         return x
     real = real_frames(x.shape[-1], lengths)
@@ -65,7 +65,7 @@ class Layer(nn.Module):
         if self.pooled not in (1, (1, 1)):
             x = self.pool(x, self.pooled)
             by = self.pooled if isinstance(self.pooled, int) else self.pooled[1]
-            lengths = lengths if lengths is None else lengths // by  # an odd last frame goes, as it does alone
+            lengths = lengths if lengths is None else lengths // by  # an odd last frame is dropped, as in a clip alone
         return silenced(x, lengths), lengths
 
 
@@ -74,7 +74,7 @@ class SmallCnn(nn.Module):
 
     Input `(batch, channels, frames)` or `(batch, 1, rows, frames)`, at least `least` frames (and rows); output
     `(batch, frames, width)` and the clips' lengths in these frames. In two dimensions `cnn2d_6` takes the mean over
-    the rows that are left; `cnn2d_2` projects them to 256; the others read them with a bidirectional LSTM of 2 * 128.
+    the remaining rows; `cnn2d_2` projects them to 256; the others feed them to a bidirectional LSTM of 2 * 128.
     """
 
     def __init__(self, arch: str, rows: int):

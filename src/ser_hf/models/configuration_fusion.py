@@ -5,34 +5,33 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_spectrogram import SerSpectrogramConfig
+from .pooling import POOLINGS, TEXT_POOLINGS
 
 FUSIONS = ("concat", "gated", "cross_attention")
-POOLINGS = ("mean", "max", "meanmax", "attentive")
-TEXT_POOLINGS = ("first", "mean", "max")
 
 
 class SerFusionConfig(PreTrainedConfig):
     """Audio encoder + text encoder, each pooled to one vector, fused, and a head; either input may be missing.
 
     Args:
-        audio_config: The audio encoder's own configuration: one that reads raw audio (wav2vec2, XLSR, HuBERT, WavLM,
-            data2vec-audio), or our `ser_spectrogram`.
-        text_config: The text encoder's (BERT, RoBERTa, XLM-R, DistilBERT, DeBERTa, ...).
+        audio_config: The audio encoder's configuration (wav2vec2, XLSR, HuBERT, WavLM, data2vec-audio, ..., or our
+            `ser_spectrogram`).
+        text_config: The text encoder's configuration (BERT, RoBERTa, XLM-R, DistilBERT, DeBERTa, ...).
         fusion: `concat` (both vectors side by side through one layer: the reference system), `gated` (a learned
             weight between them, a Gated Multimodal Unit) or `cross_attention` (frames attend to words and words to
             frames, then the mean of each).
-        pooling: Of frames, for `concat` and `gated`: `mean`, `max`, `meanmax` (both, concatenated) or `attentive`.
-        text_pooling: Of tokens, for `concat` and `gated`: `first` (the vector at [CLS] or <s>), `mean` or `max`.
+        pooling: Pooling of frames for `concat` and `gated`, a name of `POOLINGS`.
+        text_pooling: Pooling of tokens for `concat` and `gated`, a name of `TEXT_POOLINGS`.
         use_weighted_layer_sum: Learn a softmax-weighted sum of all layers, one for each encoder (SUPERB).
         head_size: Width of the fused vector (of each half of it with `cross_attention`).
-        head_dropout: Dropout before and behind the fusion.
-        attention_heads: Of `cross_attention`; `head_size` must be a multiple.
+        head_dropout: Dropout before and after the fusion.
+        attention_heads: Attention heads of `cross_attention`; `head_size` must be a multiple.
         modality_dropout: In training, the probability that one of the two inputs, audio or text by even odds, is
             treated as missing; never both.
         initializer_range: Standard deviation of the head's initial weights.
     """
 
-    # Its own type: a stock class asked to load this checkpoint refuses, instead of inventing a random head.
+    # Its own type, so that a stock class refuses to load this checkpoint instead of inventing a random head.
     model_type = "ser_fusion"
     sub_configs_defaults = {
         "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2"),
@@ -54,7 +53,7 @@ class SerFusionConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        # In every saved config.json: where pipeline("speech-emotion-recognition") finds its code (PLATFORM.md 2.5).
+        # In every saved config.json, so that pipeline("speech-emotion-recognition") finds its code.
         task = {"impl": "pipeline_ser.SerPipeline", "pt": ["AutoModelForAudioClassification"]}
         kwargs.setdefault("custom_pipelines", {"speech-emotion-recognition": task})
         if isinstance(self.audio_config, dict) and self.audio_config.get("model_type") == "ser_spectrogram":

@@ -1,9 +1,11 @@
-"""Configuration of the audio model. Ships to the Hub beside the weights: imports nothing of this project."""
+"""Configuration of the audio model. Ships to the Hub beside the weights: imports nothing of this project but its
+siblings."""
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
-POOLINGS = ("mean", "max", "meanmax", "attentive")
+from .pooling import POOLINGS
+
 HEADS = ("linear", "mlp")
 
 
@@ -11,8 +13,9 @@ class SerConfig(PreTrainedConfig):
     """Speech encoder + optional learned layer sum + pooling + head.
 
     Args:
-        audio_config: The encoder's own configuration (wav2vec2, XLSR, HuBERT, WavLM, data2vec-audio).
-        pooling: `mean`, `max`, `meanmax` (both, concatenated) or `attentive` (learned weights), over real frames only.
+        audio_config: The encoder's configuration (wav2vec2, XLSR, HuBERT, WavLM, data2vec-audio, ...).
+        pooling: A name of `POOLINGS`: `mean`, `max`, `meanmax` (both, concatenated) or `attentive` (learned weights),
+            over real frames only.
         head: `linear` (project, pool, classify: the head of `Wav2Vec2ForSequenceClassification`) or `mlp` (pool,
             dropout, dense, tanh, dropout, project: soxan's head).
         head_size: Width of the projection, 256 as in the stock class. The `mlp` head keeps the pooled width.
@@ -21,7 +24,7 @@ class SerConfig(PreTrainedConfig):
         initializer_range: Standard deviation of the head's initial weights.
     """
 
-    # Its own type: a stock class asked to load this checkpoint refuses, instead of inventing a random head.
+    # Its own type, so that a stock class refuses to load this checkpoint instead of inventing a random head.
     model_type = "ser"
     sub_configs_defaults = {"audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2")}
     # Not annotated, so that it is not a field and not saved: without it hidden states would become predictions.
@@ -36,7 +39,7 @@ class SerConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        # In every saved config.json: where pipeline("speech-emotion-recognition") finds its code (PLATFORM.md 2.5).
+        # In every saved config.json, so that pipeline("speech-emotion-recognition") finds its code.
         task = {"impl": "pipeline_ser.SerPipeline", "pt": ["AutoModelForAudioClassification"]}
         kwargs.setdefault("custom_pipelines", {"speech-emotion-recognition": task})
         super().__post_init__(**kwargs)

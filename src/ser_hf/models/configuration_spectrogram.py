@@ -1,8 +1,11 @@
-"""Configuration of the spectrogram models. Ships to the Hub beside the weights: imports nothing of this project."""
+"""Configuration of the spectrogram models. Ships to the Hub beside the weights: imports nothing of this project but its
+siblings."""
 
 from transformers import PreTrainedConfig
 
-# Width of the vector each architecture makes of a frame, and so of a clip by mean or max pooling.
+from .pooling import POOLINGS
+
+# Width of each architecture's output frames, and so of a clip's vector after mean or max pooling.
 WIDTHS = {
     "cnn1d_3": 256,
     "cnn1d_5": 256,
@@ -18,6 +21,7 @@ WIDTHS = {
 }
 ARCHS = tuple(WIDTHS)
 IMAGE_ARCHS = ("alexnet", "resnet50", "densenet201", "resnext50")
+OWN_POOLING = ("alexnet", "cnn_lstm_attention")  # pools to six by six; pools by learned weights
 
 
 class SerSpectrogramConfig(PreTrainedConfig):
@@ -26,12 +30,11 @@ class SerSpectrogramConfig(PreTrainedConfig):
     Args:
         arch: One of `ARCHS`.
         rows: Rows of the features: mel bands or coefficients.
-        reduce: Of the 1-D architectures: `time` gives them the mean over time, a sequence of coefficients; `frequency`
+        reduce: Input of the 1-D architectures: `time` is the mean over time, a sequence of coefficients; `frequency`
             the mean over rows, a sequence of frames; None all rows as channels of a sequence of frames.
-        pooling: Frames to one vector: `mean`, `max` or `meanmax` (both, concatenated). AlexNet has its own pooling to
-            six by six, and `cnn_lstm_attention` learned weights: these take no notice of it.
-        dropout: Before the head, and within the networks where they have any.
-        weights: `random` or `imagenet`: what the training began with. Said, not done: loading never fetches anything.
+        pooling: A name of `POOLINGS` without parameters. The architectures of `OWN_POOLING` ignore it.
+        dropout: Dropout before the head, and within the networks where they have any.
+        weights: `random` or `imagenet`: the weights that the training began with. A record: loading fetches nothing.
     """
 
     model_type = "ser_spectrogram"
@@ -44,21 +47,25 @@ class SerSpectrogramConfig(PreTrainedConfig):
     weights: str = "random"
 
     def __post_init__(self, **kwargs):
-        # In every saved config.json: where pipeline("speech-emotion-recognition") finds its code (PLATFORM.md 2.5).
+        # In every saved config.json, so that pipeline("speech-emotion-recognition") finds its code.
         task = {"impl": "pipeline_ser.SerPipeline", "pt": ["AutoModelForAudioClassification"]}
         kwargs.setdefault("custom_pipelines", {"speech-emotion-recognition": task})
         super().__post_init__(**kwargs)
         for name, value, choices in (
             ("arch", self.arch, ARCHS),
             ("reduce", self.reduce, (None, "time", "frequency")),
-            ("pooling", self.pooling, ("mean", "max", "meanmax")),
+            ("pooling", self.pooling, [name for name, pooling in POOLINGS.items() if pooling.parameters is None]),
             ("weights", self.weights, ("random", "imagenet")),
         ):
             if value not in choices:
                 raise ValueError(f"{name} {value!r}: choose one of {', '.join(map(str, choices))}")
         if self.reduce is not None and not self.arch.startswith("cnn1d"):
             raise ValueError(
-                f"reduce {self.reduce!r}: only the cnn1d architectures read one dimension, not {self.arch}"
+                f"reduce {self.reduce!r}: only the cnn1d architectures read one dimension, {self.arch} reads two"
             )
-        own = self.arch in ("alexnet", "cnn_lstm_attention")
-        self.hidden_size = WIDTHS[self.arch] * (2 if self.pooling == "meanmax" and not own else 1)
+        self.hidden_size = WIDTHS[self.arch] * (1 if self.arch in OWN_POOLING else POOLINGS[self.pooling].width)
+
+    @property
+    def padding_sensitive(self) -> bool:
+        """Whether padding changes the output even with a mask: image networks know no mask."""
+        return self.arch in IMAGE_ARCHS

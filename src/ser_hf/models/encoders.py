@@ -1,36 +1,226 @@
-"""Pretrained encoders under heads of ours: loading them, and what they make of inputs. Ships to the Hub beside the
-weights: imports nothing of this project but its siblings."""
+"""Pretrained encoders: what each kind reads and how it behaves, loading one, and its hidden states. Ships to the Hub
+beside the weights: imports nothing of this project.
+
+`ENCODERS` is the only description of the audio encoders. To add one, add an entry; its properties are tested for every
+entry (`tests/test_models.py`).
+"""
 
 import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
+from torch import nn
 from transformers import AutoModel, PreTrainedConfig
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging
 
-from .frames import frame_mask, long_enough, pool
+
+@dataclass(frozen=True)
+class Encoder:
+    """One kind of encoder. A `config` below is the configuration of one such encoder.
+
+    Args:
+        reads: `waveform` (raw samples), `spectrogram` (the features of `SerSpectrogramFeatureExtractor`) or `text`.
+        input_name: Name of its input, whose last dimension is time: samples, feature frames or tokens. Its attention
+            mask counts the same steps.
+        frames: `(config, real steps)` to the number of real output frames; takes integers and tensors.
+        steps: `(config, frames)` to the number of input steps that so many output frames require.
+        padding_sensitive: Whether padding changes the output for the real frames even with a mask. Only clips of equal
+            length may then share a batch in evaluation.
+        layers: Path of the list of transformer layers, each of which FSDP wraps; None where there are none, and then
+            no hidden states of layers either.
+        feature_encoder: Path of the convolutions that read the waveform, which fine-tuning usually freezes; None where
+            there are none.
+        lora: Last names of the linear layers that LoRA adapts by default: queries and values, as in Hu et al. (2021,
+            section 7.1); where one layer makes queries, keys and values together, that one.
+    """
+
+    reads: str
+    input_name: str
+    frames: Callable[[PreTrainedConfig, torch.Tensor], torch.Tensor]
+    steps: Callable[[PreTrainedConfig, int], int]
+    padding_sensitive: Callable[[PreTrainedConfig], bool]
+    layers: str | None
+    feature_encoder: str | None
+    lora: tuple[str, ...]
+
+
+def _convolved(config: PreTrainedConfig, samples):
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        samples = (samples - kernel) // stride + 1
+    for _ in range(config.num_adapter_layers if getattr(config, "add_adapter", False) else 0):
+        samples = (samples - 1) // config.adapter_stride + 1
+    return samples
+
+
+def _samples_for(config: PreTrainedConfig, frames: int) -> int:
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        frames = (frames - 1) * stride + kernel
+    return frames
+
+
+# The first convolution of base-size checkpoints has a group norm over time, which the padding takes part in.
+WAVEFORM = Encoder(
+    reads="waveform",
+    input_name="input_values",
+    frames=_convolved,
+    steps=_samples_for,
+    padding_sensitive=lambda config: getattr(config, "feat_extract_norm", None) == "group",
+    layers="encoder.layers",
+    feature_encoder="feature_extractor",
+    lora=("q_proj", "v_proj"),
+)
+
+ENCODERS = {
+    "wav2vec2": WAVEFORM,
+    "hubert": WAVEFORM,
+    # Its attention reads the weights of the projections and never calls them, so that adapters there have no effect.
+    "wavlm": replace(WAVEFORM, lora=("intermediate_dense", "output_dense")),
+    "unispeech": WAVEFORM,
+    "unispeech-sat": WAVEFORM,
+    # Its positions come from several convolutions in a row: from the second on, padded frames are no longer zero.
+    "data2vec-audio": replace(WAVEFORM, padding_sensitive=lambda config: True),
+    # Its layers have convolutions, which know no mask.
+    "wav2vec2-conformer": replace(WAVEFORM, padding_sensitive=lambda config: True, lora=("linear_q", "linear_v")),
+    "ser_spectrogram": Encoder(  # one vector per clip
+        reads="spectrogram",
+        input_name="input_features",
+        frames=lambda config, lengths: lengths * 0 + 1,
+        steps=lambda config, frames: 1,
+        padding_sensitive=lambda config: config.padding_sensitive,
+        layers=None,
+        feature_encoder=None,
+        lora=(),
+    ),
+}
+
+# Every text encoder of transformers; they name their layers for FSDP themselves.
+TEXT = Encoder(
+    reads="text",
+    input_name="input_ids",
+    frames=lambda config, tokens: tokens,
+    steps=lambda config, frames: frames,
+    padding_sensitive=lambda config: config.model_type == "fnet",  # it takes no mask
+    layers=None,
+    feature_encoder=None,
+    lora=(
+        *("query", "value"),  # BERT, RoBERTa, XLM-R, ELECTRA, ALBERT
+        *("q_lin", "v_lin"),  # DistilBERT
+        *("query_proj", "value_proj"),  # DeBERTa-v2
+        *("q", "v"),  # MPNet, T5
+        *("q_proj", "v_proj"),  # BART, OPT, Llama, Qwen
+        *("Wqkv", "query_key_value", "qkv_proj", "c_attn"),  # ModernBERT, GPT-NeoX, Phi, GPT-2
+    ),
+)
+
+
+def describe(config: PreTrainedConfig) -> Encoder | None:
+    """The description of an encoder; None if it is of a kind that is not supported.
+
+    An encoder with code of its own is taken for one of waveforms if its configuration has the same convolutions.
+    """
+    own_code = not type(config).__module__.startswith("transformers.")
+    if config.model_type in ENCODERS:
+        return ENCODERS[config.model_type]
+    if own_code and hasattr(config, "conv_kernel") and hasattr(config, "conv_stride"):
+        return WAVEFORM
+    texts = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    return TEXT if config.model_type in texts else None
+
+
+def describe_audio(config: PreTrainedConfig, *reads: str) -> Encoder:
+    """The description of an audio encoder.
+
+    Args:
+        config: Its configuration.
+        reads: What it may read; `waveform` or `spectrogram` by default.
+
+    Raises:
+        ValueError: not supported, or it reads something else.
+    """
+    description, reads = describe(config), reads or ("waveform", "spectrogram")
+    if description is None or description.reads not in reads:
+        names = ", ".join(name for name, entry in ENCODERS.items() if entry.reads in reads)
+        raise ValueError(f"audio encoder {config.model_type!r} is not supported: use one of {names}")
+    return description
+
+
+def describe_text(config: PreTrainedConfig) -> Encoder:
+    """The description of a text encoder.
+
+    Raises:
+        ValueError: not supported, or it reads no text.
+    """
+    if config.model_type == "fnet":
+        raise ValueError(
+            "text encoder 'fnet' takes no mask: the hidden states of a text would change with its batch's padding"
+        )
+    if config.is_encoder_decoder or describe(config) is not TEXT:
+        raise ValueError(
+            f"text encoder {config.model_type!r} is not supported: use BERT, RoBERTa, XLM-R, DistilBERT, DeBERTa or "
+            "the like"
+        )
+    return TEXT
+
+
+def padding_sensitive(config: PreTrainedConfig) -> bool:
+    """Whether padding changes an encoder's output even with a mask; True where the encoder is not described."""
+    description = describe(config)
+    return description is None or description.padding_sensitive(config)
+
+
+def shortest_input(config: PreTrainedConfig) -> int:
+    """Input steps that one output frame requires (wav2vec2: 400 samples, 25 ms); 1 where it is not described."""
+    description = describe(config)
+    return 1 if description is None else description.steps(config, 1)
+
+
+def layer_count(config: PreTrainedConfig) -> int:
+    """Hidden states of an encoder: those of its layers and the input of the first; 1 where it has no layers."""
+    description = describe(config)
+    return 1 if description and description.reads == "spectrogram" else config.num_hidden_layers + 1
+
+
+def transformer_layers(encoder: nn.Module) -> nn.ModuleList | None:
+    """The transformer layers of an audio encoder, first to last; None where it has none."""
+    path = describe_audio(encoder.config).layers
+    return None if path is None else encoder.get_submodule(path)
+
+
+def freeze_feature_encoder(encoder: nn.Module) -> None:
+    """Stop the gradients of the convolutions that read the waveform.
+
+    Raises:
+        ValueError: it has none.
+    """
+    path = describe_audio(encoder.config).feature_encoder
+    if path is None:
+        raise ValueError(f"encoder {encoder.config.model_type!r} has no feature encoder to freeze")
+    encoder.get_submodule(path)._freeze_parameters()
 
 
 def load_encoder(name_or_path: str, config: PreTrainedConfig, **options):
-    """A pretrained encoder of transformers, or that of any model with one (its head is left behind), in float32: a
+    """A pretrained encoder of transformers, or that of any model with one (its head is dropped), in float32: a
     checkpoint in half precision does not train.
 
     Args:
         name_or_path: Hub id or folder.
         config: The encoder's.
-        options: Of its class.
+        options: Arguments of its class.
 
     Raises:
         ValueError: weights of the encoder itself are missing from the checkpoint.
     """
-    shown = logging.get_verbosity()
-    logging.set_verbosity_error()  # a head left behind is not worth its table; what is missing is told below
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # a dropped head is not worth its table; missing weights are an error below
     try:
         encoder, info = AutoModel.from_pretrained(
             name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **options
         )
     finally:
-        logging.set_verbosity(shown)
+        logging.set_verbosity(verbosity)
     # masked_spec_embed fills what SpecAugment masks; some published checkpoints never had one.
     missing = sorted(key for key in info["missing_keys"] if not key.endswith("masked_spec_embed"))
     if missing:
@@ -39,76 +229,96 @@ def load_encoder(name_or_path: str, config: PreTrainedConfig, **options):
 
 
 def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
-    """The argument that leaves out BERT's pooler, of the text encoders that take it: nothing here reads it, so that it
-    would be a random weight."""
+    """The argument that leaves out BERT's pooler, for the text encoders that take it: nothing here uses its output, and
+    its weights would be random."""
     kind = modeling_auto.MODEL_MAPPING.get(type(config), None)  # None brings its own code
     takes = inspect.signature(kind.__init__).parameters if kind else ()
     return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 
-def check_text(config: PreTrainedConfig) -> None:
-    """Raises ValueError unless it is an encoder of texts."""
-    if config.model_type == "fnet":
-        raise ValueError(
-            "text encoder 'fnet' takes no mask: a text's states would change with the padding of its batch"
-        )
-    known = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    if config.is_encoder_decoder or config.model_type not in known:
-        raise ValueError(
-            f"text encoder {config.model_type!r}: use BERT, RoBERTa, XLM-R, DistilBERT, DeBERTa or the like"
-        )
+def long_enough(
+    values: torch.Tensor, mask: torch.Tensor | None, config: PreTrainedConfig, training: bool
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Inputs that transformers accepts: it refuses clips too short for one frame or for SpecAugment's masks.
 
-
-def check_audio(config: PreTrainedConfig) -> None:
-    """Raises ValueError unless it is an encoder of raw audio, or of our features."""
-    if config.model_type != "ser_spectrogram" and not hasattr(config, "conv_kernel"):
-        raise ValueError(
-            f"audio encoder {config.model_type!r} does not read raw audio: use wav2vec2, XLSR, HuBERT, WavLM, "
-            "data2vec-audio, or our spectrogram model"
-        )
-
-
-def audio_states(encoder, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False):
-    """What an audio encoder makes of clips, none of which is missing.
+    Clips too short for one frame are zero-padded, and these zeros count as real, for a clip alone and in a batch alike.
+    Batches too short for SpecAugment are zero-padded too, and these zeros count as padding.
 
     Args:
-        encoder: Of raw audio, or our spectrogram model, which makes one vector a clip.
-        inputs: `(batch, samples)`, or `(batch, rows, frames)`.
+        values: `(batch, ..., steps)`.
+        mask: `(batch, steps)`, 1 = real, or None.
+        config: The encoder's configuration.
+        training: Whether the encoder is in training mode.
+
+    Returns:
+        Both, with as many steps or more.
+    """
+    needed, length = describe_audio(config).steps(config, 1), values.shape[-1]
+    if mask is not None and (short := mask.sum(dim=-1) < needed).any():
+        columns = torch.arange(length, device=mask.device) < needed
+        mask = torch.where(short.unsqueeze(-1) & columns, torch.ones_like(mask), mask)
+    if length < needed:
+        values = F.pad(values, (0, needed - length))
+        mask = None if mask is None else F.pad(mask, (0, needed - length), value=1)
+    # data2vec's configuration has no switch apply_spec_augment: it always masks.
+    if training and getattr(config, "apply_spec_augment", True) and getattr(config, "mask_time_prob", 0) > 0:
+        extra = describe_audio(config).steps(config, config.mask_time_length + 1) - values.shape[-1]
+        if extra > 0:
+            mask = torch.ones_like(values, dtype=torch.long) if mask is None else mask
+            values, mask = F.pad(values, (0, extra)), F.pad(mask, (0, extra))
+    return values, mask
+
+
+def frame_mask(config: PreTrainedConfig, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """`(batch, frames)`, True where an output frame belongs to the clip and not to its padding.
+
+    Args:
+        config: The encoder's configuration.
+        frames: `(batch, frames, dim)`, its output.
+        mask: `(batch, steps)`, 1 = real input step, or None.
+    """
+    if mask is None:
+        return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+    lengths = describe_audio(config).frames(config, mask.sum(dim=-1)).clamp(min=1)
+    return torch.arange(frames.shape[1], device=frames.device) < lengths.unsqueeze(-1)
+
+
+def audio_states(
+    encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states of an audio encoder for clips, none of which is missing.
+
+    Args:
+        encoder: An encoder of `ENCODERS`.
+        inputs: `(batch, samples)`, or `(batch, rows, frames)` of a spectrogram model.
         mask: `(batch, samples)` or `(batch, frames)`, 1 = real; None when no clip is padded.
         every_layer: Also the layers before the last, and the input of the first.
 
     Returns:
-        States `(batch, layers, frames, dim)` and their mask `(batch, frames)`, True = real.
+        Hidden states `(batch, layers, frames, dim)` and their mask `(batch, frames)`, True = real.
     """
-    if encoder.config.model_type == "ser_spectrogram":
-        states = encoder(inputs, mask).last_hidden_state.unsqueeze(1)  # (batch, 1, 1, dim)
-        return states, torch.ones(states[:, 0, :, 0].shape, dtype=torch.bool, device=states.device)
+    description = describe_audio(encoder.config)
     values, mask = long_enough(inputs, mask, encoder.config, encoder.training)
-    states = _states(encoder, every_layer, input_values=values, attention_mask=mask)
-    return states, frame_mask(encoder, states[:, 0], mask)
+    every_layer = every_layer and description.layers is not None
+    states = _states(encoder, every_layer, **{description.input_name: values}, attention_mask=mask)
+    return states, frame_mask(encoder.config, states[:, 0], mask)
 
 
-def text_states(encoder, input_ids: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False):
-    """What a text encoder makes of texts, none of which is missing; `(batch, tokens)` each, as `audio_states`."""
+def text_states(
+    encoder: nn.Module, input_ids: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states of a text encoder for texts, none of which is missing, as `audio_states`.
+
+    Args:
+        encoder: A text encoder.
+        input_ids: `(batch, tokens)`.
+        mask: `(batch, tokens)`, 1 = real; None when no text is padded.
+        every_layer: As in `audio_states`.
+    """
     mask = torch.ones_like(input_ids) if mask is None else mask
     return _states(encoder, every_layer, input_ids=input_ids, attention_mask=mask), mask.bool()
 
 
 def _states(encoder, every_layer: bool, **inputs) -> torch.Tensor:
-    out = encoder(**inputs, output_hidden_states=every_layer, return_dict=True)
+    out = encoder(**inputs, **({"output_hidden_states": True} if every_layer else {}), return_dict=True)
     return torch.stack(out.hidden_states, dim=1) if every_layer else out.last_hidden_state.unsqueeze(1)
-
-
-def pool_layers(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """States and mask of one frame, each layer pooled by itself.
-
-    Args:
-        states: `(batch, layers, frames, dim)`.
-        mask: `(batch, frames)`, True = real.
-        pooling: `first`, `mean`, `max` or `meanmax` (of twice the width).
-    """
-    if pooling == "first":
-        return states[:, :, :1], mask[:, :1]
-    layers = states.shape[1]
-    pooled = pool(states.flatten(0, 1), mask.repeat_interleave(layers, dim=0), pooling)
-    return pooled.unflatten(0, (-1, layers)).unsqueeze(2), torch.ones_like(mask[:, :1])

@@ -1,9 +1,8 @@
 """Samples to mel spectrograms in dB, or to MFCC, as librosa computes them. Ships to the Hub beside the weights: imports
-nothing of this project, and neither librosa nor torchaudio.
+nothing of this project but its siblings, and neither librosa nor torchaudio.
 
 The defaults are the reference work's: 8 kHz, trimmed at 30 dB, n_fft 1024, Hamming windows of 512 samples every 100,
-128 mels up to half the rate, dB against the maximum. RAVDESS's 03-01-01-01-01-02-01.wav gives (128, 118) so, where the
-trimming is done at 8 kHz (at the file's own 48 kHz it gives 105 frames).
+128 mels up to half the rate, dB against the maximum. RAVDESS's 03-01-01-01-01-02-01.wav has shape (128, 108) with them.
 """
 
 import copy
@@ -16,25 +15,15 @@ from transformers import BatchFeature
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
+from .audio_blocks import trim
+
 KINDS = ("mel", "mfcc")
-# librosa.effects.trim's frames, in samples at whatever rate.
-TRIM_FRAME, TRIM_HOP = 2048, 512
-LEAST_POWER = 1e-10  # librosa.power_to_db's amin; the square of amplitude_to_db's
-
-
-def trimmed(samples: np.ndarray, top_db: float) -> np.ndarray:
-    """`samples` without the frames at both ends that are `top_db` or more below the loudest (librosa.effects.trim)."""
-    padded = np.pad(samples.astype(np.float64) ** 2, TRIM_FRAME // 2)
-    sums = np.concatenate([[0.0], np.cumsum(padded)])
-    starts = np.arange(1 + len(samples) // TRIM_HOP) * TRIM_HOP
-    power = np.maximum((sums[starts + TRIM_FRAME] - sums[starts]) / TRIM_FRAME, LEAST_POWER)
-    loud = np.flatnonzero(10 * np.log10(power / power.max()) > -top_db)
-    return samples[loud[0] * TRIM_HOP : (loud[-1] + 1) * TRIM_HOP]
+LEAST_POWER = 1e-10  # librosa.power_to_db's amin
 
 
 @lru_cache(maxsize=8)
 def mel_filters(n_fft: int, n_mels: int, f_min: float, f_max: float, rate: int) -> torch.Tensor:
-    """`(n_mels, n_fft // 2 + 1)`, those of librosa.filters.mel: Slaney's scale and normalisation."""
+    """`(n_mels, n_fft // 2 + 1)`, as librosa.filters.mel: Slaney's scale and normalisation."""
     bank = mel_filter_bank(n_fft // 2 + 1, n_mels, f_min, f_max, rate, norm="slaney", mel_scale="slaney")
     return torch.from_numpy(np.ascontiguousarray(bank.T))
 
@@ -52,23 +41,22 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
     """Mel spectrogram (power, in dB) or MFCC of clips; agrees with librosa to 1e-3.
 
     Args:
-        sampling_rate: Of the samples, in Hz.
+        sampling_rate: Rate of the samples in Hz.
         kind: `mel`, or `mfcc`: the DCT of the mel spectrogram.
-        n_mels, n_mfcc: Mel bands, and of `mfcc` how many coefficients are kept.
-        n_fft, win_length, hop_length: In samples; windows stand in the middle of the transform's frame, frames are
-            centred and beyond the clip's ends is silence.
+        n_mels, n_mfcc: Number of mel bands, and of coefficients for `mfcc`.
+        n_fft, win_length, hop_length: In samples; windows lie in the middle of the transform's frame, frames are
+            centred, and the clip is zero-padded at both ends.
         window_type: `hamming` or `hann`, periodic. (transformers does not save an attribute called `window`.)
         f_min, f_max: Range of the bands in Hz; None is half the rate.
-        trim_db: Silence at both ends, this many dB below the loudest, is cut (`trimmed`); None for none.
-        top_db: Values lower than this many dB under the clip's highest are raised to there; None for none.
-        reference: What is 0 dB: `max`, the clip's highest power, or a power. None is `max` for mel and 1.0 for mfcc,
-            the defaults of the reference work and of librosa.feature.mfcc.
-        normalize: `clip` brings each clip's values together to zero mean and unit variance, `none` leaves dB.
-        mean_spectrum: `(rows,)`, taken from every frame before `normalize`; None takes nothing. A model that was
-            trained on spectra relative to each speaker's mean has here that of an average speaker, for clips of whom
-            nothing else is known; `adapted` puts a speaker's own there.
-        padding_value: What is behind shorter clips of a batch. None is the lowest value there is where there is one
-            (`-top_db`), 0 otherwise.
+        trim_db: Trim silence at both ends, this many dB below the loudest (`audio_blocks.trim`); None keeps it.
+        top_db: Floor of the values, in dB below the clip's highest; None for no floor.
+        reference: The power of 0 dB: `max`, the clip's highest power, or a number. None is `max` for mel and 1.0 for
+            mfcc, the defaults of the reference work and of librosa.feature.mfcc.
+        normalize: `clip` normalises all values of a clip together to zero mean and unit variance, `none` leaves dB.
+        mean_spectrum: `(rows,)`, subtracted from every frame before `normalize`; None subtracts nothing. Models with
+            speaker normalisation have the mean spectrum of their training speakers here, for clips of unknown
+            speakers; `adapted` replaces it by one speaker's.
+        padding_value: Value of padded frames. None is the floor `-top_db` where values have one, 0 otherwise.
     """
 
     model_input_names = ["input_features", "attention_mask"]
@@ -104,17 +92,18 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(
                 f"win_length {win_length}, hop_length {hop_length}: must be 1 or more, n_fft {n_fft} at most"
             )
+        if trim_db is not None and not trim_db > 0:
+            raise ValueError(f"trim_db {trim_db}: must be above 0 dB; None keeps the silence")
         if kind == "mfcc" and not 0 < n_mfcc <= n_mels:
             raise ValueError(f"n_mfcc {n_mfcc}: must be 1 to n_mels {n_mels}")
         rows = n_mels if kind == "mel" else n_mfcc
         if mean_spectrum is not None and len(mean_spectrum) != rows:
-            raise ValueError(f"mean_spectrum of {len(mean_spectrum)} values: must be {rows}, one a row")
+            raise ValueError(f"mean_spectrum of {len(mean_spectrum)} values: must be {rows}, one per row")
         if reference is None:
             reference = "max" if kind == "mel" else 1.0
         if padding_value is None:
-            lowest = kind == "mel" and reference == "max" and normalize == "none" and top_db is not None
-            lowest = lowest and mean_spectrum is None
-            padding_value = -top_db if lowest else 0.0
+            floor = kind == "mel" and reference == "max" and normalize == "none" and top_db is not None
+            padding_value = -top_db if floor and mean_spectrum is None else 0.0
         kwargs.pop("feature_size", None)
         super().__init__(rows, sampling_rate, padding_value, **kwargs)
         self.kind, self.n_mels, self.n_mfcc = kind, n_mels, n_mfcc
@@ -123,7 +112,7 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         self.reference, self.normalize, self.mean_spectrum = reference, normalize, mean_spectrum
 
     def decibel(self, power: torch.Tensor) -> torch.Tensor:
-        """Power spectrograms `(batch, rows, frames)` in dB, each by itself (librosa.power_to_db)."""
+        """Power spectrograms `(batch, rows, frames)` in dB, each on its own (librosa.power_to_db)."""
         power = power.clamp(min=LEAST_POWER)
         highest = power.amax(dim=(1, 2), keepdim=True)
         zero = highest if self.reference == "max" else torch.full_like(highest, max(self.reference, LEAST_POWER))
@@ -132,7 +121,7 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
 
     def spectra(self, samples: torch.Tensor) -> torch.Tensor:
         """`extract` before `mean_spectrum` and `normalize`: `(batch, rows, frames)`, in float64 where there is one."""
-        # torch's transform in float32 is wrong by 0.001 dB and more at -80 dB; Apple's devices have no float64.
+        # In float32 torch's transform is wrong by 0.001 dB or more at -80 dB; Apple's devices have no float64.
         samples = samples.to(torch.float32 if samples.device.type == "mps" else torch.float64)
         shape = torch.hamming_window if self.window_type == "hamming" else torch.hann_window
         spectrum = torch.stft(
@@ -150,11 +139,11 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         return cosines(self.n_mfcc, self.n_mels).to(samples) @ values if self.kind == "mfcc" else values
 
     def scaled(self, values: torch.Tensor, mean_spectrum: torch.Tensor | None = None) -> torch.Tensor:
-        """Float32 features of `spectra`, `(..., rows, frames)`, each clip by itself.
+        """Float32 features from `spectra`, `(..., rows, frames)`, each clip on its own.
 
         Args:
             values: Not padded.
-            mean_spectrum: `(rows,)`, the speaker's, if it is known; otherwise this extractor's, if it has one.
+            mean_spectrum: `(rows,)` of the speaker, where it is known; defaults to this extractor's, if it has one.
         """
         if mean_spectrum is None and self.mean_spectrum is not None:
             mean_spectrum = torch.tensor(self.mean_spectrum)
@@ -166,7 +155,7 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         return values.float()
 
     def extract(self, samples: torch.Tensor) -> torch.Tensor:
-        """Features of clips of one length, on the device the samples are on; nothing is trimmed.
+        """Features of clips of equal length, on the device of the samples; nothing is trimmed.
 
         Args:
             samples: `(batch, samples)` floats, at least one sample.
@@ -177,30 +166,31 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         return self.scaled(self.spectra(samples))
 
     def unscaled(self, clip) -> torch.Tensor:
-        """`spectra` of one clip `(samples,)`, trimmed first where `trim_db` says so: `(rows, frames)`."""
+        """`spectra` of one clip `(samples,)` after trimming by `trim_db`: `(rows, frames)`."""
         samples = np.asarray(clip, dtype=np.float32)
         if samples.ndim != 1 or not len(samples):
             raise ValueError(f"a clip must be (samples,), at least one sample, got shape {samples.shape}")
         if self.trim_db is not None:
-            samples = trimmed(samples, self.trim_db)
+            first, end = trim(samples, self.sampling_rate, self.trim_db)
+            samples = samples[first:end]
         return self.spectra(torch.from_numpy(np.ascontiguousarray(samples)).unsqueeze(0))[0]
 
     def features(self, clip) -> torch.Tensor:
-        """`(rows, frames)` float32 of one clip `(samples,)`, trimmed first where `trim_db` says so."""
+        """`(rows, frames)` float32 of one clip `(samples,)`, after trimming by `trim_db`."""
         return self.scaled(self.unscaled(clip))
 
     def adapted(self, clips: Iterable) -> "SerSpectrogramFeatureExtractor":
-        """This extractor for one speaker: its `mean_spectrum` is theirs, each clip counting once.
+        """A copy of this extractor for one speaker: its `mean_spectrum` is the mean over the speaker's clips.
 
         Args:
-            clips: `(samples,)` each, of this speaker in various moods: if all are angry, anger is taken for the voice.
-                Ten or more; silent ones are left out.
+            clips: `(samples,)` each, ten or more, of this speaker in various emotions: if all are angry, the anger is
+                subtracted with the voice. Silent clips are left out.
 
         Raises:
-            ValueError: no clips, or a model that does not know speakers by their mean spectra.
+            ValueError: no clips, or a model without speaker normalisation.
         """
         if self.mean_spectrum is None:
-            raise ValueError("this model was not trained with --speaker_norm: a speaker's mean means nothing to it")
+            raise ValueError("this model was not trained with --speaker_norm: it has no use for a speaker's mean")
         means = [self.unscaled(clip).mean(dim=1) for clip in clips if np.any(clip)]
         if not means:
             raise ValueError("no clips of the speaker, or only silent ones")
@@ -209,8 +199,8 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         return other
 
     def batch(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Clips `(rows, frames)` of any lengths as one padded batch: `input_features` `(batch, rows, frames)`, and
-        `attention_mask` `(batch, frames)`, 1 = real frame, where some clip is padded."""
+        """Features `(rows, frames)` of clips of any lengths as one padded batch: `input_features` `(batch, rows,
+        frames)`, and `attention_mask` `(batch, frames)`, 1 = real frame, if any clip is padded."""
         lengths = torch.tensor([values.shape[1] for values in features])
         frames = int(lengths.max())
         padded = torch.full((len(features), features[0].shape[0], frames), float(self.padding_value))
@@ -233,9 +223,9 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
 
         Args:
             clips: `(samples,)`, or a list of such or `(batch, samples)`.
-            sampling_rate: Of the clips; checked.
-            padding: True or `longest`: shorter clips are padded behind. False: their frames must be equally many.
-            return_attention_mask: True always, False never, None where a clip is padded.
+            sampling_rate: Rate of the clips in Hz; checked.
+            padding: True or `longest`: pad shorter clips at their end. False: all must have equally many frames.
+            return_attention_mask: True always, False never, None if any clip is padded.
             return_tensors: `pt` or `np`.
 
         Raises:

@@ -1,23 +1,23 @@
-"""What is trained of a fusion model with frozen encoders, but for the classifier. Ships to the Hub beside the weights:
+"""The trained parts of a fusion model between its encoders and its classifier. Ships to the Hub beside the weights:
 imports nothing of this project but its siblings."""
 
 import torch
 from torch import nn
 
-from .frames import LayerSum, pool
+from .pooling import POOLINGS, TEXT_POOLINGS, LayerSum, pool
 
 
 class Modality(nn.Module):
-    """What an encoder made of one modality, ready to be fused: layer sum, pooling, norm, and a learned vector where the
+    """Hidden states of one modality, prepared for fusion: layer sum, pooling, norm, and a learned vector where the
     modality is missing.
 
-    The norm is there because encoders differ in scale by orders of magnitude. The learned vector begins as zeros, the
-    mean of what the norm gives.
+    The norm is needed because encoders differ in scale by orders of magnitude. The learned vector begins as zeros, the
+    mean of the norm's output.
 
     Args:
-        dim: Width of the states.
-        layers: Layers they come from; more than one are summed with learned weights.
-        pooling: `max`, `meanmax` or `attentive` (of several layers, or learned: what cannot be done before); None for
+        dim: Width of the hidden states.
+        layers: Number of layers; more than one are summed with learned weights.
+        pooling: A pooling that cannot be done before (learned, or not linear after a layer sum); None for hidden
             states that are pooled already or stay a sequence.
     """
 
@@ -25,23 +25,22 @@ class Modality(nn.Module):
         super().__init__()
         self.pooling = pooling
         self.layers = LayerSum(layers) if layers > 1 else None
-        self.scores = None
-        if pooling == "attentive":
-            self.scores = nn.Sequential(nn.Linear(dim, 128), nn.Tanh(), nn.Linear(128, 1))
-        self.width = 2 * dim if pooling == "meanmax" else dim
+        kind = (POOLINGS | TEXT_POOLINGS).get(pooling)
+        self.scores = None if kind is None or kind.parameters is None else kind.parameters(dim)
+        self.width = dim if kind is None else dim * kind.width
         self.norm = nn.LayerNorm(self.width)
         self.missing = nn.Parameter(torch.zeros(self.width))
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor, present: torch.Tensor):
-        """States to frames, one of them where something pools or the modality is missing.
+        """Hidden states to frames: one frame where this pools or the modality is missing.
 
         Args:
             states: `(batch, layers, frames, dim)`.
             mask: `(batch, frames)`, True = real frame.
-            present: `(batch,)`, False = missing, whatever the mask says.
+            present: `(batch,)`, False = missing; overrides the mask.
 
         Returns:
-            `(batch, frames, width)` and its mask `(batch, frames)`, which has a True in every row.
+            `(batch, frames, width)` and its mask `(batch, frames)`, with a True in every row.
         """
         frames = states[:, 0] if self.layers is None else self.layers(states)  # (batch, frames, dim)
         absent = ~present.unsqueeze(-1)
@@ -64,7 +63,7 @@ class Concat(nn.Module):
         self.width = size
 
     def forward(self, audio, audio_mask, text, text_mask):
-        """One frame of each, `(batch, 1, audio)` and `(batch, 1, text)`, to `(batch, size)`."""
+        """One frame each, `(batch, 1, audio)` and `(batch, 1, text)`, to `(batch, size)`."""
         return torch.tanh(self.dense(torch.cat([audio[:, 0], text[:, 0]], dim=-1)))
 
 
@@ -78,7 +77,7 @@ class Gated(nn.Module):
         self.width = size
 
     def forward(self, audio, audio_mask, text, text_mask):
-        """One frame of each, `(batch, 1, audio)` and `(batch, 1, text)`, to `(batch, size)`."""
+        """One frame each, `(batch, 1, audio)` and `(batch, 1, text)`, to `(batch, size)`."""
         audio, text = audio[:, 0], text[:, 0]
         weight = torch.sigmoid(self.gate(torch.cat([audio, text], dim=-1)))
         return weight * torch.tanh(self.audio(audio)) + (1 - weight) * torch.tanh(self.text(text))
@@ -101,7 +100,7 @@ class CrossAttention(nn.Module):
     def forward(self, audio, audio_mask, text, text_mask):
         """`(batch, frames, audio)` and `(batch, tokens, text)` with masks, True = real, to `(batch, 2 * size)`."""
         audio, text = self.audio(audio), self.text(text)
-        heard = self.to_text(audio, text, text, key_padding_mask=~text_mask, need_weights=False)[0]
-        read = self.to_audio(text, audio, audio, key_padding_mask=~audio_mask, need_weights=False)[0]
-        audio, text = self.audio_norm(audio + heard), self.text_norm(text + read)
+        from_text = self.to_text(audio, text, text, key_padding_mask=~text_mask, need_weights=False)[0]
+        from_audio = self.to_audio(text, audio, audio, key_padding_mask=~audio_mask, need_weights=False)[0]
+        audio, text = self.audio_norm(audio + from_text), self.text_norm(text + from_audio)
         return torch.cat([pool(audio, audio_mask, "mean"), pool(text, text_mask, "mean")], dim=-1)

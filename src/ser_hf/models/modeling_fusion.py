@@ -1,7 +1,7 @@
 """The fusion model. Ships to the Hub beside the weights: imports nothing of this project but its siblings.
 
-It is two halves, so that frozen encoders need to run only once over a corpus: `encode_audio` and `encode_text` give
-states, `fuse` makes logits of them; `forward` takes either inputs or states.
+It has two halves, so that frozen encoders run over a corpus only once: `encode_audio` and `encode_text` return hidden
+states, `fuse` turns them into logits; `forward` takes either inputs or hidden states.
 """
 
 import torch
@@ -13,18 +13,20 @@ from transformers.models.auto import modeling_auto
 from .configuration_fusion import SerFusionConfig
 from .encoders import (
     audio_states,
-    check_audio,
-    check_text,
+    describe_audio,
+    describe_text,
+    freeze_feature_encoder,
+    layer_count,
     load_encoder,
-    pool_layers,
     text_states,
+    transformer_layers,
     without_pooler,
 )
-from .frames import LayerSum
 from .fusion_layers import Concat, CrossAttention, Gated, Modality
 from .modeling_ser import SerForAudioClassification
 from .modeling_spectrogram import SerSpectrogramModel
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
+from .pooling import POOLINGS, TEXT_POOLINGS, LayerSum, pool_layers
 from .strict_loading import StrictLoading, classification_loss
 
 # Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
@@ -37,13 +39,13 @@ def load_audio_encoder(
     """A pretrained audio encoder, and the pooling of the model of ours that it was fine-tuned in, if it was.
 
     Args:
-        name_or_path: Hub id or folder of an encoder of raw audio, of a model with one, fine-tuned or not (its own head
-            is left behind), or of a model of ours (`ser`, `ser_spectrogram`).
+        name_or_path: Hub id or folder of an encoder of waveforms, of a model with one, fine-tuned or not (its own head
+            is dropped), or of a model of ours (`ser`, `ser_spectrogram`).
         overrides: Changes to the configuration of an encoder of transformers.
         trust_remote_code: Run code that comes with the checkpoint.
 
     Raises:
-        ValueError: weights of the encoder are missing from the checkpoint, or it reads something else.
+        ValueError: weights of the encoder are missing from the checkpoint, or it is not supported.
     """
     kind = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
     if kind == "ser":
@@ -52,14 +54,14 @@ def load_audio_encoder(
     if kind == "ser_spectrogram":
         return SerSpectrogramModel.from_pretrained(name_or_path, dtype=torch.float32), None
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **(overrides or {}))
-    check_audio(config)
+    describe_audio(config)
     return load_encoder(name_or_path, config, trust_remote_code=trust_remote_code), None
 
 
 def load_text_encoder(name_or_path: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """A pretrained text encoder, or that of a model with one; raises as `load_audio_encoder` does."""
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    check_text(config)
+    describe_text(config)
     return load_encoder(name_or_path, config, trust_remote_code=trust_remote_code, **without_pooler(config))
 
 
@@ -89,18 +91,19 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
     def __init__(self, config: SerFusionConfig):
         super().__init__(config)
         audio, text = config.audio_config, config.text_config
-        check_audio(audio)
-        check_text(text)
-        spectrogram = audio.model_type == "ser_spectrogram"
-        self.main_input_name = "input_features" if spectrogram else "input_values"
+        description = describe_audio(audio)
+        describe_text(text)
+        self.main_input_name = description.input_name
+        # AutoModel knows our spectrogram model only where ser_hf is installed.
+        spectrogram = description.reads == "spectrogram"
         self.audio_encoder = SerSpectrogramModel(audio) if spectrogram else AutoModel.from_config(audio)
         self.text_encoder = AutoModel.from_config(text, **without_pooler(text))
-        if not spectrogram:  # what FSDP wraps; wav2vec2 and WavLM do not say it themselves, text encoders do
-            self._no_split_modules = [type(self.audio_encoder.encoder.layers[0]).__name__]
+        if layers := transformer_layers(self.audio_encoder):  # for FSDP; text encoders name theirs themselves
+            self._no_split_modules = [type(layers[0]).__name__]
         self._frozen = False
         sequence = config.fusion == "cross_attention"
         pooling = None if sequence or self.pools_audio else config.pooling
-        # No encoder has modules of these names: PEFT's modules_to_save would swallow one that has (PLATFORM.md 0.8).
+        # No encoder has modules of these names: PEFT's modules_to_save matches by the end of a name.
         layers, width = self.audio_shape
         self.ser_audio = Modality(width, layers, pooling)
         pooling = None if sequence or self.pools_text else config.text_pooling
@@ -128,10 +131,10 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
             text: See `load_text_encoder`.
             audio_overrides: Changes to the configuration of an audio encoder of transformers.
             trust_remote_code: Run code that comes with the checkpoints.
-            config: Of `SerFusionConfig`: fusion, pooling, id2label, problem_type, ...
+            config: Arguments of `SerFusionConfig`: fusion, pooling, id2label, problem_type, ...
 
         Raises:
-            ValueError: weights of an encoder are missing from its checkpoint, or it reads something else.
+            ValueError: weights of an encoder are missing from its checkpoint, or it is not supported.
         """
         audio_encoder, pooling = load_audio_encoder(audio, audio_overrides, trust_remote_code)
         config = {**({"pooling": pooling} if pooling else {}), **config}
@@ -150,7 +153,7 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
 
     def freeze_feature_encoder(self) -> None:
         """Stop the gradients of the convolutions that read the waveform."""
-        self.audio_encoder.feature_extractor._freeze_parameters()
+        freeze_feature_encoder(self.audio_encoder)
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -159,69 +162,69 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
             self.text_encoder.eval()
         return self
 
-    # ---- inputs to states
+    # ---- inputs to hidden states
 
     def _layers(self, encoder: PreTrainedConfig) -> int:
-        summed = self.config.use_weighted_layer_sum and encoder.model_type != "ser_spectrogram"
-        return encoder.num_hidden_layers + 1 if summed else 1  # and the input of the first
+        return layer_count(encoder) if self.config.use_weighted_layer_sum else 1
 
     @property
     def audio_shape(self) -> tuple[int, int]:
-        """Layers and width of the states that `encode_audio` gives."""
+        """Layers and width of the hidden states that `encode_audio` returns."""
         audio = self.config.audio_config
-        twice = self.pools_audio and self.config.pooling == "meanmax"
-        return self._layers(audio), audio.hidden_size * (2 if twice else 1)
+        width = POOLINGS[self.config.pooling].width if self.pools_audio else 1
+        return self._layers(audio), audio.hidden_size * width
 
     @property
     def text_shape(self) -> tuple[int, int]:
-        """Layers and width of the states that `encode_text` gives."""
-        return self._layers(self.config.text_config), self.config.text_config.hidden_size
+        """Layers and width of the hidden states that `encode_text` returns."""
+        text = self.config.text_config
+        width = TEXT_POOLINGS[self.config.text_pooling].width if self.pools_text else 1
+        return self._layers(text), text.hidden_size * width
 
     @property
     def pools_audio(self) -> bool:
-        """Whether `encode_audio` pools: nothing that is trained comes before or in it. A mean commutes with a sum."""
-        config = self.config
-        if config.fusion == "cross_attention" or config.pooling == "attentive":
-            return False
-        return config.pooling == "mean" or self._layers(config.audio_config) == 1
+        """Whether `encode_audio` pools: then no trained weights come before the pooling or belong to it."""
+        return self._pools(POOLINGS[self.config.pooling], self.config.audio_config)
 
     @property
     def pools_text(self) -> bool:
         """Whether `encode_text` pools."""
-        config = self.config
-        if config.fusion == "cross_attention":
+        return self._pools(TEXT_POOLINGS[self.config.text_pooling], self.config.text_config)
+
+    def _pools(self, pooling, encoder: PreTrainedConfig) -> bool:
+        if self.config.fusion == "cross_attention" or pooling.parameters is not None:
             return False
-        return config.text_pooling in ("first", "mean") or self._layers(config.text_config) == 1
+        return pooling.linear or self._layers(encoder) == 1
 
     def encode_audio(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None):
-        """What the audio encoder makes of clips.
+        """Hidden states of the audio encoder.
 
         Args:
-            inputs: `(batch, samples)`, each clip normalised as its feature extractor does; of a spectrogram model
-                `(batch, rows, frames)`.
+            inputs: `(batch, samples)`, each clip normalised as its feature extractor does, or `(batch, rows, frames)`
+                for a spectrogram model.
             attention_mask: `(batch, samples)` or `(batch, frames)`, 1 = real; a row of zeros is a clip that is missing
                 and does not reach the encoder. None when no clip is padded.
 
         Returns:
-            States `(batch, layers, frames, dim)`, of one layer without layer sum, of one frame where `pools_audio`;
+            Hidden states `(batch, layers, frames, dim)`: one layer without layer sum, one frame where `pools_audio`;
             and their mask `(batch, frames)`, True = real, all False where the clip is missing.
         """
         return self._encode(self._audio_states, inputs, attention_mask, self.audio_shape)
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None):
-        """What the text encoder makes of texts.
+        """Hidden states of the text encoder.
 
         Args:
             input_ids: `(batch, tokens)`, padded on the right.
             attention_mask: `(batch, tokens)`, 1 = real; a row of zeros is a text that is missing.
 
         Returns:
-            As `encode_audio`, of one frame where `pools_text`.
+            As `encode_audio`; one frame where `pools_text`.
         """
         return self._encode(self._text_states, input_ids, attention_mask, self.text_shape)
 
     def _encode(self, encode, inputs, mask, shape: tuple[int, int]):
-        """Only rows with something real go through the encoder: of a row without, attention makes NaN."""
+        """Only rows with a real step go through the encoder: attention over none is NaN."""
         present = None if mask is None else mask.any(dim=-1)  # (batch,)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             if present is None or present.all():
@@ -235,7 +238,7 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
         return all_states, all_real
 
     def _nothing(self, batch: int, shape: tuple[int, int]):
-        """States and mask of a modality that no row has."""
+        """Hidden states and mask of a modality that no row has."""
         states = torch.zeros((batch, shape[0], 1, shape[1]), dtype=self.dtype, device=self.device)
         return states, torch.zeros((batch, 1), dtype=torch.bool, device=self.device)
 
@@ -247,20 +250,19 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
         states, real = text_states(self.text_encoder, input_ids, mask, every_layer=self.text_shape[0] > 1)
         return pool_layers(states, real, self.config.text_pooling) if self.pools_text else (states, real)
 
-    # ---- states to logits
+    # ---- hidden states to logits
 
     def fuse(self, audio_states=None, audio_mask=None, text_states=None, text_mask=None) -> torch.Tensor:
-        """Logits `(batch, labels)` of what `encode_audio` and `encode_text` gave, in any floating point type.
+        """Logits `(batch, labels)` from the outputs of `encode_audio` and `encode_text`, in any floating point type.
 
-        A modality is missing where it is None, or its mask has no True in the row; the mask of states may be None. A
-        row of a batch that has neither (a text that is withheld, of an utterance without audio) gets both learned
-        vectors: what is answered when nothing is known.
+        A modality is missing where it is None, or its mask has no True in the row; the mask of given hidden states may
+        be None. A row without either (a withheld text of an utterance without audio) gets both learned vectors.
 
         Raises:
             ValueError: neither audio nor text is given at all.
         """
         if audio_states is None and text_states is None:
-            raise ValueError("neither audio nor text was given")
+            raise ValueError("neither audio nor text: give at least one")
         batch = len(text_states if audio_states is None else audio_states)
         audio_states, audio_mask = self._complete(audio_states, audio_mask, batch, self.audio_shape)
         text_states, text_mask = self._complete(text_states, text_mask, batch, self.text_shape)
@@ -277,7 +279,7 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
             return self._nothing(batch, shape)
         if mask is None:
             mask = torch.ones((batch, states.shape[2]), dtype=torch.bool, device=states.device)
-        # A cache may hold half precision. Autocast, where it is on, chooses by itself.
+        # A cache may hold half precision. Autocast, where it is on, chooses the type itself.
         return states.to(self.dtype), mask.bool()
 
     def _drop(self, audio_there: torch.Tensor, text_there: torch.Tensor):
@@ -299,14 +301,15 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """Scores of a batch, from inputs or from states. What is not given is missing, as is a row of zeros in a mask.
+        """Logits of a batch, from inputs or from hidden states. A modality is missing where its argument is None or its
+        mask has a row of zeros.
 
         Args:
             input_values: `(batch, samples)`, or `input_features` `(batch, rows, frames)`: see `encode_audio`.
-            attention_mask: Of the audio.
+            attention_mask: Mask of the audio.
             input_ids: `(batch, tokens)`, with its `text_attention_mask`: see `encode_text`.
-            audio_states: What `encode_audio` gave, with its `audio_mask`, instead of audio.
-            text_states: What `encode_text` gave, with its `text_mask`, instead of text.
+            audio_states: Output of `encode_audio`, with its `audio_mask`, instead of audio.
+            text_states: Output of `encode_text`, with its `text_mask`, instead of text.
             labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
 
         Returns:

@@ -7,9 +7,18 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.models.auto import modeling_auto
 
 from .configuration_ser import SerConfig
-from .encoders import load_encoder
-from .frames import LayerSum, frame_mask, long_enough, pool, samples_for
+from .encoders import (
+    describe_audio,
+    frame_mask,
+    freeze_feature_encoder,
+    layer_count,
+    load_encoder,
+    long_enough,
+    shortest_input,
+    transformer_layers,
+)
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; SerConfig names it
+from .pooling import POOLINGS, LayerSum, pool
 from .strict_loading import StrictLoading, classification_loss
 
 # Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
@@ -39,25 +48,20 @@ class SerForAudioClassification(SerPreTrainedModel):
 
     def __init__(self, config: SerConfig):
         super().__init__(config)
-        if not hasattr(config.audio_config, "conv_kernel"):
-            raise ValueError(
-                f"encoder {config.audio_config.model_type!r} does not read raw audio: "
-                "use wav2vec2, XLSR, HuBERT, WavLM or data2vec-audio"
-            )
+        describe_audio(config.audio_config, "waveform")
         self.encoder = AutoModel.from_config(config.audio_config)
-        # What FSDP wraps and device_map keeps whole; wav2vec2 and WavLM do not say it themselves.
-        self._no_split_modules = [type(self.encoder.encoder.layers[0]).__name__]
-        layers = config.audio_config.num_hidden_layers + 1  # and the input of the first
+        # The layers that FSDP wraps and device_map keeps whole; wav2vec2 and WavLM do not name them themselves.
+        self._no_split_modules = [type(transformer_layers(self.encoder)[0]).__name__]
         if config.use_weighted_layer_sum:
-            self.ser_layer_sum = LayerSum(layers)
-        # No encoder has modules of these names: PEFT's modules_to_save would swallow one that has (PLATFORM.md 0.8).
-        width = config.hidden_size
+            self.ser_layer_sum = LayerSum(layer_count(config.audio_config))
+        # No encoder has modules of these names: PEFT's modules_to_save matches by the end of a name.
+        width, pooling = config.hidden_size, POOLINGS[config.pooling]
         if config.head == "linear":
             self.ser_projector = nn.Linear(width, config.head_size)
             width = config.head_size
-        if config.pooling == "attentive":
-            self.ser_pool = nn.Sequential(nn.Linear(width, 128), nn.Tanh(), nn.Linear(128, 1))
-        width *= 2 if config.pooling == "meanmax" else 1
+        if pooling.parameters is not None:
+            self.ser_pool = pooling.parameters(width)
+        width *= pooling.width
         if config.head == "mlp":
             self.ser_dense = nn.Linear(width, width)
             self.ser_dropout = nn.Dropout(config.head_dropout)
@@ -71,13 +75,13 @@ class SerForAudioClassification(SerPreTrainedModel):
         """A pretrained encoder under a new, random head, to be trained.
 
         Args:
-            name_or_path: Hub id or folder of an encoder, or of any model with one (its own head is left behind).
+            name_or_path: Hub id or folder of an encoder, or of any model with one (its own head is dropped).
             overrides: Changes to the encoder's configuration.
             trust_remote_code: Run code that comes with the checkpoint.
-            config: Of `SerConfig`: pooling, head, id2label, problem_type, ...
+            config: Arguments of `SerConfig`: pooling, head, id2label, problem_type, ...
 
         Raises:
-            ValueError: weights of the encoder itself are missing from the checkpoint.
+            ValueError: the encoder is not supported, or weights of the encoder itself are missing from the checkpoint.
         """
         audio = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **(overrides or {}))
         if audio.model_type == "ser":
@@ -91,12 +95,12 @@ class SerForAudioClassification(SerPreTrainedModel):
 
     def freeze_feature_encoder(self) -> None:
         """Stop the gradients of the convolutions that read the waveform."""
-        self.encoder.feature_extractor._freeze_parameters()
+        freeze_feature_encoder(self.encoder)
 
     @property
     def receptive_field(self) -> int:
-        """Samples the convolutions need for one frame (400 = 25 ms at 16 kHz in all published encoders)."""
-        return samples_for(1, self.config.audio_config)
+        """Samples that the convolutions require for one frame (400 = 25 ms at 16 kHz in all published encoders)."""
+        return shortest_input(self.config.audio_config)
 
     def forward(
         self,
@@ -107,7 +111,7 @@ class SerForAudioClassification(SerPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """Scores of a batch of clips.
+        """Logits of a batch of clips.
 
         Args:
             input_values: `(batch, samples)`, each clip normalised as its feature extractor does.
@@ -128,7 +132,7 @@ class SerForAudioClassification(SerPreTrainedModel):
         frames = out.last_hidden_state  # (batch, frames, hidden)
         if self.config.use_weighted_layer_sum:
             frames = self.ser_layer_sum(torch.stack(out.hidden_states, dim=1))
-        logits = self._head(frames, frame_mask(self.encoder, frames, mask))
+        logits = self._head(frames, frame_mask(self.config.audio_config, frames, mask))
         loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
@@ -138,13 +142,13 @@ class SerForAudioClassification(SerPreTrainedModel):
         )
 
     def _head(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        linear = self.config.head == "linear"
-        if linear and self.config.pooling == "mean":
-            # A mean commutes with a projection: the stock head's result at 1/frames of its cost.
-            return self.ser_classifier(self.ser_projector(pool(frames, mask, "mean")))
+        linear, pooling = self.config.head == "linear", POOLINGS[self.config.pooling]
+        if linear and pooling.linear:
+            # It commutes with the projection: the stock head's result at 1/frames of its cost.
+            return self.ser_classifier(self.ser_projector(pool(frames, mask, self.config.pooling)))
         if linear:
             frames = self.ser_projector(frames)
-        scores = self.ser_pool(frames) if self.config.pooling == "attentive" else None
+        scores = None if pooling.parameters is None else self.ser_pool(frames)
         pooled = pool(frames, mask, self.config.pooling, scores)
         if not linear:
             pooled = self.ser_dropout(torch.tanh(self.ser_dense(self.ser_dropout(pooled))))

@@ -10,8 +10,8 @@ from transformers.models.auto import modeling_auto
 from .cnn_image import image_network
 from .cnn_small import InputNorm, SmallCnn, real_frames
 from .configuration_spectrogram import IMAGE_ARCHS, SerSpectrogramConfig
-from .frames import pool
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
+from .pooling import attention_scores, pool
 from .strict_loading import StrictLoading, classification_loss
 
 # Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
@@ -19,7 +19,8 @@ modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault(
     "ser_spectrogram", "SerForSpectrogramClassification"
 )
 
-# Rows and frames that AlexNet needs for one output; the others make two of 64, enough for batch norm of one clip.
+# Rows and frames that AlexNet requires for one output; the others have two outputs of 64, enough for batch norm of one
+# clip.
 LEAST_IMAGE = 64
 
 
@@ -38,13 +39,13 @@ class SerSpectrogramPreTrainedModel(StrictLoading, PreTrainedModel):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Linear | nn.LSTM):
-            module.reset_parameters()  # torch's own: transformers' 0.02 is made for transformers
+            module.reset_parameters()  # torch's own: a standard deviation of 0.02 suits transformers, not these
         else:
             super()._init_weights(module)
 
 
 class SerSpectrogramModel(SerSpectrogramPreTrainedModel):
-    """Features to one vector a clip: batch norm of every row, the network, pooling over real frames."""
+    """Features to one vector per clip: batch norm of every row, the network, pooling over real frames."""
 
     def __init__(self, config: SerSpectrogramConfig):
         super().__init__(config)
@@ -58,12 +59,12 @@ class SerSpectrogramModel(SerSpectrogramPreTrainedModel):
             self.least, self.least_rows = self.backbone.least, self.backbone.least_rows
         self.attention = None
         if config.arch == "cnn_lstm_attention":
-            self.attention = nn.Sequential(nn.Linear(256, 128), nn.Tanh(), nn.Linear(128, 1))
+            self.attention = attention_scores(256)
         self.post_init()
 
     def _long_enough(self, x: torch.Tensor, lengths: torch.Tensor | None):
-        """Zeros (after the norm: the mean) behind clips too short for one output frame, counted as real alone and in a
-        batch alike; and rows of zeros where there are too few."""
+        """Zero-pad clips too short for one output frame (after the norm, zero is the mean) and count the zeros as real,
+        for a clip alone and in a batch alike; and add rows of zeros where there are too few."""
         x = F.pad(x, (0, max(0, self.least - x.shape[2]), 0, max(0, self.least_rows - x.shape[1])))
         return x, lengths if lengths is None else lengths.clamp(min=self.least)
 
@@ -73,7 +74,7 @@ class SerSpectrogramModel(SerSpectrogramPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> BaseModelOutputWithPooling | tuple:
-        """One vector a clip.
+        """One vector per clip.
 
         Args:
             input_features: `(batch, rows, frames)`.
@@ -84,7 +85,7 @@ class SerSpectrogramModel(SerSpectrogramPreTrainedModel):
         """
         lengths = None if attention_mask is None else attention_mask.sum(dim=-1)
         x = self.norm(input_features, lengths)
-        if self.config.reduce == "time":  # no padding is left: every clip is a sequence of as many coefficients
+        if self.config.reduce == "time":  # no padding remains: every clip is a sequence of equally many coefficients
             frames = x.shape[2] if lengths is None else lengths.unsqueeze(-1)
             x, lengths = (x.sum(dim=2) / frames).unsqueeze(1), None
         elif self.config.reduce == "frequency":
@@ -101,7 +102,7 @@ class SerSpectrogramModel(SerSpectrogramPreTrainedModel):
 
     def _image(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         maps = self.backbone(x.unsqueeze(1))  # (batch, channels, rows, frames)
-        if lengths is not None:  # rounded up: a frame counts if any of it does
+        if lengths is not None:  # rounded up: a frame is real if any of its input is
             lengths = -(-lengths * maps.shape[3] // x.shape[2])
         if self.config.arch == "alexnet":
             return self.backbone.vectors(maps, lengths)
@@ -133,10 +134,10 @@ class SerForSpectrogramClassification(SerSpectrogramPreTrainedModel):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """Scores of a batch of clips.
+        """Logits of a batch of clips.
 
         Args:
-            input_features: `(batch, rows, frames)`, as the feature extractor makes them.
+            input_features: `(batch, rows, frames)`, output of the feature extractor.
             attention_mask: `(batch, frames)`, 1 = real frame; None when no clip is padded.
             labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
 

@@ -22,7 +22,7 @@ from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
 from .audio_blocks import AudioInputError, read, windows
-from .frames import samples_for
+from .encoders import padding_sensitive, shortest_input
 
 logger = logging.get_logger(__name__)
 
@@ -30,12 +30,12 @@ TASK = "speech-emotion-recognition"
 REST_S = 1e-3  # audio that is no window of its own: a converted rate may give a sample more or less
 LONG_S = 60.0  # attention grows with the square of the length: above this a warning advises windows
 AUDIO_KEYS = {"array", "raw", "bytes", "path"}  # one of them is in every dict that is audio
-# What reads the pooled vector: the layer behind the pooling in our two heads, and in the stock classes.
+# The layer after the pooling in our two heads, and in the stock classes.
 AFTER_POOLING = ("ser_dense", "ser_classifier", "classifier")
 
 
 def _with_last(pieces: Iterable) -> Iterator[tuple]:
-    """`(piece, whether it is the last)`; the next is made before the one before it is given away."""
+    """`(piece, whether it is the last)`; each piece is yielded once the next is known."""
     pieces = iter(pieces)
     current = next(pieces)
     for following in pieces:
@@ -50,30 +50,30 @@ class SerPipeline(ChunkPipeline):
     Inputs are a path, the `bytes` of a file, an array or tensor at the model's rate (`(samples,)`, `(channels,
     samples)` or `(samples, channels)`), a dict `{"array", "sampling_rate"}`, `{"bytes"}` or `{"path"}` (a row's `audio`
     of a dataset), a list of these (gives a list), or a generator or torch dataset of these (gives an iterator).
-    A dict `{"audio"}` holds one of them under that name, whatever else it holds (a row of a dataset, whose transcript
-    a model of audio alone does not read). Fusion models also take `{"audio", "text"}`, `{"text"}`, and a dict of audio
+    A dict `{"audio"}` holds one of them under that name; its other entries are ignored (a row of a dataset). Fusion
+    models also take `{"audio", "text"}`, `{"text"}`, and a dict of audio
     with a `text`; a text that is None or empty is missing.
 
     Args, at construction or in the call:
-        window_s: Seconds of a window, each normalised by itself as a clip is. None hears the whole input at once.
-        hop_s: Seconds from one window to the next; half a window otherwise.
-        window_last: What is behind the last whole window: `pad` gives one that is shorter, `shift` one as long as the
-            others that begins earlier, `drop` none. The recipes' --window_last.
+        window_s: Seconds of a window, each normalised on its own as a clip is. None takes the whole input at once.
+        hop_s: Seconds from one window to the next; defaults to half a window.
+        window_last: Audio after the last whole window: `pad` makes a shorter window, `shift` one as long as the others
+            that begins earlier, `drop` none. The recipes' --window_last.
         batch_size: Windows, or clips, that go through the model together; the answers do not depend on it.
-        top_k: Only the k most probable labels. None gives all.
-        return_embeddings: Adds the vector that pooling leaves of a clip (fusion, of both), as a numpy array; of
-            windows, also their mean.
-        asr: Of fusion models: what transcribes audio that has no text, `pipeline("automatic-speech-recognition")` or
-            any function of `{"array", "sampling_rate"}` that returns `{"text"}`. It hears each window by itself. A text
-            that is given belongs to the whole input and goes with every window.
-        on_error: `raise` a ValueError that names the input, or `return` `{"error": ...}` in its place and go on.
+        top_k: Only the k most probable labels. None returns all.
+        return_embeddings: Adds the pooled vector of each clip (for fusion models, of audio and text) as a numpy array;
+            with windows, also their mean.
+        asr: For fusion models: transcribes audio that has no text, `pipeline("automatic-speech-recognition")` or any
+            function of `{"array", "sampling_rate"}` that returns `{"text"}`. It transcribes each window on its own. A
+            text in the input belongs to the whole input and goes with every window.
+        on_error: `raise` a ValueError that names the input, or `return` `{"error": ...}` in its place and continue.
 
     Returns:
         `[{"label", "score"}, ...]` for each input: probabilities, highest first, for single-label models; in the
-        model's order independent probabilities for multi-label models (with `predicted` by the thresholds that the
-        configuration holds, if it does) and raw values for regression. With windows, a dict of `scores` (the mean over
-        the windows) and `segments`, a list of `{"start", "end", "scores"}` in seconds (of a text alone, none). With
-        embeddings, a dict of `scores` and `embedding`, and one in each segment.
+        model's order independent probabilities for multi-label models (with `predicted` by the configuration's
+        thresholds, if it has any) and raw values for regression. With windows, a dict of `scores` (the mean over the
+        windows) and `segments`, a list of `{"start", "end", "scores"}` in seconds (none for a text alone). With
+        embeddings, a dict of `scores` and `embedding`, and an embedding in each segment.
     """
 
     _load_feature_extractor = True
@@ -83,41 +83,39 @@ class SerPipeline(ChunkPipeline):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if self.feature_extractor is None:
-            raise ValueError("feature_extractor is missing: it says the rate and how the model wants its samples")
-        if self._reads and self.processor is None:
-            raise ValueError("processor is missing: it says how the fusion model wants its texts")
+            raise ValueError("feature_extractor is missing: it holds the model's sampling rate and normalisation")
+        if self._takes_text and self.processor is None:
+            raise ValueError("processor is missing: it holds the fusion model's tokenizer")
         self.model.eval()
         audio = getattr(self.model.config, "audio_config", self.model.config)
-        # With layer norm a masked, padded clip gives what it gives alone; group norm hears the padding all the same.
-        self._padding_is_exact = getattr(audio, "feat_extract_norm", None) == "layer"
-        # Clips of equal length may be unequal then, and are not put together where padding would be heard.
+        # Only clips of equal length share a batch of a padding-sensitive encoder, and none where they are trimmed.
+        self._padding_sensitive = padding_sensitive(audio)
         self._trims = getattr(self.feature_extractor, "trim_db", None) is not None
-        # Samples the convolutions need for one frame; stock classes refuse less.
-        self._receptive_field = samples_for(1, audio) if hasattr(audio, "conv_kernel") else 1
+        self._shortest_input = shortest_input(audio)  # stock classes refuse less
 
     def __call__(self, inputs, **kwargs):
         if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray | memoryview):
             return list(self((entry for entry in inputs), **kwargs))  # a list, a column of a dataset
         if isinstance(inputs, Iterator):
-            inputs = (entry for entry in inputs)  # transformers knows generators only
+            inputs = (entry for entry in inputs)  # transformers streams generators only
         return super().__call__(inputs, **kwargs)
 
-    def _sanitize_parameters(self, local_files_only=None, **given):
+    def _sanitize_parameters(self, local_files_only=None, **options):
         steps = (("window_s", "hop_s", "window_last", "on_error", "asr"), ("return_embeddings",), ("window_s", "top_k"))
-        known = dict.fromkeys(name for names in steps for name in names)
-        if unknown := set(given) - set(known):
-            raise TypeError(f"unknown argument {', '.join(sorted(unknown))}; there are {', '.join(known)}, batch_size")
+        names = dict.fromkeys(name for step in steps for name in step)
+        if unknown := set(options) - set(names):
+            raise TypeError(f"unknown argument {', '.join(sorted(unknown))}; there are {', '.join(names)}, batch_size")
         for name, choices in (("on_error", ("raise", "return")), ("window_last", ("pad", "shift", "drop"))):
-            if given.get(name, choices[0]) not in choices:
-                raise ValueError(f"{name} {given[name]!r}: must be one of {', '.join(choices)}")
-        if given.get("top_k") is not None and (given["top_k"] < 1 or self.problem_type == "regression"):
-            raise ValueError(f"top_k {given['top_k']}: must be at least 1, and the model must have classes")
-        if given.get("asr") is not None and not self._reads:
+            if options.get(name, choices[0]) not in choices:
+                raise ValueError(f"{name} {options[name]!r}: must be one of {', '.join(choices)}")
+        if options.get("top_k") is not None and (options["top_k"] < 1 or self.problem_type == "regression"):
+            raise ValueError(f"top_k {options['top_k']}: must be at least 1, and the model must have classes")
+        if options.get("asr") is not None and not self._takes_text:
             raise ValueError(f"asr: {type(self.model).__name__} takes no text")
-        return tuple({name: given[name] for name in names if name in given} for names in steps)
+        return tuple({name: options[name] for name in step if name in options} for step in steps)
 
     @property
-    def _reads(self) -> bool:
+    def _takes_text(self) -> bool:
         return hasattr(self.model.config, "text_config")
 
     @property
@@ -128,8 +126,8 @@ class SerPipeline(ChunkPipeline):
     # ---- one input to windows, windows to logits, logits to an answer
 
     def preprocess(self, source, window_s=None, hop_s=None, window_last="pad", on_error="raise", asr=None):
-        """Windows `{"samples", "text", "start", "end"}` of one input, the last of them perhaps `{"error"}` instead; of
-        a text alone, one without times."""
+        """Windows `{"samples", "text", "start", "end"}` of one input; the last may be an `{"error"}` instead. A text
+        alone is one window without times."""
         rate = self.feature_extractor.sampling_rate
         size, hop = self._samples(window_s, hop_s)
         try:
@@ -139,16 +137,16 @@ class SerPipeline(ChunkPipeline):
             elif size is None:
                 whole = np.concatenate(list(read(audio, rate)))
                 if len(whole) > LONG_S * rate:
-                    logger.warning_once(f"{len(whole) / rate:.0f} s at once take much memory: window_s=4.0 cuts them")
+                    logger.warning_once(f"{len(whole) / rate:.0f} s at once take much memory: use window_s=4.0")
                 pieces = [(0, whole)]
             else:
                 pieces = windows(read(audio, rate), size, hop, window_last, rest=round(REST_S * rate))
             for first, samples in pieces:
                 times = (None, None) if first is None else (first / rate, (first + len(samples)) / rate)
-                said = text
-                if asr is not None and said is None:
-                    said = asr({"array": samples.copy(), "sampling_rate": rate})["text"]
-                yield {"samples": samples, "text": said, "start": times[0], "end": times[1]}
+                words = text
+                if asr is not None and words is None:
+                    words = asr({"array": samples.copy(), "sampling_rate": rate})["text"]
+                yield {"samples": samples, "text": words, "start": times[0], "end": times[1]}
         except AudioInputError as error:
             if on_error == "raise":
                 raise
@@ -160,13 +158,13 @@ class SerPipeline(ChunkPipeline):
             return source, None
         itself = source if AUDIO_KEYS & set(source) else None  # {"array", "sampling_rate", "text"}
         audio = source["audio"] if source.get("audio") is not None else itself
-        text = source.get("text") if self._reads or audio is None else None  # a row's transcript is not for every model
+        text = source.get("text") if self._takes_text or audio is None else None  # ignore the transcript of a row
         if text is not None and not isinstance(text, str):
             raise TypeError(f'"text" must be a string, got {type(text).__name__}')
-        if text and not self._reads:
+        if text and not self._takes_text:
             raise AudioInputError(f"{type(self.model).__name__} takes no text: give audio")
-        if self._reads and not self.processor(text=text or ""):
-            text = None  # nothing is left of it
+        if self._takes_text and not self.processor(text=text or ""):
+            text = None  # cleaning left nothing
         if audio is None and text is None:
             raise AudioInputError("neither audio nor text")
         return audio, text
@@ -186,8 +184,8 @@ class SerPipeline(ChunkPipeline):
         clips, texts, groups = pieces["samples"], pieces["text"], defaultdict(list)
         for index, clip in enumerate(clips):  # a group goes through the model together
             size = None if clip is None else index if self._trims else len(clip)
-            groups[clip is None, None if self._padding_is_exact else size].append(index)
-        out, hooks = defaultdict(list), []  # of out, one entry a group
+            groups[clip is None, size if self._padding_sensitive else None].append(index)
+        out, hooks = defaultdict(list), []  # out has one entry per group
         if return_embeddings:
             layers = dict(self.model.named_children())
             layer = next((layers[name] for name in AFTER_POOLING if name in layers), None)
@@ -197,7 +195,7 @@ class SerPipeline(ChunkPipeline):
         try:
             for group in groups.values():
                 inputs = {} if clips[group[0]] is None else self._batch([clips[index] for index in group])
-                if self._reads:
+                if self._takes_text:
                     inputs |= self.processor(text=[texts[index] for index in group]).to(self.device)
                 out["logits"].append(self.model(**inputs).logits)
         finally:
@@ -207,13 +205,13 @@ class SerPipeline(ChunkPipeline):
         return {name: torch.cat(parts).float().cpu()[back] for name, parts in out.items()}
 
     def _batch(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        """What the feature extractor makes of clips, padded with a mask where their lengths differ."""
-        lengths, least = [len(clip) for clip in clips], self._receptive_field
+        """The feature extractor's output for clips, padded with a mask where their lengths differ."""
+        lengths, least = [len(clip) for clip in clips], self._shortest_input
         options = {"sampling_rate": self.feature_extractor.sampling_rate, "return_tensors": "pt"}
         if min(lengths) < max(lengths):
             options |= {"padding": True, "return_attention_mask": True}
         batch = dict(self.feature_extractor(clips, **options))
-        if min(lengths) < least:  # zeros behind, which count as real: as our own model does, alone and in a batch alike
+        if min(lengths) < least:  # zero-pad; these zeros count as real, as in our own model, alone and in a batch alike
             batch = {name: F.pad(values, (0, max(0, least - max(lengths)))) for name, values in batch.items()}
             if "attention_mask" in batch:
                 batch["attention_mask"][:, :least] = 1
@@ -253,9 +251,9 @@ class SerPipeline(ChunkPipeline):
         return entries[:top_k]
 
     def save_pretrained(self, save_directory, **kwargs):
-        """As in transformers, with the processor of a fusion model."""
+        """As in transformers, and the processor of a fusion model."""
         super().save_pretrained(save_directory, **kwargs)
-        if self._reads:
+        if self._takes_text:
             self.processor.save_pretrained(save_directory)
 
     # ---- many inputs
@@ -267,12 +265,12 @@ class SerPipeline(ChunkPipeline):
             inputs = map(inputs.__getitem__, range(len(inputs)))
         pieces, answered = self._pieces(inputs, preprocess_params), []
         while batch := list(islice(pieces, batch_size)):
-            heard = [piece for piece, _ in batch if "error" not in piece]
-            if heard:
-                parts = {name: [piece.pop(name) for piece in heard] for name in ("samples", "text")}
+            usable = [piece for piece, _ in batch if "error" not in piece]
+            if usable:
+                parts = {name: [piece.pop(name) for piece in usable] for name in ("samples", "text")}
                 out = self.forward(parts, **forward_params)
                 for name, values in out.items():
-                    for piece, value in zip(heard, values, strict=True):
+                    for piece, value in zip(usable, values, strict=True):
                         piece[name] = value
             for piece, last in batch:
                 answered.append(piece)

@@ -11,15 +11,15 @@ class SerFusionProcessor(ProcessorMixin):
     """Clips and texts, some of them missing, to one padded batch.
 
     Args:
-        feature_extractor: Of the audio encoder.
-        tokenizer: Of the text encoder.
-        max_text_length: Tokens of a text, with the special ones; the rest is cut off.
-        text_cleaning: `none`, `unicode` or `words`, as `clean_text` does it.
+        feature_extractor: The audio encoder's.
+        tokenizer: The text encoder's.
+        max_text_length: Truncate texts to this many tokens, including the special ones.
+        text_cleaning: `none`, `unicode` or `words`, see `clean_text`.
     """
 
     # ProcessorMixin finds its parts by their parameters' names, and saves the other parameters beside them.
     def __init__(self, feature_extractor=None, tokenizer=None, max_text_length=64, text_cleaning="none", **kwargs):
-        clean_text("", text_cleaning)  # raises for an unknown one
+        clean_text("", text_cleaning)  # raises for an unknown name
         self.max_text_length = max_text_length
         self.text_cleaning = text_cleaning
         super().__init__(feature_extractor, tokenizer, **kwargs)
@@ -34,20 +34,20 @@ class SerFusionProcessor(ProcessorMixin):
         Args:
             audio: An array of float samples, or a list of them, None where a clip is missing.
             text: A string, or a list of them, None or "" where a text is missing (also when cleaning leaves nothing).
-            sampling_rate: Of the audio; another than the feature extractor's raises.
+            sampling_rate: Rate of the audio in Hz; must be the feature extractor's.
             padding: As in transformers: True pads to the longest.
             return_tensors: `pt` or `np`.
 
         Returns:
-            What the feature extractor makes, `input_values` `(batch, samples)` or `input_features` `(batch, rows,
+            The feature extractor's output, `input_values` `(batch, samples)` or `input_features` `(batch, rows,
             frames)`, with its `attention_mask`; `input_ids` and `text_attention_mask` `(batch, tokens)`. A mask is 1
-            where something is real; rows of what is missing are zeros. A modality that no row has is left out.
+            for real input; a missing clip or text is a row of zeros. A modality that no row has is left out.
 
         Raises:
-            ValueError: neither is given, or not as many clips as texts.
+            ValueError: neither audio nor text, or not as many clips as texts.
         """
         if audio is None and text is None:
-            raise ValueError("neither audio nor text was given")
+            raise ValueError("neither audio nor text: give at least one")
         batch = {}
         if audio is not None:
             clips = audio if isinstance(audio, list | tuple) else [audio]
@@ -60,31 +60,31 @@ class SerFusionProcessor(ProcessorMixin):
         return BatchFeature(batch, tensor_type=return_tensors)
 
     def _clips(self, clips, sampling_rate, padding) -> dict[str, np.ndarray]:
-        there = [index for index, clip in enumerate(clips) if clip is not None]
-        if not there:
+        rows = [index for index, clip in enumerate(clips) if clip is not None]
+        if not rows:
             return {}
-        found = self.feature_extractor(
-            [np.asarray(clips[index], dtype=np.float32) for index in there],  # int16 would give float64
+        features = self.feature_extractor(
+            [np.asarray(clips[index], dtype=np.float32) for index in rows],  # int16 would become float64
             sampling_rate=sampling_rate, padding=padding, return_attention_mask=True, return_tensors="np",
         )  # fmt: skip
-        return {name: _spread(values, there, len(clips)) for name, values in found.items()}
+        return {name: _spread(values, rows, len(clips)) for name, values in features.items()}
 
     def _texts(self, texts, padding) -> dict[str, np.ndarray]:
         cleaned = [clean_text(text, self.text_cleaning) for text in texts]
-        there = [index for index, text in enumerate(cleaned) if text.strip()]
-        if not there:
+        rows = [index for index, text in enumerate(cleaned) if text.strip()]
+        if not rows:
             return {}
-        found = self.tokenizer(
-            [cleaned[index] for index in there],
+        tokens = self.tokenizer(
+            [cleaned[index] for index in rows],
             padding=padding, truncation=True, max_length=self.max_text_length, padding_side="right",
             return_attention_mask=True, return_token_type_ids=False, return_tensors="np",
         )  # fmt: skip
-        ids = _spread(found["input_ids"], there, len(texts), self.tokenizer.pad_token_id)
-        return {"input_ids": ids, "text_attention_mask": _spread(found["attention_mask"], there, len(texts))}
+        ids = _spread(tokens["input_ids"], rows, len(texts), self.tokenizer.pad_token_id)
+        return {"input_ids": ids, "text_attention_mask": _spread(tokens["attention_mask"], rows, len(texts))}
 
 
 def _spread(values: np.ndarray, rows: list[int], count: int, fill=0) -> np.ndarray:
-    """`values` at their rows among `count`, `fill` in the others."""
+    """`values` in `rows` of `count` rows, `fill` in the others."""
     spread = np.full((count, *values.shape[1:]), fill, dtype=values.dtype)
     spread[rows] = values
     return spread

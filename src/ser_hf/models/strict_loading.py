@@ -1,4 +1,4 @@
-"""What all our models share: no weight is ever random in silence, and the loss follows the problem type. Ships to the
+"""What all our models share: incomplete checkpoints are refused, and the loss follows the problem type. Ships to the
 Hub beside the weights: imports nothing of this project."""
 
 import torch
@@ -8,16 +8,16 @@ import torch.nn.functional as F
 class StrictLoading:
     """Mixin, written before `PreTrainedModel` in a class's bases: `from_pretrained` refuses incomplete checkpoints."""
 
-    # classification_loss is a plain batch mean. Trainer takes a forward with **kwargs for one that normalises by
-    # num_items_in_batch and then does not divide by the accumulation steps.
+    # classification_loss is a plain batch mean. The Trainer assumes that a forward with **kwargs normalises by
+    # num_items_in_batch, and then does not divide by the accumulation steps.
     accepts_loss_kwargs = False
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers, but weights the checkpoint does not have are an error and never random in silence.
+        """As in transformers, but an incomplete checkpoint is refused: missing weights would be random.
 
         Raises:
-            ValueError: names the missing weights.
+            ValueError: weights are missing; it names them.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         missing = sorted(info["missing_keys"])

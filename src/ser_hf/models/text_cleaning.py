@@ -5,10 +5,10 @@ import string
 import unicodedata
 
 TEXT_CLEANING = ("none", "unicode", "words")
-# What a transcriber hears beside the words: IEMOCAP's [LAUGHTER], [BREATHING], [GARBAGE] and, in its alignments,
-# ++LAUGHTER++. Capitals only: "[sic]" and "[to Mary]" are no noise.
+# Tags for sounds other than words: IEMOCAP's [LAUGHTER], [BREATHING], [GARBAGE] and, in its alignments,
+# ++LAUGHTER++. Capitals only: "[sic]" and "[to Mary]" are not such tags.
 NOISE = re.compile(r"\[[A-Z][A-Z _-]*\]|\+\+[A-Z_]+\+\+")
-# Typographic forms that NFKC keeps apart (and U+00B4, which it takes for a space with an accent).
+# Typographic forms that NFKC does not unify (and U+00B4, which it turns into a space with an accent).
 ASCII = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u2039\u203a\u00b4\u02bc", "'")
     | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"')
@@ -18,16 +18,16 @@ JOINERS = "\u200c\u200d"  # invisible, but Persian, Indic scripts and compound e
 
 
 def clean_text(text: str | None, how: str = "unicode") -> str:
-    """A transcript as a tokenizer should see it; "" where there is none or nothing is left.
+    """A transcript as input of a tokenizer; "" where there is none or cleaning leaves nothing.
 
     Args:
-        text: As the corpus has it.
-        how: `none` leaves it as it is. `unicode` is NFKC with typographic quotes and dashes as ASCII, without control
-            characters and noise tags such as [LAUGHTER], white space collapsed; HTML entities are left alone. `words`
-            is that in lower case without punctuation; an apostrophe inside a word stays.
+        text: As in the corpus.
+        how: `none` changes nothing. `unicode` is NFKC with typographic quotes and dashes as ASCII, without control
+            characters and noise tags such as [LAUGHTER], white space collapsed; HTML entities stay. `words` is
+            `unicode` in lower case without punctuation; an apostrophe inside a word stays.
 
     Raises:
-        ValueError: another `how`.
+        ValueError: unknown `how`.
 
     >>> clean_text("\u201cI don\u2019t\u2026 know\u201d [LAUGHTER]")
     '"I don\\'t... know"'

@@ -3,13 +3,13 @@
 import json
 from typing import Any
 
-from transformers import AutoConfig, AutoFeatureExtractor, PreTrainedConfig, Wav2Vec2FeatureExtractor
+from transformers import AutoConfig, AutoFeatureExtractor, Wav2Vec2FeatureExtractor
 
 from ..data.augmentation import Augmentation
 from ..data.collators import SpeechCollator
 from ..errors import SerError
 from ..models import SerConfig, SerForAudioClassification
-from ..models.configuration_spectrogram import IMAGE_ARCHS
+from ..models.encoders import padding_sensitive
 from .hub import check_labels, label_maps, load_finetuned
 from .settings import ClipArguments
 
@@ -73,7 +73,7 @@ def audio_model(
     try:
         if model_type:
             audio = AutoConfig.for_model(model_type, **overrides)
-            extractor = Wav2Vec2FeatureExtractor(return_attention_mask=audio.feat_extract_norm == "layer")
+            extractor = Wav2Vec2FeatureExtractor(return_attention_mask=not padding_sensitive(audio))
             model = SerForAudioClassification(SerConfig(audio_config=audio, **options))
         else:
             extractor = AutoFeatureExtractor.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
@@ -108,11 +108,3 @@ def speech_collators(
         extractor, skip_unreadable=True, augmentation=augmentation, seed=seed, num_labels=num_labels, **vars(clips)
     )
     return {"data_collator": training, "eval_collator": SpeechCollator(extractor, **vars(clips))}
-
-
-def padding_sensitive(audio_config: PreTrainedConfig) -> bool:
-    """Whether an audio encoder's output depends on the padding even with a mask: group norm over time in its first
-    layer, as in the base-size checkpoints, or an image network over spectrograms. Evaluation then pads nothing."""
-    if audio_config.model_type == "ser_spectrogram":
-        return audio_config.arch in IMAGE_ARCHS
-    return getattr(audio_config, "feat_extract_norm", None) == "group"

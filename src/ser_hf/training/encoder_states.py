@@ -17,13 +17,12 @@ from datasets import Dataset, concatenate_datasets
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainingArguments
 
-from ..data.audio import decode
+from ..data import audio
 from ..data.batching import evaluation_batches
 from ..data.cache import Store, content_hash, settings_folder
-from ..data.trimming import crop, fit_length, trim
 from ..models import SerFusionForClassification, SerFusionProcessor
+from ..models.encoders import padding_sensitive
 from ..models.text_cleaning import clean_text
-from .audio_model import padding_sensitive
 from .settings import ClipArguments
 
 MODALITIES = ("audio", "text")
@@ -136,13 +135,7 @@ def read_clip(row: dict, rate: int, clips: ClipArguments) -> np.ndarray | None:
     """
     if row.get("audio") is None:
         return None
-    samples = decode(row["audio"], rate)
-    if clips.trim_db is not None:
-        first, end = trim(samples, rate, clips.trim_db)
-        samples = samples[first:end]
-    if clips.max_seconds is not None:
-        samples = crop(samples, clips.max_seconds, rate)
-    return fit_length(samples, round(clips.min_seconds * rate))
+    return audio.read_clip(row["audio"], rate, **vars(clips))
 
 
 def fingerprint(model: torch.nn.Module) -> str:

@@ -14,8 +14,8 @@ from transformers import AutoFeatureExtractor, AutoTokenizer, PrinterCallback, P
 from ..errors import SerError
 from ..evaluation.scoring import decision_thresholds, from_scores, metrics_of, to_scores
 from ..models import SerFusionForClassification, SerFusionProcessor
+from ..models.encoders import describe_audio, padding_sensitive
 from ..models.text_cleaning import clean_text
-from .audio_model import padding_sensitive
 from .encoder_states import MODALITIES, StateCollator, States, read_clip, trims
 from .hub import check_labels, label_maps
 from .objective import draw_weights, make_loss, training_rows
@@ -115,7 +115,7 @@ def fusion_model(
                 f"--use_weighted_layer_sum true with --fusion {fusion} and --pooling {model.config.pooling}: all "
                 "frames of all layers would be kept; use mean pooling, or --freeze_encoders false"
             )
-    elif hasattr(model.audio_encoder, "feature_extractor"):
+    elif describe_audio(model.config.audio_config).feature_encoder is not None:
         model.freeze_feature_encoder()  # the convolutions of a pretrained encoder, as in the audio recipes
     return model, processor
 

@@ -12,7 +12,6 @@ from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, TrainingArguments
 
-from ..data.audio import decode
 from ..data.augmentation import Augmentation, augment_spectrogram
 from ..data.cache import Store, settings_folder
 from ..data.collators import SpeechCollator
@@ -213,8 +212,7 @@ class FeatureCollator(SpeechCollator):
 
     def from_audio(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
         """`(rows, frames)` float32 of a row, not scaled and without SpecAugment."""
-        samples = decode(row["audio"], self.sampling_rate, row.get("window_start"), row.get("window_end"))
-        return self.extractor.unscaled(self._change(samples, generator)).float()
+        return self.extractor.unscaled(self.samples(row, generator, trim_db=None)).float()
 
     def unscaled(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
         """The same, from the cache where it has them."""

@@ -1,0 +1,117 @@
+"""From frames to one vector per clip, and from layers to one sequence of frames. Ships to the Hub beside the weights:
+imports nothing of this project.
+
+`POOLINGS` is the only description of the poolings: the width of the heads, the checks of the configurations, cached
+features and the spectrogram models all follow it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """One pooling.
+
+    Args:
+        function: `(frames, mask, scores)` to `(batch, width * dim)`, see `pool`.
+        width: Width of the result relative to the frames'.
+        parameters: For a learned pooling, `dim` to the module that makes `scores` `(batch, frames, 1)` from frames.
+        linear: Whether it commutes with projections and with layer sums, which may then follow it: equal results at
+            `1 / frames` of the cost.
+    """
+
+    function: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+    width: int = 1
+    parameters: Callable[[int], nn.Module] | None = None
+    linear: bool = False
+
+
+def _first(frames, mask, scores=None):
+    return frames[:, 0]
+
+
+def _mean(frames, mask, scores=None):
+    real = mask.unsqueeze(-1)
+    return frames.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1)
+
+
+def _max(frames, mask, scores=None):
+    return frames.masked_fill(~mask.unsqueeze(-1), torch.finfo(frames.dtype).min).amax(dim=1)
+
+
+def _mean_and_max(frames, mask, scores=None):
+    return torch.cat([_mean(frames, mask), _max(frames, mask)], dim=-1)
+
+
+def _attentive(frames, mask, scores):
+    weights = scores.masked_fill(~mask.unsqueeze(-1), torch.finfo(scores.dtype).min).softmax(dim=1)
+    return (frames * weights).sum(dim=1)
+
+
+def attention_scores(dim: int) -> nn.Sequential:
+    """One score per frame: dense, tanh, dense, as Lin et al. (2017) with one head; the hidden width 128 is a choice."""
+    return nn.Sequential(nn.Linear(dim, 128), nn.Tanh(), nn.Linear(128, 1))
+
+
+POOLINGS = {
+    "mean": Pooling(_mean, linear=True),
+    "max": Pooling(_max),
+    "meanmax": Pooling(_mean_and_max, width=2),
+    "attentive": Pooling(_attentive, parameters=attention_scores),
+}
+# Poolings of texts; `first` is the vector at [CLS] or <s>.
+TEXT_POOLINGS = {
+    "first": Pooling(_first, linear=True),
+    "mean": POOLINGS["mean"],
+    "max": POOLINGS["max"],
+}
+
+
+def pool(frames: torch.Tensor, mask: torch.Tensor, pooling: str, scores: torch.Tensor | None = None) -> torch.Tensor:
+    """One vector per clip from its real frames; padding never counts.
+
+    Args:
+        frames: `(batch, frames, dim)`.
+        mask: `(batch, frames)`, True = real frame; every clip has at least one.
+        pooling: A name of `POOLINGS` or `TEXT_POOLINGS`.
+        scores: `(batch, frames, 1)`, for a learned pooling: the output of its `parameters` module.
+
+    Returns:
+        `(batch, width * dim)`.
+
+    >>> pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]), "meanmax")
+    tensor([[2., 3.]])
+    """
+    return (POOLINGS | TEXT_POOLINGS)[pooling].function(frames, mask, scores)
+
+
+def pool_layers(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states and mask of one frame, each layer pooled by itself.
+
+    Args:
+        states: `(batch, layers, frames, dim)`.
+        mask: `(batch, frames)`, True = real.
+        pooling: A pooling without parameters.
+
+    Returns:
+        `(batch, layers, 1, width * dim)` and `(batch, 1)`.
+    """
+    layers = states.shape[1]
+    pooled = pool(states.flatten(0, 1), mask.repeat_interleave(layers, dim=0), pooling)
+    return pooled.unflatten(0, (-1, layers)).unsqueeze(2), mask.any(dim=1, keepdim=True)
+
+
+class LayerSum(nn.Module):
+    """A softmax-weighted sum of all layers (SUPERB, Yang et al. 2021); a module, so that PEFT can save it."""
+
+    def __init__(self, layers: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(layers) / layers)
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """`(batch, layers, ..., dim)` to `(batch, ..., dim)`."""
+        return torch.einsum("l,bl...->b...", self.weight.softmax(dim=-1).to(states), states)
