@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from transformers import AutoConfig, BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from conftest import TINY
 from ser_hf import cli, load_corpus
 from ser_hf.data.cache import Store
 from ser_hf.models import SerForAudioClassification, SerFusionForClassification
-from ser_hf.training.encoder_states import fill, fingerprint, pad_states
+from ser_hf.training.encoder_states import AudioReader, fill, fingerprint, pad_states
+from ser_hf.training.settings import ClipArguments
 from ser_hf.training.text_model import train_tokenizer
 
 # An encoder with code of its own: wav2vec2, whose last states are doubled.
@@ -39,7 +40,7 @@ def encoders(tmp_path_factory, fake_corpus):
     Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(home / "audio")
     config = BertConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, vocab_size=60)
     texts = load_corpus("demo", data_dir=fake_corpus("demo"))["text"]
-    tokenizer = train_tokenizer(list(texts), config, 60)
+    config, tokenizer = train_tokenizer(list(texts), config, 60)
     BertModel(config).save_pretrained(home / "text")
     tokenizer.save_pretrained(home / "text")
     AutoConfig.for_model("fnet").save_pretrained(home / "fnet")
@@ -110,8 +111,9 @@ def test_texts_are_encoded_and_what_has_none_is_said(encoders, fake_corpus, tmp_
         (["--model", "{home}/audio", "--batch_seconds", "many"], "--batch_seconds"),
         (["--model", "{home}/fnet"], "--model .*fnet: text encoder 'fnet' takes no mask"),
         (["--model", "{home}/own"], "--model .*own: .*trust_remote_code"),
-        (["--model", "{home}/audio", "--pooling", "first"], "--pooling first: of texts"),
+        (["--model", "{home}/audio", "--pooling", "first"], "--pooling first: .*choose mean, max"),
         (["--model", "{home}/audio", "--level", "frames", "--layers", "all"], "--layers all: only for"),
+        (["--model", "{home}/audio", "--level", "frames", "--pooling", "max"], "--pooling max: does nothing"),
         (["--model", "{home}/audio", "--pool", "max"], "unknown argument --pool, did you mean --pooling"),
         ([], "--model"),
     ],
@@ -130,21 +132,28 @@ def test_mistakes_are_one_line(flags, message, encoders, fake_corpus, tmp_path, 
 def test_what_is_stored_is_not_computed_again(tmp_path):
     calls = []
 
-    def read(rows):
-        return {"rows": rows}
+    def encode(inputs, attention_mask):
+        """Three frames of a clip's first sample; the last is real in clips of 2 s and more."""
+        calls.append(sorted(attention_mask.sum(dim=1).tolist()))
+        states = inputs[:, :1, None, None].expand(-1, 1, 3, 2)
+        return states, torch.stack([torch.tensor([True, True, count >= 200]) for count in attention_mask.sum(dim=1)])
 
-    def encode(rows):
-        calls.append(rows)
-        states = torch.tensor(rows, dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 1, 3, 2)
-        return states, torch.tensor([[True, True, row > 1] for row in rows])
+    def clip(value: float, seconds: float) -> str:
+        sf.write(tmp_path / f"{value}.wav", np.full(round(100 * seconds), value), 100, subtype="FLOAT")
+        return str(tmp_path / f"{value}.wav")
 
     names, lengths = ["a", "b", None, "c", "a"], [3.0, 1.0, None, 2.0, 3.0]
-    store = Store(tmp_path)
-    assert fill(store, names, lengths, read, encode, budget=4.0) == 3
-    assert [sorted(call) for call in calls] == [[0], [1, 3]]  # by length, each name once, nothing for None
-    assert store["c"].shape == (1, 3, 2) and store["a"].shape == (1, 2, 2) and float(store["c"][0, 0, 0]) == 3.0
-    assert fill(store, names, lengths, read, encode, budget=4.0) == 0 and len(calls) == 2
-    assert fill(store, [*names, "d"], [*lengths, 1.0], read, encode, budget=4.0) == 1 and calls[-1] == [5]
+    files = [clip(0.25, 3.0), clip(0.5, 1.0), None, clip(0.75, 2.0), clip(0.25, 3.0)]
+    rows = {"audio": files, "audio_hash": names, "duration": lengths}
+    extractor = Wav2Vec2FeatureExtractor(sampling_rate=100, do_normalize=False, return_attention_mask=True)
+    reader, cpu = AudioReader(extractor, ClipArguments(), budget=4.0), torch.device("cpu")
+    store = Store(tmp_path / "states")
+    assert fill(store, Dataset.from_dict(rows), reader, encode, cpu) == 3
+    assert sorted(calls) == [[100, 200], [300]]  # by length, each name once, nothing for None
+    assert store["c"].shape == (1, 3, 2) and store["b"].shape == (1, 2, 2) and float(store["c"][0, 0, 0]) == 0.75
+    assert fill(store, Dataset.from_dict(rows), reader, encode, cpu) == 0 and len(calls) == 2
+    more = {"audio": [*files, clip(0.125, 1.5)], "audio_hash": [*names, "d"], "duration": [*lengths, 1.5]}
+    assert fill(store, Dataset.from_dict(more), reader, encode, cpu) == 1 and calls[-1] == [150]
 
 
 def test_a_batch_of_stored_states_is_padded_with_a_mask():

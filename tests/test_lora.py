@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,13 +16,14 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from conftest import REPO, TINY, run_recipe, tiny_flags
+from conftest import REPO, TINY, run_recipe, settings_of, tiny_flags
 from hub_server import hub_server
 from ser_hf import SerError
 from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig, SerFusionForClassification
 from ser_hf.models.encoders import ENCODERS
 from ser_hf.training import run
 from ser_hf.training.lora import add_lora, head_modules, save_adapter, with_lora
+from ser_hf.training.settings import LoraArguments
 
 TINY_BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 SHORT = ("--max_steps", "6", "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "3")
@@ -31,8 +31,8 @@ SHORT += ("--save_steps", "3", "--save_total_limit", "5", "--use_cpu", "true", "
 SHORT += ("--config", "none", "--learning_rate", "1e-2", "--adam_epsilon", "1e-5")
 
 
-def flags(**changes):
-    return SimpleNamespace(**({"lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0, "lora_target": None} | changes))
+def flags(**changes) -> LoraArguments:
+    return LoraArguments(**({"lora_r": 4, "lora_alpha": 8, "lora_dropout": 0.0} | changes))
 
 
 def text_model(kind: str, **config):
@@ -135,11 +135,6 @@ def test_named_layers_and_layers_that_are_not_there():
         with_lora(bert()[0], flags(lora_target=["q_proj"]))
 
 
-def test_frozen_encoders_have_no_adapters():
-    with pytest.raises(SerError, match="--lora_r 4: it adapts the encoders; give --freeze_encoders false"):
-        with_lora(fusion()[0], flags(freeze_encoders=True))
-
-
 def iemocap(fake_corpus, out, *more) -> list[str]:
     data = ("--dataset", "iemocap", "--data_dir", fake_corpus("iemocap"), "--labels", "4class", "--batch_tokens", "64")
     return list(map(str, (*data, *SHORT, "--output_dir", out, "--lora_r", "4", "--lora_dropout", "0.1", *more)))
@@ -178,7 +173,7 @@ def base_files(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("base")
     config = AutoConfig.for_model("bert", **TINY_BERT, initializer_range=0.2)
-    tokenizer = train_tokenizer(["Synthetic line 0 1 2 3 4 5 6"] * 5, config, 60)
+    config, tokenizer = train_tokenizer(["Synthetic line 0 1 2 3 4 5 6"] * 5, config, 60)
     torch.manual_seed(0)
     AutoModel.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -267,6 +262,8 @@ def test_a_run_that_is_overwritten_leaves_no_adapter(tmp_path):
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_model.safetensors").touch()
     (tmp_path / "results.json").touch()
-    training = SimpleNamespace(do_train=True, resume_from_checkpoint=None)
-    run._claim(tmp_path, training, SimpleNamespace(overwrite_output_dir=True))
+    settings = settings_of(
+        "wav2vec2_cls", "--dataset", "demo", "--output_dir", tmp_path, "--overwrite_output_dir", "true"
+    )
+    run.start(settings)
     assert not list(tmp_path.iterdir())

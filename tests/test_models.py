@@ -7,10 +7,10 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForAudioClassification, Wav2Vec2FeatureExtractor
+from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, Wav2Vec2FeatureExtractor
 
 from conftest import TINY
-from ser_hf.models import SerConfig, SerForAudioClassification
+from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig
 from ser_hf.models.configuration_ser import HEADS, POOLINGS
 from ser_hf.models.encoders import ENCODERS, describe, frame_mask, padding_sensitive, shortest_input
 from ser_hf.models.pooling import pool
@@ -311,17 +311,30 @@ def test_fsdp_finds_the_layers_to_wrap():
     assert make("wavlm-base")._no_split_modules >= {"WavLMEncoderLayer"}
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_layer_is_dropped_under_a_layer_sum(shape, tmp_path):
+    """A dropped layer leaves no hidden state to weigh; of published configurations most have `layerdrop` 0.05 or 0.1."""
+    kind, flags = SHAPES[shape]
+    audio = AutoConfig.for_model(kind, **{**TINY, **flags, "layerdrop": 0.5})
+    assert SerConfig(audio_config=audio).audio_config.layerdrop == 0.5
+    audio.save_pretrained(tmp_path)
+    assert SerConfig(audio_config=audio.to_dict(), use_weighted_layer_sum=True).audio_config.layerdrop == 0.0
+    assert SerFusionConfig(audio_config=audio.to_dict(), use_weighted_layer_sum=True).audio_config.layerdrop == 0.0
+    AutoModel.from_config(audio).save_pretrained(tmp_path)
+    model = SerForAudioClassification.from_encoder(str(tmp_path), use_weighted_layer_sum=True, num_labels=2)
+    assert model.config.audio_config.layerdrop == model.encoder.config.layerdrop == 0.0
+    loss = model.train()(torch.randn(2, 8000), labels=torch.tensor([0, 1])).loss
+    assert torch.isfinite(loss)
+
+
 def test_spec_augment_flags_reach_the_encoder():
-    from types import SimpleNamespace
+    from ser_hf.training.audio_model import audio_model
+    from ser_hf.training.settings import EncoderArguments
 
-    from ser_hf.training import pieces
-    from ser_hf.training.flags import AudioArguments
-
-    flags = AudioArguments(
+    encoder = EncoderArguments(
         model_type="wav2vec2", config_overrides=json.dumps(TINY), mask_time_prob=0.6, mask_time_length=2
     )
-    report = SimpleNamespace(label_names=["angry", "sad"], problem_type="single_label_classification")
-    model, _ = pieces.audio_model(flags, report)
+    model, _ = audio_model(["angry", "sad"], **vars(encoder))
     audio = model.config.audio_config
     assert (audio.apply_spec_augment, audio.mask_time_prob, audio.mask_time_length) == (True, 0.6, 2)
     values = torch.randn(1, 16000)

@@ -64,10 +64,11 @@ def test_a_wheel_has_loading_scripts_and_recipes(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "import ser_hf; assert ser_hf.__file__.startswith(sys.argv[1]), ser_hf.__file__\n"
-        "from ser_hf.training import arguments as args; from ser_hf.data.loading import list_corpora\n"
+        "from ser_hf.training.arguments import parse; from ser_hf.data.loading import list_corpora\n"
+        "from ser_hf.recipes.wav2vec2_cls import SYSTEM\n"
         "assert 'iemocap' in list_corpora()\n"
-        "flags = args.parse('', 'wav2vec2', ['--dataset', 'demo', '--use_cpu', 'true'])\n"
-        "assert flags.given['config'] == 'demo_wav2vec2.yaml'"
+        "settings = parse(SYSTEM, '', ['--dataset', 'demo', '--use_cpu', 'true'])\n"
+        "assert settings.overrides['config'] == 'demo_wav2vec2.yaml'"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     done = subprocess.run(

@@ -20,7 +20,7 @@ from ser_hf.models import (
 from ser_hf.models.cnn_image import image_network
 from ser_hf.models.cnn_small import InputNorm
 from ser_hf.models.configuration_spectrogram import ARCHS, IMAGE_ARCHS
-from ser_hf.training import imagenet
+from ser_hf.training.spectrogram_model import load_imagenet
 
 SMALL = [arch for arch in ARCHS if arch not in IMAGE_ARCHS]
 LABELS = {"id2label": {0: "angry", 1: "happy", 2: "sad"}, "label2id": {"angry": 0, "happy": 1, "sad": 2}}
@@ -184,7 +184,7 @@ def test_imagenet_weights(arch, first, tmp_path):
     source = image_network(arch, in_channels=3, num_classes=1000).eval()
     save_file(source.state_dict(), tmp_path / "model.safetensors")
     model = make(arch).eval()
-    imagenet.load(model, str(tmp_path / "model.safetensors"))
+    load_imagenet(model, str(tmp_path / "model.safetensors"))
     assert model.config.weights == "imagenet"
     x = torch.randn(1, 1, 64, 64)
     with torch.no_grad():  # one channel is answered as three equal ones
@@ -193,15 +193,15 @@ def test_imagenet_weights(arch, first, tmp_path):
     state = {name: value for name, value in source.state_dict().items() if name != first}
     save_file(state, tmp_path / "holes.safetensors")
     with pytest.raises(SerError, match=f"1 weights are missing, 0 do not fit \\({first}\\)"):
-        imagenet.load(model, str(tmp_path / "holes.safetensors"))
+        load_imagenet(model, str(tmp_path / "holes.safetensors"))
 
 
 def test_imagenet_weights_that_cannot_be_had():
     with pytest.raises(SerError, match="no ImageNet weights as safetensors for alexnet"):
-        imagenet.load(make("alexnet"))
+        load_imagenet(make("alexnet"))
     model = make("resnext50")
     with pytest.raises(SerError, match="timm/resnext50_32x4d.tv_in1k cannot be fetched"):  # the tests are offline
-        imagenet.load(model)
+        load_imagenet(model)
     assert model.config.weights == "random"
 
 

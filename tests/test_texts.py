@@ -1,7 +1,5 @@
 """Texts on their way to a model: what is left out and said, token counts, padding, tokenisers trained on train."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
@@ -39,7 +37,7 @@ def bert():
     config = AutoConfig.for_model(
         "bert", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, num_labels=2
     )
-    tokenizer = train_tokenizer(TEXTS * 5, config, 200)
+    config, tokenizer = train_tokenizer(TEXTS * 5, config, 200)
     torch.manual_seed(0)
     return AutoModelForSequenceClassification.from_config(config).eval(), tokenizer
 
@@ -72,10 +70,10 @@ def test_tokens_are_counted_and_cut(bert):
     assert max(dataset["tokens"]) == 7 and dataset["input_ids"][3][-1] == tokenizer.sep_token_id
     assert tokenizer.decode(dataset["input_ids"][0]) == "[CLS] i hate the exam. [SEP]"
     assert len(tokenized([], tokenizer, 7)) == 0
-    said = text_remarks(dataset, SimpleNamespace(max_text_length=7, text_cleaning="words"))
-    assert said[0] == f"{sum(n == 7 for n in dataset['tokens'])} of 4 test texts fill the 7 tokens and may be cut there"
-    assert "by 'words'; a pipeline does not" in said[1]
-    assert text_remarks(dataset, SimpleNamespace(max_text_length=64, text_cleaning="none")) == []
+    said = text_remarks(dataset, 7, "words")
+    assert said[0] == f"{sum(n == 7 for n in dataset['tokens'])} of 4 test texts fill the 7 tokens and may be truncated"
+    assert "clean_text(text, 'words'), pipelines do not" in said[1]
+    assert text_remarks(dataset, 64, "none") == []
 
 
 def test_a_padded_batch_answers_as_each_text_alone(bert):
@@ -93,7 +91,7 @@ def test_a_padded_batch_answers_as_each_text_alone(bert):
 
 def test_token_types_go_where_they_are_taken():
     config = AutoConfig.for_model("distilbert", dim=16, n_layers=1, n_heads=2, hidden_dim=32)
-    tokenizer = train_tokenizer(TEXTS, config, 100)
+    config, tokenizer = train_tokenizer(TEXTS, config, 100)
     model = AutoModelForSequenceClassification.from_config(config)
     batch = TextCollator(tokenizer, model)(list(tokenized(TEXTS, tokenizer)))
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
@@ -109,8 +107,9 @@ def test_labels_keep_their_kind(bert):
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "electra", "mpnet"])
 def test_a_trained_tokenizer_is_its_model_types_own(kind, tmp_path):
-    config = AutoConfig.for_model(kind)
-    tokenizer = train_tokenizer(TEXTS * 5, config, 400)
+    before = AutoConfig.for_model(kind)
+    config, tokenizer = train_tokenizer(TEXTS * 5, before, 400)
+    assert before.to_dict() == AutoConfig.for_model(kind).to_dict()  # its argument is not changed
     assert config.vocab_size == len(tokenizer) <= 400 and config.pad_token_id == tokenizer.pad_token_id
     ids = tokenizer(TEXTS[1])["input_ids"]
     assert tokenizer.unk_token_id not in ids
@@ -126,18 +125,20 @@ def test_a_trained_tokenizer_is_its_model_types_own(kind, tmp_path):
 def test_a_trained_tokenizer_knows_train_alone_and_repeats(kind):
     """Two processes, and a resumed run, must number the same words alike; the order of the texts is not theirs."""
     texts = [f"{text} {word}" for text in TEXTS for word in ("again", "twice", "never")]
-    one, two = (train_tokenizer(order, AutoConfig.for_model(kind), 300).get_vocab() for order in (texts, texts[::-1]))
+    made = [train_tokenizer(order, AutoConfig.for_model(kind), 300)[1] for order in (texts, texts[::-1])]
+    one, two = (tokenizer.get_vocab() for tokenizer in made)
     assert one == two and not any("zebra" in word for word in one)
 
 
 def test_word_pieces_by_hand():
     config = AutoConfig.for_model("bert")
-    tokenizer = train_tokenizer(["Ab ab, ba"], config, 100)
+    _, tokenizer = train_tokenizer(["Ab ab, ba"], config, 100)
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = sorted(tokenizer.get_vocab(), key=tokenizer.get_vocab().get)
     assert pieces == [*special, ",", "a", "b", "##,", "##a", "##b", "ab", "ba"]
     assert tokenizer.tokenize("ba aba abz") == ["ba", "ab", "##a", "[UNK]"]  # z was never seen
-    assert len(train_tokenizer(["Ab ab, ba"], config, 12)) == config.vocab_size == 12  # the rarer word has no room
+    smaller, tokenizer = train_tokenizer(["Ab ab, ba"], config, 12)
+    assert len(tokenizer) == smaller.vocab_size == 12  # the rarer word has no room
 
 
 @pytest.mark.parametrize("kind", ["wav2vec2", "xlm-roberta"])
@@ -179,15 +180,13 @@ def test_a_checkpoint_in_half_precision_is_trained_in_full(bert, tmp_path):
     model, tokenizer = bert
     copy.deepcopy(model).half().save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    args = {"model_name_or_path": str(tmp_path), "model_type": None, "config_overrides": None}
-    args = SimpleNamespace(**args, trust_remote_code=False, max_text_length=64)
-    report = SimpleNamespace(label_names=["happy", "sad"], problem_type="single_label_classification")
-    loaded, _ = text_model(args, report, TEXTS)
+    task = (["happy", "sad"], "single_label_classification")
+    loaded, _ = text_model(*task, model_name_or_path=str(tmp_path))
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32} == {loaded.dtype}
     (tmp_path / "model.safetensors").unlink()
     before = logging.get_verbosity()
     with pytest.raises(SerError, match="model.safetensors"):
-        text_model(args, report, TEXTS)
+        text_model(*task, model_name_or_path=str(tmp_path))
     assert logging.get_verbosity() == before
 
 
@@ -195,8 +194,6 @@ def test_a_model_that_takes_no_mask_is_refused(bert, tmp_path):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 8, "vocab_size": 200}
     AutoModelForSequenceClassification.from_config(AutoConfig.for_model("fnet", **sizes)).save_pretrained(tmp_path)
     bert[1].save_pretrained(tmp_path)
-    args = {"model_name_or_path": str(tmp_path), "model_type": None, "config_overrides": None}
-    args = SimpleNamespace(**args, trust_remote_code=False, max_text_length=64)
-    report = SimpleNamespace(label_names=["happy", "sad"], problem_type="single_label_classification")
+    task = (["happy", "sad"], "single_label_classification")
     with pytest.raises(SerError, match="FNetForSequenceClassification takes no mask"):
-        text_model(args, report, TEXTS)
+        text_model(*task, model_name_or_path=str(tmp_path))
