@@ -16,7 +16,8 @@ import soundfile as sf
 
 from ser_hf.data.corpus import Protocol, SpeechCorpus
 from ser_hf.data.schema import CorpusCard, LabelConfig, SerError
-from ser_hf.data.synthesis import RATE, Speaker, speakers, utter
+
+from ._demo_voices import RATE, Speaker, speakers, utter
 
 VERSION = "1.3.0"  # bump when the audio, the sentences or the ratings change: it names the folder in the cache
 SEED = 1
@@ -67,7 +68,7 @@ class Demo(SpeechCorpus):
         homepage="https://creativecommons.org/publicdomain/zero/1.0/",
         how_to_get="Nothing to get: it is made on this machine when --data_dir is not given.",
         layout="metadata.csv\nwav/f1_00.wav ...",
-        citation="ser_hf (2026), demo corpus, synthesised by ser_hf.data.synthesis",
+        citation="ser_hf (2026), demo corpus, synthesised by ser_hf",
         utterances=12 * EACH,
         speakers=12,
         hours=0.36,
