@@ -20,7 +20,7 @@ def main() -> None:
     flags = args.parse(__doc__, system="fusion")
     data, training = flags.data, flags.training
 
-    from ser_hf.evaluation.scoring import SELECTED_BY
+    from ser_hf.evaluation.tasks import TASKS
     from ser_hf.training import fusion_model as fusion
     from ser_hf.training.lora import with_lora
     from ser_hf.training.states import MODALITIES, StateCollator, check_states, encode
@@ -34,7 +34,7 @@ def main() -> None:
     remarks = fusion.modality_remarks(splits, processor.text_cleaning)
     run.say(*remarks)
     model = with_lora(model, flags.model) if training.do_train else model
-    run.select_on_validation(training, SELECTED_BY[kind], len(splits["validation"]) > 0)
+    run.select_on_validation(training, TASKS[kind].selected_by, len(splits["validation"]) > 0)
 
     if flags.model.freeze_encoders and training.do_train:
         # 4a. Each utterance through each encoder once; then heads on what came out: the fusion's, and one a modality.

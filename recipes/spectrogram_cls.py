@@ -19,7 +19,7 @@ def main() -> None:
     data, run_args, training = flags.data, flags.run, flags.training
 
     from ser_hf.data.mixing import with_soft_labels
-    from ser_hf.evaluation.scoring import SELECTED_BY, metrics_of
+    from ser_hf.evaluation.tasks import TASKS
     from ser_hf.models.configuration_spectrogram import IMAGE_ARCHS
     from ser_hf.training import spectrogram_model as spectrograms
     from ser_hf.training.trainer import SerTrainer
@@ -37,7 +37,7 @@ def main() -> None:
 
     # 4. Trainer: selected by UAR on validation (multi-label: mean average precision; values: CCC).
     has_validation = len(splits["validation"]) > 0
-    run.select_on_validation(training, SELECTED_BY[report.problem_type], has_validation)
+    run.select_on_validation(training, TASKS[report.problem_type].selected_by, has_validation)
     train = with_soft_labels(parts["train"], len(report.label_names)) if run_args.soft_labels else parts["train"]
     trainer = SerTrainer(
         model=model,
@@ -47,7 +47,7 @@ def main() -> None:
         processing_class=extractor,
         **collators,
         callbacks=spectrograms.early_stopping(run_args, has_validation),
-        compute_metrics=metrics_of(report.label_names, report.problem_type),
+        compute_metrics=TASKS[report.problem_type].compute_metrics(report.label_names),
         budget=run_args.batch_seconds,
         loss=pieces.make_loss(report, run_args, training, splits["train"]),
         exact_evaluation=model.config.arch in IMAGE_ARCHS,

@@ -23,7 +23,7 @@ def main() -> None:
 
     from ser_hf.data.mixing import with_soft_labels
     from ser_hf.evaluation.baselines import text_baselines
-    from ser_hf.evaluation.scoring import SELECTED_BY, metrics_of
+    from ser_hf.evaluation.tasks import TASKS
     from ser_hf.training.lora import with_lora
     from ser_hf.training.text_model import TextCollator, prepare_texts, text_model, text_remarks, tokenize
     from ser_hf.training.trainer import SerTrainer
@@ -45,7 +45,7 @@ def main() -> None:
     baselines, about = text_baselines(splits, names, kind) if training.process_index == 0 else ({}, [])
 
     # 5. Trainer: selected by UAR, mean average precision or mean CCC on validation.
-    run.select_on_validation(training, SELECTED_BY[kind], has_validation=len(splits["validation"]) > 0)
+    run.select_on_validation(training, TASKS[kind].selected_by, has_validation=len(splits["validation"]) > 0)
     trainer = SerTrainer(
         model=model,
         args=training,
@@ -53,7 +53,7 @@ def main() -> None:
         eval_dataset=splits["validation"],
         processing_class=tokenizer,
         data_collator=collator,
-        compute_metrics=metrics_of(names, kind),
+        compute_metrics=TASKS[kind].compute_metrics(names),
         budget=run_args.batch_tokens,
         length="tokens",
         loss=pieces.make_loss(setup.report, run_args, training, splits["train"]),

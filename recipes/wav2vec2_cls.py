@@ -19,7 +19,7 @@ def main() -> None:
     data, run_args, training = flags.data, flags.run, flags.training
 
     from ser_hf.data.mixing import with_soft_labels
-    from ser_hf.evaluation.scoring import metrics_of
+    from ser_hf.evaluation.tasks import TASKS
     from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
@@ -42,7 +42,7 @@ def main() -> None:
         eval_dataset=parts["validation"],
         processing_class=extractor,
         **pieces.make_collators(extractor, flags, report),
-        compute_metrics=metrics_of(report.label_names, report.problem_type),
+        compute_metrics=TASKS[report.problem_type].compute_metrics(report.label_names),
         budget=run_args.batch_seconds,
         loss=pieces.make_loss(report, run_args, training, splits["train"]),
         exact_evaluation=pieces.hears_padding(model.config.audio_config),

@@ -18,7 +18,7 @@ def main() -> None:
     flags = args.parse(__doc__, system="wav2vec2_reg")
     run_args, training = flags.run, flags.training
 
-    from ser_hf.evaluation.scoring import SELECTED_BY, metrics_of
+    from ser_hf.evaluation.tasks import TASKS
     from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found out before anything slow; corpus, folds, leak check.
@@ -32,7 +32,7 @@ def main() -> None:
     pieces.draw_augmentation(run_args, flags.augmentation, training, splits, extractor)
 
     # 4. Trainer: selected by mean CCC, or mean average precision, on validation.
-    run.select_on_validation(training, SELECTED_BY[report.problem_type], len(splits["validation"]) > 0)
+    run.select_on_validation(training, TASKS[report.problem_type].selected_by, len(splits["validation"]) > 0)
     trainer = SerTrainer(
         model=model,
         args=training,
@@ -40,7 +40,7 @@ def main() -> None:
         eval_dataset=parts["validation"],
         processing_class=extractor,
         **pieces.make_collators(extractor, flags, report),
-        compute_metrics=metrics_of(report.label_names, report.problem_type),
+        compute_metrics=TASKS[report.problem_type].compute_metrics(report.label_names),
         budget=run_args.batch_seconds,
         loss=pieces.make_loss(report, run_args, training, splits["train"]),
         exact_evaluation=pieces.hears_padding(model.config.audio_config),

@@ -377,20 +377,19 @@ def test_nothing_left_in_a_batch_is_answered_too(setting):
 
 
 def test_late_fusion_averages_probabilities():
-    from ser_hf.evaluation.scoring import to_scores
+    from ser_hf.evaluation.tasks import TASKS
     from ser_hf.training.fusion_model import averaged
 
     kind = "single_label_classification"
     first, second = {"test": np.log([[0.9, 0.1]])}, {"test": np.log([[0.3, 0.7]])}
-    assert np.allclose(to_scores(averaged([first, second], kind)["test"], kind), [[0.6, 0.4]])
+    assert np.allclose(TASKS[kind].scores(averaged([first, second], kind)["test"]), [[0.6, 0.4]])
     values = [{"test": np.array([[1.0]])}, {"test": np.array([[3.0]])}]
     assert np.allclose(averaged(values, "regression")["test"], [[2.0]])
 
 
 def test_systems_compared_with_have_thresholds_of_their_own():
     """Of several labels: the same logits as another system are no worse for it than for this one."""
-    from ser_hf.evaluation.comparing import compare
-    from ser_hf.evaluation.scoring import decision_thresholds
+    from ser_hf.evaluation.scoring import compare, decision_thresholds
     from ser_hf.training.fusion_model import on_test
 
     rng, kind, names = np.random.default_rng(0), "multi_label_classification", ["a", "b"]

@@ -1,5 +1,6 @@
-"""Writing files whole or not at all."""
+"""Writing files whole or not at all, and figures as PNG."""
 
+import io
 import os
 from pathlib import Path
 
@@ -10,3 +11,15 @@ def write(path: Path, content: str | bytes) -> None:
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     staging.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(staging, path)
+
+
+def png(figure) -> bytes:
+    """A `matplotlib.figure.Figure` as PNG, without pyplot and its global state. `$` in a label is a dollar sign."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

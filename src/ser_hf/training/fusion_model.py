@@ -11,7 +11,8 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from ..data.mixing import with_soft_labels
 from ..errors import SerError
-from ..evaluation.scoring import decision_thresholds, from_scores, metrics_of, to_scores
+from ..evaluation.scoring import decision_thresholds
+from ..evaluation.tasks import TASKS
 from ..models import SerFusionForClassification, SerFusionProcessor
 from ..models.text_cleaning import clean_text
 from .pieces import hears_padding, make_loss, make_sampling
@@ -212,7 +213,7 @@ def make_trainer(model, collator, processor, flags, setup):
         eval_dataset=splits["validation"],
         processing_class=processor,
         data_collator=collator,
-        compute_metrics=metrics_of(report.label_names, report.problem_type),
+        compute_metrics=TASKS[report.problem_type].compute_metrics(report.label_names),
         budget=None if one_frame else run.batch_seconds,
         loss=make_loss(report, run, flags.training, splits["train"]),
         exact_evaluation=not cached and hears_padding(model.config.audio_config),
@@ -263,10 +264,8 @@ def predicted(trainer, splits) -> dict[str, np.ndarray]:
 
 def averaged(systems: list[dict[str, np.ndarray]], problem_type: str) -> dict[str, np.ndarray]:
     """Late fusion: the mean of several systems' probabilities (or values), as logits, part by part."""
-    return {
-        part: from_scores(np.mean([to_scores(one[part], problem_type) for one in systems], axis=0), problem_type)
-        for part in systems[0]
-    }
+    task = TASKS[problem_type]
+    return {part: task.logits(np.mean([task.scores(one[part]) for one in systems], axis=0)) for part in systems[0]}
 
 
 def on_test(systems: dict[str, dict[str, np.ndarray]], setup) -> dict[str, np.ndarray]:

@@ -230,9 +230,8 @@ def finish(
         remarks: What a reader of the figures must know besides.
         model: What is saved, where the trainer's model is only a part of it.
     """
-    from ..evaluation.comparing import compare
     from ..evaluation.report import lines, write_report
-    from ..evaluation.scoring import decision_thresholds, predictions_table, score, utterance_logits
+    from ..evaluation.scoring import compare, decision_thresholds, predictions_table, score, utterance_logits
     from .hub import push_folder, save_model
     from .lora import save_adapter
 
