@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SerError
+from ..evaluation.tables import text_table
 from ..files import claim, write
 from ..training.run import say
-from .console import Parser, corpus_arguments, table
+from .console import Parser, corpus_arguments
 
 if TYPE_CHECKING:
     from ..data.loading import Source
@@ -202,7 +203,7 @@ def lines(report: dict) -> list[str]:
         heads = ("official", "found", "unusable", "missing")
         cells = {word: [sizes[head] for head in heads] for word, sizes in report["classes"].items()}
         rows = [[word, *("-" if cell is None else cell for cell in row)] for word, row in cells.items()]
-        out += ["", *table(["label", *heads], rows), ""]
+        out += ["", *text_table(["label", *heads], rows), ""]
     if report["outside_labels"]:
         out.append(f"outside this label set: {report['outside_labels']}")
     out += report["remarks"]

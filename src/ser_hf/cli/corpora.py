@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SerError
+from ..evaluation.tables import text_table
 from ..training.run import say
-from .console import Parser, table
+from .console import Parser
 
 if TYPE_CHECKING:
     from ..data.corpus import SpeechCorpus
@@ -91,7 +92,7 @@ def lines(corpora: list[dict]) -> list[str]:
                 here,
             ]
         )
-    out = table(header, rows)
+    out = text_table(header, rows)
     out += [
         "",
         "utts: utterances, spk: speakers. The first label set and the first protocol are the defaults.",

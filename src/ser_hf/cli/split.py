@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SerError
+from ..evaluation.tables import text_table
 from ..files import claim, write
 from ..training.run import say
-from .console import Parser, corpus_arguments, table
+from .console import Parser, corpus_arguments
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -83,7 +84,7 @@ def main(argv: list[str]) -> int:
         f"{protocol.name}: {protocol.source}",
         *([warning] if warning else []),
         "",
-        *table(["fold", "train", "speakers", "validation", "speakers", "test", "speakers", "file"], rows),
+        *text_table(["fold", "train", "speakers", "validation", "speakers", "test", "speakers", "file"], rows),
         "",
         f"{len(files)} files in {args.out}",
     )
