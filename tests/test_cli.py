@@ -390,7 +390,7 @@ def test_split_says_what_leaks(run, fake_corpus, tmp_path):
     status, out, _ = run("split", "tess", "--data_dir", fake_corpus("tess"), "--out", tmp_path)
     assert status == 0 and "validation shares 2 speakers with train" in out and "LEAKS" not in out
     status, out, _ = run("split", "smile", "--data_dir", fake_corpus("smile"), "--out", tmp_path)
-    assert status == 0 and "NOT speaker-independent: who speaks is not known" in out
+    assert status == 0 and "NOT speaker-independent: the speakers are unknown" in out
 
 
 def test_split_of_vectors_has_a_column_for_each_number(run, fake_corpus, tmp_path):

@@ -176,19 +176,19 @@ def load(
     builder.download_and_prepare(num_proc=num_proc, verification_mode="no_checks")
     everything = builder.as_dataset(split="train")
     usable, report = select_usable(everything, source.shown, source.config, source.corpus, source.root)
-    differences = "; ".join(line.strip() for line in report.lines()[1:])
+    differences = "; ".join(line.strip() for line in report.lines()[1:]).replace(":;", ":")
     for line in report.lines():
         logger.info(line)
     if strict and (report.missing or report.problems):
         raise SerError(f"--strict: {differences}")
     if not len(usable):
-        where = source.root or source.name
-        raise SerError(f"{where}: no usable utterance of {source.name} ({source.config.name}); {differences}")
+        where = source.root or f"--dataset {source.name}"
+        raise SerError(f"{where}: no usable utterance of {source.shown} ({source.config.name}); {differences}")
     ids, seen = list(usable["id"]), set()
     repeated = [name for name in ids if name in seen or seen.add(name)]
     if repeated:  # scores are gathered by id
         raise SerError(
-            f"{source.name}: {len(ids)} utterances have {len(seen)} different ids, {repeated[0]!r} occurs "
+            f"--dataset {source.name}: {len(ids)} utterances have only {len(seen)} ids, {repeated[0]!r} occurs "
             f"{ids.count(repeated[0])} times; give every utterance an id of its own"
         )
     return usable, report

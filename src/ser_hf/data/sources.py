@@ -151,9 +151,10 @@ def _own_corpus(
 ) -> type[SpeechCorpus]:
     """The corpus class of these rows, whose columns are brought to the schema's types."""
     config, targets = label_set(title, config_name, labels, order)
-    remarks, rows = [*remarks], [{**row, **target} for row, target in zip(rows, targets, strict=True)]
+    remarks, schema = [*remarks], ("id", "audio", "part", "index", "text", "speaker", *optional)
+    rows = [{**{name: row.get(name) for name in schema}, **target} for row, target in zip(rows, targets, strict=True)]
     for column in ("text", "speaker", *optional):
-        values = [row.get(column) for row in rows]
+        values = [row[column] for row in rows]
         typed = [_typed(column, value) for value in values]
         wrong = [v for v, new in zip(values, typed, strict=True) if new is None and not _is_missing(v)]
         if wrong:
