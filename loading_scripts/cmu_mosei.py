@@ -166,11 +166,11 @@ def emotion(scores: dict[str, float | None]) -> str | None:
 
 
 def _vector(name: str, targets: tuple[str, ...], problem_type: str) -> LabelConfig:
-    return LabelConfig(name=name, version="1.0.0", targets=targets, problem_type=problem_type, counts={"": 23259})
+    return LabelConfig(name, targets=targets, problem_type=problem_type, counts={"": 23259})
 
 
 def _classes(name: str, words: tuple[str, ...]) -> LabelConfig:
-    return LabelConfig(name=name, version="1.0.0", label_map={word: word for word in words})  # counts: not published
+    return LabelConfig(name, label_map={word: word for word in words})  # counts: not published
 
 
 class CmuMosei(SpeechCorpus):

@@ -120,11 +120,9 @@ class CremaD(SpeechCorpus):
         ),
     )
     BUILDER_CONFIGS = [
-        LabelConfig(name="6class", version="1.0.0", label_map={e: e for e in COUNTS}, counts=COUNTS),
-        LabelConfig(
-            name="3class", version="1.0.0", label_map={e: e for e in THREE}, counts={e: COUNTS[e] for e in THREE}
-        ),
-        LabelConfig(name="voice_vote", version="1.0.0", label_map={e: e for e in HEARD}, counts=HEARD),
+        LabelConfig("6class", counts=COUNTS),
+        LabelConfig("3class", counts={e: COUNTS[e] for e in THREE}),
+        LabelConfig("voice_vote", counts=HEARD),
     ]
     DEFAULT_CONFIG_NAME = "6class"
     OPTIONAL = ("gender", "age", "language", "intensity", "votes")

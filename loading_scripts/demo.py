@@ -78,21 +78,16 @@ class Demo(SpeechCorpus):
         ),
     )
     BUILDER_CONFIGS = [
+        LabelConfig("4class", version=VERSION, counts={e: 12 * EACH // len(EMOTIONS) for e in EMOTIONS}),
         LabelConfig(
-            name="4class",
-            version=VERSION,
-            label_map={e: e for e in EMOTIONS},
-            counts={e: 12 * EACH // len(EMOTIONS) for e in EMOTIONS},
-        ),
-        LabelConfig(
-            name="dimensional",
+            "dimensional",
             version=VERSION,
             targets=("arousal", "valence"),
             problem_type="regression",
             counts={"": 12 * EACH},
         ),
         LabelConfig(
-            name="multi_label",
+            "multi_label",
             version=VERSION,
             targets=EMOTIONS,
             problem_type="multi_label_classification",

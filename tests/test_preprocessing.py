@@ -9,7 +9,7 @@ from conftest import run_recipe, tiny_flags
 from fakes import voice
 from ser_hf import SerError, load_corpus
 from ser_hf.data.loading import corpus_class, find_source
-from ser_hf.data.mixing import LABEL_SETS, find_mixture, load_mixture, parse_mixture, words_for
+from ser_hf.data.mixing import LABEL_SETS, find_mixture, load_mixture, words_for
 from ser_hf.data.schema import COLUMNS, EMOTIONS
 from ser_hf.data.windows import to_windows
 
@@ -19,9 +19,7 @@ def test_label_sets_use_the_vocabulary():
         assert set(labels) <= set(EMOTIONS) and set(labels.values()) <= set(labels)
 
 
-def test_parse_mixture():
-    assert parse_mixture("emodb", None) == ("emodb", [])
-    assert parse_mixture("iemocap+cmu_mosei+smile", "cmu_mosei") == ("cmu_mosei", ["iemocap", "smile"])
+def test_mistakes_in_a_mixture():
     for dataset, test_on, message in (
         ("a+b", None, "say which one is tested, such as --test_on a"),
         ("a+b", "c", "--test_on c: must be one of a, b"),
@@ -29,7 +27,7 @@ def test_parse_mixture():
         ("a", "b", "--test_on b: must be one of a"),
     ):
         with pytest.raises(SerError, match=message):
-            parse_mixture(dataset, test_on)
+            find_mixture(dataset, test_on=test_on)
 
 
 def test_words_for_takes_the_configuration_that_keeps_the_words(fake_corpus):
@@ -49,7 +47,7 @@ def test_added_corpora_are_mapped_and_counted(fake_corpus, tmp_path):
     base.mkdir()
     for name in ("emodb", "crema_d", "ravdess"):
         (base / name).symlink_to(fake_corpus(name))
-    mixture = find_mixture("emodb+crema_d+ravdess", "4class", base, test_on="emodb")
+    mixture = find_mixture("crema_d+emodb+ravdess", "4class", base, test_on="emodb")
     assert mixture.tested.name == "emodb" and [source.name for source in mixture.added] == ["crema_d", "ravdess"]
     tested, report, mixed = load_mixture(mixture)
     assert mixed.rows.features == tested.features and mixed.rows.column_names == tested.column_names

@@ -48,14 +48,6 @@ class Source:
         """The name as a part of file names: `our_calls` of `/data/our_calls`, `you_corpus` of `you/corpus`."""
         return re.sub(r"[^\w.-]+", "_", self.shown.removeprefix("./"))
 
-    def protocol(self, name: str | None = None) -> Protocol:
-        """The protocol of that name, or the default one.
-
-        Raises:
-            SerError: the corpus has no such protocol.
-        """
-        return choose_protocol(self.corpus, self.shown, name)
-
 
 def list_corpora() -> list[str]:
     """Names of all corpora: the files of `loading_scripts/`.
@@ -82,13 +74,17 @@ def corpus_class(name: str) -> type[SpeechCorpus]:
     return next(c for c in classes if c.__module__ == module.__name__)
 
 
-def choose_protocol(corpus: type[SpeechCorpus], shown: str, name: str | None = None) -> Protocol:
-    """A protocol of a corpus, the default one if `name` is None.
+def find_protocol(corpus: Source | str, name: str | None = None) -> Protocol:
+    """A protocol of a corpus, which is resolved or given by its name; the default one if `name` is None.
 
     Raises:
-        SerError: `shown` (the corpus's name in the message) has no such protocol.
+        SerError: the corpus has no protocol of that name.
     """
-    protocols = corpus.protocols()
+    if isinstance(corpus, Source):
+        shown, protocols = corpus.shown, corpus.corpus.protocols()
+    else:
+        shown = corpus
+        protocols = (corpus_class(corpus) if corpus in list_corpora() else SpeechCorpus).protocols()
     if name is not None and name not in protocols:
         raise SerError(f"{shown} has no protocol {name!r}: choose one of {', '.join(protocols)}")
     return protocols[name or next(iter(protocols))]

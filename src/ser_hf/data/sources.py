@@ -227,15 +227,14 @@ def label_set(
             for vector in vectors
         ]
         counts = {"": sum(map(bool, scores))}
-        config = LabelConfig(name=name, version="1.0.0", targets=targets, problem_type=kind, counts=counts)
+        config = LabelConfig(name, targets=targets, problem_type=kind, counts=counts)
         return config, [{"emotion": None, "scores": score} for score in scores]
     if not order and all(isinstance(value, int | float) for value in present):
         order = tuple(dict.fromkeys(_text(value) for value in sorted(present)))
     words = [_text(value) for value in values]
     counts = Counter(word for word in words if word is not None)
     config = LabelConfig(
-        name=name,
-        version="1.0.0",
+        name,
         label_map={word: word for word in order or counts},
         counts={word: counts[word] for word in order or sorted(counts)},
         order=order,
