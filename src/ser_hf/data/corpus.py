@@ -73,6 +73,12 @@ EMOBOX_SIZES = Protocol(
 )
 
 
+def file_state(path: str | Path, name: str | Path | None = None) -> str:
+    """One line that changes with a file: its name, size in bytes and time of change."""
+    state = os.stat(path)
+    return f"{name or path} {state.st_size} {state.st_mtime_ns}\n"
+
+
 class SpeechCorpus(datasets.ArrowBasedBuilder):
     """Base of all corpora: scans every clip once (duration, audio hash, problems) and writes paths, not samples.
 
@@ -103,14 +109,13 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
 
     @classmethod
     def state(cls, root: Path) -> Iterator[str]:
-        """Lines that change with the corpus's content: path, size in bytes and time of change of every file."""
+        """Lines that change with the corpus's content: `file_state` of every file."""
         for folder, folders, files in os.walk(root, followlinks=True):
             folders.sort()
             for file in sorted(files):
                 path = Path(folder, file)
                 if path.exists():  # a dangling link is not a file of the corpus
-                    state = path.stat()
-                    yield f"{path.relative_to(root)} {state.st_size} {state.st_mtime_ns}\n"
+                    yield file_state(path, path.relative_to(root))
 
     def utterances(self, root: Path) -> list[dict]:
         """All utterances in a fixed order, one dict each.
