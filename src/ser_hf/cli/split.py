@@ -1,6 +1,6 @@
 """Write the folds of a protocol: `<out>/<corpus>_<protocol>_fold<n>.csv` with id, part, speaker and label.
 
-The files hold no path, so that they may be given to others who have the corpus. Vector labels have one column for each
+The files hold no path: you may share them with others who have the corpus. Vector labels have one column for each
 of their values, by its name, instead of `label`.
 """
 

@@ -90,7 +90,7 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
     CARD: CorpusCard
     OPTIONAL: tuple[str, ...] = ()
     PROTOCOLS: tuple[Protocol, ...] = (SPEAKER_FOLDS, LEAVE_ONE_SPEAKER_OUT)
-    REMARKS: tuple[str, ...] = ()  # what the report says besides: rows skipped, values not read
+    REMARKS: tuple[str, ...] = ()  # what the report also says: rows skipped, values not read
 
     @classmethod
     def root(cls, folder: Path) -> Path | None:
@@ -233,7 +233,7 @@ class CorpusReport:
         return lines
 
     def as_dict(self) -> dict:
-        """For JSON; without the card, whose facts results quote by name."""
+        """For JSON; without the card, from which results copy single facts."""
         return {**{name: value for name, value in asdict(self).items() if name != "card"}, "missing": self.missing}
 
 

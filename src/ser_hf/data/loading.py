@@ -75,7 +75,7 @@ def corpus_class(name: str) -> type[SpeechCorpus]:
 
 
 def find_protocol(corpus: Source | str, name: str | None = None) -> Protocol:
-    """A protocol of a corpus, which is resolved or given by its name; the default one if `name` is None.
+    """A protocol of a corpus, which is resolved or only named; the default protocol if `name` is None.
 
     Raises:
         SerError: the corpus has no protocol of that name.

@@ -37,7 +37,7 @@ COLUMNS = {
     "label": None,
     "speaker": Value("string"),  # the real speaker, also where file names suggest another
     "duration": Value("float32"),  # seconds
-    "audio_hash": Value("string"),  # of the decoded samples: equal audio has an equal hash, whatever its header
+    "audio_hash": Value("string"),  # of the decoded samples: equal audio has an equal hash in any file format
 }
 
 # Columns that a corpus may have in addition; typed the same in all of them.
