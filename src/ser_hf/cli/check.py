@@ -83,7 +83,7 @@ def check(source: "Source", num_proc: int | None = None) -> dict:
     everything = InMemoryTable(pa.Table.from_pylist(columns, schema=builder.info.features.arrow_schema))
     _, report = select_usable(Dataset(everything, info=builder.info), source.shown, config, source.corpus, root)
 
-    notes = "" if is_own(source.name) else source.corpus.CARD.notes  # they name the clips that are known to be bad
+    notes = "" if is_own(source.name) else source.corpus.CARD.notes  # the official corpus's bad clips are named there
     files = [_relative(row, root) for row in rows]
     clips = {"missing": [], "unreadable": [], "silent": []}
     for row, file, scan in zip(columns, files, scans, strict=True):
@@ -244,9 +244,9 @@ def main(argv: list[str]) -> int:
     if args.json:
         file = Path(args.json).expanduser().absolute()
         if file.resolve().is_relative_to(source.root.resolve()):
-            raise SerError(f"--json {args.json} lies in the corpus's folder, where nothing is written; choose another")
+            raise SerError(f"--json {args.json}: nothing is written into the corpus's folder; choose another")
         if file.is_dir():
-            raise SerError(f"--json {args.json} is a folder; name a file")
+            raise SerError(f"--json {args.json}: is a folder; name a file")
         claim(file.parent, f"--json {args.json}")
     report = check(source, args.num_proc)
     if args.json:
