@@ -1,1 +1,1 @@
-"""One corpus = one file = one `--dataset` value. The folder is the registry."""
+"""One corpus = one file = one `--dataset` value. This folder is the registry."""

@@ -46,7 +46,7 @@ class Aesdd(SpeechCorpus):
             "The licence is that of a copy on the Hugging Face Hub; the corpus's own page only calls it public."
         ),
     )
-    BUILDER_CONFIGS = [LabelConfig(name="5class", version="1.0.0", label_map={e: e for e in COUNTS}, counts=COUNTS)]
+    BUILDER_CONFIGS = [LabelConfig("5class", counts=COUNTS)]
     DEFAULT_CONFIG_NAME = "5class"
     OPTIONAL = ("language",)
     PROTOCOLS = (LEAVE_ONE_SPEAKER_OUT, EMOBOX_SIZES)

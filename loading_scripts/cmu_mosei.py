@@ -39,7 +39,7 @@ FOLDS = {  # video -> part; the SDK's standard folds, which leave 68 of the labe
 }
 RECORDINGS = ("Audio/Full/WAV_16000", "Audio/WAV_16000")
 TRANSCRIPTS = ("Transcript/Segmented/Combined", "Transcript/Combined")
-PARTS = ("Raw", "Audio", "Transcript", "Labels")  # of a corpus, in case one of them is given for it
+PARTS = ("Raw", "Audio", "Transcript", "Labels")  # folders of a corpus, one of which may be named as its root
 TOLERANCE = 0.01  # seconds: transcripts and .csd agree to the millisecond; no two segments of a video are this close
 
 # video, clip, start, end, text: neither the id (`_0efYOjQYRc`, `-3g5yACwYnA`) nor the text (`_____`) may be split at _
@@ -122,7 +122,7 @@ def read_csd(path: Path, root: Path) -> list[dict]:
 
 def read_mturk(paths: list[Path], root: Path) -> list[dict]:
     """Means over the raters. `Input.CLIP` is the transcript's number (SDK issue 160), so that its line has the times.
-    A rater may have left answers empty: the mean is over those given."""
+    A rater may have left answers empty: the mean is over the others."""
     wanted = {VIDEO, CLIP, *ANSWERS.values()}
     kind = {"dtype": str, "keep_default_na": False, "encoding": "utf-8-sig", "encoding_errors": "replace"}
     tables = [pd.read_csv(path, usecols=wanted.__contains__, on_bad_lines="warn", **kind) for path in paths]
@@ -166,11 +166,11 @@ def emotion(scores: dict[str, float | None]) -> str | None:
 
 
 def _vector(name: str, targets: tuple[str, ...], problem_type: str) -> LabelConfig:
-    return LabelConfig(name=name, version="1.0.0", targets=targets, problem_type=problem_type, counts={"": 23259})
+    return LabelConfig(name, targets=targets, problem_type=problem_type, counts={"": 23259})
 
 
 def _classes(name: str, words: tuple[str, ...]) -> LabelConfig:
-    return LabelConfig(name=name, version="1.0.0", label_map={word: word for word in words})  # counts: not published
+    return LabelConfig(name, label_map={word: word for word in words})  # counts: not published
 
 
 class CmuMosei(SpeechCorpus):
@@ -221,7 +221,7 @@ class CmuMosei(SpeechCorpus):
 
     @classmethod
     def root(cls, folder: Path) -> Path | None:
-        # The .csd lies beside Raw/: go up first, or its labels would not be seen.
+        # The .csd is beside Raw/: go up first, or its labels would be missed.
         while folder.name in PARTS:
             folder = folder.parent
         places = (folder, *sorted(place for place in folder.glob("*") if place.is_dir()))
@@ -240,7 +240,7 @@ class CmuMosei(SpeechCorpus):
         for row in rows:
             row["emotion"] = emotion(row["scores"])
             row["split"] = FOLDS.get(row["video"])
-            row["speaker"] = row["video"]  # monologues: one speaker a video is the field's convention
+            row["speaker"] = row["video"]  # monologues: one speaker per video is the field's convention
             row["language"] = "en"
             if self.config.problem_type == "multi_label_classification":
                 row["scores"] = {name: value if value is None else value > 0 for name, value in row["scores"].items()}

@@ -2,9 +2,9 @@
 
 91 actors (43 female, 48 male, 20 to 74 years old, American English) say twelve sentences in six emotions, one sentence
 (IEO) in three intensities: 7442 files of 16 kHz, 5.26 h, `AudioWAV/1001_IEO_ANG_HI.wav` = actor, sentence, acted
-emotion, intensity. Every clip was heard (voice only), seen and both by about ten raters each, whose answers rarely are
-what was acted: the majority of the voice-only raters agrees for 42 % of the clips. `6class` and `3class` are the acted
-emotions, `voice_vote` is what the voice-only raters heard; `votes` counts their answers.
+emotion, intensity. About ten raters each judged the voice alone, the face alone and both. Their answers rarely are the
+acted emotion: the majority of the voice-only raters agrees with it for 42 % of the clips. `6class` and `3class` are the
+acted emotions, `voice_vote` is the majority of the voice-only raters; `votes` counts their answers.
 """
 
 import csv
@@ -21,7 +21,7 @@ INTENSITIES = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified"}
 THREE = ("angry", "happy", "neutral")
 COUNTS = {emotion: 1087 if emotion == "neutral" else 1271 for emotion in EMOTIONS.values()}
 # Counted in processedResults/summaryTable.csv; the other 644 clips are ties.
-HEARD = {"angry": 986, "disgust": 547, "fearful": 645, "happy": 353, "neutral": 3897, "sad": 370}
+MAJORITIES = {"angry": 986, "disgust": 547, "fearful": 645, "happy": 353, "neutral": 3897, "sad": 370}
 
 # The twelve sentences, from the repository's README.
 SENTENCES = {
@@ -54,7 +54,7 @@ NAME = re.compile(r"\d{4}_[A-Z]{3}_(ANG|DIS|FEA|HAP|NEU|SAD)_(LO|MD|HI|XX?)\.(wa
 
 
 def _audio_folder(root: Path) -> Path | None:
-    """Where the clips are. WAV before MP3, three of which are broken; some copies have no folder for them."""
+    """The folder of the clips: WAV before MP3, three of which are broken; some copies have no folder for them."""
     for place in (root / "AudioWAV", root / "AudioMP3", root):
         if any(NAME.match(file.name) for file in place.glob("*")):
             return place
@@ -77,7 +77,7 @@ def _table(path: Path, *columns: str) -> list[dict[str, str]]:
 
 
 def voice_vote(root: Path) -> dict[str, str]:
-    """Clip -> the emotion most of the voice-only raters heard, `undecided` where several have equally many votes."""
+    """Clip -> the emotion that most voice-only raters chose, `undecided` if several have equally many votes."""
     path = root / "processedResults" / "summaryTable.csv"
     if not path.exists():
         raise SerError(f"voice_vote needs {path}, which is missing: get it from {REPOSITORY}, or use --labels 6class")
@@ -115,16 +115,14 @@ class CremaD(SpeechCorpus):
         notes=(
             "Acted speech, twelve sentences; contents under DbCL-1.0. 1076_MTI_SAD_XX is silent. Of the MP3s, "
             "1064_TIE_SAD_XX has no duration and 1064_IEO_DIS_MD lasts a minute and holds every emotion. `votes` has "
-            "one number a label of the configuration, in label order (6class: angry, disgust, fearful, happy, neutral, "
-            "sad): how many of the voice-only raters chose it."
+            "one number per label, in label order (6class: angry, disgust, fearful, happy, neutral, sad): how many "
+            "voice-only raters chose it."
         ),
     )
     BUILDER_CONFIGS = [
-        LabelConfig(name="6class", version="1.0.0", label_map={e: e for e in COUNTS}, counts=COUNTS),
-        LabelConfig(
-            name="3class", version="1.0.0", label_map={e: e for e in THREE}, counts={e: COUNTS[e] for e in THREE}
-        ),
-        LabelConfig(name="voice_vote", version="1.0.0", label_map={e: e for e in HEARD}, counts=HEARD),
+        LabelConfig("6class", counts=COUNTS),
+        LabelConfig("3class", counts={e: COUNTS[e] for e in THREE}),
+        LabelConfig("voice_vote", counts=MAJORITIES),
     ]
     DEFAULT_CONFIG_NAME = "6class"
     OPTIONAL = ("gender", "age", "language", "intensity", "votes")
@@ -145,12 +143,12 @@ class CremaD(SpeechCorpus):
         return next((p for p in (*too_deep, folder, *sorted(folder.glob("*/"))) if _audio_folder(p)), None)
 
     def utterances(self, root: Path) -> list[dict]:
-        heard = voice_vote(root) if self.config.name == "voice_vote" else {}
+        winners = voice_vote(root) if self.config.name == "voice_vote" else {}
         counts = voice_counts(root)
         people = {row["actorid"]: row for row in _table(root / "VideoDemographics.csv", "actorid", "age", "sex")}
         files = sorted(path for path in _audio_folder(root).iterdir() if NAME.match(path.name))
         clips = {re.sub("_X$", "_XX", path.stem): path for path in files}
-        for name in heard:  # a vote on a clip that is not there is reported as an unusable clip
+        for name in winners:  # a vote on a clip that is not there is reported as an unusable clip
             if NAME.match(f"{name}.wav"):
                 clips.setdefault(name, files[0].with_stem(name))
         rows = []
@@ -162,7 +160,7 @@ class CremaD(SpeechCorpus):
                 {
                     "id": name,
                     "audio": path,
-                    "emotion": heard.get(name, "undecided") if heard else EMOTIONS[emotion],
+                    "emotion": winners.get(name, "undecided") if winners else EMOTIONS[emotion],
                     "text": SENTENCES.get(sentence),
                     "speaker": actor,
                     "gender": person and person["sex"].lower(),

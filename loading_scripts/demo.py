@@ -1,8 +1,8 @@
 """The demo corpus: SYNTHETIC babble of twelve made-up speakers in four emotions, made from a seed on first use.
 
-It exists so that every recipe and test runs without a download. Voice and words are drawn independently given the
-emotion (the babble does not say the sentence), each of them noisily, so that a system that uses both is clearly better
-than one that uses either. A number reached on it says nothing about real speech.
+It exists so that every recipe and test runs without a download. Voice and words are drawn independently for
+an emotion (the babble does not say the sentence), each of them noisily, so that a system that uses both is clearly
+better than one that uses either. A figure on it says nothing about real speech.
 """
 
 import csv
@@ -21,7 +21,7 @@ from ._demo_voices import RATE, Speaker, speakers, utter
 
 VERSION = "1.3.0"  # bump when the audio, the sentences or the ratings change: it names the folder in the cache
 SEED = 1
-EACH = 60  # utterances a speaker, balanced over the emotions
+EACH = 60  # utterances per speaker, balanced over the emotions
 COLUMNS = ("file", "emotion", "text", "speaker", "gender", "arousal", "valence", "heard")
 
 # Where each emotion lies in (arousal, valence), after Russell's (1980) circumplex; -1 to 1.
@@ -66,7 +66,7 @@ class Demo(SpeechCorpus):
         licence="CC0-1.0",
         redistributable=True,
         homepage="https://creativecommons.org/publicdomain/zero/1.0/",
-        how_to_get="Nothing to get: it is made on this machine when --data_dir is not given.",
+        how_to_get="Nothing to get: without --data_dir it is made on this machine.",
         layout="metadata.csv\nwav/f1_00.wav ...",
         citation="ser_hf (2026), demo corpus, synthesised by ser_hf",
         utterances=12 * EACH,
@@ -79,21 +79,16 @@ class Demo(SpeechCorpus):
         ),
     )
     BUILDER_CONFIGS = [
+        LabelConfig("4class", version=VERSION, counts={e: 12 * EACH // len(EMOTIONS) for e in EMOTIONS}),
         LabelConfig(
-            name="4class",
-            version=VERSION,
-            label_map={e: e for e in EMOTIONS},
-            counts={e: 12 * EACH // len(EMOTIONS) for e in EMOTIONS},
-        ),
-        LabelConfig(
-            name="dimensional",
+            "dimensional",
             version=VERSION,
             targets=("arousal", "valence"),
             problem_type="regression",
             counts={"": 12 * EACH},
         ),
         LabelConfig(
-            name="multi_label",
+            "multi_label",
             version=VERSION,
             targets=EMOTIONS,
             problem_type="multi_label_classification",
@@ -118,7 +113,7 @@ class Demo(SpeechCorpus):
 
     @classmethod
     def generate(cls) -> Path:
-        """The corpus in `datasets`' cache, made there if it is not. Two processes may race: a rename decides."""
+        """The corpus in `datasets`' cache, made there on first use. Two processes may race: a rename decides."""
         home = Path(datasets.config.HF_DATASETS_CACHE).absolute() / f"ser_hf_demo-{VERSION}"
         if (home / "metadata.csv").is_file():
             return home
@@ -156,7 +151,7 @@ class Demo(SpeechCorpus):
 
 
 def make(folder: Path, each: int = EACH) -> None:
-    """Write the corpus with `each` utterances a speaker; a smaller corpus is the beginning of a larger one."""
+    """Write the corpus with `each` utterances per speaker; a smaller corpus is the beginning of a larger one."""
     (folder / "wav").mkdir(parents=True)
     with open(folder / "metadata.csv", "w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -57,19 +57,15 @@ class EmoDb(SpeechCorpus):
         notes="Acted speech, ten sentences. The licence is that of audEERING's republication.",
     )
     BUILDER_CONFIGS = [
-        LabelConfig(name="7class", version="1.0.0", label_map={e: e for e in COUNTS}, counts=COUNTS),
-        LabelConfig(
-            name="4class", version="1.0.0", label_map={e: e for e in FOUR}, counts={e: COUNTS[e] for e in FOUR}
-        ),
+        LabelConfig("7class", counts=COUNTS),
+        LabelConfig("4class", counts={e: COUNTS[e] for e in FOUR}),
     ]
     DEFAULT_CONFIG_NAME = "7class"
     OPTIONAL = ("gender", "language")
     PROTOCOLS = (
         LEAVE_ONE_SPEAKER_OUT,
         Protocol(
-            "audeering",
-            "audEERING's published split: test speakers 12 14 15 16",
-            folds=(("12", "14", "15", "16"),),
+            "audeering", "audEERING's published split: test speakers 12 14 15 16", folds=(("12", "14", "15", "16"),)
         ),
         SPEAKER_FOLDS,
     )

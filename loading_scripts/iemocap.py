@@ -117,21 +117,10 @@ class Iemocap(SpeechCorpus):
         ),
     )
     BUILDER_CONFIGS = [
-        LabelConfig(name="4class", version="1.0.0", label_map=FOUR, counts=FOUR_COUNTS),
-        LabelConfig(
-            name="3class",
-            version="1.0.0",
-            label_map=THREE,
-            counts={label: FOUR_COUNTS[label] for label in ("angry", "happy", "neutral")},
-        ),
-        LabelConfig(name="full", version="1.0.0", label_map={e: e for e in COUNTS}, counts=COUNTS),
-        LabelConfig(
-            name="vad",
-            version="1.0.0",
-            targets=("valence", "arousal", "dominance"),
-            problem_type="regression",
-            counts={"": 10039},
-        ),
+        LabelConfig("4class", label_map=FOUR, counts=FOUR_COUNTS),
+        LabelConfig("3class", label_map=THREE, counts={label: FOUR_COUNTS[label] for label in THREE.values()}),
+        LabelConfig("full", counts=COUNTS),
+        LabelConfig("vad", targets=("valence", "arousal", "dominance"), problem_type="regression", counts={"": 10039}),
     ]
     DEFAULT_CONFIG_NAME = "4class"
     OPTIONAL = (

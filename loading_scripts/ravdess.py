@@ -57,11 +57,9 @@ class Ravdess(SpeechCorpus):
         notes="Acted speech, two sentences. The song files of the same release are ignored.",
     )
     BUILDER_CONFIGS = [
-        LabelConfig(name="8class", version="1.0.0", label_map={e: e for e in EMOTIONS}, counts=COUNTS),
-        LabelConfig(name="6class", version="1.0.0", label_map={e: e for e in SIX}, counts={e: COUNTS[e] for e in SIX}),
-        LabelConfig(
-            name="5class", version="1.0.0", label_map={e: e for e in FIVE}, counts={e: COUNTS[e] for e in FIVE}
-        ),
+        LabelConfig("8class", counts=COUNTS),
+        LabelConfig("6class", counts={e: COUNTS[e] for e in SIX}),
+        LabelConfig("5class", counts={e: COUNTS[e] for e in FIVE}),
     ]
     DEFAULT_CONFIG_NAME = "8class"
     OPTIONAL = ("gender", "language", "intensity")

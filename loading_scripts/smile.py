@@ -83,14 +83,8 @@ class Smile(SpeechCorpus):
         ),
     )
     BUILDER_CONFIGS = [
-        LabelConfig(name="single", version="1.0.0", label_map={e: e for e in COUNTS}, counts=COUNTS),
-        LabelConfig(
-            name="multi_label",
-            version="1.0.0",
-            targets=FIVE,
-            problem_type="multi_label_classification",
-            counts={"": 1299},
-        ),
+        LabelConfig("single", counts=COUNTS),
+        LabelConfig("multi_label", targets=FIVE, problem_type="multi_label_classification", counts={"": 1299}),
     ]
     DEFAULT_CONFIG_NAME = "single"
     PROTOCOLS = (

@@ -48,16 +48,14 @@ class Tess(SpeechCorpus):
         hours=1.598,
         folders=("TESS", "TESS Toronto emotional speech set data", "TESS_Toronto_emotional_speech_set_data"),
         notes=(
-            "Acted speech, one carrier sentence. With two speakers, a speaker-independent test hears one person. "
+            "Acted speech, one carrier sentence. With two speakers, a speaker-independent test set is one person. "
             "Copies differ in the licence they state (CC BY-NC or CC BY-NC-ND); the stricter one is taken."
         ),
     )
     BUILDER_CONFIGS = [
-        LabelConfig(name="7class", version="1.0.0", label_map={e: e for e in COUNTS}, counts=COUNTS),
-        LabelConfig(name="6class", version="1.0.0", label_map={e: e for e in SIX}, counts={e: COUNTS[e] for e in SIX}),
-        LabelConfig(
-            name="5class", version="1.0.0", label_map={e: e for e in FIVE}, counts={e: COUNTS[e] for e in FIVE}
-        ),
+        LabelConfig("7class", counts=COUNTS),
+        LabelConfig("6class", counts={e: COUNTS[e] for e in SIX}),
+        LabelConfig("5class", counts={e: COUNTS[e] for e in FIVE}),
     ]
     DEFAULT_CONFIG_NAME = "7class"
     OPTIONAL = ("gender", "age", "language")

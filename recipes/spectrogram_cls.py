@@ -24,7 +24,7 @@ def main() -> None:
     # 1. Flags. Nothing heavy is imported before this line, so that --help and a typo answer at once.
     settings = parse(SYSTEM, __doc__)
 
-    from ser_hf.evaluation.scoring import metrics_of
+    from ser_hf.evaluation.scoring import compute_metrics
     from ser_hf.models.encoders import padding_sensitive
     from ser_hf.training import spectrogram_model as spectrograms
     from ser_hf.training.objective import draw_weights, make_loss, training_rows
@@ -63,7 +63,7 @@ def main() -> None:
         processing_class=extractor,
         **collators,
         callbacks=spectrograms.early_stopping(settings.schedule.early_stopping_patience, len(splits["validation"]) > 0),
-        compute_metrics=metrics_of(names, task),
+        compute_metrics=compute_metrics(names, task),
         budget=settings.batches.budget,
         loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
         exact_evaluation=padding_sensitive(model.config),

@@ -24,7 +24,7 @@ def main() -> None:
     from dataclasses import replace
 
     from ser_hf.evaluation.baselines import text_baselines
-    from ser_hf.evaluation.scoring import metrics_of
+    from ser_hf.evaluation.scoring import compute_metrics
     from ser_hf.training.lora import with_lora
     from ser_hf.training.objective import draw_weights, make_loss, training_rows
     from ser_hf.training.text_model import TextCollator, prepare_texts, text_model, text_remarks, tokenize
@@ -63,7 +63,7 @@ def main() -> None:
         eval_dataset=splits["validation"],
         processing_class=tokenizer,
         data_collator=collator,
-        compute_metrics=metrics_of(names, task),
+        compute_metrics=compute_metrics(names, task),
         budget=settings.batches.budget,
         length="tokens",
         loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),

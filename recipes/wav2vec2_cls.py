@@ -20,7 +20,7 @@ def main() -> None:
     # 1. Flags. Nothing heavy is imported before this line, so that --help and a typo answer at once.
     settings = parse(SYSTEM, __doc__)
 
-    from ser_hf.evaluation.scoring import metrics_of
+    from ser_hf.evaluation.scoring import compute_metrics
     from ser_hf.models.encoders import padding_sensitive
     from ser_hf.training.audio_model import audio_model, speech_collators
     from ser_hf.training.lora import with_lora
@@ -51,7 +51,7 @@ def main() -> None:
         eval_dataset=parts["validation"],
         processing_class=extractor,
         **speech_collators(extractor, settings.clips, settings.augmentation, training.seed, len(names)),
-        compute_metrics=metrics_of(names, task),
+        compute_metrics=compute_metrics(names, task),
         budget=settings.batches.budget,
         loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
         exact_evaluation=padding_sensitive(model.config.audio_config),

@@ -16,8 +16,8 @@ import pytest
 import soundfile as sf
 
 from ser_hf.cli import COMMANDS, main
-from ser_hf.cli.console import table
 from ser_hf.data.loading import corpus_class, list_corpora
+from ser_hf.evaluation.tables import text_table
 
 REAL = Path(__file__).parents[2] / "shared" / "realdata"
 EVERY_CORPUS = pytest.mark.parametrize("name", list_corpora())
@@ -151,12 +151,12 @@ def test_mistakes(error_of, fake_corpus, tmp_path):
 
 def test_table_wraps_the_widest_column():
     rows = [["a", 1, "one two three"], ["bb", 20, "leave-one-out four"]]
-    assert table(["name", "n", "words"], rows, width=100) == [
+    assert text_table(["name", "n", "words"], rows, width=100) == [
         "name   n  words",
         "a      1  one two three",
         "bb    20  leave-one-out four",
     ]
-    assert table(["name", "n", "words"], rows, width=10) == [  # as narrow as the longest word lets it be
+    assert text_table(["name", "n", "words"], rows, width=10) == [  # as narrow as the longest word lets it be
         "name   n  words",
         "a      1  one two three",
         "bb    20  leave-one-out",
@@ -390,7 +390,7 @@ def test_split_says_what_leaks(run, fake_corpus, tmp_path):
     status, out, _ = run("split", "tess", "--data_dir", fake_corpus("tess"), "--out", tmp_path)
     assert status == 0 and "validation shares 2 speakers with train" in out and "LEAKS" not in out
     status, out, _ = run("split", "smile", "--data_dir", fake_corpus("smile"), "--out", tmp_path)
-    assert status == 0 and "NOT speaker-independent: who speaks is not known" in out
+    assert status == 0 and "NOT speaker-independent: the speakers are unknown" in out
 
 
 def test_split_of_vectors_has_a_column_for_each_number(run, fake_corpus, tmp_path):
@@ -408,3 +408,31 @@ def test_split_of_too_little_writes_nothing(error_of, copy, tmp_path):
     message = error_of("split", "emodb", "--data_dir", place, "--out", tmp_path / "out")
     assert "only one training speaker" in message and "--validation_fraction 0" in message
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.fixture
+def own(fake_corpus, tmp_path):
+    """A folder with a metadata.csv: the fake EmoDB's clips of two labels, a file that is not there, a nameless row."""
+    folder = tmp_path / "own calls"
+    folder.mkdir()
+    rows = ["file_name,label,speaker"]
+    for clip in sorted(fake_corpus("emodb").rglob("*[WN]?.wav")):
+        rows.append(f"{clip},{clip.stem[5]},{clip.stem[:2]}")
+    (folder / "metadata.csv").write_text("\n".join([*rows, "a.wav,N,03", ",N,03"]) + "\n")
+    return folder
+
+
+def test_split_writes_an_own_folder_where_it_is_told(run, own, tmp_path):
+    status, out, _ = run("split", own, "--out", tmp_path / "folds")
+    assert status == 0 and "5 files in" in out and [path.name for path in own.iterdir()] == ["metadata.csv"]
+    names = sorted(path.name for path in (tmp_path / "folds").iterdir())
+    assert names == [f"own_calls_speaker-folds_fold{fold}.csv" for fold in range(5)]
+    text = (tmp_path / "folds" / names[0]).read_text()
+    assert str(tmp_path) not in text and "\n03b02Na,test,03,N\n" in text
+
+
+def test_check_an_own_folder(run, own, error_of):
+    status, out, _ = run("check", own)
+    assert status == 1 and "a.wav: unreadable audio (no such file)" in out and "different: 1 missing" in out
+    assert "rows of metadata.csv that name no file: 1; they are skipped" in out and "(known" not in out
+    assert "nobody/nothing: cannot be loaded" in error_of("check", "nobody/nothing")

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from ser_hf.evaluation.comparing import compare
-from ser_hf.evaluation.metrics import bootstrap_intervals, classification_metrics
-from ser_hf.evaluation.scoring import cluster_intervals, score
-from ser_hf.evaluation.vector_metrics import value_metrics
+from ser_hf.evaluation.bootstrap import class_draws, intervals, metric_draws
+from ser_hf.evaluation.metrics import classification_metrics, value_metrics
+from ser_hf.evaluation.scoring import compare, score
 
 MULTI, VALUES = "multi_label_classification", "regression"
 
@@ -41,13 +40,13 @@ def test_classes_agree_with_the_report_and_with_drawing_one_by_one():
     found = compare(part, logits_of(first, 3), {"second": second}, list("xyz"))["second"]
     alone = score(part, logits_of(second, 3), list("xyz"))
     assert found["metrics"] == alone["metrics"] and found["intervals"] == alone["intervals"]
-    assert found["intervals"] == bootstrap_intervals(truth, second, part["speaker"], 3)
+    assert found["intervals"] == intervals(class_draws(truth, second, part["speaker"], 3))
 
     def difference(rows):
         one, two = (classification_metrics(truth[rows], p[rows], 3) for p in (first, second))
         return {name: one[name] - two[name] for name in one}
 
-    slow = cluster_intervals(part["speaker"], difference, samples=1000)
+    slow = intervals(metric_draws(difference, part["speaker"], samples=1000))
     for metric, (low, high) in found["difference_intervals"].items():
         assert [low, high] == pytest.approx(slow[metric], abs=1e-12), metric
         # paired: narrower than if the two were tested on different speakers
@@ -68,9 +67,8 @@ def test_no_speakers_resamples_utterances():
     assert -0.25 < low < -0.1 < high <= 0.0
 
 
-def test_values_by_hand(monkeypatch):
+def test_values_by_hand():
     """Errors 1, 1 against 0, 2: MAE 1 - 1, MSE 1 - 2. A constant has no CCC, so there is no difference of it."""
-    monkeypatch.setattr("ser_hf.evaluation.comparing.VALUE_DRAWS", 200)
     part = {"label": [[0.0], [2.0]], "speaker": ["a", "b"]}
     main, other = np.array([[1.0], [3.0]]), np.array([[0.0], [0.0]])
     found = compare(part, main, {"mean": other, "same": main}, ["arousal"], VALUES)
@@ -85,9 +83,8 @@ def test_values_by_hand(monkeypatch):
     assert "acc7" in sentiment["metrics"] and sentiment["difference"]["acc7"] == 0.0
 
 
-def test_several_labels_by_hand(monkeypatch):
+def test_several_labels_by_hand():
     """Label x: main right on both, other on one (F1 1 and 2/3)."""
-    monkeypatch.setattr("ser_hf.evaluation.comparing.LABEL_DRAWS", 20)
     part = {"label": [[1.0, 0.0], [0.0, 1.0]], "speaker": ["a", "b"]}
     main = np.array([[2.0, -2.0], [-2.0, 2.0]])
     other = np.array([[2.0, -2.0], [1.0, 2.0]])

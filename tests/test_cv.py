@@ -19,15 +19,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from conftest import REPO, tiny_flags
+from conftest import REPO, system_of, tiny_flags
 from ser_hf.cli import cv, cv_report
 from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import find_protocol, folds_of
 from ser_hf.errors import SerError
-from ser_hf.training import arguments as args
+from ser_hf.training.arguments import parse, read
 
 RECIPE = str(REPO / "recipes" / "wav2vec2_cls.py")
 WORDS = ["angry", "sad"]
+LAUNCH = cv.launch
 
 
 def finished_run(truth: str, guess: str, metrics: tuple, fold: int = 0, independent: bool = True, speaker: str = "A"):
@@ -148,15 +149,15 @@ class Launcher:
         self.commands = []
         return [(int(f["--seed"]), int(f["--fold"]), f.get("--resume_from_checkpoint") == "true") for f in flags]
 
-    def __call__(self, command, log, verbose=False):
+    def __call__(self, command, log, verbose=False, secret=None):
         self.commands.append(command)
-        given = args._pairs(command[command.index(RECIPE) + 1 :])
-        seed, fold, folder = int(given["seed"]), int(given["fold"]), Path(given["output_dir"])
+        values, _ = read(system_of("wav2vec2_cls"), command[command.index(RECIPE) + 1 :])
+        seed, fold, folder = values.seed, values.fold, Path(values.output_dir)
         if fold in self.fails:
             (folder / "checkpoint-4").mkdir()
             return 1, self.fails[fold]
         corpus, report = self.corpus
-        protocol = find_protocol("emodb", given["protocol"])
+        protocol = find_protocol("emodb", values.protocol)
         rows = corpus.select(folds_of(corpus, protocol)[fold][self.forget :])
         names = report.label_names
         table = pd.DataFrame({"id": rows["id"], "speaker": rows["speaker"], "label": [names[i] for i in rows["label"]]})
@@ -281,7 +282,7 @@ def test_equal_flags_may_be_spelled_differently(flags, launcher, tmp_path, monke
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (["--learning_rate", "1e-4"], "was run with --learning_rate 1e-3, asked for is --learning_rate 1e-4"),
+        (["--learning_rate", "1e-4"], "was run with --learning_rate 0.001, asked for is --learning_rate 0.0001"),
         (["--pooling", "max"], "was run with no --pooling, asked for is --pooling max"),
         (["--protocol", "random"], "was run with --protocol speaker-folds, asked for is --protocol random"),
     ],
@@ -312,8 +313,9 @@ def test_a_failed_fold_stops_and_is_resumed(flags, launcher, tmp_path):
 
 
 def test_a_fold_that_never_began_may_change_its_flags(flags, launcher, tmp_path):
-    launcher.fails[0] = "error: unknown flag --learning_rat: did you mean --learning_rate?\nCalledProcessError: 2"
-    assert "failed with exit status 1: unknown flag --learning_rat" in error_of([*flags, "--learning_rat", "2"])
+    launcher.fails[0] = "error: model 'x': no such checkpoint\nCalledProcessError: 2"
+    message = error_of([*flags, "--model_name_or_path", "x"])
+    assert "failed with exit status 1: model 'x': no such checkpoint" in message
     (tmp_path / "out" / "fold0_seed42" / "checkpoint-4").rmdir()
     launcher.fails.clear()
     cv.main(flags)
@@ -373,8 +375,13 @@ def test_processes_are_handed_to_accelerate(flags, launcher, tmp_path):
     assert "--num_processes 2" in json.loads((tmp_path / "out" / "cv.json").read_text())["command"]
     config = str(REPO / "recipes" / "accelerate" / "ddp.yaml")
     assert cv.parse([*flags, "--accelerate_config", config]).launcher[3:] == ["--config_file", config]
-    plan = cv.parse([*flags, "--accelerate_config", config, "--num_processes", "2"])
-    assert plan.launcher[3:] == ["--config_file", config, "--num_processes", "2"]  # the file says what is distributed
+    request = cv.parse([*flags, "--accelerate_config", config, "--num_processes", "2"])
+    assert request.launcher[3:] == [
+        "--config_file",
+        config,
+        "--num_processes",
+        "2",
+    ]  # the file says what is distributed
 
 
 # ---- the command line
@@ -387,32 +394,36 @@ def test_flags_are_gathered_as_the_recipe_gathers_them():
         ["--dataset", "emodb", "--model_type", "wav2vec2"],  # which replaces the YAML's checkpoint
         ["--config", "ravdess_wav2vec2", "--model_name_or_path", "a/b"],
     ):
-        given = args.parse("", "wav2vec2", [*words, "--use_cpu", "true"]).given
-        mine = args.gather(args._pairs([*words, "--use_cpu", "true"]), "wav2vec2")[0]
-        assert {**mine, "config": None} == {**given, "config": None}
-    plan = cv.parse([RECIPE, "--dataset", "emodb"])
-    assert plan.given["class_weights"] == "balanced" and plan.seeds == [42]
-    assert str(plan.out) == "runs/emodb_wav2vec2_cv"
+        settings = parse(system_of("wav2vec2_cls"), "", [*words, "--use_cpu", "true"])
+        assert cv.parse([RECIPE, *words, "--use_cpu", "true"]).overrides == settings.overrides
+    request = cv.parse([RECIPE, "--dataset", "emodb"])
+    assert request.overrides["class_weights"] == "balanced" and request.seeds == [42]
+    assert str(request.out) == "runs/emodb_wav2vec2_cv"
+    assert request.folds == [] and request.text_cleaning is None
+    assert cv.parse([str(REPO / "recipes" / "text_cls.py"), "--dataset", "demo"]).text_cleaning == "unicode"
 
 
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ([], "the recipe comes first"),
+        ([], "arguments are required: recipe"),
         (["--dataset", "emodb"], "the recipe comes first"),
         (["recipes/none.py", "--dataset", "emodb"], "recipes/none.py: no such file"),
         ([RECIPE], "--dataset is missing"),
-        ([RECIPE, "--dataset", "emodb", "--fold", "1"], "--fold 1: cv sets it"),
+        ([RECIPE, "--dataset", "emodb", "--fold", "1"], "--fold: cv sets it for each run; use --folds"),
+        (
+            [RECIPE, "--dataset", "emodb", "--push_to_hub"],
+            "--push_to_hub: cv sets it for each run; use the recipe alone",
+        ),
         ([RECIPE, "--dataset", "emodb", "--seed", "1"], "--seeds"),
-        ([RECIPE, "--dataset", "emodb", "--seeds", "one"], "--seeds one: must be whole numbers"),
-        ([RECIPE, "--dataset", "emodb", "--folds"], "--folds true: must be whole numbers"),
-        ([RECIPE, "--dataset", "emodb", "--num_processes", "0"], "--num_processes 0: must be at least 1"),
+        ([RECIPE, "--dataset", "emodb", "--seeds", "one"], "--seeds: 'one' is not a whole number from 0"),
+        ([RECIPE, "--dataset", "emodb", "--folds"], "--folds: expected at least one argument"),
+        ([RECIPE, "--dataset", "emodb", "--num_processes", "0"], "--num_processes: '0' is not a number from 1"),
         ([RECIPE, "--dataset", "emodb", "--accelerate_config", "no.yaml"], "--accelerate_config no.yaml: no such file"),
         ([RECIPE, "--dataset", "emodbb"], "unknown dataset 'emodbb': did you mean 'emodb'"),
         ([RECIPE, "--dataset", "emodb", "--labels", "5class"], "no label set '5class'"),
-        ([RECIPE, "--dataset", "emodb", "--protocol", "x"], "no protocol 'x'"),
         ([RECIPE, "--dataset", "emodb", "--data_dir", "/nowhere"], "--data_dir /nowhere: no such folder"),
-        ([RECIPE, "--dataset", "emodb", "--split_seed", "x"], "argument --split_seed"),
+        ([RECIPE, "--dataset", "emodb", "--split_seed", "x"], "--split_seed: invalid int value: 'x'"),
     ],
 )
 def test_mistakes_are_one_line(argv, words, monkeypatch, tmp_path):
@@ -420,6 +431,32 @@ def test_mistakes_are_one_line(argv, words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     assert words in error_of(argv)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_protocol_that_is_not_there(flags, monkeypatch, tmp_path):
+    monkeypatch.setattr(cv, "launch", None)
+    assert "no protocol 'x'" in error_of([*flags, "--protocol", "x"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_token_stands_in_no_file_and_no_message(flags, launcher, tmp_path, monkeypatch):
+    """Not in cv's run.yaml and log.txt, nor in what is said of a fold that failed, however it is given."""
+    echo = [sys.executable, "-c", "import sys; sys.stderr.write('error: failed'); sys.exit(1)"]
+    monkeypatch.setattr(cv, "launch", lambda command, log, *rest: LAUNCH([*echo, *command], log, *rest))
+    for words in (["--hub_token", "hf_secret"], ["--hub_token=hf_secret"], ["--hub-token", "hf_secret"]):
+        message = error_of([*flags, *words, "--folds", "0"])
+        assert "hf_secret" not in message and "***" in message and "failed with exit status 1: failed" in message
+        written = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+        assert {file.name for file in written} == {"log.txt", "run.yaml"}
+        assert not any("hf_secret" in file.read_text() for file in written)
+        assert "***" in (tmp_path / "out" / "fold0_seed42" / "log.txt").read_text()
+    (tmp_path / "token.yaml").write_text("hub_token: hf_secret\n")
+    monkeypatch.setattr(cv, "launch", launcher)
+    for more in (["--hub_token", "hf_secret"], ["--config", str(tmp_path / "token.yaml")]):
+        assert cv.main([*flags, *more, "--folds", "0", "--overwrite_output_dir", "true"]) == 0
+        written = [file for file in (tmp_path / "out").rglob("*") if file.suffix != ".parquet" and file.is_file()]
+        assert "cv.json" in {file.name for file in written}
+        assert not any("hf_secret" in file.read_text() for file in written)
 
 
 def test_labels_that_are_vectors_are_refused(fake_corpus, monkeypatch, tmp_path):
@@ -431,7 +468,8 @@ def test_labels_that_are_vectors_are_refused(fake_corpus, monkeypatch, tmp_path)
 
 
 def test_help_loads_nothing_heavy():
-    code = "import sys; from ser_hf.cli import cv; cv.main(['--help']); print({'torch', 'datasets'} & {*sys.modules})"
+    code = "import sys; from ser_hf.cli import cv\ntry: cv.main(['--help'])\n"
+    code += "except SystemExit: print({'torch', 'datasets', 'transformers'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "--seeds" in done.stdout and done.stdout.endswith("set()\n")
 
@@ -516,11 +554,11 @@ def test_a_fusion_takes_the_encoders_of_the_commands_above_it(file, monkeypatch)
     """Its comment says how both encoders are trained; no other YAML's runs go to their folders."""
     monkeypatch.chdir(REPO)
     text = file.read_text().replace("\\\n#", "")
-    plans = [cv.parse(shlex.split(line)) for line in re.findall(r"^#   ser-hf cv (.*)", text, re.M)]
-    *encoders, fusion = [str(plan.out) for plan in plans]
+    requests = [cv.parse(shlex.split(line)) for line in re.findall(r"^#   ser-hf cv (.*)", text, re.M)]
+    *encoders, fusion = [str(request.out) for request in requests]
     flags = yaml.safe_load(text)
     assert fusion == f"runs/{file.stem}_cv"
     assert [flags["audio_model"], flags["text_model"]] == [f"{out}/fold{{fold}}_seed{{seed}}" for out in encoders]
-    assert {plan.given["labels"] for plan in plans} == {flags["labels"]}
-    protocols = {find_protocol(plan.given["dataset"], plan.given.get("protocol")).name for plan in plans}
+    assert {request.data.labels for request in requests} == {flags["labels"]}
+    protocols = {find_protocol(request.data.dataset, request.data.protocol).name for request in requests}
     assert protocols == {flags["protocol"]}

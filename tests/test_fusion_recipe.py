@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,11 +10,11 @@ import soundfile as sf
 import torch
 from test_recipes import assert_equal_runs
 
-from conftest import TINY, run_recipe
+from conftest import TINY, run_recipe, settings_of, setup_of
 from ser_hf import SerError, load_corpus, split
-from ser_hf.training.flags import ClipArguments, FusionArguments, RunArguments
-from ser_hf.training.states import StateCollator
-from ser_hf.training.states import encode as encode_states
+from ser_hf.training.encoder_states import StateCollator
+from ser_hf.training.encoder_states import encode as encode_states
+from ser_hf.training.settings import ClipArguments
 
 TEXT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 TEXT |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "vocab_size": 80}
@@ -42,7 +41,7 @@ def encoders(tmp_path_factory, fake_corpus):
     extractor.save_pretrained(home / "spectrogram")
     config = BertConfig(**TEXT)
     texts = load_corpus("demo", data_dir=fake_corpus("demo"))["text"]
-    tokenizer = train_tokenizer(list(texts), config, 80)
+    config, tokenizer = train_tokenizer(list(texts), config, 80)
     BertModel(config, add_pooling_layer=False).save_pretrained(home / "text")
     tokenizer.save_pretrained(home / "text")
     return home
@@ -171,7 +170,7 @@ MISTAKES = {
     "all frames of all layers": (("--pooling", "attentive --use_weighted_layer_sum true"), "all frames of all layers"),
     "too long texts": (("--max_text_length", "5000"), "--max_text_length 5000"),
     "no texts": (("--data_dir", "{tmp}/silent"), "no utterance of (train|test|validation) has text: fusion needs both"),
-    "a flag of others": (("--window_seconds", "1"), "unknown flag --window_seconds"),
+    "a flag of others": (("--window_seconds", "1"), "--window_seconds: the recipe of fusion does not use it"),
 }
 
 
@@ -183,12 +182,11 @@ def test_a_mistake_is_one_line_and_exit_status_2(mistake, demo, encoders, fake_c
 
     from conftest import REPO
 
-    run = {"ser_hf": "0", "corpus": {"corpus": "demo"}, "mixed": None, "protocol": {"name": "6fold", "fold": 1}}
-    added = {**run, "corpus": {"corpus": "emodb"}, "mixed": {"demo": {}}}
-    for name, results in (("fold0", run), ("added", added)):
+    run = {"corpus": "demo", "added": [], "protocol": "6fold", "fold": 1, "split_seed": 42}
+    run |= {"test_ids": "other", "test_speakers": None}
+    for name, training in (("fold0", run), ("added", {**run, "corpus": "emodb", "added": ["demo"]})):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "results.json").write_text(json.dumps(results))
-        (tmp_path / name / "run.yaml").write_text("dataset: demo")
+        (tmp_path / name / "results.json").write_text(json.dumps({"ser_hf": "0", "trained_on": [training]}))
     shutil.copytree(fake_corpus("demo"), tmp_path / "silent")
     table = tmp_path / "silent" / "metadata.csv"
     rows = [re.sub(r'^(wav[^,]*,\w+,)("[^"]*"|[^,]*)', r"\1", line) for line in table.read_text().splitlines()]
@@ -219,19 +217,16 @@ def setting(encoders, tmp_path, monkeypatch):
     import fakes.demo
 
     fakes.demo.make(tmp_path / "demo")
-    report = SimpleNamespace(label_names=["a", "b"], problem_type="single_label_classification")
+    training = settings_of("fusion_cls", "--dataset", "demo", "--disable_tqdm", "true").training
 
     def load(**flags):
         names = {"audio_model": str(encoders / "audio"), "text_model": str(encoders / "text")}
-        return fusion.load(FusionArguments(**{**names, "head_size": 8, **flags}), report)
+        return fusion.fusion_model(["a", "b"], **{**names, "head_size": 8, **flags})
 
-    def encode(model, processor, **data):
+    def encode(model, processor, **clips):
         rows = load_corpus("demo", data_dir=tmp_path / "demo", cache_dir=tmp_path / "datasets")
-        training = SimpleNamespace(
-            device=torch.device("cpu"), bf16=False, fp16=False, disable_tqdm=True, process_index=0
-        )
-        flags = SimpleNamespace(training=training, data=ClipArguments(**data), run=RunArguments())
-        return encode_states(model, processor, split(rows, "demo"), flags), rows
+        clips, splits = ClipArguments(**clips), split(rows, "demo")
+        return encode_states(model, processor, splits, clips, training, budget=36.0), rows
 
     return load, encode, tmp_path
 
@@ -307,12 +302,12 @@ def test_raw_input_gives_the_logits_of_cached_states(fusion_kind, audio, setting
 
 
 @pytest.mark.parametrize("kind", ["group norm", "alexnet"])
-def test_trimmed_clips_are_encoded_alone_where_padding_is_heard(kind, setting, encoders):
+def test_trimmed_clips_are_encoded_alone_by_padding_sensitive_encoders(kind, setting, encoders):
     """Clips of one length are of several after trimming; what is cached must not know who shared their batch."""
     from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
     from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
-    from ser_hf.training.states import check_states
+    from ser_hf.training.encoder_states import check_states
 
     load, encode, home = setting
     rng = np.random.default_rng(0)
@@ -329,13 +324,12 @@ def test_trimmed_clips_are_encoded_alone_where_padding_is_heard(kind, setting, e
     model, processor = load(audio_model=str(folder))
     data = {} if kind == "alexnet" else {"trim_db": 20.0}
     states, rows = encode(model, processor, **data)
-    flags = SimpleNamespace(training=SimpleNamespace(device=torch.device("cpu")), data=ClipArguments(**data))
-    assert check_states(model, processor, states, rows, flags) < 1e-5
+    assert check_states(model, states, rows) < 1e-5
     with torch.no_grad():
         for weight in model.audio_encoder.parameters():
             weight += 0.05
-    with pytest.raises(ValueError, match="encoded alone differs from what is cached"):
-        check_states(model, processor, states, rows, flags)
+    with pytest.raises(ValueError, match="encoded alone differs from its cached states"):
+        check_states(model, states, rows)
 
 
 def test_a_model_that_goes_by_speakers_is_refused(setting):
@@ -344,7 +338,7 @@ def test_a_model_that_goes_by_speakers_is_refused(setting):
     load, _, home = setting
     SerForSpectrogramClassification(SerSpectrogramConfig(arch="cnn1d_3")).save_pretrained(home / "by_speaker")
     SerSpectrogramFeatureExtractor(mean_spectrum=[0.0] * 128).save_pretrained(home / "by_speaker")
-    with pytest.raises(SerError, match="was trained with --speaker_norm, and fusion is not told who speaks"):
+    with pytest.raises(SerError, match="was trained with --speaker_norm, and fusion does not know the speakers"):
         load(audio_model=str(home / "by_speaker"))
 
 
@@ -377,41 +371,30 @@ def test_nothing_left_in_a_batch_is_answered_too(setting):
 
 
 def test_late_fusion_averages_probabilities():
-    from ser_hf.evaluation.scoring import to_scores
+    from ser_hf.evaluation.tasks import TASKS
     from ser_hf.training.fusion_model import averaged
 
     kind = "single_label_classification"
     first, second = {"test": np.log([[0.9, 0.1]])}, {"test": np.log([[0.3, 0.7]])}
-    assert np.allclose(to_scores(averaged([first, second], kind)["test"], kind), [[0.6, 0.4]])
+    assert np.allclose(TASKS[kind].scores(averaged([first, second], kind)["test"]), [[0.6, 0.4]])
     values = [{"test": np.array([[1.0]])}, {"test": np.array([[3.0]])}]
     assert np.allclose(averaged(values, "regression")["test"], [[2.0]])
 
 
 def test_systems_compared_with_have_thresholds_of_their_own():
     """Of several labels: the same logits as another system are no worse for it than for this one."""
-    from ser_hf.evaluation.comparing import compare
-    from ser_hf.evaluation.scoring import decision_thresholds
+    from ser_hf.evaluation.scoring import compare, decision_thresholds
     from ser_hf.training.fusion_model import on_test
 
     rng, kind, names = np.random.default_rng(0), "multi_label_classification", ["a", "b"]
     truth = (rng.random((60, 2)) < 0.3).astype(float)
     logits = truth * 1.5 - 3 + rng.normal(0, 0.5, (60, 2))  # nearly all below 0, so below 0.5
     rows = {"label": truth.tolist(), "speaker": [f"s{i % 6}" for i in range(60)]}
-    report = SimpleNamespace(problem_type=kind, label_names=names)
-    setup = SimpleNamespace(report=report, splits={"validation": rows, "test": rows})
+    setup = setup_of("fusion_cls", {"validation": rows, "test": rows}, label_names=names, problem_type=kind)
     others = on_test({"twin": {"validation": logits, "test": logits}}, setup)
     limits = decision_thresholds(rows, logits, names, kind)
     twin = compare(rows, logits, others, names, kind, limits)["twin"]
     assert twin["difference"]["macro_f1"] == pytest.approx(0) and twin["metrics"]["macro_f1"] > 0.5
-
-
-def test_whole_encoders_have_another_learning_rate_than_heads():
-    from ser_hf.training import arguments as args
-
-    given = ["--dataset", "demo", "--use_cpu", "true", "--config", "none", "--freeze_encoders"]
-    frozen, whole = (args.parse("", "fusion", [*given, value]).training for value in ("true", "false"))
-    assert (frozen.learning_rate, frozen.per_device_train_batch_size) == (1e-3, 32)
-    assert (whole.learning_rate, whole.per_device_train_batch_size) == (3e-5, 8)
 
 
 STRANGER = """

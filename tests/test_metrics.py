@@ -6,8 +6,8 @@ import pytest
 import sklearn.metrics as sk
 import torch
 
+from ser_hf.evaluation.bootstrap import class_draws, intervals
 from ser_hf.evaluation.metrics import (
-    bootstrap_intervals,
     classification_metrics,
     confusion,
     from_confusion,
@@ -68,12 +68,12 @@ def test_intervals_resample_speakers():
     references = np.array([0, 1] * 50)
     predictions = np.concatenate([references[:50], 1 - references[50:]])
     speakers = ["a"] * 50 + ["b"] * 50
-    assert bootstrap_intervals(references, predictions, speakers, 2)["wa"] == [0.0, 1.0]
+    assert intervals(class_draws(references, predictions, speakers, 2))["wa"] == [0.0, 1.0]
     # The same figures over a hundred speakers are a narrow interval around 1/2.
-    low, high = bootstrap_intervals(references, predictions, [f"s{i}" for i in range(100)], 2)["wa"]
+    low, high = intervals(class_draws(references, predictions, [f"s{i}" for i in range(100)], 2))["wa"]
     assert 0.38 < low < 0.45 and 0.55 < high < 0.62
     # Two standard errors of the mean of n coin flips with one speaker: utterances are resampled.
-    low, high = bootstrap_intervals(references, predictions, ["a"] * 100, 2)["wa"]
+    low, high = intervals(class_draws(references, predictions, ["a"] * 100, 2))["wa"]
     assert high - low == pytest.approx(4 * 0.05, abs=0.04)
 
 
@@ -146,5 +146,5 @@ def test_ccc_by_hand_and_degenerate():
 
 def test_positive_weights_and_wrong_kind():
     assert positive_weights([[1, 0], [0, 0], [0, 0], [0, 0]]).tolist() == [3.0, 1.0]
-    with pytest.raises(ValueError, match="regression has mse, l1, ccc, ccc_mse"):
+    with pytest.raises(ValueError, match="not for regression; choose mse, l1, ccc, ccc_mse"):
         Loss("regression", "focal")

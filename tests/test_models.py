@@ -313,7 +313,7 @@ def test_fsdp_finds_the_layers_to_wrap():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_layer_is_dropped_under_a_layer_sum(shape, tmp_path):
-    """A dropped layer leaves no hidden state to weigh; of published configurations most have `layerdrop` 0.05 or 0.1."""
+    """A dropped layer leaves no hidden state to weigh."""
     kind, flags = SHAPES[shape]
     audio = AutoConfig.for_model(kind, **{**TINY, **flags, "layerdrop": 0.5})
     assert SerConfig(audio_config=audio).audio_config.layerdrop == 0.5

@@ -8,9 +8,10 @@ import pytest
 from conftest import run_recipe, tiny_flags
 from fakes import voice
 from ser_hf import SerError, load_corpus
-from ser_hf.data.loading import find_source
-from ser_hf.data.mixing import LABEL_SETS, find_mixture, load_mixture, parse_mixture, words_for
+from ser_hf.data.loading import corpus_class, find_source
+from ser_hf.data.mixing import LABEL_SETS, find_mixture, load_mixture, words_for
 from ser_hf.data.schema import COLUMNS, EMOTIONS
+from ser_hf.data.windows import to_windows
 
 
 def test_label_sets_use_the_vocabulary():
@@ -18,9 +19,7 @@ def test_label_sets_use_the_vocabulary():
         assert set(labels) <= set(EMOTIONS) and set(labels.values()) <= set(labels)
 
 
-def test_parse_mixture():
-    assert parse_mixture("emodb", None) == ("emodb", [])
-    assert parse_mixture("iemocap+cmu_mosei+smile", "cmu_mosei") == ("cmu_mosei", ["iemocap", "smile"])
+def test_mistakes_in_a_mixture():
     for dataset, test_on, message in (
         ("a+b", None, "say which one is tested, such as --test_on a"),
         ("a+b", "c", "--test_on c: must be one of a, b"),
@@ -28,7 +27,7 @@ def test_parse_mixture():
         ("a", "b", "--test_on b: must be one of a"),
     ):
         with pytest.raises(SerError, match=message):
-            parse_mixture(dataset, test_on)
+            find_mixture(dataset, test_on=test_on)
 
 
 def test_words_for_takes_the_configuration_that_keeps_the_words(fake_corpus):
@@ -48,7 +47,7 @@ def test_added_corpora_are_mapped_and_counted(fake_corpus, tmp_path):
     base.mkdir()
     for name in ("emodb", "crema_d", "ravdess"):
         (base / name).symlink_to(fake_corpus(name))
-    mixture = find_mixture("emodb+crema_d+ravdess", "4class", base, test_on="emodb")
+    mixture = find_mixture("crema_d+emodb+ravdess", "4class", base, test_on="emodb")
     assert mixture.tested.name == "emodb" and [source.name for source in mixture.added] == ["crema_d", "ravdess"]
     tested, report, mixed = load_mixture(mixture)
     assert mixed.rows.features == tested.features and mixed.rows.column_names == tested.column_names
@@ -125,12 +124,102 @@ def test_folder_mistakes(tmp_path):
         (None, "no metadata.csv there"),
         ("file,label\na.wav,angry\n", "no column file_name; it has file, label"),
         ("file_name,label\na.wav,angry\na.wav,sad\n", "a.wav is named 2 times"),
+        ("file_name,label\na.wav,angry\n./a.wav,sad\n", "a.wav is named 2 times"),
         ("", "not a csv file"),
+        ("file_name,label\n", "no row has a label"),
+        ("file_name,label\na.wav,\n,\n", "no row has a label"),
+        ('file_name,label\na.wav,"[1, 2]"\nb.wav,[1]\n', "lists must hold numbers and have one length"),
+        ("file_name,label\na.wav,angry\n", r"no usable utterance of \./.* a.wav: unreadable audio \(no such file\)$"),
     ):
         if content is not None:
             (tmp_path / "metadata.csv").write_text(content)
-        with pytest.raises(SerError, match=message):
+        with pytest.raises(SerError, match=message) as caught:
             load_corpus(str(tmp_path))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(SerError, match="--data_dir elsewhere: --dataset .* already says where the data is"):
+        load_corpus(str(tmp_path), data_dir="elsewhere")
+
+
+@pytest.fixture
+def own(tmp_path):
+    """(csv, *files) -> the dataset and the report of a folder with them, and the labels by name."""
+
+    def load(csv: str, *files: str):
+        for seed, file in enumerate(files):
+            voice(tmp_path / "own" / file, 0.2, seed=seed)
+        (tmp_path / "own" / "metadata.csv").write_text(csv)
+        rows, report = load_corpus(str(tmp_path / "own"), cache_dir=tmp_path / "cache", return_report=True)
+        return rows, report, [report.label_names[i] if isinstance(i, int) else i for i in rows["label"]]
+
+    return load
+
+
+def test_two_files_of_one_stem_are_two_utterances(own):
+    """Scores of windows are gathered by id: with one id for both files, a perfect model scored .5."""
+    rows, _, words = own("file_name,label\nk.wav,sad\nk.flac,angry\nl.wav,sad\n", "k.wav", "k.flac", "l.wav")
+    assert rows["id"][:] == ["k.wav", "k.flac", "l"] and words == ["sad", "angry", "sad"]
+    windows = to_windows(rows, 0.1, 0.1)
+    assert len(windows) == 6 and len(set(zip(windows["utterance"], windows["label"], strict=True))) == 3
+
+
+def test_files_outside_the_folder(own, tmp_path):
+    """Their ids name no folder of this machine, and their content is part of the cache's key."""
+    near, far = voice(tmp_path / "o" / "n" / "x.wav", 0.2, seed=8), tmp_path / "o" / "f" / "x.wav"
+    csv = f"file_name,label\n../o/n/x.wav,sad\n{far},angry\nx.wav,sad\n"
+    rows, report, _ = own(csv, "x.wav")
+    assert rows["id"][:] == ["n/x", "x"] and len(report.problems) == 1
+    voice(far, 0.2, seed=9)  # it was missing
+    rows, report, _ = own(csv)
+    assert rows["id"][:] == ["n/x", "f/x", "x"] and not report.problems
+    before = rows["audio_hash"][:]
+    voice(near, 0.2, seed=10)
+    assert [new == old for new, old in zip(own(csv)[0]["audio_hash"], before, strict=True)] == [False, True, True]
+
+
+def test_a_second_load_builds_nothing(own, monkeypatch, tmp_path):
+    first = own("file_name,label\na.wav,sad\nb.wav,angry\n", "a.wav", "b.wav")[0]
+    monkeypatch.setattr("ser_hf.data.corpus.scan_row", None)
+    again = load_corpus(str(tmp_path / "own"), cache_dir=tmp_path / "cache")
+    assert again["audio_hash"][:] == first["audio_hash"][:]
+
+
+def test_values_that_are_no_numbers_and_rows_without_a_file(own):
+    csv = 'file_name,label,speaker,age,valence\na.wav,sad,1,unknown,"3,5"\nb.wav,angry,2,20-29,2.5\n,sad,1,3,1\n,,,,\n'
+    rows, report, _ = own(csv, "a.wav", "b.wav")
+    assert rows["age"][:] == [None, None] and rows["valence"][:] == [None, 2.5] and rows["speaker"][:] == ["1", "2"]
+    assert report.remarks == [
+        "rows of metadata.csv that name no file: 2; they are skipped",
+        "values of `age` that are not numbers: 2, such as 'unknown'; left empty",
+        "values of `valence` that are not numbers: 1, such as '3,5'; left empty",
+    ]
+    assert [f"  {remark}" for remark in report.remarks] == report.lines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "names", "expected"),
+    [
+        ((10, 9, ""), "single_label_classification", ["9", "10"], ["10", "9"]),
+        (("1.0", "2.0", "1.0"), "single_label_classification", ["1", "2"], ["1", "2", "1"]),
+        (("True", "False", "True"), "single_label_classification", ["False", "True"], ["True", "False", "True"]),
+        (("01", "2", "01"), "single_label_classification", ["01", "2"], ["01", "2", "01"]),
+        (("1.5", "2", ""), "regression", ["label"], [[1.5], [2.0]]),
+        (('"[0, 1]"', '"[1, 1]"', ""), "multi_label_classification", ["0", "1"], [[0, 1], [1, 1]]),
+        (('"[0, 1]"', '"[0.5, 3]"', '"[1, NaN]"'), "regression", ["0", "1"], [[0, 1], [0.5, 3]]),
+    ],
+)
+def test_labels_that_are_not_words(own, labels, kind, names, expected):
+    csv = "file_name,label\n" + "".join(f"{i}.wav,{label}\n" for i, label in enumerate(labels))
+    _, report, found = own(csv, "0.wav", "1.wav", "2.wav")
+    assert (report.problem_type, report.label_names, found) == (kind, names, expected)
+    assert report.outside_labels == 3 - len(expected) and report.missing == 0
+
+
+def test_repeated_ids_are_one_line(fake_corpus, monkeypatch, tmp_path):
+    corpus = corpus_class("emodb")
+    utterances = corpus.utterances
+    monkeypatch.setattr(corpus, "utterances", lambda self, root: [{**r, "id": "x"} for r in utterances(self, root)])
+    with pytest.raises(SerError, match="--dataset emodb: [0-9]+ utterances have only 1 ids, 'x' occurs"):
+        load_corpus("emodb", data_dir=fake_corpus("emodb"), cache_dir=tmp_path)
 
 
 def test_without_speakers_only_random_splits(tmp_path):

@@ -152,9 +152,10 @@ def test_refused_before_anything_is_read(fake_corpus, capsys):
 
 
 @pytest.mark.parametrize("name", list_corpora())
-def test_no_corpus_with_a_forbidding_licence_is_published(name, capsys):
+def test_no_corpus_with_a_forbidding_licence_is_published(name, capsys, fake_corpus):
     if not corpus_class(name).CARD.redistributable:
-        assert main(["push", "corpus", name, "--repo_id", "user/name", "--public"]) == 2
+        where = ["--data_dir", str(fake_corpus(name))]
+        assert main(["push", "corpus", name, "--repo_id", "user/name", "--public", *where]) == 2
         assert "may not be published again" in capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, TrainingArguments
 
 from conftest import TINY, run_recipe, tiny_flags
-from ser_hf.training.losses import KINDS, Loss
+from ser_hf.training.losses import LOSSES, Loss
 
 SHORT = ("--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps")
 SHORT += ("--save_steps", "2")
@@ -21,7 +21,7 @@ def vad(fake_corpus, out, *flags: str) -> list[str]:
     return [*data, *tiny_flags(), *SHORT, "--output_dir", str(out), "--batch_seconds", "8", *flags]
 
 
-@pytest.mark.parametrize("kind", [kind for kinds in KINDS.values() for kind in kinds])
+@pytest.mark.parametrize("kind", LOSSES)
 def test_every_loss_is_the_same_in_one_batch_and_accumulated(kind, tmp_path):
     """One update of plain gradient descent over four clips: as one batch, and as two accumulated ones."""
     from datasets import Dataset
@@ -29,7 +29,7 @@ def test_every_loss_is_the_same_in_one_batch_and_accumulated(kind, tmp_path):
     from ser_hf.models import SerConfig, SerForAudioClassification
     from ser_hf.training.trainer import SerTrainer
 
-    problem_type = next(problem for problem, kinds in KINDS.items() if kind in kinds)
+    problem_type = LOSSES[kind].problem_type
     rng = np.random.default_rng(0)
     classes = problem_type == "single_label_classification"
     labels = [0, 1, 2, 0] if classes else (rng.random((4, 3)) > 0.5).astype(np.float32).tolist()

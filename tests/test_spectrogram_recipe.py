@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -28,6 +27,7 @@ from ser_hf.data.windows import to_windows
 from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
 from ser_hf.models.configuration_spectrogram import ARCHS
 from ser_hf.training import spectrogram_model as spectrograms
+from ser_hf.training.settings import ClipArguments
 from ser_hf.training.trainer import SerTrainer
 
 
@@ -50,17 +50,13 @@ def own_store(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def flags_of(extra=None, speaker_norm=None, **data):
-    """What `feature_collators` reads of a recipe's flags."""
-    from contextlib import nullcontext
-
-    data = {"min_seconds": 0.0, "max_seconds": None, "trim_db": None, **data}
-    training = SimpleNamespace(seed=1, process_index=0, main_process_first=nullcontext)
-    augmentation, model = Augmentation(**(extra or {})), SimpleNamespace(speaker_norm=speaker_norm)
-    return SimpleNamespace(data=SimpleNamespace(**data), model=model, training=training, augmentation=augmentation)
-
-
-REPORT = SimpleNamespace(label_names=["angry", "neutral"])
+def collators_of(extractor, parts, changes=None, relative=False, do_train=True, **clips):
+    """`feature_collators` with these changes of training clips: the extractor to save, and both collators."""
+    training = TrainingArguments("unused", seed=1, use_cpu=True, do_train=do_train)
+    augmentation, clips = Augmentation(**(changes or {})), ClipArguments(**clips)
+    return spectrograms.feature_collators(
+        extractor, parts, clips, augmentation, training, relative=relative, num_labels=2
+    )
 
 
 def kept(cache) -> dict[str, int]:
@@ -74,32 +70,32 @@ def kept(cache) -> dict[str, int]:
 def test_features_are_kept_and_renewed(folder, own_store):
     rows = load_corpus(str(folder))
     extractor = SerSpectrogramFeatureExtractor(n_mels=20, trim_db=None)
-    collators = spectrograms.feature_collators(extractor, flags_of(), REPORT, {"train": rows})
+    _, collators = collators_of(extractor, {"train": rows})
     assert list(kept(own_store).values()) == [24]
     batch = collators["data_collator"]([rows[0], rows[1]])
     by_hand = extractor([sf.read(folder / f"s0_{take}.wav")[0].astype(np.float32)[::2] for take in (0, 1)])
     assert batch["input_features"].shape == by_hand["input_features"].shape
     assert batch["attention_mask"].tolist() == by_hand["attention_mask"].tolist()
 
-    spectrograms.feature_collators(extractor, flags_of(), REPORT, {"train": rows})
+    collators_of(extractor, {"train": rows})
     assert list(kept(own_store).values()) == [24]  # nothing anew
     samples, rate = sf.read(folder / "s0_0.wav")
     sf.write(folder / "s0_0.wav", samples * 0.5, rate)  # a changed clip is another clip, the others stay
     changed = load_corpus(str(folder))
     assert changed[0]["audio_hash"] != rows[0]["audio_hash"]
-    again = spectrograms.feature_collators(extractor, flags_of(), REPORT, {"train": changed})
+    _, again = collators_of(extractor, {"train": changed})
     assert list(kept(own_store).values()) == [25]
     assert not torch.equal(again["data_collator"]([changed[0]])["input_features"],
                            collators["data_collator"]([rows[0]])["input_features"])  # fmt: skip
     other = SerSpectrogramFeatureExtractor(n_mels=20, trim_db=None, hop_length=50)  # and so is another setting
-    spectrograms.feature_collators(other, flags_of(), REPORT, {"train": changed})
+    collators_of(other, {"train": changed})
     assert sorted(kept(own_store).values()) == [24, 25]
 
 
 def test_features_of_windows_are_those_of_their_samples(folder, own_store):
     rows = to_windows(load_corpus(str(folder)), 0.4, 0.2)
     extractor = SerSpectrogramFeatureExtractor(16000, n_mels=20, trim_db=None)
-    collator = spectrograms.feature_collators(extractor, flags_of(), REPORT, {"train": rows})["eval_collator"]
+    collator = collators_of(extractor, {"train": rows})[1]["eval_collator"]
     assert list(kept(own_store).values()) == [len(rows)]
     samples = sf.read(folder / "s0_0.wav", dtype="float32")[0]
     for row in (rows[0], rows[1]):
@@ -111,9 +107,9 @@ def test_waveforms_are_changed_before_and_spectrograms_behind_the_store(folder, 
     rows = load_corpus(str(folder))
     extractor = SerSpectrogramFeatureExtractor(n_mels=20, trim_db=None)
     parts = {"train": rows.select(range(12)), "validation": rows.select(range(12, 24))}
-    noisy = spectrograms.feature_collators(extractor, flags_of({"noise_p": 1.0}), REPORT, parts)
+    _, noisy = collators_of(extractor, parts, {"noise_p": 1.0})
     assert list(kept(own_store).values()) == [12]  # validation alone
-    masked = spectrograms.feature_collators(extractor, flags_of({"spec_p": 1.0, "mixup_p": 1.0}), REPORT, parts)
+    _, masked = collators_of(extractor, parts, {"spec_p": 1.0, "mixup_p": 1.0})
     assert sum(kept(own_store).values()) == 24
     for collators in (noisy, masked):
         train, evaluation = collators["data_collator"], collators["eval_collator"]
@@ -132,8 +128,8 @@ def test_what_is_hidden_gets_the_mean(folder, kind):
     """Of the whole mel spectrogram, and of MFCC each row's own."""
     rows = load_corpus(str(folder))
     extractor = SerSpectrogramFeatureExtractor(n_mels=20, n_mfcc=20, trim_db=None, kind=kind)
-    flags = flags_of({"spec_p": 1.0, "spec_time_masks": 0, "spec_freq_width": 4})
-    collators = spectrograms.feature_collators(extractor, flags, REPORT, {"train": rows})
+    changes = {"spec_p": 1.0, "spec_time_masks": 0, "spec_freq_width": 4}
+    _, collators = collators_of(extractor, {"train": rows}, changes)
     clean, masked = (collators[name]([rows[3]])["input_features"][0] for name in ("eval_collator", "data_collator"))
     changed = (masked - clean).abs().amax(dim=1) > 1e-3
     assert 0 < changed.sum() <= 8
@@ -159,37 +155,32 @@ def test_features_are_relative_to_the_mean_of_the_speaker(folder, own_store):
     expected = ((values - values.mean()) / values.std(correction=0)).float()
     for extra in ({}, {"gain_p": 1.0, "gain_db": [6.0]}):
         extractor = SerSpectrogramFeatureExtractor(**settings, mean_spectrum=[0.0] * 20)
-        flags = flags_of(extra, speaker_norm=True)
-        flags.training.do_train = True
-        collators = spectrograms.feature_collators(extractor, flags, REPORT, parts)
+        saved, collators = collators_of(extractor, parts, extra, relative=True)
         for collator in collators.values():  # a louder clip is the same one, against its maximum
             assert torch.allclose(collator([rows[3]])["input_features"][0], expected, atol=1e-4)
         means = collators["eval_collator"].means
         assert sorted(means) == [f"s{number}" for number in range(6)]
-        heard = (means["s0"] + means["s1"] + means["s2"]) / 3
-        assert torch.allclose(torch.tensor(extractor.mean_spectrum), heard, atol=1e-4)
-    flags.training.do_train = False  # what a trained model was told stays
-    extractor = SerSpectrogramFeatureExtractor(**settings, mean_spectrum=[1.0] * 20)
-    spectrograms.feature_collators(extractor, flags, REPORT, parts)
-    assert extractor.mean_spectrum == [1.0] * 20
+        average = (means["s0"] + means["s1"] + means["s2"]) / 3  # of train
+        assert torch.allclose(torch.tensor(saved.mean_spectrum), average, atol=1e-4)
+        assert extractor.mean_spectrum == [0.0] * 20  # its argument is not changed
+    extractor = SerSpectrogramFeatureExtractor(**settings, mean_spectrum=[1.0] * 20)  # a trained model keeps its own
+    saved, _ = collators_of(extractor, parts, relative=True, do_train=False)
+    assert saved.mean_spectrum == extractor.mean_spectrum == [1.0] * 20
     nameless = rows.remove_columns("speaker").add_column("speaker", ["s0", None] * 12)
-    with pytest.raises(SerError, match="--speaker_norm: 12 of 24 utterances do not say who speaks"):
-        spectrograms.feature_collators(extractor, flags, REPORT, {"train": nameless})
+    with pytest.raises(SerError, match="--speaker_norm: 12 of 24 utterances have no speaker"):
+        collators_of(extractor, {"train": nameless}, relative=True)
 
 
 def test_lengths_after_trimming_make_batches(folder):
     rows = load_corpus(str(folder))
     extractor = SerSpectrogramFeatureExtractor(n_mels=20)
-    collator = spectrograms.feature_collators(extractor, flags_of(trim_db=30.0), REPORT, {"train": rows})[
-        "eval_collator"
-    ]
-    heard = spectrograms.as_heard(rows, collator)
-    for row, seconds in zip(rows, heard["duration"], strict=True):
+    collator = collators_of(extractor, {"train": rows}, trim_db=30.0)[1]["eval_collator"]
+    trimmed = spectrograms.with_trimmed_durations(rows, collator)
+    for row, seconds in zip(rows, trimmed["duration"], strict=True):
         assert abs(seconds * 80 - collator([row])["input_features"].shape[2]) < 1e-4  # 80 frames a second
-    untouched = spectrograms.feature_collators(
-        SerSpectrogramFeatureExtractor(n_mels=20, trim_db=None), flags_of(), REPORT, {"train": rows}
-    )["eval_collator"]
-    assert spectrograms.as_heard(rows, untouched) is rows
+    untrimmed = SerSpectrogramFeatureExtractor(n_mels=20, trim_db=None)
+    collator = collators_of(untrimmed, {"train": rows})[1]["eval_collator"]
+    assert spectrograms.with_trimmed_durations(rows, collator) is rows
 
 
 def test_one_cycle_goes_up_and_down(tmp_path):
@@ -208,11 +199,10 @@ def test_one_cycle_goes_up_and_down(tmp_path):
 
 
 def test_early_stopping_needs_validation():
-    assert spectrograms.early_stopping(SimpleNamespace(early_stopping_patience=None), False) == []
-    assert spectrograms.early_stopping(SimpleNamespace(early_stopping_patience=3), True)[0].early_stopping_patience == 3
-    for patience, validation, message in ((0, True, "must be at least 1"), (3, False, "needs validation")):
-        with pytest.raises(SerError, match=message):
-            spectrograms.early_stopping(SimpleNamespace(early_stopping_patience=patience), validation)
+    assert spectrograms.early_stopping(None, False) == []
+    assert spectrograms.early_stopping(3, True)[0].early_stopping_patience == 3
+    with pytest.raises(SerError, match="--early_stopping_patience 3: needs validation"):
+        spectrograms.early_stopping(3, False)
 
 
 RUN = ("--arch", "cnn1d_3", "--n_mels", "20", "--n_mfcc", "10", "--use_cpu", "true", "--disable_tqdm", "true")
@@ -373,7 +363,7 @@ def test_a_store_in_a_worker_opens_its_own_files(folder, own_store):
 
     rows = load_corpus(str(folder))
     extractor = SerSpectrogramFeatureExtractor(n_mels=20, trim_db=None)
-    collator = spectrograms.feature_collators(extractor, flags_of(), REPORT, {"train": rows})["eval_collator"]
+    collator = collators_of(extractor, {"train": rows})[1]["eval_collator"]
     other = pickle.loads(pickle.dumps(collator))
     assert isinstance(other.store, Store)
     assert torch.equal(other([rows[3]])["input_features"], collator([rows[3]])["input_features"])

@@ -5,7 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from ser_hf.evaluation.baselines import STRENGTHS, text_baselines
-from ser_hf.evaluation.vector_metrics import tune_thresholds
+from ser_hf.evaluation.metrics import tune_thresholds
 
 MULTI, VALUES = "multi_label_classification", "regression"
 NAMES = ["angry", "happy", "neutral"]

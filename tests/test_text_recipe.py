@@ -189,8 +189,7 @@ def test_values(fake_corpus, tmp_path):
         assert entry["score"] == pytest.approx(row[f"score_{entry['label']}"], abs=1e-5)  # raw: no softmax
 
 
-def test_several_labels(fake_corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("ser_hf.evaluation.comparing.LABEL_DRAWS", 10)
+def test_several_labels(fake_corpus, tmp_path):
     data = ("--dataset", "cmu_mosei", "--data_dir", fake_corpus("cmu_mosei"), "--labels", "emotions_multi_label")
     here(*data, *RANDOM, *SHORT, "--output_dir", tmp_path / "out", "--class_weights", "balanced")
     results, config = results_of(tmp_path / "out"), json.loads((tmp_path / "out" / "config.json").read_text())
@@ -230,7 +229,7 @@ MISTAKES = {
     "length": (("--max_text_length", "9999"), "--max_text_length 9999: bert reads 3 to 512 tokens"),
     "cleaning": (("--text_cleaning", "all"), "--text_cleaning"),
     "audio flag": (("--pooling", "max"), "unknown flag --pooling"),
-    "loss": (("--loss", "ccc"), "--loss 'ccc': single_label_classification has cross_entropy, focal"),
+    "loss": (("--loss", "ccc"), "--loss ccc: not for single_label_classification; choose cross_entropy, focal"),
     "lora target": (("--lora_r", "2", "--lora_target", "q_proj"), "--lora_target q_proj: no such layer in Bert"),
     "sampling": (("--labels", "vad", "--sampling", "class"), "--sampling class: these labels are not classes"),
     "soft labels": (("--labels", "vad", "--soft_labels", "true"), "--soft_labels: this corpus and label set have no"),

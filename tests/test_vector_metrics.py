@@ -6,8 +6,8 @@ import scipy.stats
 import sklearn.metrics as sk
 from datasets import Dataset
 
-from ser_hf.evaluation import scoring
-from ser_hf.evaluation import vector_metrics as vm
+from ser_hf.evaluation import bootstrap, scoring
+from ser_hf.evaluation import metrics as vm
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -128,5 +128,6 @@ def test_score_says_where_a_metric_is_undefined():
 def test_cluster_intervals_resample_speakers():
     values = np.array([0.0] * 5 + [1.0] * 5)
     speakers = ["a"] * 5 + ["b"] * 5
-    intervals = scoring.cluster_intervals(speakers, lambda rows: {"mean": float(values[rows].mean()), "no": None})
+    draws = bootstrap.metric_draws(lambda rows: {"mean": float(values[rows].mean()), "no": None}, speakers)
+    intervals = bootstrap.intervals(draws)
     assert intervals["mean"] == [0.0, 1.0] and intervals["no"] is None

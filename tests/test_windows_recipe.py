@@ -18,7 +18,7 @@ from ser_hf.data.batching import LengthBatchSampler, sampling_weights
 from ser_hf.data.collators import SpeechCollator
 from ser_hf.data.mixing import with_soft_labels
 from ser_hf.data.windows import to_windows
-from ser_hf.evaluation import metrics, scoring
+from ser_hf.evaluation import metrics, scoring, tasks
 
 
 def test_window_scores_to_utterances_by_hand():
@@ -26,7 +26,7 @@ def test_window_scores_to_utterances_by_hand():
     rows = Dataset.from_dict({"id": ["b", "a"]})
     logits = np.log(np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]]))
     whole = scoring.utterance_logits(logits, windows, rows, "single_label_classification", "mean")
-    assert np.allclose(scoring.softmax(whole), [[0.2, 0.8], [0.7, 0.3]])
+    assert np.allclose(tasks.softmax(whole), [[0.2, 0.8], [0.7, 0.3]])
     values = scoring.utterance_logits(np.array([[1.0], [3.0], [5.0]]), windows, rows, "regression", "mean")
     assert values.tolist() == [[5.0], [2.0]]
     with pytest.raises(ValueError, match="1 utterances have no window, first c"):

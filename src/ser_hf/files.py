@@ -1,5 +1,6 @@
-"""Files written whole or not at all, into folders that were claimed before anything slow."""
+"""Files written whole or not at all, folders claimed before anything slow, and figures as PNG."""
 
+import io
 import os
 from pathlib import Path
 
@@ -30,3 +31,15 @@ def claim(folder: Path, flag: str) -> None:
         probe.unlink()
     except OSError as error:
         raise SerError(f"{flag}: cannot write in {folder} ({error.strerror}); choose another") from None
+
+
+def png(figure) -> bytes:
+    """A `matplotlib.figure.Figure` as PNG, without pyplot and its global state. `$` in a label is a dollar sign."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

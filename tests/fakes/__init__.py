@@ -1,13 +1,13 @@
 """Synthetic copies of every corpus in its native layout, with every trap of it; nothing of a real corpus is in them.
 
-One file a corpus: `make(root)` writes the copy; `EXPECTED` says per label configuration what must be found;
+One file per corpus: `make(root)` writes the copy; `EXPECTED` holds the counts of each label configuration;
 `ROWS` holds hand-checked values of some rows, `{id: {column: value}}`, in the default configuration.
 """
 
 import os
 from pathlib import Path
 
-# The conformance suite must not print a progress bar a corpus.
+# The conformance suite must not print a progress bar per corpus.
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import numpy as np

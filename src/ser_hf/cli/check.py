@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SerError
+from ..evaluation.tables import text_table
 from ..files import claim, write
 from ..training.run import say
-from .console import Parser, corpus_arguments, table
+from .console import Parser, corpus_arguments
 
 if TYPE_CHECKING:
     from ..data.loading import Source
@@ -82,7 +83,7 @@ def check(source: "Source", num_proc: int | None = None) -> dict:
     everything = InMemoryTable(pa.Table.from_pylist(columns, schema=builder.info.features.arrow_schema))
     _, report = select_usable(Dataset(everything, info=builder.info), source.shown, config, source.corpus, root)
 
-    notes = "" if is_own(source.name) else source.corpus.CARD.notes  # they name the clips that are known to be bad
+    notes = "" if is_own(source.name) else source.corpus.CARD.notes  # the official corpus's bad clips are named there
     files = [_relative(row, root) for row in rows]
     clips = {"missing": [], "unreadable": [], "silent": []}
     for row, file, scan in zip(columns, files, scans, strict=True):
@@ -202,7 +203,7 @@ def lines(report: dict) -> list[str]:
         heads = ("official", "found", "unusable", "missing")
         cells = {word: [sizes[head] for head in heads] for word, sizes in report["classes"].items()}
         rows = [[word, *("-" if cell is None else cell for cell in row)] for word, row in cells.items()]
-        out += ["", *table(["label", *heads], rows), ""]
+        out += ["", *text_table(["label", *heads], rows), ""]
     if report["outside_labels"]:
         out.append(f"outside this label set: {report['outside_labels']}")
     out += report["remarks"]
@@ -243,9 +244,9 @@ def main(argv: list[str]) -> int:
     if args.json:
         file = Path(args.json).expanduser().absolute()
         if file.resolve().is_relative_to(source.root.resolve()):
-            raise SerError(f"--json {args.json} lies in the corpus's folder, where nothing is written; choose another")
+            raise SerError(f"--json {args.json}: nothing is written into the corpus's folder; choose another")
         if file.is_dir():
-            raise SerError(f"--json {args.json} is a folder; name a file")
+            raise SerError(f"--json {args.json}: is a folder; name a file")
         claim(file.parent, f"--json {args.json}")
     report = check(source, args.num_proc)
     if args.json:

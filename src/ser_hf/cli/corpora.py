@@ -6,14 +6,11 @@ Corpora are searched in $SER_DATA_DIR, or in --data_dir: the folder that holds t
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import SerError
+from ..evaluation.tables import text_table
 from ..training.run import say
-from .console import Parser, table
-
-if TYPE_CHECKING:
-    from ..data.corpus import SpeechCorpus
+from .console import Parser
 
 
 def inventory(data_dir: str | None = None) -> list[dict]:
@@ -52,24 +49,19 @@ def inventory(data_dir: str | None = None) -> list[dict]:
                     for p in corpus.protocols().values()
                 ],
                 "generated": "generate" in vars(corpus),
-                "found": _find(name, corpus, base),
+                "found": _find(name, base),
             }
         )
     return corpora
 
 
-def _find(name: str, corpus: type["SpeechCorpus"], base: str | None) -> str | None:
-    if base is None:
+def _find(name: str, base: str | None) -> str | None:
+    from ..data.loading import find_source
+
+    try:
+        return None if base is None else str(find_source(name, data_dir=base).root)
+    except (SerError, OSError):  # not there; or damaged or not readable, and `ser-hf check` says how
         return None
-    folder = Path(base).expanduser().absolute()
-    # Under its own name first: `root` searches the base only one or two levels deep.
-    for place in (*(folder / part for part in dict.fromkeys((name, *corpus.CARD.folders))), folder):
-        try:
-            if place.is_dir() and (root := corpus.root(place)):
-                return str(root)
-        except (SerError, OSError):  # damaged or not readable: `ser-hf check` says how
-            continue
-    return None
 
 
 def lines(corpora: list[dict]) -> list[str]:
@@ -91,7 +83,7 @@ def lines(corpora: list[dict]) -> list[str]:
                 here,
             ]
         )
-    out = table(header, rows)
+    out = text_table(header, rows)
     out += [
         "",
         "utts: utterances, spk: speakers. The first label set and the first protocol are the defaults.",

@@ -68,12 +68,11 @@ def summarise(runs: dict[tuple[int, int], Fold], label_names: list[str]) -> dict
 
 def _pool(tables: list, label_names: list[str]) -> dict:
     """What `scoring.score` says of the predictions of several folds together, and as `comparisons` what
-    `comparing.compare` says of the systems that every fold was compared with (`prediction_<system>`)."""
+    `scoring.compare` says of the systems that every fold was compared with (`prediction_<system>`)."""
     import numpy as np
     import pandas as pd
 
-    from ..evaluation.comparing import compare
-    from ..evaluation.scoring import score
+    from ..evaluation.scoring import compare, score
 
     table = pd.concat(tables)
     index = {label: number for number, label in enumerate(label_names)}

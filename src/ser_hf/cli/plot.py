@@ -3,11 +3,10 @@
 The features are those of recipes/spectrogram_cls.py with its defaults, or of a trained spectrogram model (--model).
 """
 
-import io
 from pathlib import Path
 
 from ..errors import SerError
-from ..files import claim, write
+from ..files import claim, png, write
 from .console import Parser, positive
 
 EXAMPLES = 3  # draws of SpecAugment
@@ -23,7 +22,6 @@ def draw(samples, extractor, window_seconds: float | None, window_hop: float | N
         seed: Of the SpecAugment examples.
     """
     import numpy as np
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from ..data.augmentation import spec_augment
@@ -51,9 +49,7 @@ def draw(samples, extractor, window_seconds: float | None, window_hop: float | N
         trimmed = "" if extractor.trim_db is None else f", trimmed at {extractor.trim_db:g} dB"
         panel.set(title=f"{title}, {values.shape[1]} frames{trimmed}", ylabel="row")
     axes[-1].set_xlabel("seconds")
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _draw_windows(axes, duration: float, seconds: float, hop: float) -> None:

@@ -33,7 +33,7 @@ SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_0
 
 
 def as_published(audio: dict | None) -> dict | None:
-    """An `audio` value with its bytes and the file's base name: as FLAC where that is lossless, else unchanged.
+    """An `audio` value with its bytes and the file's base name: as FLAC if that is lossless, else unchanged.
 
     Raises:
         SerError: the file is gone.
@@ -104,18 +104,16 @@ def metadata(card: "CorpusCard", utterances: int, has_audio: bool) -> dict:
 
 SECTION = "## Label set "
 FORBIDDEN = """
-**The licence does not allow to publish this corpus again: keep this repository private.**
+**The licence does not allow publishing this corpus again: keep this repository private.**
 """
-READ_AUDIO = """import io
-
-import soundfile as sf
-from datasets import load_dataset
-
-corpus = load_dataset("{repo_id}", "{labels}", split="train")
-samples, rate = sf.read(io.BytesIO(corpus[0]["audio"]["bytes"]))"""
 READ_TEXT = """from datasets import load_dataset
 
 corpus = load_dataset("{repo_id}", "{labels}", split="train")"""
+READ_AUDIO = f"""import io
+
+import soundfile as sf
+{READ_TEXT}
+samples, rate = sf.read(io.BytesIO(corpus[0]["audio"]["bytes"]))"""
 ABOUT_AUDIO = """`audio` holds the file's bytes: FLAC, bit-equal to the original samples;
 files that FLAC cannot hold exactly are unchanged. With torchcodec, `corpus.cast_column("audio", datasets.Audio())`
 decodes them. `audio_hash` is equal for equal audio, and `speaker` is the real speaker: keep both apart between training
@@ -205,9 +203,7 @@ def claim_repository(repo_id: str, public: bool) -> str:
     if private and public:
         raise SerError(f"--public: {repo_id} exists and is private; make it public on the Hub, or leave --public out")
     if not private and not public:
-        raise SerError(
-            f"--repo_id {repo_id} exists and is public: choose another, or make it private on the Hub, or pass --public"
-        )
+        raise SerError(f"{repo_id} exists and is public: choose another --repo_id, or make it private on the Hub")
     return str(url)
 
 

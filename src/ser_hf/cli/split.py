@@ -1,28 +1,25 @@
 """Write the folds of a protocol: `<out>/<corpus>_<protocol>_fold<n>.csv` with id, part, speaker and label.
 
-The files hold no path, so that they may be given to others who have the corpus. Vector labels have one column for each
+The files hold no path: you may share them with others who have the corpus. Vector labels have one column for each
 of their values, by its name, instead of `label`.
 """
 
 import csv
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import SerError
+from ..evaluation.tables import text_table
 from ..files import claim, write
 from ..training.run import say
-from .console import Parser, corpus_arguments, table
-
-if TYPE_CHECKING:
-    from datasets import DatasetDict
+from .console import Parser, corpus_arguments
 
 
-def fold_csv(splits: "DatasetDict", label_names: list[str]) -> str:
+def fold_csv(splits: dict, label_names: list[str]) -> str:
     """One fold as csv, in the order train, validation, test.
 
     Args:
-        splits: The parts of the fold.
+        splits: `DatasetDict` of the fold.
         label_names: The classes in index order, or the names of a vector label's values.
     """
     from datasets import ClassLabel
@@ -53,17 +50,17 @@ def main(argv: list[str]) -> int:
     if not 0 <= args.validation_fraction < 1:
         raise SerError(f"--validation_fraction {args.validation_fraction}: must be at least 0 and below 1")
 
-    from ..data.loading import find_source, load
+    from ..data.loading import find_protocol, find_source, load
     from ..data.splits import check_disjoint, find_leaks, folds_of, split
 
     source = find_source(args.name, args.labels, args.data_dir)
-    protocol = source.protocol(args.protocol)
+    protocol = find_protocol(source, args.protocol)
     claim(Path(args.out), f"--out {args.out}")
 
     corpus, report = load(source, num_proc=args.num_proc)
     files, rows, shared = {}, [], set()
     for fold in range(len(folds_of(corpus, protocol, args.split_seed))):
-        splits = split(corpus, source.shown, protocol, fold, args.validation_fraction, args.split_seed)
+        splits = split(corpus, source, protocol, fold, args.validation_fraction, args.split_seed)
         check_disjoint(splits, protocol.speaker_independent, protocol.validation)
         shared |= {speaker for leak in find_leaks(splits) for speaker in leak.speakers}
         path = Path(args.out, f"{source.stem}_{protocol.name}_fold{fold}.csv")
@@ -83,7 +80,7 @@ def main(argv: list[str]) -> int:
         f"{protocol.name}: {protocol.source}",
         *([warning] if warning else []),
         "",
-        *table(["fold", "train", "speakers", "validation", "speakers", "test", "speakers", "file"], rows),
+        *text_table(["fold", "train", "speakers", "validation", "speakers", "test", "speakers", "file"], rows),
         "",
         f"{len(files)} files in {args.out}",
     )

@@ -6,7 +6,6 @@ spectrograms `(frequencies, frames)`. Nothing is clipped: samples may exceed 1, 
 `augment` applies to one clip what `Augmentation`'s flags say; `mixup` works on a padded batch.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import SerError
+from ..files import png
 from .audio import crop, decode
 
 SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
@@ -313,7 +313,6 @@ def draw_examples(samples: np.ndarray, rate: int, config: Augmentation, seed: in
 
     Mixup is not drawn (it needs two clips); SpecAugment is drawn on the spectrogram.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     never = {entry.name: 0.0 for entry in fields(config) if entry.name.endswith("_p")}
@@ -336,9 +335,7 @@ def draw_examples(samples: np.ndarray, rate: int, config: Augmentation, seed: in
         image.set(xlim=(0, longest), ylabel="kHz")
     for axes in figure.axes[-2:]:
         axes.set_xlabel("seconds")
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _decibels(samples: np.ndarray, rate: int) -> np.ndarray:

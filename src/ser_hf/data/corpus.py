@@ -73,6 +73,12 @@ EMOBOX_SIZES = Protocol(
 )
 
 
+def file_state(path: str | Path, name: str | Path | None = None) -> str:
+    """One line that changes with a file: its name, size in bytes and time of change."""
+    state = os.stat(path)
+    return f"{name or path} {state.st_size} {state.st_mtime_ns}\n"
+
+
 class SpeechCorpus(datasets.ArrowBasedBuilder):
     """Base of all corpora: scans every clip once (duration, audio hash, problems) and writes paths, not samples.
 
@@ -84,7 +90,7 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
     CARD: CorpusCard
     OPTIONAL: tuple[str, ...] = ()
     PROTOCOLS: tuple[Protocol, ...] = (SPEAKER_FOLDS, LEAVE_ONE_SPEAKER_OUT)
-    REMARKS: tuple[str, ...] = ()  # what the report says besides: rows skipped, values not read
+    REMARKS: tuple[str, ...] = ()  # what the report also says: rows skipped, values not read
 
     @classmethod
     def root(cls, folder: Path) -> Path | None:
@@ -103,14 +109,13 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
 
     @classmethod
     def state(cls, root: Path) -> Iterator[str]:
-        """Lines that change with the corpus's content: path, size in bytes and time of change of every file."""
+        """Lines that change with the corpus's content: `file_state` of every file."""
         for folder, folders, files in os.walk(root, followlinks=True):
             folders.sort()
             for file in sorted(files):
                 path = Path(folder, file)
                 if path.exists():  # a dangling link is not a file of the corpus
-                    state = path.stat()
-                    yield f"{path.relative_to(root)} {state.st_size} {state.st_mtime_ns}\n"
+                    yield file_state(path, path.relative_to(root))
 
     def utterances(self, root: Path) -> list[dict]:
         """All utterances in a fixed order, one dict each.
@@ -228,7 +233,7 @@ class CorpusReport:
         return lines
 
     def as_dict(self) -> dict:
-        """For JSON; without the card, whose facts results quote by name."""
+        """For JSON; without the card, from which results copy single facts."""
         return {**{name: value for name, value in asdict(self).items() if name != "card"}, "missing": self.missing}
 
 

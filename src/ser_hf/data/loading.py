@@ -48,14 +48,6 @@ class Source:
         """The name as a part of file names: `our_calls` of `/data/our_calls`, `you_corpus` of `you/corpus`."""
         return re.sub(r"[^\w.-]+", "_", self.shown.removeprefix("./"))
 
-    def protocol(self, name: str | None = None) -> Protocol:
-        """The protocol of that name, or the default one.
-
-        Raises:
-            SerError: the corpus has no such protocol.
-        """
-        return choose_protocol(self.corpus, self.shown, name)
-
 
 def list_corpora() -> list[str]:
     """Names of all corpora: the files of `loading_scripts/`.
@@ -82,13 +74,17 @@ def corpus_class(name: str) -> type[SpeechCorpus]:
     return next(c for c in classes if c.__module__ == module.__name__)
 
 
-def choose_protocol(corpus: type[SpeechCorpus], shown: str, name: str | None = None) -> Protocol:
-    """A protocol of a corpus, the default one if `name` is None.
+def find_protocol(corpus: Source | str, name: str | None = None) -> Protocol:
+    """A protocol of a corpus, which is resolved or only named; the default protocol if `name` is None.
 
     Raises:
-        SerError: `shown` (the corpus's name in the message) has no such protocol.
+        SerError: the corpus has no protocol of that name.
     """
-    protocols = corpus.protocols()
+    if isinstance(corpus, Source):
+        shown, protocols = corpus.shown, corpus.corpus.protocols()
+    else:
+        shown = corpus
+        protocols = (corpus_class(corpus) if corpus in list_corpora() else SpeechCorpus).protocols()
     if name is not None and name not in protocols:
         raise SerError(f"{shown} has no protocol {name!r}: choose one of {', '.join(protocols)}")
     return protocols[name or next(iter(protocols))]
@@ -176,19 +172,19 @@ def load(
     builder.download_and_prepare(num_proc=num_proc, verification_mode="no_checks")
     everything = builder.as_dataset(split="train")
     usable, report = select_usable(everything, source.shown, source.config, source.corpus, source.root)
-    differences = "; ".join(line.strip() for line in report.lines()[1:])
+    differences = "; ".join(line.strip() for line in report.lines()[1:]).replace(":;", ":")
     for line in report.lines():
         logger.info(line)
     if strict and (report.missing or report.problems):
         raise SerError(f"--strict: {differences}")
     if not len(usable):
-        where = source.root or source.name
-        raise SerError(f"{where}: no usable utterance of {source.name} ({source.config.name}); {differences}")
+        where = source.root or f"--dataset {source.name}"
+        raise SerError(f"{where}: no usable utterance of {source.shown} ({source.config.name}); {differences}")
     ids, seen = list(usable["id"]), set()
     repeated = [name for name in ids if name in seen or seen.add(name)]
     if repeated:  # scores are gathered by id
         raise SerError(
-            f"{source.name}: {len(ids)} utterances have {len(seen)} different ids, {repeated[0]!r} occurs "
+            f"--dataset {source.name}: {len(ids)} utterances have only {len(seen)} ids, {repeated[0]!r} occurs "
             f"{ids.count(repeated[0])} times; give every utterance an id of its own"
         )
     return usable, report

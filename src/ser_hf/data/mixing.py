@@ -56,26 +56,6 @@ class Mixed:
         ]
 
 
-def parse_mixture(dataset: str, test_on: str | None) -> tuple[str, list[str]]:
-    """`a+b+c` to the corpus that is split and tested, and those that only add to train.
-
-    >>> parse_mixture("iemocap+cmu_mosei+smile", "cmu_mosei")
-    ('cmu_mosei', ['iemocap', 'smile'])
-
-    Raises:
-        SerError: `test_on` is not one of them, or is missing where there are several.
-    """
-    names = [name for name in dataset.split("+") if name]
-    if len(set(names)) < len(names):
-        raise SerError(f"--dataset {dataset}: a corpus is named twice")
-    if len(names) > 1 and test_on is None:
-        raise SerError(f"--dataset {dataset} mixes corpora: say which one is tested, such as --test_on {names[0]}")
-    if test_on is not None and test_on not in names:
-        raise SerError(f"--test_on {test_on}: must be one of {', '.join(names)}")
-    tested = test_on or dataset
-    return tested, [name for name in names if name != tested]
-
-
 def find_mixture(
     dataset: str,
     labels: str | None = None,
@@ -92,22 +72,30 @@ def find_mixture(
         add_labels: Take only these labels from the others (the reference work adds sad and angry to balance MOSEI).
 
     Raises:
-        SerError: as `find_source` and `parse_mixture` do; the label set is not shared, or a label is unknown.
+        SerError: as `find_source` does; `test_on` is missing or none of the corpora; the label set is not shared, or a
+            label is unknown.
     """
-    name, others = parse_mixture(dataset, test_on)
-    own_folder = others and is_own(name)  # which --data_dir is not about
-    tested = find_source(name, labels, None if own_folder else data_dir)
-    if not others:
-        return Mixture(tested)
+    names = [name for name in dataset.split("+") if name]
+    if len(set(names)) < len(names):
+        raise SerError(f"--dataset {dataset}: a corpus is named twice")
+    if len(names) > 1 and test_on is None:
+        raise SerError(f"--dataset {dataset} mixes corpora: say which one is tested, such as --test_on {names[0]}")
+    if test_on is not None and test_on not in names:
+        raise SerError(f"--test_on {test_on}: must be one of {', '.join(names)}")
+    if len(names) < 2:
+        return Mixture(find_source(dataset, labels, data_dir))
+
+    def find(name: str, labels: str | None = None) -> Source:
+        return find_source(name, labels, None if is_own(name) else data_dir)
+
+    tested, others = find(test_on, labels), [name for name in names if name != test_on]
     names = tested.config.label_names
     if tested.config.name not in LABEL_SETS:
         raise SerError(f"--labels {tested.config.name}: corpora can be mixed in the label sets {', '.join(LABEL_SETS)}")
     if unknown := set(add_labels or ()) - set(names):
         raise SerError(f"--add_labels {' '.join(sorted(unknown))}: the labels are {', '.join(names)}")
-    added = []
-    for name in others:
-        source = find_source(name, None, None if is_own(name) else data_dir)
-        added.append(replace(source, config=words_for(source, tested.config.name, names)))
+    sources = [find(name) for name in others]
+    added = [replace(source, config=words_for(source, tested.config.name, names)) for source in sources]
     return Mixture(tested, tuple(added), tuple(add_labels or names))
 
 

@@ -37,7 +37,7 @@ COLUMNS = {
     "label": None,
     "speaker": Value("string"),  # the real speaker, also where file names suggest another
     "duration": Value("float32"),  # seconds
-    "audio_hash": Value("string"),  # of the decoded samples: equal audio has an equal hash, whatever its header
+    "audio_hash": Value("string"),  # of the decoded samples: equal audio has an equal hash in any file format
 }
 
 # Columns that a corpus may have in addition; typed the same in all of them.
@@ -63,8 +63,9 @@ class LabelConfig(datasets.BuilderConfig):
     """One label set of a corpus (`--labels NAME`).
 
     Args:
-        label_map (`dict[str, str]`): For single-label configurations: emotion word of the corpus -> label. Several
-            words may share a label (excited -> happy); utterances whose word is not a key are left out, and counted.
+        label_map (`dict[str, str]`): For single-label configurations: emotion word of the corpus -> label; defaults to
+            the words of `counts`. Several words may share a label (excited -> happy); utterances whose word is not a
+            key are left out, and counted.
         targets (`tuple[str, ...]`): For `regression` and `multi_label`: the names of the label vector's elements.
         problem_type (`str`): As in transformers: `single_label_classification`, `multi_label_classification`,
             `regression`.
@@ -72,11 +73,17 @@ class LabelConfig(datasets.BuilderConfig):
         order (`tuple[str, ...]`): Labels in index order, where it is not the alphabet's (integers; the Hub's own).
     """
 
+    version: str = "1.0.0"
     label_map: dict[str, str] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     problem_type: str = "single_label_classification"
     counts: dict[str, int] = field(default_factory=dict)
     order: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.targets:
+            self.label_map = self.label_map or {word: word for word in self.counts}
 
     @property
     def label_names(self) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import datasets
 
 from ..errors import SerError
-from .corpus import SpeechCorpus
+from .corpus import SpeechCorpus, file_state
 from .schema import OPTIONAL_COLUMNS, CorpusCard, LabelConfig
 
 METADATA = "metadata.csv"
@@ -51,16 +51,14 @@ def folder_corpus(folder: Path) -> type[SpeechCorpus]:
     outside = [file for file in files if not Path(file).is_relative_to(folder)]
     base = os.path.commonpath(map(os.path.dirname, outside)) if outside else ""  # ids name no folder of this machine
     names = [Path(file).relative_to(base if file in {*outside} else folder) for file in files]
-    stems = Counter(name.with_suffix("") for name in names)
-    ids = [str(name if stems[name.with_suffix("")] > 1 else name.with_suffix("")) for name in names]
-    rows = [
-        {**row, "id": name, "audio": file} for row, name, file in zip(table.to_dict("records"), ids, files, strict=True)
-    ]
-    labels = _parsed([row["label"] for row in rows])
+    stems = [name.with_suffix("") for name in names]
+    numbers = Counter(stems)
+    ids = [str(name if numbers[stem] > 1 else stem) for name, stem in zip(names, stems, strict=True)]
+    rows = table.assign(id=ids, audio=files, label=_parsed(list(table["label"]))).to_dict("records")
     remarks = [f"rows of {METADATA} that name no file: {nameless}; they are skipped"] if nameless else []
     optional = tuple(name for name in OPTIONAL_COLUMNS if name in table and name != "votes")
 
-    class FolderCorpus(_own_corpus(folder.name, "labels", rows, labels, optional, remarks)):
+    class FolderCorpus(_own_corpus(folder.name, "labels", rows, optional, remarks=remarks)):
         @classmethod
         def generate(cls) -> Path:
             return folder
@@ -68,9 +66,7 @@ def folder_corpus(folder: Path) -> type[SpeechCorpus]:
         @classmethod
         def state(cls, root: Path) -> Iterator[str]:
             yield from super().state(root)
-            for file in outside:
-                if os.path.exists(file):
-                    yield f"{file} {os.stat(file).st_size} {os.stat(file).st_mtime_ns}\n"
+            yield from map(file_state, filter(os.path.exists, outside))
 
     return FolderCorpus
 
@@ -91,50 +87,46 @@ def hub_corpus(name: str, labels: str | None = None) -> type[SpeechCorpus]:
     Raises:
         SerError: not found, without the two columns, or without a label.
     """
+    rows, audio, state, orders = [], {}, [], set()
     try:
-        parts = dict(datasets.load_dataset(name, labels))
-        state = [f"{part} {rows._fingerprint}\n" for part, rows in parts.items()]
-        for part, rows in parts.items():
-            if missing := [column for column in ("audio", "label") if column not in rows.column_names]:
-                columns = ", ".join(rows.column_names)
+        parts = datasets.load_dataset(name, labels)
+        for part, data in parts.items():
+            if missing := [column for column in ("audio", "label") if column not in data.features]:
+                columns = ", ".join(data.features)
                 raise SerError(f"--dataset {name}: no column {' and '.join(missing)}; it has {columns}")
-            parts[part] = rows.cast_column("audio", datasets.Audio(decode=False))
+            audio[part] = data.select_columns("audio").cast_column("audio", datasets.Audio(decode=False))
     except SerError:
         raise
     except Exception as error:  # the client raises a dozen classes that all mean: not available
         raise SerError(f"--dataset {name}: cannot be loaded ({' '.join(str(error).split())[:200]})") from None
-    rows, values, orders = [], [], set()
     for part, data in parts.items():
+        state.append(f"{part} {data._fingerprint}\n")
+        classes = getattr(data.features["label"], "names", None)
+        orders.add(tuple(classes or ()))
         columns = [
             column for column in ("id", "label", "text", "speaker", *OPTIONAL_COLUMNS) if column in data.features
         ]
-        classes = getattr(data.features["label"], "names", None)
-        orders.add(tuple(classes or ()))
         for index, row in enumerate(data.select_columns(columns).to_list()):
-            label = row["label"]
-            if classes:  # -1 is the Hub's way to say: no label
-                label = classes[label] if label is not None and 0 <= label < len(classes) else None
-            values.append(label)
-            own_split = {"split": part} if len(parts) > 1 else {}
+            if classes and row["label"] is not None:  # -1 is the Hub's way to say: no label
+                row["label"] = classes[row["label"]] if row["label"] >= 0 else None
             id = _text(row.get("id")) or f"{len(rows):06d}"
-            rows.append({**own_split, **row, "id": id, "audio": None, "part": part, "index": index})
+            split = {"split": part} if len(parts) > 1 else {}
+            rows.append({**split, **row, "id": id, "audio": None, "part": part, "index": index})
     if len(parts) > 1 and len({row["id"] for row in rows}) < len(rows):  # each split may count from 0
         rows = [{**row, "id": f"{row['part']}/{row['id']}"} for row in rows]
     optional = tuple(column for column in OPTIONAL_COLUMNS if any(column in row for row in rows))
     order = orders.pop() if len(orders) == 1 else ()
-    audio = {part: data.select_columns(["audio"]) for part, data in parts.items()}
 
-    class HubCorpus(_own_corpus(name, labels or "default", rows, values, optional, [], order)):
+    class HubCorpus(_own_corpus(name, labels or "default", rows, optional, order)):
         @classmethod
         def state(cls, root: None) -> Iterator[str]:
             yield from state
 
         def with_audio(self, rows: list[dict]) -> list[dict]:
             clips = [audio[row["part"]][row["index"]]["audio"] for row in rows]
-            problems = [None if clip else f"{row['id']}: no audio" for row, clip in zip(rows, clips, strict=True)]
             return [
-                {**row, "audio": clip, "problem": problem}
-                for row, clip, problem in zip(rows, clips, problems, strict=True)
+                {**row, "audio": clip, "problem": None if clip else f"{row['id']}: no audio"}
+                for row, clip in zip(rows, clips, strict=True)
             ]
 
     return HubCorpus
@@ -144,21 +136,22 @@ def _own_corpus(
     title: str,
     config_name: str,
     rows: list[dict],
-    labels: list,
     optional: tuple[str, ...],
-    remarks: list[str],
     order: tuple[str, ...] = (),
+    remarks: list[str] | None = None,
 ) -> type[SpeechCorpus]:
-    """The corpus class of these rows, whose columns are brought to the schema's types."""
-    config, targets = label_set(title, config_name, labels, order)
-    remarks, rows = [*remarks], [{**row, **target} for row, target in zip(rows, targets, strict=True)]
+    """The corpus class of these rows, whose columns are converted to the schema's types."""
+    config, targets = label_set(title, config_name, [row["label"] for row in rows], order)
+    remarks, table = remarks or [], {name: [row.get(name) for row in rows] for name in ("id", "audio", "part", "index")}
     for column in ("text", "speaker", *optional):
         values = [row.get(column) for row in rows]
-        typed = [_typed(column, value) for value in values]
-        wrong = [v for v, new in zip(values, typed, strict=True) if new is None and not _is_missing(v)]
+        table[column] = [_typed(column, value) for value in values]
+        wrong = [v for v, new in zip(values, table[column], strict=True) if new is None and not _is_missing(v)]
         if wrong:
-            remarks.append(f"values of `{column}` that are not numbers: {len(wrong)}, such as {wrong[0]!r}; left empty")
-        rows = [{**row, column: value} for row, value in zip(rows, typed, strict=True)]
+            remark = f"values of `{column}` that are not numbers: {len(wrong)}, such as {wrong[0]!r}; left empty"
+            remarks = [*remarks, remark]
+    columns = zip(*table.values(), strict=True)
+    rows = [{**dict(zip(table, row, strict=True)), **target} for row, target in zip(columns, targets, strict=True)]
 
     class OwnCorpus(SpeechCorpus):
         CARD = CorpusCard(
@@ -226,15 +219,14 @@ def label_set(
             for vector in vectors
         ]
         counts = {"": sum(map(bool, scores))}
-        config = LabelConfig(name=name, version="1.0.0", targets=targets, problem_type=kind, counts=counts)
+        config = LabelConfig(name, targets=targets, problem_type=kind, counts=counts)
         return config, [{"emotion": None, "scores": score} for score in scores]
     if not order and all(isinstance(value, int | float) for value in present):
         order = tuple(dict.fromkeys(_text(value) for value in sorted(present)))
     words = [_text(value) for value in values]
     counts = Counter(word for word in words if word is not None)
     config = LabelConfig(
-        name=name,
-        version="1.0.0",
+        name,
         label_map={word: word for word in order or counts},
         counts={word: counts[word] for word in order or sorted(counts)},
         order=order,

@@ -14,8 +14,8 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 
 from ..errors import SerError
-from .corpus import Protocol, SpeechCorpus
-from .loading import choose_protocol, corpus_class, list_corpora
+from .corpus import Protocol
+from .loading import Source, find_protocol
 
 PARTS = ("train", "validation", "test")
 VALIDATION_FRACTION = 0.2  # of the training utterances, as EmoBox's 80/20
@@ -34,15 +34,6 @@ def text_key(text: str) -> str:
     """
     words = re.findall(r"\w+", COPY.sub("", CHANGING.sub(" ", text.lower())))
     return " ".join(words) or " ".join(text.lower().split())
-
-
-def find_protocol(corpus: str, name: str | None = None) -> Protocol:
-    """A protocol of a corpus by the corpus's name, its default if `name` is None; `Source.protocol` needs no look-up.
-
-    Raises:
-        SerError: the corpus has no protocol of that name.
-    """
-    return choose_protocol(corpus_class(corpus) if corpus in list_corpora() else SpeechCorpus, corpus, name)
 
 
 def folds_of(dataset: Dataset, protocol: Protocol, seed: int = 42) -> list[np.ndarray]:
@@ -97,7 +88,7 @@ def _random_folds(dataset: Dataset, folds: int, seed: int) -> list[np.ndarray]:
 
 def split(
     dataset: Dataset,
-    corpus: str,
+    corpus: Source | str,
     protocol: Protocol | str | None = None,
     fold: int = 0,
     validation_fraction: float = VALIDATION_FRACTION,
@@ -107,7 +98,7 @@ def split(
 
     Args:
         dataset: A corpus as `load_corpus` returns it.
-        corpus: Its name.
+        corpus: Its name, or the resolved corpus.
         protocol: A protocol or its name; the corpus's default (speaker-independent) if None.
         fold: Number of the fold, from 0.
         validation_fraction: About this part of the training utterances becomes validation, as whole speakers;
@@ -120,6 +111,7 @@ def split(
     """
     if not isinstance(protocol, Protocol):
         protocol = find_protocol(corpus, protocol)
+    corpus = corpus.shown if isinstance(corpus, Source) else corpus
     tests = folds_of(dataset, protocol, seed)
     if not 0 <= fold < len(tests):
         raise SerError(f"--fold {fold}: {corpus}'s protocol {protocol.name!r} has folds 0 to {len(tests) - 1}")

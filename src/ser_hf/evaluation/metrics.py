@@ -1,14 +1,29 @@
-"""The field's metrics for classes, from a confusion matrix, and as `evaluate.Metric` modules that need no network.
+"""The field's metrics: of classes from a confusion matrix, of continuous values, and of several labels at once.
 
 UAR (unweighted average recall) is the mean of the classes' recalls; WA (weighted accuracy) is plain accuracy, weighted
 by how often the classes occur. Both names are the field's (Schuller et al. 2009, Interspeech Emotion Challenge).
+
+A metric that is undefined (a constant has no correlation, a label without a positive no average precision) is None and
+takes no part in means; reports print "undefined". Never NaN, never a 0 in its place.
+
+Written here and not taken from scikit-learn, because classes may be absent, because a single label is not two classes,
+and because intervals compute every metric hundreds of times. Tests compare with scikit-learn where both agree.
 """
 
 from functools import cache
 
 import numpy as np
+from sklearn.metrics import average_precision_score
 
 METRICS = ("uar", "wa", "macro_f1", "weighted_f1")
+VALUE_METRICS = ("ccc", "pearson", "mae", "mse", "rmse")
+SENTIMENT_METRICS = ("acc7", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "corr")
+AVERAGES = ("micro", "macro", "weighted", "samples")
+LABEL_METRICS = ("map", *(f"{average}_f1" for average in AVERAGES), "weighted_accuracy")
+SMALLER_IS_BETTER = frozenset({"loss", "mae", "mse", "rmse"})  # of all others a greater value is better
+
+
+# ---- classes
 
 
 def confusion(references, predictions, num_labels: int) -> np.ndarray:
@@ -24,19 +39,28 @@ def confusion(references, predictions, num_labels: int) -> np.ndarray:
 def from_confusion(matrix: np.ndarray) -> dict[str, np.ndarray | float]:
     """UAR, WA, macro and weighted F1 of one confusion matrix `(labels, labels)`, or of many `(..., labels, labels)`.
 
-    Classes without any reference take no part in UAR and macro F1 (a recall of nothing is not a number), as in
-    scikit-learn's `balanced_accuracy_score`; a class never predicted has precision and F1 of 0.
-
     >>> scores = from_confusion(np.array([[8, 2], [1, 1]]))
     >>> round(scores["uar"], 4), round(scores["wa"], 4)
     (0.65, 0.75)
     """
     matrix = np.asarray(matrix, dtype=float)
-    correct = np.diagonal(matrix, axis1=-2, axis2=-1)
-    support, predicted = matrix.sum(-1), matrix.sum(-2)
+    return from_counts(np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1), matrix.sum(-2))
+
+
+def from_counts(correct: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray | float]:
+    """UAR, WA, macro and weighted F1 from each class's counts, all `(..., labels)`.
+
+    Classes without any reference take no part in UAR and macro F1 (a recall of nothing is not a number), as in
+    scikit-learn's `balanced_accuracy_score`; a class never predicted has precision and F1 of 0.
+
+    Args:
+        correct: Utterances of the class that are predicted as it.
+        support: Utterances of the class.
+        predicted: Utterances that are predicted as the class.
+    """
     present = support > 0
-    recall = np.divide(correct, support, out=np.zeros_like(correct), where=present)
-    f1 = np.divide(2 * correct, support + predicted, out=np.zeros_like(correct), where=support + predicted > 0)
+    recall = np.divide(correct, support, out=np.zeros(correct.shape), where=present)
+    f1 = np.divide(2 * correct, support + predicted, out=np.zeros(correct.shape), where=support + predicted > 0)
     classes, total = present.sum(-1), support.sum(-1)
     scores = {
         "uar": recall.sum(-1) / classes,
@@ -55,51 +79,204 @@ def classification_metrics(references, predictions, num_labels: int) -> dict[str
 def per_class(references, predictions, label_names: list[str]) -> dict[str, dict[str, float]]:
     """Precision, recall, F1 and support of each class. Without any reference, recall is None."""
     matrix = confusion(references, predictions, len(label_names))
+    correct, support, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    precision, recall, f1 = _precision_recall_f1(correct, support, predicted)
+    return {
+        name: {
+            "precision": float(precision[i]),
+            "recall": float(recall[i]) if support[i] else None,
+            "f1": float(f1[i]),
+            "support": int(support[i]),
+        }
+        for i, name in enumerate(label_names)
+    }
+
+
+# ---- values
+
+
+def ccc(references: np.ndarray, predictions: np.ndarray) -> float | None:
+    """Concordance correlation coefficient (Lin 1989), population moments; None where either is constant.
+
+    >>> round(ccc(np.array([2.0, 4.0, 6.0]), np.array([1.0, 2.0, 3.0])), 4)
+    0.3636
+    """
+    x, y = np.asarray(predictions, dtype=float), np.asarray(references, dtype=float)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    covariance = ((x - x.mean()) * (y - y.mean())).mean()
+    return float(2 * covariance / (x.var() + y.var() + (x.mean() - y.mean()) ** 2))
+
+
+def pearson(references: np.ndarray, predictions: np.ndarray) -> float | None:
+    """Pearson correlation; None where either is constant."""
+    x, y = np.asarray(predictions, dtype=float), np.asarray(references, dtype=float)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    return float(((x - x.mean()) * (y - y.mean())).mean() / (x.std() * y.std()))
+
+
+def mean_defined(values) -> float | None:
+    """Mean of the values that are not None; None if all are."""
+    defined = [value for value in values if value is not None]
+    return float(np.mean(defined)) if defined else None
+
+
+def per_value(references: np.ndarray, predictions: np.ndarray, names: list[str]) -> dict[str, dict]:
+    """CCC, Pearson, MAE, MSE and RMSE of each column of `(rows, names)`."""
     table = {}
-    for index, name in enumerate(label_names):
-        correct, support, predicted = matrix[index, index], matrix[index].sum(), matrix[:, index].sum()
+    for column, name in enumerate(names):
+        y, x = references[:, column].astype(float), predictions[:, column].astype(float)
+        error = x - y
+        mse = float((error**2).mean())
         table[name] = {
-            "precision": float(correct / predicted) if predicted else 0.0,
-            "recall": float(correct / support) if support else None,
-            "f1": float(2 * correct / (support + predicted)) if support + predicted else 0.0,
-            "support": int(support),
+            "ccc": ccc(y, x),
+            "pearson": pearson(y, x),
+            "mae": float(np.abs(error).mean()),
+            "mse": mse,
+            "rmse": mse**0.5,
         }
     return table
 
 
-def bootstrap_scores(
-    references, predictions, clusters, num_labels: int, samples: int = 1000, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """All metrics of `samples` bootstrap draws, `{metric: (samples,)}`, resampling whole clusters (speakers), because
-    utterances of one speaker are not independent (Ferrer & Riera, Confidence Intervals for evaluation in machine
-    learning, 2022). With only one cluster, utterances are resampled.
+def value_metrics(references: np.ndarray, predictions: np.ndarray, names: list[str]) -> dict[str, float | None]:
+    """Each metric's mean over the columns, and `ccc_<name>` of each."""
+    table = per_value(references, predictions, names)
+    means = {metric: mean_defined(row[metric] for row in table.values()) for metric in VALUE_METRICS}
+    return {**means, **{f"ccc_{name}": row["ccc"] for name, row in table.items()}}
 
-    What is drawn depends on the clusters and the seed alone: two systems on the same utterances get the same draws, so
-    that differences of their scores are paired.
+
+def sentiment_metrics(references, predictions) -> dict[str, float | None]:
+    """CMU-MOSEI's sentiment figures from values in -3..3: Acc2 and F1 as non-negative/negative and as
+    positive/negative without zeros, Acc7 of rounded values, MAE, correlation (as MMSA computes them)."""
+    y, x = np.asarray(references, dtype=float).ravel(), np.asarray(predictions, dtype=float).ravel()
+    levels = [np.clip(np.round(values), -3, 3) for values in (x, y)]
+    result: dict[str, float | None] = {"acc7": float((levels[0] == levels[1]).mean())}
+    everything, nonzero = np.ones(len(y), dtype=bool), y != 0
+    for name, rows, truth, decided in (("has0", everything, y >= 0, x >= 0), ("non0", nonzero, y > 0, x > 0)):
+        scores = classification_metrics(truth[rows], decided[rows], 2) if rows.any() else {"wa": None}
+        result |= {f"acc2_{name}": scores["wa"], f"f1_{name}": scores.get("weighted_f1")}
+    return {**result, "mae": float(np.abs(x - y).mean()), "corr": pearson(y, x)}
+
+
+# ---- several labels at once
+
+
+def _precision_recall_f1(both: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, ...]:
+    """From counts of any shape; 0 where nothing is predicted, or nothing is present."""
+    f1 = 2 * both / np.maximum(support + predicted, 1)
+    return both / np.maximum(predicted, 1), both / np.maximum(support, 1), f1
+
+
+def per_label(references, scores, names: list[str], thresholds) -> dict[str, dict]:
+    """Average precision of each label's scores; precision, recall and F1 of `score >= threshold`; support.
+
+    Args:
+        references: `(rows, labels)`, 1 where the label is present.
+        scores: `(rows, labels)`.
+        thresholds: `(labels,)` or one number.
     """
-    references, predictions = np.asarray(references), np.asarray(predictions)
-    names, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    if len(names) < 2:
-        cluster = np.arange(len(references))
-    matrices = np.zeros((cluster.max() + 1, num_labels, num_labels))
-    np.add.at(matrices, (cluster, references, predictions), 1)
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(matrices), size=(samples, len(matrices)))
-    weight = np.apply_along_axis(np.bincount, 1, drawn, minlength=len(matrices))  # (samples, clusters)
-    return from_confusion(np.einsum("sc,cij->sij", weight, matrices))
+    truth = np.asarray(references) > 0.5
+    decided = np.asarray(scores) >= thresholds
+    support = truth.sum(axis=0)
+    precision, recall, f1 = _precision_recall_f1((truth & decided).sum(axis=0), support, decided.sum(axis=0))
+    table = {}
+    for i, name in enumerate(names):
+        some = 0 < support[i]
+        table[name] = {
+            "average_precision": float(average_precision_score(truth[:, i], scores[:, i])) if some else None,
+            "precision": float(precision[i]),
+            "recall": float(recall[i]) if some else None,
+            "f1": float(f1[i]) if some else None,
+            "support": int(support[i]),
+        }
+    return table
 
 
-def bootstrap_intervals(
-    references, predictions, clusters, num_labels: int, samples: int = 1000, seed: int = 0
-) -> dict[str, list[float] | None]:
-    """95 % percentile intervals of all metrics from `bootstrap_scores`.
+def label_metrics(references, scores, names: list[str], thresholds) -> dict[str, float | None]:
+    """`map` (mean average precision), micro/macro/weighted/samples F1, mean weighted accuracy, at the thresholds."""
+    truth, decided = np.asarray(references) > 0.5, np.asarray(scores) >= thresholds
+    f1 = averaged_f1(truth, decided)
+    return {
+        "map": mean_defined(row["average_precision"] for row in per_label(truth, scores, names, thresholds).values()),
+        **{f"{average}_f1": f1[average] for average in AVERAGES},
+        "weighted_accuracy": mean_defined(weighted_accuracy(truth[:, i], decided[:, i]) for i in range(len(names))),
+    }
 
-    Returns:
-        `{metric: [low, high]}`. Only one cluster: utterances are resampled instead, which says nothing about other
-        speakers; the caller must say so.
+
+def averaged_f1(references: np.ndarray, decided: np.ndarray) -> dict[str, float | None]:
+    """F1 by scikit-learn's averages; `macro` over labels that occur. Rows without label and decision are 0 in
+    `samples`, as the reference work's classification report counts them."""
+    truth, decided = np.asarray(references, dtype=bool), np.asarray(decided, dtype=bool)
+    support, predicted, both = truth.sum(axis=0), decided.sum(axis=0), (truth & decided).sum(axis=0)
+    if not support.any():
+        return dict.fromkeys(AVERAGES)
+    each = _precision_recall_f1(both, support, predicted)[2]
+    rows = _precision_recall_f1((truth & decided).sum(axis=1), truth.sum(axis=1), decided.sum(axis=1))[2]
+    return {
+        "micro": float(2 * both.sum() / (support.sum() + predicted.sum())),
+        "macro": float(each[support > 0].mean()),
+        "weighted": float((each * support).sum() / support.sum()),
+        "samples": float(rows.mean()),
+    }
+
+
+def weighted_accuracy(references: np.ndarray, decided: np.ndarray) -> float | None:
+    """MOSEI's accuracy of one emotion, `(TP * N / P + TN) / 2N`: the mean of both recalls (Zadeh et al. 2018, ACL).
+    None where only positives or only negatives occur."""
+    positive = references.astype(bool)
+    if positive.all() or not positive.any():
+        return None
+    return float((decided[positive].mean() + (~decided.astype(bool))[~positive].mean()) / 2)
+
+
+def tune_thresholds(references, scores, names: list[str]) -> list[float]:
+    """For each label the threshold with the best F1; 0.5 for a label without a positive, or with one score only.
+
+    Candidates lie halfway between neighbouring scores, so that a threshold does not depend on one utterance. The lowest
+    of the best is taken. Time and memory: `rows * log(rows)` and `rows`.
     """
-    scores = bootstrap_scores(references, predictions, clusters, num_labels, samples, seed)
-    return {name: [float(v) for v in np.percentile(values, [2.5, 97.5])] for name, values in scores.items()}
+    references, thresholds = np.asarray(references) > 0.5, []
+    for i in range(len(names)):
+        order = np.argsort(scores[:, i], kind="stable")
+        truth, score = references[order, i], np.asarray(scores)[order, i]
+        levels = np.unique(score)
+        if not truth.any() or len(levels) < 2:
+            thresholds.append(0.5)
+            continue
+        candidates = (levels[:-1] + levels[1:]) / 2
+        below = np.searchsorted(score, candidates)  # rows under each candidate
+        both = truth.sum() - np.concatenate([[0], np.cumsum(truth)])[below]
+        f1 = 2 * both / (len(score) - below + truth.sum())
+        thresholds.append(float(candidates[int(np.argmax(f1))]))
+    return thresholds
+
+
+def classification_report(references, predictions, names: list[str], threshold: float) -> dict[str, dict]:
+    """The reference work's report of regressed intensities read at one threshold: present is `value >= threshold` on
+    both sides; one row a name and one an average, with MOSEI's weighted accuracy, precision, recall, F1, support."""
+    truth, decided = np.asarray(references) >= threshold, np.asarray(predictions) >= threshold
+    both, support = truth & decided, truth.sum(axis=0)
+    accuracies = [weighted_accuracy(truth[:, i], decided[:, i]) for i in range(len(names))]
+    each = np.stack(_precision_recall_f1(both.sum(axis=0), support, decided.sum(axis=0)))
+    micro = _precision_recall_f1(both.sum(), truth.sum(), decided.sum())
+    rows = np.stack(_precision_recall_f1(both.sum(axis=1), truth.sum(axis=1), decided.sum(axis=1)))
+    weighted = (each * support).sum(axis=1) / max(support.sum(), 1)
+
+    def row(accuracy: float | None, figures, count: int) -> dict:
+        precision, recall, f1 = map(float, figures)
+        return {
+            "weighted_accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1, "support": int(count),
+        }  # fmt: skip
+
+    averages = {"micro": micro, "macro": each.mean(axis=1), "weighted": weighted, "samples": rows.mean(axis=1)}
+    return {name: row(accuracies[i], each[:, i], support[i]) for i, name in enumerate(names)} | {
+        f"{average} avg": row(mean_defined(accuracies) if average == "macro" else None, figures, support.sum())
+        for average, figures in averages.items()
+    }
+
+
+# ---- for a Trainer of one's own
 
 
 @cache

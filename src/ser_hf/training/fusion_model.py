@@ -12,7 +12,8 @@ from datasets import Dataset
 from transformers import AutoFeatureExtractor, AutoTokenizer, PrinterCallback, ProgressCallback, set_seed
 
 from ..errors import SerError
-from ..evaluation.scoring import decision_thresholds, from_scores, metrics_of, to_scores
+from ..evaluation.scoring import compute_metrics, decision_thresholds
+from ..evaluation.tasks import TASKS
 from ..models import SerFusionForClassification, SerFusionProcessor
 from ..models.encoders import describe_audio, padding_sensitive
 from ..models.text_cleaning import clean_text
@@ -231,7 +232,7 @@ def fusion_trainer(
         eval_dataset=splits["validation"],
         processing_class=processor,
         data_collator=collator,
-        compute_metrics=metrics_of(report.label_names, report.problem_type),
+        compute_metrics=compute_metrics(report.label_names, report.problem_type),
         budget=None if one_frame else settings.batches.budget,
         loss=make_loss(report.problem_type, settings.loss, splits["train"], training.label_smoothing_factor),
         exact_evaluation=not cached and padding_sensitive(model.config.audio_config),
@@ -293,10 +294,8 @@ def predicted(trainer: SerTrainer, splits: Mapping[str, Dataset], collator=None)
 
 def averaged(systems: list[dict[str, np.ndarray]], problem_type: str) -> dict[str, np.ndarray]:
     """Late fusion: the mean of several systems' probabilities (or values), as logits, part by part."""
-    return {
-        part: from_scores(np.mean([to_scores(one[part], problem_type) for one in systems], axis=0), problem_type)
-        for part in systems[0]
-    }
+    task = TASKS[problem_type]
+    return {part: task.logits(np.mean([task.scores(one[part]) for one in systems], axis=0)) for part in systems[0]}
 
 
 def on_test(systems: dict[str, dict[str, np.ndarray]], setup: Setup) -> dict[str, np.ndarray]:

@@ -1,16 +1,16 @@
 """Losses that are equal for a batch, for the same clips over several accumulation steps, and over several processes.
 
 Most are a sum and the weight to divide it by (a mean of means is not the mean). The concordance correlation
-coefficient is neither: it needs all values of an update at once, which the trainer gathers (`needs_whole_batch`).
+coefficient is neither: it requires all values of an update at once, which the trainer gathers (`needs_whole_batch`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-CLASSES, LABELS, VALUES = "single_label_classification", "multi_label_classification", "regression"
-KINDS = {CLASSES: ("cross_entropy", "focal"), LABELS: ("bce",), VALUES: ("mse", "l1", "ccc", "ccc_mse")}
+from ..evaluation.tasks import CLASSES, LABELS, VALUES
 
 
 def class_weights(labels: list[int], num_labels: int) -> torch.Tensor:
@@ -48,15 +48,18 @@ def ccc(predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Loss:
-    """What a model is trained on.
+    """The loss of a training run.
 
     Args:
         problem_type: As in transformers.
-        kind: One of `KINDS[problem_type]`; the first of them if None.
+        kind: A key of `LOSSES` for this problem type; the first of them if None.
         weights: `(labels,)`: class weights (single-label) or positive weights (multi-label).
         label_smoothing: As in `torch.nn.CrossEntropyLoss`.
         focal_gamma: Exponent of `(1 - p)` in the focal loss (Lin et al. 2017: 2).
         ccc_weight: Share of `1 - CCC` in `ccc_mse`; the rest is the squared error.
+
+    Raises:
+        ValueError: the problem type has no such loss.
     """
 
     problem_type: str = CLASSES
@@ -67,18 +70,19 @@ class Loss:
     ccc_weight: float = 0.5
 
     def __post_init__(self):
+        choices = [name for name, entry in LOSSES.items() if entry.problem_type == self.problem_type]
         if self.kind is None:
-            object.__setattr__(self, "kind", KINDS[self.problem_type][0])
-        if self.kind not in KINDS[self.problem_type]:
-            raise ValueError(f"loss {self.kind!r}: {self.problem_type} has {', '.join(KINDS[self.problem_type])}")
+            object.__setattr__(self, "kind", choices[0])
+        if self.kind not in choices:
+            raise ValueError(f"loss {self.kind}: not for {self.problem_type}; choose {', '.join(choices)}")
 
     @property
     def needs_whole_batch(self) -> bool:
         """Whether the loss cannot be added up from parts of an update."""
-        return self.kind in ("ccc", "ccc_mse")
+        return LOSSES[self.kind].whole_update
 
     def weight(self, labels: torch.Tensor) -> torch.Tensor:
-        """What the sum over these labels is divided by: their class weights, their rows (soft labels), or elements."""
+        """The divisor of the sum over these labels: their class weights, their rows (soft labels), or elements."""
         if self.problem_type == CLASSES:
             if labels.dtype.is_floating_point:
                 weights = 1.0 if self.weights is None else self.weights.to(labels.device)
@@ -88,31 +92,70 @@ class Loss:
         return torch.tensor(float(labels.numel()), device=labels.device)
 
     def sum(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Sum over a batch; divided by `weight` it is torch's mean reduction.
+        """Sum over a batch; divided by `weight` it is torch's mean reduction. Not for `needs_whole_batch`.
 
         Args:
             logits: `(batch, labels)`.
             labels: `(batch,)` class indices, or `(batch, labels)` floats: soft classes, labels or values.
         """
-        logits = logits.float()
-        weights = None if self.weights is None else self.weights.to(logits.device)
-        if self.problem_type == VALUES:
-            function = F.l1_loss if self.kind == "l1" else F.mse_loss
-            return function(logits, labels.float(), reduction="sum")
-        if self.problem_type == LABELS:
-            return F.binary_cross_entropy_with_logits(logits, labels.float(), pos_weight=weights, reduction="sum")
-        if self.kind == "focal":
-            logs = logits.log_softmax(dim=-1)
-            targets = labels if labels.dtype.is_floating_point else F.one_hot(labels, logits.shape[-1]).float()
-            weights = 1.0 if weights is None else weights
-            return -(targets * weights * (1 - logs.exp()) ** self.focal_gamma * logs).sum()
-        return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=self.label_smoothing)
+        labels = labels if self.problem_type == CLASSES else labels.float()
+        return LOSSES[self.kind].function(self, logits.float(), labels)
 
     def value(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss of all clips of an update (or of a whole part of the corpus) together."""
-        if not self.needs_whole_batch:
-            return self.sum(logits, labels) / self.weight(labels)
-        discord = 1 - ccc(logits, labels).mean()
-        if self.kind == "ccc":
-            return discord
-        return self.ccc_weight * discord + (1 - self.ccc_weight) * F.mse_loss(logits.double(), labels.double())
+        if self.needs_whole_batch:
+            return LOSSES[self.kind].function(self, logits, labels)
+        return self.sum(logits, labels) / self.weight(labels)
+
+    def weights_on(self, device: torch.device) -> torch.Tensor | None:
+        """`weights` on a device."""
+        return None if self.weights is None else self.weights.to(device)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of `LOSSES`.
+
+    Args:
+        problem_type: The labels it is for.
+        function: `(Loss, logits, labels)` to the sum over a batch, or, with `whole_update`, to the loss itself.
+        whole_update: Whether `function` requires all clips of an update at once.
+    """
+
+    problem_type: str
+    function: Callable[[Loss, torch.Tensor, torch.Tensor], torch.Tensor]
+    whole_update: bool = False
+
+
+def _cross_entropy(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    weights, smoothing = loss.weights_on(logits.device), loss.label_smoothing
+    return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
+
+
+def _focal(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    logs = logits.log_softmax(dim=-1)
+    targets = labels if labels.dtype.is_floating_point else F.one_hot(labels, logits.shape[-1]).float()
+    weights = 1.0 if loss.weights is None else loss.weights_on(logits.device)
+    return -(targets * weights * (1 - logs.exp()) ** loss.focal_gamma * logs).sum()
+
+
+def _bce(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    weights = loss.weights_on(logits.device)
+    return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="sum")
+
+
+def _ccc_mse(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    error = F.mse_loss(logits.double(), labels.double())
+    return loss.ccc_weight * (1 - ccc(logits, labels).mean()) + (1 - loss.ccc_weight) * error
+
+
+# Every loss, by its name in --loss; the first of a problem type is its default. A new loss is one entry here.
+LOSSES = {
+    "cross_entropy": Entry(CLASSES, _cross_entropy),
+    "focal": Entry(CLASSES, _focal),
+    "bce": Entry(LABELS, _bce),
+    "mse": Entry(VALUES, lambda loss, logits, labels: F.mse_loss(logits, labels, reduction="sum")),
+    "l1": Entry(VALUES, lambda loss, logits, labels: F.l1_loss(logits, labels, reduction="sum")),
+    "ccc": Entry(VALUES, lambda loss, logits, labels: 1 - ccc(logits, labels).mean(), whole_update=True),
+    "ccc_mse": Entry(VALUES, _ccc_mse, whole_update=True),
+}

@@ -128,7 +128,8 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     say(*setup.corpus_lines(), _split_line(setup))
     checkpoints = list(settings.checkpoints.values())
     setup = replace(setup, trained_on=check_checkpoints(checkpoints, setup, settings.training.do_train))
-    return select_on_validation(settings, report.problem_type, len(splits["validation"]) > 0), setup
+    has_validation = len(splits["validation"]) > 0
+    return select_on_validation(settings, report.problem_type, report.label_names, has_validation), setup
 
 
 def resolve(system: System, data: DataArguments, windows: WindowArguments | None = None) -> "tuple[Mixture, Protocol]":
@@ -137,6 +138,7 @@ def resolve(system: System, data: DataArguments, windows: WindowArguments | None
     Raises:
         SerError: one of them does not exist, or the label set is not of a kind that the recipe learns.
     """
+    from ..data.loading import find_protocol
     from ..data.mixing import find_mixture
 
     mixture = find_mixture(data.dataset, data.labels, data.data_dir, data.test_on, data.add_labels)
@@ -150,7 +152,7 @@ def resolve(system: System, data: DataArguments, windows: WindowArguments | None
         raise SerError("--add_labels: does nothing without a second corpus in --dataset; leave it out")
     if kind == VALUES and windows and windows.combine == "vote":
         raise SerError("--combine vote: windows cannot vote on values; choose mean, max or attention")
-    return mixture, tested.protocol(data.protocol)
+    return mixture, find_protocol(tested, data.protocol)
 
 
 def make_fold(
@@ -198,21 +200,22 @@ def _claim_output(folder: Path, training: "TrainingArguments", overwrite: bool) 
         )
 
 
-def select_on_validation(settings: Settings, problem_type: str, has_validation: bool) -> Settings:
+def select_on_validation(
+    settings: Settings, problem_type: str, label_names: Sequence[str], has_validation: bool
+) -> Settings:
     """Settings that keep the checkpoint with the best validation metric; without validation the last one.
 
     Raises:
         SerError: `--metric_for_best_model` is no metric of this kind of labels.
     """
-    from ..evaluation.scoring import SELECTED_BY
+    from ..evaluation.tasks import TASKS
 
-    training = settings.training
-    if not has_validation:
-        values = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
-    else:
-        metric = settings.overrides.get("metric_for_best_model") or SELECTED_BY[problem_type]
-        values = {"metric_for_best_model": metric, "greater_is_better": not metric.endswith(("loss", "mae", "mse"))}
-    return replace(settings, training=changed(training, **values))
+    values = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
+    if has_validation:
+        asked = settings.overrides.get("metric_for_best_model")
+        metric, greater = TASKS[problem_type].selection(asked, label_names)
+        values = {"metric_for_best_model": metric, "greater_is_better": greater}
+    return replace(settings, training=changed(settings.training, **values))
 
 
 # ---- windows and figures
@@ -334,9 +337,8 @@ def finish(
         model: The model to save, where the trainer's is only a part of it.
         speaker_normalised: Whether features are relative to each speaker's mean.
     """
-    from ..evaluation.comparing import compare
     from ..evaluation.report import lines, write_report
-    from ..evaluation.scoring import decision_thresholds, predictions_table, score, utterance_logits
+    from ..evaluation.scoring import compare, decision_thresholds, predictions_table, score, utterance_logits
     from .hub import push_folder, save_model
     from .lora import save_adapter
     from .record import describe_model, versions, write_flags

@@ -10,13 +10,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..evaluation import CLASSES, LABELS, VALUES
+
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from ..data.augmentation import Augmentation
 
 PACKAGE = Path(__file__).parents[1]
-CLASSES, LABELS, VALUES = TASKS = ("single_label_classification", "multi_label_classification", "regression")
+TASKS = (CLASSES, LABELS, VALUES)
 
 
 @cache
@@ -60,7 +62,7 @@ FUSIONS = names_in("models/configuration_fusion.py", "FUSIONS")
 TEXT_POOLINGS = names_in("models/pooling.py", "TEXT_POOLINGS")
 ARCHS = names_in("models/configuration_spectrogram.py", "WIDTHS")
 CLEANINGS = names_in("models/text_cleaning.py", "TEXT_CLEANING")
-LOSSES = ("cross_entropy", "focal", "bce", "mse", "l1", "ccc", "ccc_mse")
+LOSSES = names_in("training/losses.py", "LOSSES")
 
 
 @dataclass(frozen=True)
