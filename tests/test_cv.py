@@ -25,6 +25,7 @@ from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import find_protocol, folds_of
 from ser_hf.errors import SerError
 from ser_hf.training import arguments as args
+from ser_hf.training.record import commit
 
 RECIPE = str(REPO / "recipes" / "wav2vec2_cls.py")
 WORDS = ["angry", "sad"]
@@ -165,6 +166,7 @@ class Launcher:
         metrics = {"uar": 1 / len(counts), "wa": 0.25, "macro_f1": 0.1, "weighted_f1": 0.1}
         results = {
             "ser_hf": "0.1.0",
+            "commit": commit(),
             "corpus": report.as_dict() | {"title": "T", "licence": "L", "notes": "", "lines": report.lines()},
             "protocol": {
                 "name": protocol.name,

@@ -38,7 +38,7 @@ from ..training.flags import ClipArguments, TextArguments
 from ..training.record import write_flags
 from ..training.systems import flags_of
 from .console import claim
-from .cv_report import Found, about, mark, markdown, summarise
+from .cv_report import Fold, about, mark, markdown, summarise
 
 # Not part of what a fold computed; its fold and seed are in results.json.
 NOT_COMPARED = ("fold", "seed", "num_proc", *args.NOT_IN_RUN_YAML)
@@ -201,7 +201,7 @@ def load(plan: Plan) -> None:
 # ---- running
 
 
-def run_all(plan: Plan) -> dict[tuple[int, int], Found]:
+def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
     """The folds by `(seed, fold)`; those that are not finished are run."""
     todo = [(seed, fold) for seed in plan.seeds for fold in plan.folds]
     before = {} if plan.anew else {key: found for key in todo if (found := finished(plan, *key))}
@@ -227,7 +227,7 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Found]:
     return runs
 
 
-def finished(plan: Plan, seed: int, fold: int) -> Found | None:
+def finished(plan: Plan, seed: int, fold: int) -> Fold | None:
     """Results and predictions of a fold, or None if it is still to be run or to be completed.
 
     Raises:
@@ -262,7 +262,7 @@ def _plain(name: str, value):
         return str(value).lower() if str(value) in ("True", "False") else str(value)
 
 
-def read(plan: Plan, seed: int, fold: int) -> Found:
+def read(plan: Plan, seed: int, fold: int) -> Fold:
     """A finished fold, which must be of this corpus as it is now, this protocol, fold and seed."""
     import pandas as pd
 
@@ -285,7 +285,7 @@ def read(plan: Plan, seed: int, fold: int) -> Found:
     return results, table
 
 
-def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Found:
+def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Fold:
     folder = plan.folder(seed, fold)
     own = ["--fold", str(fold), "--seed", str(seed), "--output_dir", str(folder)]
     own += ["--resume_from_checkpoint", "true"] if resume else []
