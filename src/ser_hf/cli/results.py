@@ -186,10 +186,10 @@ def _results_of(corpora: list[str], folder: Path) -> str:
     """For each label set and protocol a caption, the systems, and the systems they were compared with."""
     groups: dict[tuple, list[dict]] = {}
     for name in corpora:
-        for one in _load(f"{name}/*/*", folder):
+        for one in (json.loads(file.read_text()) for file in sorted(folder.glob(f"{name}/*/*.json"))):
             key = (one["corpus"]["labels"], one["protocol"]["name"], one["corpus"]["utterances"])
             groups.setdefault(key, []).append(one)
-    return "\n\n".join(_group(records, _reference(folder)) for records in groups.values())
+    return "\n\n".join(_group(records, _reference(folder)) for records in groups.values()) or "Nothing is recorded yet."
 
 
 def _group(records: list[dict], reference: list[dict]) -> str:
