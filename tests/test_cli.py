@@ -16,8 +16,8 @@ import pytest
 import soundfile as sf
 
 from ser_hf.cli import COMMANDS, main
-from ser_hf.cli.console import table
 from ser_hf.data.loading import label_config, list_corpora
+from ser_hf.evaluation.tables import text_table
 
 REAL = Path(__file__).parents[2] / "shared" / "realdata"
 EVERY_CORPUS = pytest.mark.parametrize("name", list_corpora())
@@ -147,12 +147,12 @@ def test_mistakes(error_of, fake_corpus, tmp_path):
 
 def test_table_wraps_the_widest_column():
     rows = [["a", 1, "one two three"], ["bb", 20, "leave-one-out four"]]
-    assert table(["name", "n", "words"], rows, width=100) == [
+    assert text_table(["name", "n", "words"], rows, width=100) == [
         "name   n  words",
         "a      1  one two three",
         "bb    20  leave-one-out four",
     ]
-    assert table(["name", "n", "words"], rows, width=10) == [  # as narrow as the longest word lets it be
+    assert text_table(["name", "n", "words"], rows, width=10) == [  # as narrow as the longest word lets it be
         "name   n  words",
         "a      1  one two three",
         "bb    20  leave-one-out",

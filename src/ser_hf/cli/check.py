@@ -19,9 +19,10 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ..errors import SerError
+from ..evaluation.tables import text_table
 from ..files import write
 from ..training.run import say
-from .console import Parser, claim, corpus_arguments, table
+from .console import Parser, claim, corpus_arguments
 
 # What the content of a file of this kind must be, in libsndfile's names; also the kinds of file that are looked for.
 FORMATS = {
@@ -204,7 +205,7 @@ def lines(found: dict) -> list[str]:
         heads = ("official", "found", "unusable", "missing")
         cells = {word: [sizes[head] for head in heads] for word, sizes in found["classes"].items()}
         rows = [[word, *("-" if cell is None else cell for cell in row)] for word, row in cells.items()]
-        out += ["", *table(["label", *heads], rows), ""]
+        out += ["", *text_table(["label", *heads], rows), ""]
     if found["outside_labels"]:
         out.append(f"outside this label set: {found['outside_labels']}")
     for kind, what in (

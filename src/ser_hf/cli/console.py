@@ -1,15 +1,12 @@
-"""What the console commands share: a parser whose errors are one line, a check that a file can be written, a table."""
+"""What the console commands share: a parser whose errors are one line, a check that a file can be written."""
 
 import argparse
 import os
 import re
-import textwrap
 from difflib import get_close_matches
 from pathlib import Path
 
 from ..errors import SerError
-
-WIDTH = 120  # columns of the terminal that tables fit into
 
 
 class Parser(argparse.ArgumentParser):
@@ -69,26 +66,3 @@ def claim(folder: Path, flag: str) -> None:
         probe.unlink()
     except OSError as error:
         raise SerError(f"{flag}: cannot write in {folder} ({error.strerror}); choose another") from None
-
-
-def table(header: list[str], rows: list[list], width: int = WIDTH) -> list[str]:
-    """Lines of a table: numbers to the right; the widest columns are wrapped at spaces until it fits into `width`.
-
-    >>> table(["name", "n"], [["emodb", 535], ["smile", 85]])
-    ['name     n', 'emodb  535', 'smile   85']
-    """
-    columns = [[str(cell) for cell in column] for column in zip(header, *rows, strict=True)]
-    widths = [max(map(len, column)) for column in columns]
-    least = [max(len(word) for cell in column for word in [*cell.split(), ""]) for column in columns]
-    while sum(widths) + 2 * len(widths) - 2 > width and widths != least:
-        widest = max(range(len(widths)), key=lambda i: (widths[i] > least[i], widths[i]))
-        widths[widest] -= 1
-    numeric = [all(re.fullmatch(r"[\d.,]*|-", cell) for cell in column[1:]) for column in columns]
-    lines = []
-    for row in zip(*columns, strict=True):
-        cells = [textwrap.wrap(c, w, break_on_hyphens=False) for c, w in zip(row, widths, strict=True)]
-        for part in range(max(map(len, cells))):
-            texts = [cell[part] if part < len(cell) else "" for cell in cells]
-            padded = zip(texts, widths, numeric, strict=True)
-            lines.append("  ".join(t.rjust(w) if right else t.ljust(w) for t, w, right in padded).rstrip())
-    return lines

@@ -8,8 +8,9 @@ import os
 from pathlib import Path
 
 from ..errors import SerError
+from ..evaluation.tables import text_table
 from ..training.run import say
-from .console import Parser, table
+from .console import Parser
 
 
 def inventory(data_dir: str | None = None) -> list[dict]:
@@ -88,7 +89,7 @@ def lines(corpora: list[dict]) -> list[str]:
                 here,
             ]
         )
-    out = table(header, rows)
+    out = text_table(header, rows)
     out += [
         "",
         "utts: utterances, spk: speakers. The first label set and the first protocol are the defaults.",

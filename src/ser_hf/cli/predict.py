@@ -27,9 +27,10 @@ from pathlib import Path
 
 from .. import torchaudio_cpu
 from ..errors import SerError
+from ..evaluation.tables import text_table
 from ..files import write
 from ..training.run import say
-from .console import Parser, claim, positive, table
+from .console import Parser, claim, positive
 
 # What is looked for in a folder. The last line needs FFmpeg: such files get an error instead of being passed over.
 SUFFIXES = (
@@ -283,7 +284,7 @@ def lines_of(rows: list[dict], columns: dict[str, type]) -> list[str]:
         for row in rows
         if not row["error"]
     ]
-    return table([name.removeprefix("score_") for name in shown], cells) if cells else []
+    return text_table([name.removeprefix("score_") for name in shown], cells) if cells else []
 
 
 def main(argv: list[str]) -> int:

@@ -9,9 +9,10 @@ import io
 from pathlib import Path
 
 from ..errors import SerError
+from ..evaluation.tables import text_table
 from ..files import write
 from ..training.run import say
-from .console import Parser, claim, corpus_arguments, table
+from .console import Parser, claim, corpus_arguments
 
 
 def fold_csv(splits, label_names: list[str]) -> str:
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
         f"{protocol.name}: {protocol.source}",
         *([warning] if warning else []),
         "",
-        *table(["fold", "train", "speakers", "validation", "speakers", "test", "speakers", "file"], rows),
+        *text_table(["fold", "train", "speakers", "validation", "speakers", "test", "speakers", "file"], rows),
         "",
         f"{len(files)} files in {args.out}",
     )
