@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..evaluation.tables import escape, markdown_table, shown
 from ..training.arguments import NOT_IN_RUN_YAML
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def mark(results: dict) -> str:
 def markdown(cv: dict) -> str:
     """The report, on screen and as `cv.md`."""
     from ..evaluation.metrics import METRICS
-    from ..evaluation.report import COMPARABLE, escape, shown, warnings
+    from ..evaluation.report import COMPARABLE, warnings
 
     corpus, protocol, model, pooled = (cv[name] for name in ("corpus", "protocol", "model", "pooled"))
     warning, several = mark(cv), len(cv["seeds"]) > 1
@@ -244,7 +245,7 @@ def markdown(cv: dict) -> str:
         means.append(row("sd over seeds", over, lambda figure: _number(figure["sd_over_seeds"])))
         pools.append(row("mean", pooled["over_seeds"]["metrics"], _number))
     classes = [
-        [escape(label), *(_number(one[key]) for key in ("precision", "recall", "f1")), round(one["support"])]
+        [label, *(_number(one[key]) for key in ("precision", "recall", "f1")), round(one["support"])]
         for label, one in pooled["over_seeds"]["per_class"].items()
     ]
     sizes = ("seed", "fold", "utterances", "speakers")
@@ -294,7 +295,7 @@ def _interval(scores: dict, name: str) -> str:
 
 def _comparisons(per_seed: list[dict], warning: str) -> list[str]:
     """The pooled predictions beside those of the systems that every fold was compared with, if there are any."""
-    from ..evaluation.report import comparison_table, shown
+    from ..evaluation.report import comparison_table
 
     if not per_seed[0]["comparisons"]:
         return []
@@ -307,19 +308,6 @@ def _comparisons(per_seed: list[dict], warning: str) -> list[str]:
         "A difference is this system's figure minus the other's, with a 95 % interval by paired bootstrap over "
         f"{per_seed[0]['intervals_over']}.",
     ]
-
-
-def markdown_table(head: list, rows: list[list]) -> str:
-    """A Markdown table whose columns are also aligned on a screen.
-
-    >>> print(markdown_table(["class", "n"], [["sad", 62]]))
-    | class | n  |
-    | ----- | -- |
-    | sad   | 62 |
-    """
-    widths = [max(len(str(line[at])) for line in (head, *rows)) for at in range(len(head))]
-    lines = [" | ".join(str(cell).ljust(width) for cell, width in zip(r, widths, strict=True)) for r in (head, *rows)]
-    return "\n".join(f"| {line} |" for line in (lines[0], " | ".join("-" * width for width in widths), *lines[1:]))
 
 
 def _completeness(cv: dict) -> str:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SerError
+from ..evaluation.tables import escape, markdown_table
 from ..files import write
 from .console import Parser
 
-ROOT = Path(__file__).parents[3]
-FOLDER = ROOT / "recipes" / "results"
+ROOT = Path(__file__).parents[3]  # of a checkout
 PAGES = ("recipes/README.md", "README.md")  # where tables are; the first must show every corpus with results
-METRICS = ("uar", "wa", "macro_f1", "weighted_f1")
+ONLY = "only complete results of committed code are recorded"
 BLOCK = re.compile(r"(<!-- (results of|summary of|reference work)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 # The folder of a file on some machine: an absolute path or one from a home folder, but no web address.
 LOCAL_PATH = re.compile(r"(?<![\w./:}\])])(?:~|[A-Za-z]:)?[/\\][\w.@+-]+[/\\][^\s'\"]*")
@@ -38,11 +38,10 @@ def main(argv: list[str]) -> int:
         "--check", action="store_true", help="change nothing; exit status 1 if a table is not up to date"
     )
     check = parser.parse_args(argv).check
-    if not FOLDER.is_dir():
-        raise SerError("ser-hf results: recipes/results is part of the repository; run this in a checkout of it")
+    folder = results_folder()
     pages = {page: (ROOT / page).read_text() for page in PAGES}
-    rendered = {page: render(text, FOLDER) for page, text in pages.items()}
-    if missing := missing_corpora(pages[PAGES[0]], FOLDER):
+    rendered = {page: render(text, folder) for page, text in pages.items()}
+    if missing := missing_corpora(pages[PAGES[0]], folder):
         name = missing[0]
         raise SerError(f"{PAGES[0]}: no table of {name}; add the lines `<!-- results of {name} -->` and `<!-- end -->`")
     changed = [page for page in pages if rendered[page] != pages[page]]
@@ -57,10 +56,48 @@ def main(argv: list[str]) -> int:
     return 1 if check and changed else 0
 
 
+def results_folder() -> Path:
+    """`recipes/results` of this checkout.
+
+    Raises:
+        SerError: an installed package, which has none.
+    """
+    if not (ROOT / "recipes" / "configs").is_dir():
+        raise SerError(
+            "recipes/results is part of the repository; work in a checkout of it, installed by `pip install -e .`"
+        )
+    return ROOT / "recipes" / "results"
+
+
 # ---- recording
 
 
-def record(cv: dict[str, Any], name: str, folder: Path = FOLDER, anyway: bool = False) -> Path:
+def check_request(name: str, partial: bool) -> None:
+    """Check that a cross-validation that is about to start can be recorded.
+
+    Args:
+        name: Of the system, as in `record`.
+        partial: Whether some folds are left out.
+
+    Raises:
+        SerError: as `record`.
+    """
+    from ..training.record import commit
+
+    results_folder()
+    _check_name(name)
+    if partial:
+        raise SerError(f"--record {name}: --folds leaves folds out; {ONLY}")
+    if (commit() or "").endswith("+"):
+        raise SerError(f"--record {name}: the checkout has uncommitted changes; {ONLY}")
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise SerError(f"--record {name}: must be a name of letters, digits, '_', '-' and '.'")
+
+
+def record(cv: dict[str, Any], name: str, folder: Path, anyway: bool = False) -> Path:
     """Write the results of a cross-validation as `<folder>/<corpus>/<protocol>/<name>.json`.
 
     The same `cv` always gives the same bytes: keys are sorted, figures have four digits.
@@ -68,17 +105,16 @@ def record(cv: dict[str, Any], name: str, folder: Path = FOLDER, anyway: bool = 
     Args:
         cv: The content of `cv.json` (`cv_report.about` and `cv_report.summarise`).
         name: Of the system, such as the stem of its YAML.
-        folder: The folder of all results.
+        folder: `results_folder()`.
         anyway: Record a partial cross-validation, or one of uncommitted changes, too; its rows say so.
 
     Raises:
         SerError: no file name, a partial cross-validation, uncommitted changes, or a path of this machine in `cv`.
     """
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise SerError(f"--record {name}: must be a name of letters, digits, '_', '-' and '.'")
+    _check_name(name)
     problems = _problems(cv)
     if problems and not anyway:
-        raise SerError(f"--record {name}: {problems[0]}; only complete results of a commit are recorded")
+        raise SerError(f"--record {name}: {problems[0]}; {ONLY}")
     content = as_record(cv, name)
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     if path := LOCAL_PATH.search(text):
@@ -187,15 +223,12 @@ def _results_of(corpora: list[str], folder: Path) -> str:
     groups: dict[tuple, list[dict]] = {}
     for name in corpora:
         for one in (json.loads(file.read_text()) for file in sorted(folder.glob(f"{name}/*/*.json"))):
-            key = (one["corpus"]["labels"], one["protocol"]["name"], one["corpus"]["utterances"])
+            key = (name, one["corpus"]["labels"], one["protocol"]["name"], one["corpus"]["utterances"])
             groups.setdefault(key, []).append(one)
     return "\n\n".join(_group(records, _reference(folder)) for records in groups.values()) or "Nothing is recorded yet."
 
 
 def _group(records: list[dict], reference: list[dict]) -> str:
-    from ..evaluation.report import escape
-    from .cv_report import markdown_table
-
     # Figures with a mark stand below those without, which they cannot be compared with.
     records = sorted(records, key=lambda one: (one["marks"], -one["mean"]["over_seeds"]["uar"]["mean"], one["system"]))
     first = records[0]
@@ -208,7 +241,7 @@ def _group(records: list[dict], reference: list[dict]) -> str:
             _interval(one, "uar"),
             " ".join(map(str, one["seeds"])),
             "-" if one["minutes"] is None else f"{one['minutes']:.1f}",
-            f"`{one['commit']}`",
+            one["commit"] or "-",
         ]
         for one in records
     ]
@@ -216,18 +249,13 @@ def _group(records: list[dict], reference: list[dict]) -> str:
     if any(beside):
         head.append("reference work's UAR")
         rows = [[*row, cell] for row, cell in zip(rows, beside, strict=True)]
-    missing = (
-        f" ({corpus['missing']} of the {corpus['official']} official ones missing)" if corpus["missing"] > 0 else ""
-    )
-    chance = f"chance UAR {pooled['chance_uar']:.3f}"
-    over = pooled["per_seed"][0]["intervals_over"]
-    machines = {f"{one['machine']['accelerator'] or one['machine']['processor']}, {one['machine']['threads']} threads"
-                for one in records}  # fmt: skip
+    missing = f" ({corpus['missing']} of {corpus['official']} missing)" if corpus["missing"] > 0 else ""
+    machines = {one["machine"]["accelerator"] or one["machine"]["processor"] for one in records}
     parts = [
         f"{escape(corpus['corpus'])}, {escape(corpus['labels'])}, protocol **{escape(protocol['name'])}** "
         f"({protocol['folds']} folds; {escape(protocol['source'])}): {corpus['utterances']} utterances{missing}, "
-        f"{corpus['speakers'] or 'unknown'} speakers; {chance}; intervals over {over}; "
-        f"minutes on {' and '.join(sorted(machines))}.",
+        f"{corpus['speakers'] or 'unknown'} speakers; chance UAR {pooled['chance_uar']:.3f}; intervals over "
+        f"{pooled['per_seed'][0]['intervals_over']}; minutes on {' and '.join(sorted(machines))}.",
         markdown_table(head, rows),
         _comparisons(records),
     ]
@@ -236,12 +264,10 @@ def _group(records: list[dict], reference: list[dict]) -> str:
 
 def _comparisons(records: list[dict]) -> str:
     """On the pooled predictions of each seed: every system that a recorded one was compared with."""
-    from .cv_report import markdown_table
-
     rows = [
-        [f"`{one['system']}`", name.replace("_", " "), seed["seed"], *(cell for m in ("uar", "macro_f1") for cell in (
+        [one["system"], name.replace("_", " "), seed["seed"], *(cell for m in ("uar", "macro_f1") for cell in (
             f"{other['metrics'][m]:.3f}",
-            "{:+.3f} [{:.3f}, {:.3f}]".format(other["difference"][m], *other["difference_intervals"][m]),
+            "{:.3f} [{:.3f}, {:.3f}]".format(other["difference"][m], *other["difference_intervals"][m]),
         ))]
         for one in records
         for seed in one["pooled"]["per_seed"]
@@ -252,13 +278,10 @@ def _comparisons(records: list[dict]) -> str:
 
 
 def _summary_of(patterns: list[str], folder: Path) -> str:
-    from ..evaluation.report import escape
-    from .cv_report import markdown_table
-
     rows = [
         [
-            f"{escape(one['corpus']['corpus'])}, {escape(one['corpus']['labels'])}",
-            escape(one["protocol"]["name"]),
+            f"{one['corpus']['corpus']}, {one['corpus']['labels']}",
+            one["protocol"]["name"],
             _named(one),
             _spread(one["mean"]["over_seeds"]["uar"]),
             _interval(one, "uar"),
@@ -273,7 +296,7 @@ def _summary_of(patterns: list[str], folder: Path) -> str:
 
 
 def _named(one: dict) -> str:
-    return f"`{one['system']}`" + "".join(f" **{mark}**" for mark in one["marks"])
+    return one["system"] + "".join(f" ({mark})" for mark in one["marks"])
 
 
 def _spread(figure: dict) -> str:
@@ -305,8 +328,6 @@ def _reference_uar(one: dict, reference: list[dict]) -> str:
 
 def _reference_work(_: list[str], folder: Path) -> str:
     """All figures of the reference work; the test sets of one system are in one row."""
-    from .cv_report import markdown_table
-
     groups: dict[tuple, list[dict]] = {}
     for row in _reference(folder):
         groups.setdefault((row["corpus"], row["labels"], row["system"], row["n"]), []).append(row)
@@ -314,11 +335,11 @@ def _reference_work(_: list[str], folder: Path) -> str:
     for (corpus, labels, system, n), same in groups.items():
         test_sets = ", ".join(row["test_set"] for row in same if row["test_set"])
         figures = [_printed(same, metric) or "-" for metric in ("wa", "uar", "macro_f1")]
-        command = " ".join(f"`{part}`" for part in (same[0]["yaml"], same[0]["flags"]) if part)
+        command = " ".join(part for part in (same[0]["yaml"], same[0]["flags"]) if part)
         rows.append([f"{corpus}, {labels}", system, test_sets, n or "-", *figures, command, same[0]["note"] or ""])
     return markdown_table(["corpus, labels", "system", "test set", "n", "WA", "UAR", "macro F1", "here", "note"], rows)
 
 
 def _printed(rows: list[dict], metric: str) -> str:
     """Figures with two digits, as the reference work prints them."""
-    return " ".join(f"{row[metric]:.2f}"[1:] for row in rows if row[metric] is not None)
+    return " ".join(f"{row[metric]:.2f}".removeprefix("0") for row in rows if row[metric] is not None)
