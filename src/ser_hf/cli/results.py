@@ -119,11 +119,16 @@ def record(cv: dict[str, Any], name: str, folder: Path, anyway: bool = False) ->
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     if path := LOCAL_PATH.search(text):
         raise SerError(f"--record {name}: {path[0]} is a path of this machine; name it by a relative path")
-    # Lists of numbers or words on one line: a matrix is read row by row.
-    text = re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", lambda found: "[" + re.sub(r",\n\s+", ", ", found[1]) + "]", text)
+    # What fits on one line stands on one line: a confusion matrix is read row by row.
+    text = re.sub(r"([\[{])\n\s+([^\[\]{}]*?)\n\s+([\]}])", _on_one_line, text)
     place = folder / cv["corpus"]["corpus"] / cv["protocol"]["name"] / f"{name}.json"
     write(place, text + "\n")
     return place
+
+
+def _on_one_line(found: re.Match) -> str:
+    line = found[1] + re.sub(r",\n\s+", ", ", found[2]) + found[3]
+    return line if len(line) <= 100 else found[0]
 
 
 def _problems(cv: dict) -> list[str]:
