@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -125,7 +126,7 @@ def about(plan: Any, runs: dict[tuple[int, int], Fold]) -> dict:
     command += f" --folds {' '.join(map(str, plan.folds))}" if partial else ""
     command += f" --num_processes {plan.own['num_processes']}" if "num_processes" in plan.own else ""
     used = [{"ser_hf": results["ser_hf"], **results["versions"]} for results in everything]
-    first = everything[0]
+    first, settings = everything[0], portable(plan.given)
     tables = [[table for (of, _), (_, table) in runs.items() if of == seed] for seed in plan.seeds]
     return {
         "recipe": plan.recipe.stem,
@@ -134,8 +135,9 @@ def about(plan: Any, runs: dict[tuple[int, int], Fold]) -> dict:
         "commit": ", ".join(sorted({results["commit"] for results in everything} - {None})) or None,
         "versions": {name: ", ".join(sorted({str(v.get(name)) for v in used})) for name in used[0]},
         "date": _last_date([plan.folder(*key) for key in runs]),
-        "machine": machine(),
-        "settings": portable(plan.given),
+        "machine": machine(cpu=settings.get("use_cpu") is True)
+        | {"processes": max((r["training"] or {}).get("processes", 1) for r in everything)},
+        "settings": settings,
         "corpus": first["corpus"],
         "model": first["model"],
         "protocol": {**first["protocol"], "fold": None, "folds": plan.all_folds},
@@ -151,28 +153,23 @@ def _last_date(folders: list[Path]) -> str:
     return str(date.fromtimestamp(max((folder / "results.json").stat().st_mtime for folder in folders)))
 
 
-def machine() -> dict:
-    """What the time of a training depends on: processor, usable cores, threads of one process, and the accelerator."""
+def machine(cpu: bool = False) -> dict[str, Any]:
+    """What the time of a training depends on: processor, usable cores, threads of one process, accelerator (None if
+    there is none, or `cpu`)."""
     import torch
 
-    names = [line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
     return {
         "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() and not cpu else None,
     }
 
 
-def _lines(file: str) -> list[str]:
-    try:
-        return Path(file).read_text().splitlines()
-    except OSError:
-        return []
-
-
 def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings for others: without the flags of one machine, folders by their last part, numbers as numbers.
+    """Settings for others: without flags of one machine or account, folders by their last part, numbers as numbers.
 
     >>> portable({"learning_rate": "1e-3", "arch": "cnn2d_2", "data_dir": "/a/b", "text_model": "/a/x_cv/fold{fold}"})
     {'learning_rate': 0.001, 'arch': 'cnn2d_2', 'text_model': 'x_cv/fold{fold}'}
@@ -192,8 +189,8 @@ def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
             return setting
         return "/".join(path.parts[-2:]) if "{" in path.name else path.name  # a fold's folder says little alone
 
-    names = [name for name in settings if name not in (*NOT_IN_RUN_YAML, "data_dir") and settings[name] is not None]
-    return {name: value(settings[name]) for name in names}
+    private = {"data_dir", *NOT_IN_RUN_YAML} | {name for name in settings if name.startswith("hub_")}
+    return {name: value(settings[name]) for name in settings if name not in private and settings[name] is not None}
 
 
 def coverage(seeds: list[list], ids: list[str], expected: set[str]) -> dict:
@@ -237,11 +234,11 @@ def markdown(cv: dict) -> str:
     def row(first: Any, figures: dict, show: Callable[[Any], str]) -> list[str]:
         return [first, *(show(figures[name]) for name in METRICS)]
 
-    means = [row(one["seed"], one, _spread) for one in cv["mean"]["per_seed"]]
+    means = [row(one["seed"], one, spread) for one in cv["mean"]["per_seed"]]
     pools = [[one["seed"], *(_interval(one, name) for name in METRICS)] for one in pooled["per_seed"]]
     if several:
         over = cv["mean"]["over_seeds"]
-        means.append(row("mean", over, _spread))
+        means.append(row("mean", over, spread))
         means.append(row("sd over seeds", over, lambda figure: _number(figure["sd_over_seeds"])))
         pools.append(row("mean", pooled["over_seeds"]["metrics"], _number))
     classes = [
@@ -285,7 +282,8 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _spread(figure: dict) -> str:
+def spread(figure: dict) -> str:
+    """Mean ± standard deviation over folds, if there are several."""
     return _number(figure["mean"]) + ("" if figure["sd_over_folds"] is None else f" ± {figure['sd_over_folds']:.3f}")
 
 

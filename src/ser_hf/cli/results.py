@@ -18,6 +18,7 @@ from ..errors import SerError
 from ..evaluation.tables import escape, markdown_table
 from ..files import write
 from .console import Parser
+from .cv_report import spread
 
 ROOT = Path(__file__).parents[3]  # of a checkout
 PAGES = ("recipes/README.md", "README.md")  # where tables are; the first must show every corpus with results
@@ -305,14 +306,13 @@ def _named(one: dict) -> str:
 
 
 def _spread(figure: dict) -> str:
-    """Mean over folds (and seeds) ± standard deviation over folds; of several seeds also that over seeds."""
-    folds, seeds = figure["sd_over_folds"], figure["sd_over_seeds"]
-    text = f"{figure['mean']:.3f}" + ("" if folds is None else f" ± {folds:.3f}")
-    return text + ("" if seeds is None else f" (seeds ± {seeds:.3f})")
+    """Mean over folds (and seeds) ± standard deviation over folds; with several seeds also that over seeds."""
+    seeds = figure["sd_over_seeds"]
+    return spread(figure) + ("" if seeds is None else f" (seeds ± {seeds:.3f})")
 
 
 def _interval(one: dict, metric: str) -> str:
-    """The pooled figure with its interval; of several seeds the mean, the lowest and the highest bound."""
+    """The pooled figure with its interval; with several seeds the mean, the lowest and the highest bound."""
     bounds = [seed["intervals"][metric] for seed in one["pooled"]["per_seed"]]
     low, high = min(bound[0] for bound in bounds), max(bound[1] for bound in bounds)
     return f"{one['pooled']['over_seeds']['metrics'][metric]:.3f} [{low:.3f}, {high:.3f}]"
