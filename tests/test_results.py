@@ -125,6 +125,13 @@ def test_incomplete_results_are_refused_unless_asked_for_and_then_marked(change,
     assert json.loads(place.read_text())["marks"][0].startswith(words)
 
 
+def test_results_of_other_labels_are_not_replaced(cv, tmp_path):
+    place = results.record(cv, "one", tmp_path)
+    assert results.record(cv | {"date": "2027-01-01"}, "one", tmp_path) == place
+    with pytest.raises(SerError, match="one.json holds the results of labels '2class'"):
+        results.record(cv | {"corpus": cv["corpus"] | {"labels": "3class"}}, "one", tmp_path)
+
+
 def test_a_request_is_checked_before_the_folds_are_run(monkeypatch):
     monkeypatch.setattr(training_record, "commit", lambda: "abc1234")
     results.check_request("emo_text", partial=False)

@@ -110,7 +110,8 @@ def record(cv: dict[str, Any], name: str, folder: Path, anyway: bool = False) ->
         anyway: Record a partial cross-validation, or one of uncommitted changes, too; its rows say so.
 
     Raises:
-        SerError: no file name, a partial cross-validation, uncommitted changes, or a path of this machine in `cv`.
+        SerError: no file name, a partial cross-validation, uncommitted changes, a path of this machine in `cv`, or a
+            file of other labels under this name (earlier results of the same labels are replaced).
     """
     _check_name(name)
     problems = _problems(cv)
@@ -123,6 +124,8 @@ def record(cv: dict[str, Any], name: str, folder: Path, anyway: bool = False) ->
     # What fits on one line stands on one line: a confusion matrix is read row by row.
     text = re.sub(r"([\[{])\n\s+([^\[\]{}]*?)\n\s+([\]}])", _on_one_line, text)
     place = folder / cv["corpus"]["corpus"] / cv["protocol"]["name"] / f"{name}.json"
+    if place.exists() and (labels := json.loads(place.read_text())["corpus"]["labels"]) != content["corpus"]["labels"]:
+        raise SerError(f"--record {name}: {place.name} holds the results of labels {labels!r}; choose another name")
     write(place, text + "\n")
     return place
 
