@@ -25,6 +25,7 @@ from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import find_protocol, folds_of
 from ser_hf.errors import SerError
 from ser_hf.training.arguments import parse, read
+from ser_hf.training.record import commit
 
 RECIPE = str(REPO / "recipes" / "wav2vec2_cls.py")
 WORDS = ["angry", "sad"]
@@ -166,6 +167,7 @@ class Launcher:
         metrics = {"uar": 1 / len(counts), "wa": 0.25, "macro_f1": 0.1, "weighted_f1": 0.1}
         results = {
             "ser_hf": "0.1.0",
+            "commit": commit(),
             "corpus": report.as_dict() | {"title": "T", "licence": "L", "notes": "", "lines": report.lines()},
             "protocol": {
                 "name": protocol.name,
@@ -389,7 +391,7 @@ def test_processes_are_handed_to_accelerate(flags, launcher, tmp_path):
 
 def test_flags_are_gathered_as_the_recipe_gathers_them():
     for words in (
-        ["--dataset", "emodb", "--fold", "2"],  # with recipes/configs/emodb_wav2vec2.yaml
+        ["--dataset", "emodb", "--split_seed", "2"],  # with recipes/configs/emodb_wav2vec2.yaml
         ["--dataset", "emodb", "--config", "none", "--bf16", "false"],
         ["--dataset", "emodb", "--model_type", "wav2vec2"],  # which replaces the YAML's checkpoint
         ["--config", "ravdess_wav2vec2", "--model_name_or_path", "a/b"],

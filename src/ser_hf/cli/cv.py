@@ -32,6 +32,7 @@ from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, r
 from ..training.settings import CLASSES, DataArguments, System
 from .console import Parser, positive
 from .cv_report import Fold, about, mark, markdown, summarise
+from .results import check_request, record, results_folder
 
 if TYPE_CHECKING:
     from ..data.corpus import CorpusReport
@@ -62,7 +63,7 @@ class Request:
         seeds, folds: The seeds, and the folds that were asked for (all if empty).
         anew: Whether finished folds are run again.
         verbose: Whether the output of the folds is shown.
-        record: The name under which `recipes/results` keeps the figures; "" is the YAML's or the system's; None: not.
+        record: The name under which `recipes/results` keeps the figures; None keeps none.
     """
 
     recipe: Path
@@ -113,6 +114,8 @@ def main(argv: list[str]) -> int:
         SerError: wrong flags, a folder of another run, or a fold that failed (the finished ones stay).
     """
     request = parse(argv)
+    if request.record:
+        check_request(request.record, partial=bool(request.folds))
     plan = load(request)
     try:
         runs = run_all(plan)
@@ -123,6 +126,8 @@ def main(argv: list[str]) -> int:
     write(request.out / "cv.json", json.dumps(cv, indent=2, ensure_ascii=False) + "\n")
     write(request.out / "cv.md", markdown(cv))
     run.say("", markdown(cv), f"written: {request.out / 'cv.json'} and cv.md")
+    if request.record:
+        run.say(f"recorded: {record(cv, request.record, results_folder())}; `ser-hf results` writes the tables")
     return 0
 
 
@@ -138,6 +143,7 @@ def own_parser() -> argparse.ArgumentParser:
     parser.add_argument("--num_processes", type=positive, help="processes (GPUs) of each fold, for accelerate launch")
     parser.add_argument("--accelerate_config", metavar="FILE", help="YAML of accelerate launch, recipes/accelerate/...")
     parser.add_argument("--verbose", nargs="?", const="true", choices=("true", "false"), help="show the folds' output")
+    parser.add_argument("--record", nargs="?", const="", metavar="NAME", help="keep the figures in recipes/results")
     parser.add_argument("--output_dir", help="folder (default: runs/<dataset>_<system>_cv, or runs/<config>_cv)")
     return parser
 
@@ -186,6 +192,7 @@ def parse(argv: list[str]) -> Request:
         folds=sorted(set(own.folds or [])),
         anew=values.overwrite_output_dir,
         verbose=own.verbose == "true",
+        record=own.record if own.record != "" else run_name(values, system),
     )
 
 
