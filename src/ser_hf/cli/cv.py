@@ -99,10 +99,7 @@ class Plan:
 
 def main(argv: list[str]) -> int:
     """Run the folds that are not finished, then report. Returns the exit status.
-
-    Raises:
-        SerError: wrong flags, a folder of another run, or a fold that failed (the finished ones stay).
-    """
+    Raises SerError: wrong flags, a folder of another run, or a fold that failed (the finished ones stay)."""
     request = parse(argv)
     if request.record:
         check_request(request.record, partial=bool(request.folds))
@@ -146,10 +143,7 @@ def _natural(text: str) -> int:
 
 def parse(argv: list[str]) -> Request:
     """Read the command line, without the corpus.
-
-    Raises:
-        SerError: no such recipe, or a wrong flag of cv or of the recipe.
-    """
+    Raises SerError: no such recipe, or a wrong flag of cv or of the recipe."""
     argv = spelled(argv)
     if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
         raise SerError("the recipe comes first: ser-hf cv recipes/wav2vec2_cls.py --dataset NAME ...")
@@ -164,10 +158,9 @@ def parse(argv: list[str]) -> Request:
     if config and not Path(config).is_file():
         raise SerError(f"--accelerate_config {config}: no such file")
     launcher += ["--config_file", config] if config else []
-    if own.num_processes:
-        # also on a CPU, where `--cpu` would start one process whatever the number
-        several = ["--multi_gpu"] if own.num_processes > 1 and not config else []
-        launcher += [*several, "--num_processes", str(own.num_processes)]
+    if own.num_processes:  # --multi_gpu also on a CPU, where `--cpu` would start one process whatever the number
+        launcher += ["--multi_gpu"] if own.num_processes > 1 and not config else []
+        launcher += ["--num_processes", str(own.num_processes)]
     return Request(
         recipe=recipe,
         system=system,
@@ -210,10 +203,7 @@ def load_system(recipe: Path) -> System:
 
 def load(request: Request) -> Plan:
     """Load the corpus and make every fold, before the first one runs.
-
-    Raises:
-        SerError: no such corpus, label set, protocol or fold; a leak; labels that cv cannot sum up.
-    """
+    Raises SerError: no such corpus, label set, protocol or fold; a leak; labels that cv cannot sum up."""
     data = request.data
     mixture, protocol = run.resolve(request.system, data)
     if mixture.tested.config.problem_type != CLASSES:
@@ -273,10 +263,7 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
 
 def finished(plan: Plan, seed: int, fold: int) -> Fold | None:
     """Results and predictions of a fold, or None if it is not run or not complete.
-
-    Raises:
-        SerError: its folder holds a run with other flags (names the first that differs), or of another corpus.
-    """
+    Raises SerError: its folder holds a run with other flags (names the first that differs), or of another corpus."""
     import yaml
 
     folder, now = plan.request.folder(seed, fold), plan.request.overrides

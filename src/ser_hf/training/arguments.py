@@ -26,10 +26,7 @@ NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint
 
 def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
     """The settings of a recipe by the command line `argv` (this process's if None); its docstring opens `--help`.
-
-    Raises:
-        SerError: unknown flag, YAML key or value (suggests the nearest), or a flag that would do nothing.
-    """
+    Raises SerError: unknown flag, YAML key or value (suggests the nearest), or a flag that would do nothing."""
     from transformers import TrainingArguments
 
     argv = list(sys.argv[1:] if argv is None else argv)

@@ -129,10 +129,7 @@ def _load_trained(name: str | None, label_names: list[str]):
 
 def modality_remarks(splits: Mapping[str, Dataset], cleaning: str) -> list[str]:
     """Lines on the utterances that lack audio or text, and on test texts that occur in train too.
-
-    Raises:
-        SerError: no utterance of train, or of test, has audio, or text.
-    """
+    Raises SerError: no utterance of train, or of test, has audio, or text."""
     lines = []
     for kind in MODALITIES:
         missing = {}

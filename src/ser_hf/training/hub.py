@@ -60,11 +60,8 @@ def _weights(model: PreTrainedModel, stock_prefix: str, to_stock: bool) -> dict[
 
 
 def to_stock(model: SerForAudioClassification) -> PreTrainedModel:
-    """The same model as a stock class, such as `Wav2Vec2ForSequenceClassification`.
-
-    Raises:
-        ValueError: there is no stock class for this pooling and head, or its logits differ (which would be a defect).
-    """
+    """The same model as a stock class, such as `Wav2Vec2ForSequenceClassification`. Raises ValueError: there is no
+    stock class for this pooling and head, or its logits differ (which would be a defect)."""
     kind = stock_class(model.config)
     if kind is None:
         raise ValueError(f"no stock class pools by {model.config.pooling} under the {model.config.head} head")
@@ -102,10 +99,7 @@ def _same_logits(ours, stock, tolerance: float = 1e-4) -> None:
 
 def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerForAudioClassification:
     """A fine-tuned model with its head, ours or stock, as ours.
-
-    Raises:
-        SerError: not found, no audio classifier, or weights are missing (they are named).
-    """
+    Raises SerError: not found, no audio classifier, or weights are missing (they are named)."""
     from transformers import AutoConfig, AutoModelForAudioClassification
 
     try:
@@ -145,10 +139,7 @@ def save_model(model: PreTrainedModel, processor, folder: Path) -> type[PreTrain
 
 def login(repo_id: str | None, flag: str) -> str:
     """The repository to push to, once the Hub has accepted this machine's token; before anything slow.
-
-    Raises:
-        SerError: names `flag`: not `user/name`, no or wrong token, Hub not reachable.
-    """
+    Raises SerError: names `flag`: not `user/name`, no or wrong token, Hub not reachable."""
     if not repo_id or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise SerError(f"{flag} {repo_id}: must be user/name")
     try:
@@ -171,10 +162,7 @@ def reason(error: Exception) -> str:
 
 def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
     """Publish the files of `PUBLISHED` of a run's folder; returns the repository's address.
-
-    Raises:
-        SerError: a file to be pushed names a local folder; the repository is public and should be private.
-    """
+    Raises SerError: a file to be pushed names a local folder; the repository is public and should be private."""
     with tempfile.TemporaryDirectory() as staging:
         for pattern in PUBLISHED:
             for file in folder.glob(pattern):

@@ -101,12 +101,10 @@ def describe_model(
     """The model's part of `results.json`.
 
     Args:
-        model: As it was trained.
-        saved: The class it was saved as.
+        saved: The class of the saved model.
         task: The task of the pipeline that loads it.
         checkpoints: The checkpoints it was made from.
         lora_rank: Rank of the adapters it was trained with; 0 without.
-        speaker_normalised: Whether its features are speaker-normalised.
     """
     published = [name for name in checkpoints if not Path(name).exists()]
     encoder = " + ".join(name if name in published else _public_name(Path(name)) for name in checkpoints)

@@ -131,10 +131,7 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
 
 def resolve(system: System, data: DataArguments, windows: WindowArguments | None = None) -> "tuple[Mixture, Protocol]":
     """The corpora and the protocol that the flags name, without torch.
-
-    Raises:
-        SerError: one of them does not exist, or the recipe does not learn such labels.
-    """
+    Raises SerError: one of them does not exist, or the recipe does not learn such labels."""
     from ..data.loading import find_protocol
     from ..data.mixing import find_mixture
 
@@ -156,10 +153,7 @@ def make_fold(
     corpus: "Dataset", mixed: "Mixed | None", protocol: "Protocol", data: DataArguments, fold: int, name: str
 ) -> "DatasetDict":
     """Train, validation and test of one fold, with the other corpora's utterances in train.
-
-    Raises:
-        SerError: no such fold, an empty part, or a leak.
-    """
+    Raises SerError: no such fold, an empty part, or a leak."""
     from ..data.mixing import add_to_train
     from ..data.splits import check_disjoint, split
 
@@ -197,11 +191,8 @@ def _claim_output(folder: Path, training: "TrainingArguments", overwrite: bool) 
 def select_on_validation(
     settings: Settings, problem_type: str, label_names: Sequence[str], has_validation: bool
 ) -> Settings:
-    """Settings that keep the checkpoint with the best validation metric; without validation the last one.
-
-    Raises:
-        SerError: `--metric_for_best_model` is no metric of this kind of labels.
-    """
+    """Settings that keep the checkpoint with the best validation metric; without validation the last one. Raises
+    SerError: `--metric_for_best_model` is no metric of this kind of labels."""
     from ..evaluation.tasks import TASKS
 
     values = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
@@ -232,7 +223,7 @@ class Windowed:
 
 
 def cut_windows(splits: "DatasetDict", windows: WindowArguments) -> Windowed | None:
-    """The parts as windows, or None without `--window_seconds`; cut after the split, so that no clip is in two parts."""
+    """The parts as windows, or None without `--window_seconds`; cut after the split: no clip is in two parts."""
     from ..data.windows import to_windows
 
     if windows.window_seconds is None:
@@ -261,10 +252,7 @@ def draw_augmentation(
 
 def train(trainer: "SerTrainer") -> dict:
     """Train, from a checkpoint if asked to; returns the training's part of `results.json`.
-
-    Raises:
-        SerError: `--resume_from_checkpoint` names no checkpoint.
-    """
+    Raises SerError: `--resume_from_checkpoint` names no checkpoint."""
     training = trainer.args
     resume = _checkpoint(training)
     started = time.perf_counter()

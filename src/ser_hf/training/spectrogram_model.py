@@ -117,11 +117,8 @@ def spectrogram_model(
 def by_speaker(
     extractor: SerSpectrogramFeatureExtractor, speaker_norm: bool | None, clips: ClipArguments, windows: WindowArguments
 ) -> bool:
-    """Whether features are speaker-normalised: `--speaker_norm`, by default as the checkpoint has it.
-
-    Raises:
-        SerError: clips are cut or zero-padded: the mean of a speaker's windows or crops is not that of whole clips.
-    """
+    """Whether features are speaker-normalised: `--speaker_norm`, by default as the checkpoint has it. Raises SerError:
+    clips are cut or zero-padded: the mean of a speaker's windows or crops is not that of whole clips."""
     relative = extractor.mean_spectrum is not None if speaker_norm is None else speaker_norm
     lengths = {"window_seconds": windows.window_seconds, **vars(clips)}
     for flag in ("window_seconds", "max_seconds", "min_seconds"):

@@ -41,11 +41,8 @@ def _with_columns(dataset: Dataset, columns: dict[str, list], kind) -> Dataset:
 
 
 def prepare_texts(splits: DatasetDict, cleaning: str) -> tuple[DatasetDict, list[str]]:
-    """All parts by `with_text`, and remarks: the number of missing texts, and of test texts that occur in train.
-
-    Raises:
-        SerError: train or test has no text at all.
-    """
+    """All parts by `with_text`, and remarks: the number of missing texts, and of test texts that occur in train. Raises
+    SerError: train or test has no text at all."""
     parts, missing = {}, {}
     for part, rows in splits.items():
         parts[part], without = with_text(rows, cleaning)
@@ -156,11 +153,8 @@ def _word_pieces(untrained, texts: Sequence[str], size: int) -> dict[str, int]:
 
 
 def check_text_length(max_length: int, config, flag: str = "--max_text_length") -> None:
-    """See that a text encoder has a position for each of `max_length` tokens, special ones included.
-
-    Raises:
-        SerError: too many (any number is right with relative positions), or fewer than a word and two special tokens.
-    """
+    """See that a text encoder has a position for each of `max_length` tokens, special ones included. Raises SerError:
+    too many (any number is right with relative positions), or fewer than a word and two special tokens."""
     longest = getattr(config, "max_position_embeddings", None)
     if longest is None or longest < 0 or not getattr(config, "position_biased_input", True):  # XLNet's -1; DeBERTa-v3
         longest = None

@@ -15,10 +15,6 @@ from ..data.batching import LengthBatchSampler, evaluation_batches
 from .losses import Loss
 
 
-def _inputs(batch: dict) -> dict:
-    return {name: value for name, value in batch.items() if name != "labels"}
-
-
 @contextmanager
 def _same_random_numbers():
     """Restore every generator that a forward draws from: torch's (dropout) and NumPy's (transformers' SpecAugment)."""
@@ -129,8 +125,7 @@ class SerTrainer(Trainer):
         loader.counted = [rank + i * world < len(batches) for i in range(rounds)]
         return loader
 
-    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        return self.get_eval_dataloader(test_dataset)
+    get_test_dataloader = get_eval_dataloader
 
     # ---- optimisation
 
@@ -165,8 +160,8 @@ class SerTrainer(Trainer):
             for batch in batch_samples:
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
-                    logits.append(self.model_wrapped(**_inputs(batch)).logits.float().cpu())
-                labels.append(batch["labels"].cpu())
+                    labels.append(batch.pop("labels").cpu())
+                    logits.append(self.model_wrapped(**batch).logits.float().cpu())
         parts = gather_object([(logits, labels)]) if self.args.world_size > 1 else [(logits, labels)]
         before = sum(len(part) for rank in parts[: self.args.process_index] for part in rank[0])
         return {
@@ -178,7 +173,7 @@ class SerTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         labels = inputs["labels"]
-        outputs = model(**_inputs(inputs))
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         processes = self.accelerator.num_processes
         if num_items_in_batch is None or (self.loss.needs_whole_batch and self._update is None):
             loss = self.loss.value(outputs.logits, labels)
