@@ -108,11 +108,10 @@ def check_names(data, problem_types: tuple[str, ...] | None = None) -> None:
     Raises:
         SerError: one of them does not exist, or the label set is not of a kind that the recipe learns.
     """
-    from ..data.loading import find_protocol
     from ..data.mixing import find_mixture
 
-    source = find_mixture(data.dataset, data.labels, data.data_dir, data.test_on, data.add_labels).tested
-    find_protocol(source, data.protocol)
+    names = (data.dataset, data.labels, data.data_dir, data.test_on, data.add_labels, data.protocol)
+    source = find_mixture(*names).tested
     kind = source.config.problem_type
     if problem_types and kind not in problem_types:
         fitting = [c.name for c in source.corpus.BUILDER_CONFIGS if c.problem_type in problem_types]
