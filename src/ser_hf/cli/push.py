@@ -165,36 +165,27 @@ of the label set. {ABOUT_AUDIO if has_audio else "`audio` is empty: this corpus 
 """
 
 
-def login(repo_id: str) -> None:
-    """Check that the Hub accepts this machine's token, before anything slow.
-
-    Raises:
-        SerError: malformed repository name, no or wrong token, or the Hub cannot be reached.
-    """
-    from huggingface_hub import HfApi
-
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise SerError(f"--repo_id {repo_id}: must be user/name")
-    try:
-        HfApi().whoami()
-    except Exception as error:  # of any kind: it would come again after the corpus is read
-        raise SerError(f"the Hub does not accept this machine ({_reason(error)}); run `hf auth login`") from None
-
-
 def _reason(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def claim_repository(repo_id: str, public: bool) -> str:
-    """Create the dataset repository if it does not exist; returns its address.
+    """Create the dataset repository if it does not exist, before anything slow; returns its address.
 
     Raises:
-        SerError: it cannot be created, or it exists and is public instead of private (or the reverse).
+        SerError: malformed name; the Hub cannot be reached or does not accept this machine's token; the repository
+            cannot be created, or it exists and is public instead of private (or the reverse).
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise SerError(f"--repo_id {repo_id}: must be user/name")
     api = HfApi()
+    try:
+        api.whoami()
+    except Exception as error:  # of any kind: it would come again after the corpus is read
+        raise SerError(f"the Hub does not accept this machine ({_reason(error)}); run `hf auth login`") from None
     try:
         url = api.create_repo(repo_id, repo_type="dataset", private=not public, exist_ok=True)
         private = api.repo_info(repo_id, repo_type="dataset").private
@@ -221,7 +212,6 @@ def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: 
             f"--public: {card.title} may not be published again (licence: {card.licence}); "
             "leave --public out to push it to a private repository"
         )
-    login(repo_id)
     url = claim_repository(repo_id, public)
     dataset, report = load(source, num_proc=num_proc)
     say(*report.lines())
