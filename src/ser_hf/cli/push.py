@@ -169,6 +169,15 @@ def _reason(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def check_licence(card: "CorpusCard", public: bool) -> None:
+    """Raises SerError if the corpus may not be published as asked."""
+    if public and not card.redistributable:
+        raise SerError(
+            f"--public: {card.title} may not be published again (licence: {card.licence}); "
+            "leave --public out to push it to a private repository"
+        )
+
+
 def claim_repository(repo_id: str, public: bool) -> str:
     """Create the dataset repository if it does not exist, before anything slow; returns its address.
 
@@ -207,11 +216,7 @@ def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: 
     from ..data.loading import load
 
     config, card = source.config, source.corpus.CARD
-    if public and not card.redistributable:
-        raise SerError(
-            f"--public: {card.title} may not be published again (licence: {card.licence}); "
-            "leave --public out to push it to a private repository"
-        )
+    check_licence(card, public)
     url = claim_repository(repo_id, public)
     dataset, report = load(source, num_proc=num_proc)
     say(*report.lines())
@@ -254,8 +259,10 @@ def main(argv: list[str]) -> int:
     corpus.add_argument("--public", action="store_true", help="make the repository public, where the licence allows it")
     args = parser.parse_args(argv)
 
-    from ..data.loading import find_source
+    from ..data.loading import corpus_class, find_source, is_own
 
+    if not is_own(args.name):  # the licence is known without the corpus's folder
+        check_licence(corpus_class(args.name).CARD, args.public)
     source = find_source(args.name, args.labels, args.data_dir)
     say(f"pushed to {push_corpus(source, args.repo_id, args.public, args.num_proc)}")
     return 0

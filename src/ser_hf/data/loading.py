@@ -152,8 +152,8 @@ def _find_root(corpus: type[SpeechCorpus], name: str, data_dir: str | Path | Non
 
 
 def fingerprint(source: Source) -> str:
-    """Changes with the corpus's content and with the code that reads it. Part of the cache key, because `datasets`
-    keys a builder's cache by neither."""
+    """A hash of the corpus's content and of the code that reads it: part of the cache key, because `datasets` keys a
+    builder's cache by neither."""
     things = (source.corpus, SpeechCorpus, scan, features)
     digest = xxhash.xxh3_64((__version__ + "".join(inspect.getsource(inspect.getmodule(t)) for t in things)).encode())
     for line in source.corpus.state(source.root):
@@ -215,7 +215,7 @@ def load_corpus(
     Args:
         name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`).
         labels: Label configuration; the corpus's default if None.
-        data_dir: The corpus's folder; else it is looked for under `$SER_DATA_DIR`.
+        data_dir: The corpus's folder; else it is searched under `$SER_DATA_DIR`.
         cache_dir: Folder of the cached table; `datasets`' own cache if None.
         num_proc: Processes that scan; worth it from about ten thousand clips.
         strict: Make missing, surplus or unusable utterances an error.

@@ -64,9 +64,10 @@ def find_mixture(
     add_labels: list[str] | None = None,
     protocol: str | None = None,
 ) -> Mixture:
-    """Resolve a `--dataset` value, be it one corpus or several joined by `+`. Reads no audio.
+    """Resolve a `--dataset` value. Reads no audio.
 
     Args:
+        dataset: One corpus, or several joined by `+`, named as `find_source` takes them.
         labels: Label configuration of the tested corpus; with several corpora one of `LABEL_SETS`.
         data_dir: The corpus's folder; with several corpora the one that holds all of them, as `$SER_DATA_DIR` does.
         test_on: The corpus that is split and tested, where there are several.

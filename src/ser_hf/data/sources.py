@@ -48,9 +48,9 @@ def folder_corpus(folder: Path) -> type[SpeechCorpus]:
         if number > 1:
             name = table["file_name"].iloc[files.index(file)]
             raise SerError(f"{path}: {name} is named {number} times; name it once")
-    outside = [file for file in files if not Path(file).is_relative_to(folder)]
+    outside = dict.fromkeys(file for file in files if not Path(file).is_relative_to(folder))
     base = os.path.commonpath(map(os.path.dirname, outside)) if outside else ""  # ids name no folder of this machine
-    names = [Path(file).relative_to(base if file in {*outside} else folder) for file in files]
+    names = [Path(file).relative_to(base if file in outside else folder) for file in files]
     stems = [name.with_suffix("") for name in names]
     numbers = Counter(stems)
     ids = [str(name if numbers[stem] > 1 else stem) for name, stem in zip(names, stems, strict=True)]
@@ -103,9 +103,7 @@ def hub_corpus(name: str, labels: str | None = None) -> type[SpeechCorpus]:
         state.append(f"{part} {data._fingerprint}\n")
         classes = getattr(data.features["label"], "names", None)
         orders.add(tuple(classes or ()))
-        columns = [
-            column for column in ("id", "label", "text", "speaker", *OPTIONAL_COLUMNS) if column in data.features
-        ]
+        columns = [name for name in ("id", "label", "text", "speaker", *OPTIONAL_COLUMNS) if name in data.features]
         for index, row in enumerate(data.select_columns(columns).to_list()):
             if classes and row["label"] is not None:  # -1 is the Hub's way to say: no label
                 row["label"] = classes[row["label"]] if row["label"] >= 0 else None
