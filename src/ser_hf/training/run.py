@@ -138,10 +138,9 @@ def resolve(system: System, data: DataArguments, windows: WindowArguments | None
     Raises:
         SerError: one of them does not exist, or the label set is not of a kind that the recipe learns.
     """
-    from ..data.loading import find_protocol
     from ..data.mixing import find_mixture
 
-    mixture = find_mixture(data.dataset, data.labels, data.data_dir, data.test_on, data.add_labels)
+    mixture = find_mixture(data.dataset, data.labels, data.data_dir, data.test_on, data.add_labels, data.protocol)
     tested = mixture.tested
     kind = tested.config.problem_type
     if kind not in system.tasks:
@@ -152,7 +151,7 @@ def resolve(system: System, data: DataArguments, windows: WindowArguments | None
         raise SerError("--add_labels: does nothing without a second corpus in --dataset; leave it out")
     if kind == VALUES and windows and windows.combine == "vote":
         raise SerError("--combine vote: windows cannot vote on values; choose mean, max or attention")
-    return mixture, find_protocol(tested, data.protocol)
+    return mixture, tested.protocol
 
 
 def make_fold(
