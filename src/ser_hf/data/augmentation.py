@@ -282,7 +282,7 @@ def augment(samples: np.ndarray, rate: int, config: Augmentation, generator: np.
         AudioError: a file of `noise_dir` or `reverb_dir` cannot be read.
     """
     if config.crop_p and generator.random() < config.crop_p:  # 0 draws nothing
-        samples = crop(samples, _between(config.crop_keep, generator) * len(samples), 1, "random", generator)
+        samples = crop(samples, _between(config.crop_keep, generator) * len(samples), 1, generator)
     if generator.random() < config.speed_p:
         samples = speed(samples, _between(config.speed_factor, generator))
     if generator.random() < config.pitch_p:

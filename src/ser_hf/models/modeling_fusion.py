@@ -13,8 +13,8 @@ from transformers.models.auto import modeling_auto
 from .configuration_fusion import SerFusionConfig
 from .encoders import (
     audio_states,
+    check_text,
     describe_audio,
-    describe_text,
     freeze_feature_encoder,
     layer_count,
     load_encoder,
@@ -27,7 +27,7 @@ from .modeling_ser import SerForAudioClassification
 from .modeling_spectrogram import SerSpectrogramModel
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
 from .pooling import POOLINGS, TEXT_POOLINGS, LayerSum, pool_layers
-from .strict_loading import StrictLoading, classification_loss
+from .strict_loading import StrictLoading, classification_output
 
 # Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
 modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser_fusion", "SerFusionForClassification")
@@ -61,7 +61,7 @@ def load_audio_encoder(
 def load_text_encoder(name_or_path: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """A pretrained text encoder, or that of a model with one; raises as `load_audio_encoder` does."""
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    describe_text(config)
+    check_text(config)
     return load_encoder(name_or_path, config, trust_remote_code=trust_remote_code, **without_pooler(config))
 
 
@@ -92,7 +92,7 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
         super().__init__(config)
         audio, text = config.audio_config, config.text_config
         description = describe_audio(audio)
-        describe_text(text)
+        check_text(text)
         self.main_input_name = description.input_name
         # AutoModel knows our spectrogram model only where ser_hf is installed.
         spectrogram = description.reads == "spectrogram"
@@ -324,7 +324,4 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
         if text_states is None and input_ids is not None:
             text_states, text_mask = self.encode_text(input_ids, text_attention_mask)
         logits = self.fuse(audio_states, audio_mask, text_states, text_mask)
-        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
-        if return_dict is False:
-            return (logits,) if loss is None else (loss, logits)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return classification_output(logits, labels, self.config.problem_type, return_dict)

@@ -19,7 +19,7 @@ from .encoders import (
 )
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; SerConfig names it
 from .pooling import POOLINGS, LayerSum, pool
-from .strict_loading import StrictLoading, classification_loss
+from .strict_loading import StrictLoading, classification_output
 
 # Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
 modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser", "SerForAudioClassification")
@@ -133,13 +133,8 @@ class SerForAudioClassification(SerPreTrainedModel):
         if self.config.use_weighted_layer_sum:
             frames = self.ser_layer_sum(torch.stack(out.hidden_states, dim=1))
         logits = self._head(frames, frame_mask(self.config.audio_config, frames, mask))
-        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
-        if return_dict is False:
-            return (logits,) if loss is None else (loss, logits)
-        hidden_states = out.hidden_states if output_hidden_states else None
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=hidden_states, attentions=out.attentions
-        )
+        states = out.hidden_states if output_hidden_states else None
+        return classification_output(logits, labels, self.config.problem_type, return_dict, states, out.attentions)
 
     def _head(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         linear, pooling = self.config.head == "linear", POOLINGS[self.config.pooling]
