@@ -65,8 +65,8 @@ def load_text_encoder(name_or_path: str, trust_remote_code: bool = False) -> Pre
     return load_encoder(name_or_path, config, trust_remote_code=trust_remote_code, **without_pooler(config))
 
 
-class SerFusionPreTrainedModel(StrictLoading, PreTrainedModel):
-    """Loading rules and initialisation of the fusion model."""
+class SerFusionForClassification(StrictLoading, PreTrainedModel):
+    """Emotion of what is said and how: classes, several labels at once, or values, by `config.problem_type`."""
 
     config_class = SerFusionConfig
     base_model_prefix = "fusion"
@@ -75,18 +75,6 @@ class SerFusionPreTrainedModel(StrictLoading, PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, LayerSum):
-            module.weight.fill_(1.0 / len(module.weight))
-        elif isinstance(module, Modality):
-            module.missing.zero_()
-
-
-class SerFusionForClassification(SerFusionPreTrainedModel):
-    """Emotion of what is said and how: classes, several labels at once, or values, by `config.problem_type`."""
 
     def __init__(self, config: SerFusionConfig):
         super().__init__(config)
@@ -119,6 +107,14 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
         self.ser_dropout = nn.Dropout(config.head_dropout)
         self.ser_classifier = nn.Linear(self.ser_fusion.width, config.num_labels)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LayerSum):
+            module.weight.fill_(1.0 / len(module.weight))
+        elif isinstance(module, Modality):
+            module.missing.zero_()
 
     @classmethod
     def from_encoders(

@@ -14,7 +14,6 @@ from .encoders import (
     layer_count,
     load_encoder,
     long_enough,
-    shortest_input,
     transformer_layers,
 )
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; SerConfig names it
@@ -25,8 +24,8 @@ from .strict_loading import StrictLoading, classification_output
 modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser", "SerForAudioClassification")
 
 
-class SerPreTrainedModel(StrictLoading, PreTrainedModel):
-    """Loading rules and initialisation of the audio model."""
+class SerForAudioClassification(StrictLoading, PreTrainedModel):
+    """Emotion of a clip: classes, several labels at once, or continuous values, by `config.problem_type`."""
 
     config_class = SerConfig
     base_model_prefix = "encoder"
@@ -35,16 +34,6 @@ class SerPreTrainedModel(StrictLoading, PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, LayerSum):
-            module.weight.fill_(1.0 / len(module.weight))
-
-
-class SerForAudioClassification(SerPreTrainedModel):
-    """Emotion of a clip: classes, several labels at once, or continuous values, by `config.problem_type`."""
 
     def __init__(self, config: SerConfig):
         super().__init__(config)
@@ -67,6 +56,12 @@ class SerForAudioClassification(SerPreTrainedModel):
             self.ser_dropout = nn.Dropout(config.head_dropout)
         self.ser_classifier = nn.Linear(width, config.num_labels)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LayerSum):
+            module.weight.fill_(1.0 / len(module.weight))
 
     @classmethod
     def from_encoder(
@@ -96,11 +91,6 @@ class SerForAudioClassification(SerPreTrainedModel):
     def freeze_feature_encoder(self) -> None:
         """Stop the gradients of the convolutions that read the waveform."""
         freeze_feature_encoder(self.encoder)
-
-    @property
-    def receptive_field(self) -> int:
-        """Samples that the convolutions require for one frame (400 = 25 ms at 16 kHz in all published encoders)."""
-        return shortest_input(self.config.audio_config)
 
     def forward(
         self,
