@@ -73,11 +73,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--sampling_rate", type=positive, default=8000, help="rate in Hz (default: 8000)")
     parser.add_argument("--n_mels", type=positive, default=128, help="number of mel bands (default: 128)")
     parser.add_argument("--n_mfcc", type=positive, default=40, help="number of coefficients (default: 40)")
-    text = "trim silence at both ends, so many dB below the loudest (default: 30)"
-    parser.add_argument("--trim_db", type=float, default=30.0, help=text)
+    parser.add_argument("--trim_db", type=float, default=30.0, help="trim silence, dB below the loudest (default: 30)")
     parser.add_argument("--window_seconds", type=float, default=1.0, help="seconds of the drawn windows (default: 1)")
-    text = "seconds from one window to the next (default: half a window)"
-    parser.add_argument("--window_hop", type=float, help=text)
+    parser.add_argument("--window_hop", type=float, help="seconds from window to window (default: half a window)")
     parser.add_argument("--seed", type=int, default=42, help="seed of SpecAugment (default: 42)")
     args = parser.parse_args(argv)
     out = Path(args.out or Path(args.file).with_suffix(".png").name).expanduser()

@@ -246,14 +246,8 @@ def earlier(out: Path, partial: Path, columns: dict[str, type], settings: dict) 
 
 
 def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options) -> dict[str, list[dict]]:
-    """The rows of each file; they are appended to the file `partial` as soon as a file has its scores.
-
-    Args:
-        pipe: `SerPipeline`.
-        files: Audio files.
-        fixed: As in `rows_of`.
-        partial: For the next call, should this one be interrupted; None for none.
-        options: Arguments of the pipeline's call, with `batch_size`.
+    """The rows of each file from a `SerPipeline`, called with `options`; also appended to the file `partial`, for the
+    next call if this one is interrupted. `fixed` as in `rows_of`.
 
     Raises:
         SerError: the device's memory is too small.

@@ -231,10 +231,8 @@ class Augmentation:
             name, value = entry.name, getattr(self, entry.name)
             if name.endswith("_p") and not 0 <= value <= 1:
                 raise SerError(f"--{name} {value}: must be a probability, 0 to 1")
-            if isinstance(value, list) and (len(value) not in (1, 2) or not np.isfinite(value).all()):
+            if isinstance(value, list) and not (len(value) in (1, 2) and -np.inf < value[0] <= value[-1] < np.inf):
                 raise SerError(f"--{name} {' '.join(map(str, value))}: must be one number or two, the lowest first")
-            if isinstance(value, list) and value[0] > value[-1]:
-                raise SerError(f"--{name} {value[0]} {value[1]}: must be the lowest first")
             if name in ("crop_keep", "speed_factor", "reverb_seconds") and value[0] <= 0:
                 raise SerError(f"--{name} {value[0]}: must be above 0")
             if name == "crop_keep" and value[-1] > 1:

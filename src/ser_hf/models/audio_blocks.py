@@ -124,14 +124,9 @@ def unreadable(file, error: Exception) -> str:
     return f"unreadable audio ({' '.join(reason.split())})"
 
 
-def stored(audio, frames: int = -1) -> np.ndarray:
-    """The next samples of an open `SoundFile`, `(frames, channels)`: int16, the fastest, where they are stored so; else
-    float32."""
-    return audio.read(frames, dtype="int16" if audio.subtype == "PCM_16" else "float32", always_2d=True)
-
-
 def averaged(samples: np.ndarray) -> np.ndarray:
-    """Samples of `stored` to the mean of the channels, float32 in [-1, 1]; AudioInputError if one is not finite."""
+    """Samples `(frames, channels)`, int16 or float32, to the mean of the channels, float32 in [-1, 1]; AudioInputError
+    if one is not finite."""
     mean = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
     return mean.astype(np.float32) / np.float32(32768) if samples.dtype == np.int16 else finite(mean)
 
@@ -186,7 +181,7 @@ def _file_blocks(file, rate: int) -> Iterator[np.ndarray]:
             frames, change = round(BLOCK_S * audio.samplerate), None
             if audio.samplerate != rate:
                 change = package("soxr").ResampleStream(audio.samplerate, rate, 1, dtype="float32")
-            while len(block := stored(audio, frames)):
+            while len(block := audio.read(frames, dtype="float32", always_2d=True)):
                 block = averaged(block)
                 yield block if change is None else change.resample_chunk(block)
             if change is not None:

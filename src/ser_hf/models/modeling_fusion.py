@@ -36,11 +36,10 @@ modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser_fusio
 def load_audio_encoder(
     name_or_path: str, overrides: dict | None = None, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, str | None]:
-    """A pretrained audio encoder, and the pooling of the model of ours that it was fine-tuned in, if it was.
+    """A pretrained audio encoder, and the pooling of our model that it was fine-tuned in, if it was.
 
     Args:
-        name_or_path: Hub id or folder of an encoder of waveforms, of a model with one, fine-tuned or not (its own head
-            is dropped), or of a model of ours (`ser`, `ser_spectrogram`).
+        name_or_path: Hub id or folder of an encoder, or of a model with one, ours or not (its head is dropped).
         overrides: Changes to the configuration of an encoder of transformers.
         trust_remote_code: Run code that comes with the checkpoint.
 

@@ -25,9 +25,7 @@ def add_lora(model, r: int, alpha: float = 16, dropout: float = 0.0, target: Seq
 
     Args:
         model: A `PreTrainedModel`.
-        r: Rank of the adapters.
-        alpha: Their outputs are scaled by `alpha / r`.
-        dropout: Dropout of their inputs.
+        r, alpha, dropout: Rank of the adapters, scale `alpha / r` of their outputs, dropout of their inputs.
         target: Last names of the layers to adapt; defaults to `Encoder.lora` of `models.encoders`.
 
     Raises:
