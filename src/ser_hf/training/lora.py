@@ -30,9 +30,7 @@ def add_lora(
 
     Args:
         model: A `PreTrainedModel`.
-        r: Rank of the adapters.
-        alpha: Their outputs are scaled by `alpha / r`.
-        dropout: Dropout of their inputs.
+        r, alpha, dropout: Rank of the adapters, scale `alpha / r` of their outputs, dropout of their inputs.
         target: Last names of the layers to adapt; defaults to `Encoder.lora` of `models.encoders`.
 
     Raises:
