@@ -84,19 +84,19 @@ def _tfidf(
     return logits, f"TF-IDF of words and pairs of words, {baseline.model}, {how}"
 
 
+def _logistic(features, target: np.ndarray, strength: float, seed: int):
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000, random_state=seed)
+    return model.fit(features, target)
+
+
 def _class_constant(labels: np.ndarray, num_labels: int) -> np.ndarray:
     return np.log(np.maximum(np.bincount(labels, minlength=num_labels) / len(labels), RARE))
 
 
 def _label_constant(labels: np.ndarray, num_labels: int) -> np.ndarray:
     return TASKS[LABELS].logits(np.clip(labels.mean(axis=0), RARE, 1 - RARE))
-
-
-def _logistic(features, target: np.ndarray, strength: float, seed: int):
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000, random_state=seed)
-    return model.fit(features, target)
 
 
 def _fit_classes(features, labels: np.ndarray, num_labels: int, strength: float, seed: int) -> Answer:
@@ -111,16 +111,15 @@ def _fit_classes(features, labels: np.ndarray, num_labels: int, strength: float,
 
 
 def _fit_labels(features, labels: np.ndarray, num_labels: int, strength: float, seed: int) -> Answer:
-    constant = _label_constant(labels, num_labels)
-    targets = (labels > 0.5).T
+    constants, targets = _label_constant(labels, num_labels), (labels > 0.5).T
     models = [_logistic(features, t, strength, seed) if 0 < t.sum() < len(t) else None for t in targets]
 
     def answer(rows) -> np.ndarray:
-        columns = [
-            np.full(rows.shape[0], c) if m is None else m.decision_function(rows)
-            for m, c in zip(models, constant, strict=True)
-        ]
-        return np.stack(columns, axis=1)
+        logits = np.tile(constants, (rows.shape[0], 1))
+        for column, model in enumerate(models):
+            if model is not None:
+                logits[:, column] = model.decision_function(rows)
+        return logits
 
     return answer
 
@@ -133,12 +132,12 @@ def _fit_values(features, labels: np.ndarray, num_labels: int, strength: float, 
 
 
 class Baseline(NamedTuple):
-    """The baselines of one task: a constant answer that does not read the text, and a linear model."""
+    """The baselines of one task."""
 
-    name: str
+    name: str  # of the constant answer
     about: str
     constant: Callable[[np.ndarray, int], np.ndarray]  # training labels and their number to logits `(labels,)`
-    model: str
+    model: str  # the linear model
     fit: Callable[..., Answer]
 
 
