@@ -17,13 +17,8 @@ from sklearn.metrics import average_precision_score
 
 METRICS = ("uar", "wa", "macro_f1", "weighted_f1")
 VALUE_METRICS = ("ccc", "pearson", "mae", "mse", "rmse")
-SENTIMENT_METRICS = ("acc7", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "corr")
 AVERAGES = ("micro", "macro", "weighted", "samples")
-LABEL_METRICS = ("map", *(f"{average}_f1" for average in AVERAGES), "weighted_accuracy")
 SMALLER_IS_BETTER = frozenset({"loss", "mae", "mse", "rmse"})  # of all others a greater value is better
-
-
-# ---- classes
 
 
 def confusion(references, predictions, num_labels: int) -> np.ndarray:
@@ -79,20 +74,12 @@ def classification_metrics(references, predictions, num_labels: int) -> dict[str
 def per_class(references, predictions, label_names: list[str]) -> dict[str, dict[str, float]]:
     """Precision, recall, F1 and support of each class. Without any reference, recall is None."""
     matrix = confusion(references, predictions, len(label_names))
-    correct, support, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
-    precision, recall, f1 = _precision_recall_f1(correct, support, predicted)
+    support = matrix.sum(axis=1)
+    figures = zip(*_precision_recall_f1(np.diagonal(matrix), support, matrix.sum(axis=0)), support, strict=True)
     return {
-        name: {
-            "precision": float(precision[i]),
-            "recall": float(recall[i]) if support[i] else None,
-            "f1": float(f1[i]),
-            "support": int(support[i]),
-        }
-        for i, name in enumerate(label_names)
+        name: {"precision": float(p), "recall": float(r) if n else None, "f1": float(f1), "support": int(n)}
+        for name, (p, r, f1, n) in zip(label_names, figures, strict=True)
     }
-
-
-# ---- values
 
 
 def ccc(references: np.ndarray, predictions: np.ndarray) -> float | None:
@@ -127,15 +114,8 @@ def per_value(references: np.ndarray, predictions: np.ndarray, names: list[str])
     table = {}
     for column, name in enumerate(names):
         y, x = references[:, column].astype(float), predictions[:, column].astype(float)
-        error = x - y
-        mse = float((error**2).mean())
-        table[name] = {
-            "ccc": ccc(y, x),
-            "pearson": pearson(y, x),
-            "mae": float(np.abs(error).mean()),
-            "mse": mse,
-            "rmse": mse**0.5,
-        }
+        mae, mse = float(np.abs(x - y).mean()), float(((x - y) ** 2).mean())
+        table[name] = {"ccc": ccc(y, x), "pearson": pearson(y, x), "mae": mae, "mse": mse, "rmse": mse**0.5}
     return table
 
 
@@ -157,9 +137,6 @@ def sentiment_metrics(references, predictions) -> dict[str, float | None]:
         scores = classification_metrics(truth[rows], decided[rows], 2) if rows.any() else {"wa": None}
         result |= {f"acc2_{name}": scores["wa"], f"f1_{name}": scores.get("weighted_f1")}
     return {**result, "mae": float(np.abs(x - y).mean()), "corr": pearson(y, x)}
-
-
-# ---- several labels at once
 
 
 def _precision_recall_f1(both: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -236,10 +213,10 @@ def tune_thresholds(references, scores, names: list[str]) -> list[float]:
     Candidates lie halfway between neighbouring scores, so that a threshold does not depend on one utterance. The lowest
     of the best is taken. Time and memory: `rows * log(rows)` and `rows`.
     """
-    references, thresholds = np.asarray(references) > 0.5, []
+    references, scores, thresholds = np.asarray(references) > 0.5, np.asarray(scores), []
     for i in range(len(names)):
         order = np.argsort(scores[:, i], kind="stable")
-        truth, score = references[order, i], np.asarray(scores)[order, i]
+        truth, score = references[order, i], scores[order, i]
         levels = np.unique(score)
         if not truth.any() or len(levels) < 2:
             thresholds.append(0.5)
@@ -264,19 +241,14 @@ def classification_report(references, predictions, names: list[str], threshold: 
     weighted = (each * support).sum(axis=1) / max(support.sum(), 1)
 
     def row(accuracy: float | None, figures, count: int) -> dict:
-        precision, recall, f1 = map(float, figures)
-        return {
-            "weighted_accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1, "support": int(count),
-        }  # fmt: skip
+        named = dict(zip(("precision", "recall", "f1"), map(float, figures), strict=True))
+        return {"weighted_accuracy": accuracy, **named, "support": int(count)}
 
     averages = {"micro": micro, "macro": each.mean(axis=1), "weighted": weighted, "samples": rows.mean(axis=1)}
     return {name: row(accuracies[i], each[:, i], support[i]) for i, name in enumerate(names)} | {
         f"{average} avg": row(mean_defined(accuracies) if average == "macro" else None, figures, support.sum())
         for average, figures in averages.items()
     }
-
-
-# ---- for a Trainer of one's own
 
 
 @cache
