@@ -16,11 +16,6 @@ from .console import Parser, corpus_arguments
 
 # Kinds of samples that FLAC holds exactly, and how it calls them. Others are published as the files they are.
 LOSSLESS = {"PCM_16": "PCM_16", "PCM_24": "PCM_24", "PCM_U8": "PCM_S8", "PCM_S8": "PCM_S8"}
-# The Hub's names of licences (huggingface.co/docs/hub/repositories-licenses); all others are `other`, with their name.
-LICENCES = {
-    name.lower(): name.lower()
-    for name in ("CC0-1.0", *(f"CC-BY-{kind}4.0" for kind in ("", "SA-", "NC-", "ND-", "NC-SA-", "NC-ND-")))
-} | {"odbl-1.0": "odbl", "apache-2.0": "apache-2.0", "mit": "mit"}
 SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -80,10 +75,12 @@ def publishable(dataset, folder: Path, num_proc: int | None = None):
 
 def metadata(card, utterances: int, has_audio: bool) -> dict:
     """YAML of a dataset card; `configs` and `dataset_info` are push_to_hub's."""
+    from ..evaluation.report import HUB_LICENCES
+
     data = {
         "pretty_name": card.title,
         "language": list(card.languages),
-        "license": LICENCES.get(card.licence.lower(), "other"),
+        "license": HUB_LICENCES.get(card.licence.lower(), "other"),
         "task_categories": ["audio-classification" if has_audio else "text-classification"],
         "size_categories": [next((name for limit, name in SIZES if utterances < limit), "n>1M")],
         "tags": ["speech-emotion-recognition", "ser_hf"],

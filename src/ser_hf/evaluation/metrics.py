@@ -4,10 +4,8 @@ UAR (unweighted average recall) is the mean of the classes' recalls; WA (weighte
 by how often the classes occur. Both names are the field's (Schuller et al. 2009, Interspeech Emotion Challenge).
 
 A metric that is undefined (a constant has no correlation, a label without a positive no average precision) is None and
-takes no part in means; reports print "undefined". Never NaN, never a 0 in its place.
-
-Written here and not taken from scikit-learn, because classes may be absent, because a single label is not two classes,
-and because intervals compute every metric hundreds of times. Tests compare with scikit-learn where both agree.
+takes no part in means; reports print "undefined". Not scikit-learn's: classes may be absent, a single label is not two
+classes, and intervals compute every metric hundreds of times.
 """
 
 from functools import cache
@@ -120,10 +118,11 @@ def per_value(references: np.ndarray, predictions: np.ndarray, names: list[str])
 
 
 def value_metrics(references: np.ndarray, predictions: np.ndarray, names: list[str]) -> dict[str, float | None]:
-    """Each metric's mean over the columns, and `ccc_<name>` of each."""
+    """Each metric's mean over the columns, `ccc_<name>` of each, and for the only name `sentiment` its own metrics."""
     table = per_value(references, predictions, names)
     means = {metric: mean_defined(row[metric] for row in table.values()) for metric in VALUE_METRICS}
-    return {**means, **{f"ccc_{name}": row["ccc"] for name, row in table.items()}}
+    sentiment = sentiment_metrics(references, predictions) if list(names) == ["sentiment"] else {}
+    return {**means, **{f"ccc_{name}": row["ccc"] for name, row in table.items()}, **sentiment}
 
 
 def sentiment_metrics(references, predictions) -> dict[str, float | None]:
@@ -157,21 +156,21 @@ def per_label(references, scores, names: list[str], thresholds) -> dict[str, dic
     decided = np.asarray(scores) >= thresholds
     support = truth.sum(axis=0)
     precision, recall, f1 = _precision_recall_f1((truth & decided).sum(axis=0), support, decided.sum(axis=0))
-    table = {}
-    for i, name in enumerate(names):
-        some = 0 < support[i]
-        table[name] = {
-            "average_precision": float(average_precision_score(truth[:, i], scores[:, i])) if some else None,
+    return {
+        name: {
+            "average_precision": float(average_precision_score(truth[:, i], scores[:, i])) if support[i] else None,
             "precision": float(precision[i]),
-            "recall": float(recall[i]) if some else None,
-            "f1": float(f1[i]) if some else None,
+            "recall": float(recall[i]) if support[i] else None,
+            "f1": float(f1[i]) if support[i] else None,
             "support": int(support[i]),
         }
-    return table
+        for i, name in enumerate(names)
+    }
 
 
-def label_metrics(references, scores, names: list[str], thresholds) -> dict[str, float | None]:
+def label_metrics(references, scores, names: list[str], thresholds=None) -> dict[str, float | None]:
     """`map` (mean average precision), micro/macro/weighted/samples F1, mean weighted accuracy, at the thresholds."""
+    thresholds = 0.5 if thresholds is None else thresholds
     truth, decided = np.asarray(references) > 0.5, np.asarray(scores) >= thresholds
     f1 = averaged_f1(truth, decided)
     return {
@@ -265,9 +264,7 @@ def _metric_class():
                 description=f"Speech emotion recognition: {self.config_name}",
                 citation="Schuller et al. (2009), The Interspeech 2009 Emotion Challenge",
                 inputs_description="predictions and references: class indices",
-                features=datasets.Features(
-                    {"predictions": datasets.Value("int32"), "references": datasets.Value("int32")}
-                ),
+                features=datasets.Features(dict.fromkeys(("predictions", "references"), datasets.Value("int32"))),
             )
 
         def _compute(self, predictions, references):

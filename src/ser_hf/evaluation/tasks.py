@@ -90,19 +90,6 @@ def _predicted(scores: np.ndarray) -> np.ndarray:
     return scores if scores.ndim == 1 else scores.argmax(axis=1)
 
 
-def _class_metrics(labels, scores, names, thresholds=None) -> dict[str, float | None]:
-    return metrics.classification_metrics(labels, _predicted(scores), len(names))
-
-
-def _label_metrics(labels, scores, names, thresholds=None) -> dict[str, float | None]:
-    return metrics.label_metrics(labels, scores, names, 0.5 if thresholds is None else np.asarray(thresholds))
-
-
-def _value_metrics(labels, scores, names, thresholds=None) -> dict[str, float | None]:
-    values = metrics.value_metrics(labels, scores, names)
-    return values | (metrics.sentiment_metrics(labels, scores) if list(names) == ["sentiment"] else {})
-
-
 def _describe_classes(labels, scores, names, thresholds, report_at) -> dict:
     table = metrics.per_class(labels, _predicted(scores), names)
     absent = [name for name, row in table.items() if not row["support"]]
@@ -117,7 +104,7 @@ def _describe_classes(labels, scores, names, thresholds, report_at) -> dict:
 
 def _describe_labels(labels, scores, names, thresholds, report_at) -> dict:
     limits = [0.5] * len(names) if thresholds is None else thresholds
-    table, present = metrics.per_label(labels, scores, names, np.asarray(limits)), labels > 0.5
+    table, present = metrics.per_label(labels, scores, names, limits), labels > 0.5
     absent = [name for name, row in table.items() if not row["support"]]
     return {
         # a random ranking has a label's frequency as its average precision
@@ -137,16 +124,19 @@ def _describe_values(labels, scores, names, thresholds, report_at) -> dict:
 
 
 _CLASSES = Task(
-    CLASSES, "classes", softmax, lambda scores: np.log(_clip(scores)), _class_metrics, _describe_classes,
+    CLASSES, "classes", softmax, lambda scores: np.log(_clip(scores)),
+    lambda labels, scores, names, _=None: metrics.classification_metrics(labels, _predicted(scores), len(names)),
+    _describe_classes,
     selected_by="uar", compared_by=("uar", "macro_f1"), table="per_class", figures=("confusion_matrix",), draws=1000,
 )  # fmt: skip
 _LABELS = Task(  # each draw sorts all scores of each label: fewer draws
     LABELS, "several labels", lambda logits: 1 / (1 + np.exp(-logits)), lambda s: np.log(_clip(s) / (1 - _clip(s))),
-    _label_metrics, _describe_labels, selected_by="map", compared_by=("map", "macro_f1"), table="per_label", figures=(),
-    draws=200, has_thresholds=True,
+    metrics.label_metrics, _describe_labels,
+    selected_by="map", compared_by=("map", "macro_f1"), table="per_label", figures=(), draws=200, has_thresholds=True,
 )  # fmt: skip
 _VALUES = Task(
-    VALUES, "values", lambda logits: logits, lambda scores: scores, _value_metrics, _describe_values,
+    VALUES, "values", lambda logits: logits, lambda scores: scores,
+    lambda labels, scores, names, _=None: metrics.value_metrics(labels, scores, names), _describe_values,
     selected_by="ccc", compared_by=("ccc", "mae"), table="per_value", figures=("scatter",), draws=500, has_votes=False,
 )  # fmt: skip
 TASKS = {task.problem_type: task for task in (_CLASSES, _LABELS, _VALUES)}
