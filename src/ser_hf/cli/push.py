@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 # Sample types that FLAC stores exactly, and its names of them. Files of other types are published unchanged.
 LOSSLESS = {"PCM_16": "PCM_16", "PCM_24": "PCM_24", "PCM_U8": "PCM_S8", "PCM_S8": "PCM_S8"}
-# The Hub's names of licences (huggingface.co/docs/hub/repositories-licenses); others are `other` and their name.
-LICENCES = {
-    name.lower(): name.lower()
-    for name in ("CC0-1.0", *(f"CC-BY-{kind}4.0" for kind in ("", "SA-", "NC-", "ND-", "NC-SA-", "NC-ND-")))
-} | {"odbl-1.0": "odbl", "apache-2.0": "apache-2.0", "mit": "mit"}
 SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -88,10 +83,12 @@ def publishable(dataset: "Dataset", folder: Path, num_proc: int | None = None) -
 
 def metadata(card: "CorpusCard", utterances: int, has_audio: bool) -> dict:
     """YAML of a dataset card, without `configs` and `dataset_info`, which push_to_hub writes."""
+    from ..evaluation.report import HUB_LICENCES
+
     data = {
         "pretty_name": card.title,
         "language": list(card.languages),
-        "license": LICENCES.get(card.licence.lower(), "other"),
+        "license": HUB_LICENCES.get(card.licence.lower(), "other"),
         "task_categories": ["audio-classification" if has_audio else "text-classification"],
         "size_categories": [next((name for limit, name in SIZES if utterances < limit), "n>1M")],
         "tags": ["speech-emotion-recognition", "ser_hf"],
