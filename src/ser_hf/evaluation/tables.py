@@ -41,14 +41,24 @@ def with_interval(value: float | None, interval: list[float] | None) -> str:
 def escape(text: object) -> str:
     r"""Text from outside as one line of Markdown: no markup, no HTML, no link, no table break.
 
-    >>> escape("a|b <i>*x*\n# c_d_ [x](y)")
-    'a\\|b &lt;i>\\*x\\* # c\\_d\\_ \\[x\\](y)'
+    >>> escape("a|b <i>*x*\n# c_d _e_ [x](y)")
+    'a\\|b &lt;i>\\*x\\* # c_d \\_e\\_ \\[x\\](y)'
     >>> escape("- x"), escape("1. x"), escape("1.5 s"), escape("a & &lt;")
     ('\\- x', '1\\. x', '1.5 s', 'a &amp; &amp;lt;')
     """
     line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
-    line = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", line)
-    return re.sub(r"^(\d+(?=[.)](?:\s|$))|(?=[-+=#>]))", r"\1\\", line)  # what begins a heading, a list, a quote
+    line = re.sub(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)
+    # what begins a numbered list, a heading, a quote, a list or a rule
+    return re.sub(r"^(\d+(?=[.)](?:\s|$))|(?=[=#>]|[-+](?:[\s-]|$)))", r"\1\\", line)
+
+
+def plain(text: object) -> str:
+    """Text from outside for metadata, where nothing can be escaped: without the characters of Markdown and HTML.
+
+    >>> plain("![x](y) <b>"), plain("./my_corpus (4class)")
+    ('x (y) b', './my_corpus (4class)')
+    """
+    return " ".join(re.sub(r"[<>\[\]`*|\\!]", " ", str(text)).split())
 
 
 def rows_of(table: dict[str, dict], first: str) -> tuple[list[str], list[list[str]]]:
