@@ -282,7 +282,7 @@ def _comparisons(records: list[dict]) -> str:
         for seed in one["pooled"]["per_seed"]
         for name, other in seed["comparisons"].items()
     ]  # fmt: skip
-    head = ["system", "compared with", "seed", "its UAR", "difference", "its macro F1", "difference"]
+    head = ["system", "compared with", "seed", "its UAR", "UAR minus its", "its macro F1", "F1 minus its"]
     return markdown_table(head, rows) if rows else ""
 
 
