@@ -49,18 +49,16 @@ ENDING = 40  # seconds that a fold has to end: accelerate gives its ranks 30
 
 @dataclass(frozen=True)
 class Request:
-    """The command line, before anything of the corpus is looked at.
+    """The command line.
 
     Args:
-        recipe, system: The recipe's file and its system.
         words: The recipe's flags as they were typed.
         overrides: All flags of a fold that were set, the YAML's among them.
-        data: The flags of the corpus and its split.
-        text_cleaning: Of recipes that read texts; None for the others.
+        text_cleaning: The cleaning of a recipe that reads texts alone; None for the others.
         launcher: The command that starts the recipe.
-        num_processes: Of each fold, if it was given.
+        num_processes: Processes of each fold; None if unset.
         out: The folder of the folds and the report.
-        seeds, folds: The seeds, and the folds that were asked for (all if empty).
+        folds: The folds to run; all if empty.
         anew: Whether finished folds are run again.
         verbose: Whether the output of the folds is shown.
         record: The name under which `recipes/results` keeps the figures; None keeps none.
@@ -87,15 +85,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run.
-
-    Args:
-        request: The command line.
-        folds, all_folds: The folds to run, and the number that the protocol has.
-        report, mixed, protocol: Of the corpus.
-        ids: All utterances of the corpus.
-        tests: The ids of each fold's test set.
-    """
+    """The corpus, the folds to run and the number of all folds, the ids of the corpus and of each fold's test set."""
 
     request: Request
     folds: list[int]
@@ -155,7 +145,7 @@ def _natural(text: str) -> int:
 
 
 def parse(argv: list[str]) -> Request:
-    """Read the command line; nothing of the corpus is looked at.
+    """Read the command line, without the corpus.
 
     Raises:
         SerError: no such recipe, or a wrong flag of cv or of the recipe.
@@ -197,24 +187,15 @@ def parse(argv: list[str]) -> Request:
 
 
 def find_recipe(name: str) -> Path:
-    """A recipe's file, of a checkout or of an installed wheel.
-
-    Raises:
-        SerError: no such file.
-    """
-    places = (Path(name), recipes_folder() / Path(name).name)
-    recipe = next((path for path in places if path.is_file()), None)
-    if recipe is None:
-        raise SerError(f"recipe {name}: no such file; give a recipe's path, such as recipes/wav2vec2_cls.py")
-    return recipe
+    """A recipe's file, in a checkout or an installed wheel. Raises SerError if there is none."""
+    for path in (Path(name), recipes_folder() / Path(name).name):
+        if path.is_file():
+            return path
+    raise SerError(f"recipe {name}: no such file; give a recipe's path, such as recipes/wav2vec2_cls.py")
 
 
 def load_system(recipe: Path) -> System:
-    """The `SYSTEM` that a recipe exports.
-
-    Raises:
-        SerError: the file is no recipe.
-    """
+    """The `SYSTEM` that a recipe exports. Raises SerError if the file is no recipe."""
     spec = importlib.util.spec_from_file_location(f"ser_hf_recipe_{recipe.stem}", recipe)
     module = importlib.util.module_from_spec(spec)
     try:
@@ -228,7 +209,7 @@ def load_system(recipe: Path) -> System:
 
 
 def load(request: Request) -> Plan:
-    """Load the corpus and make every fold, so that what is wrong with any of them is found before the first runs.
+    """Load the corpus and make every fold, before the first one runs.
 
     Raises:
         SerError: no such corpus, label set, protocol or fold; a leak; labels that cv cannot sum up.
@@ -236,10 +217,8 @@ def load(request: Request) -> Plan:
     data = request.data
     mixture, protocol = run.resolve(request.system, data)
     if mixture.tested.config.problem_type != CLASSES:
-        raise SerError(
-            f"{mixture.tested.shown}'s labels {mixture.tested.config.name!r} are vectors, and cv sums up classes: "
-            "other --labels"
-        )
+        labels = f"{mixture.tested.shown}'s labels {mixture.tested.config.name!r}"
+        raise SerError(f"{labels} are vectors, and cv sums up classes: other --labels")
     claim(request.out, f"--output_dir {request.out}")
 
     from ..data.mixing import load_mixture
@@ -252,8 +231,7 @@ def load(request: Request) -> Plan:
     all_folds = len(folds_of(corpus, protocol, data.split_seed))
     folds = request.folds or list(range(all_folds))
     if folds[-1] >= all_folds:
-        names = f"{report.corpus}'s {protocol.name}"
-        raise SerError(f"--folds {folds[-1]}: {names} has folds 0 to {all_folds - 1}")
+        raise SerError(f"--folds {folds[-1]}: {report.corpus}'s {protocol.name} has folds 0 to {all_folds - 1}")
     tests = {}
     for fold in folds:
         test = run.make_fold(corpus, mixed, protocol, data, fold, report.corpus)["test"]
@@ -267,7 +245,7 @@ def load(request: Request) -> Plan:
 
 
 def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
-    """The folds by `(seed, fold)`; those that are not finished are run."""
+    """All folds by `(seed, fold)`, after running those that are not finished."""
     request = plan.request
     todo = [(seed, fold) for seed in request.seeds for fold in plan.folds]
     before = {} if request.anew else {key: done for key in todo if (done := finished(plan, *key))}
@@ -277,10 +255,10 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
     runs, took = {}, []
     for seed, fold in todo:
         name, folder = f"fold {plan.folds.index(fold) + 1}/{len(plan.folds)} seed {seed}", request.folder(seed, fold)
-        resume = not request.anew and any(folder.glob("checkpoint-*"))
         if (seed, fold) in before:
             runs[seed, fold], end = before[seed, fold], "finished before"
         else:
+            resume = not request.anew and any(folder.glob("checkpoint-*"))
             run.say(f"{name} (--fold {fold}) {'resumes from its last checkpoint' if resume else 'started'} in {folder}")
             begin = time.monotonic()
             runs[seed, fold] = _run_one(plan, seed, fold, resume)
@@ -294,7 +272,7 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
 
 
 def finished(plan: Plan, seed: int, fold: int) -> Fold | None:
-    """Results and predictions of a fold, or None if it is still to be run or to be completed.
+    """Results and predictions of a fold, or None if it is not run or not complete.
 
     Raises:
         SerError: its folder holds a run with other flags (names the first that differs), or of another corpus.
@@ -317,7 +295,7 @@ def finished(plan: Plan, seed: int, fold: int) -> Fold | None:
 
 
 def _plain(name: str, value: Any) -> Any:
-    """A flag's value whatever its spelling: True and "true", 0.001 and "1e-3", a relative and an absolute folder."""
+    """A flag's value in one spelling: True and "true", 0.001 and "1e-3", a relative and an absolute folder."""
     if isinstance(value, list):
         return [_plain(name, item) for item in value]
     if name in ("data_dir", "dataset") and value is not None and Path(value).expanduser().is_dir():
@@ -329,11 +307,7 @@ def _plain(name: str, value: Any) -> Any:
 
 
 def read_fold(plan: Plan, seed: int, fold: int) -> Fold:
-    """A finished fold.
-
-    Raises:
-        SerError: it is not of this corpus as it is now, this protocol, fold and seed.
-    """
+    """A finished fold. Raises SerError if its corpus, protocol, fold or seed are not those of the plan."""
     import pandas as pd
 
     folder, now = plan.request.folder(seed, fold), plan.report
@@ -360,26 +334,28 @@ def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Fold:
 
     request = plan.request
     folder = request.folder(seed, fold)
-    own = ["--fold", str(fold), "--seed", str(seed), "--output_dir", str(folder)]
-    own += ["--resume_from_checkpoint", "true"] if resume else []
-    own += ["--push_to_hub", "false"] if request.overrides.get("push_to_hub") else []  # all would go to one place
-    command = [*request.launcher, str(request.recipe), *request.words, *own]
-    if request.anew:  # as the recipe will, but before run.yaml says of them what is not true
+    flags = {"fold": fold, "seed": seed, "output_dir": folder}
+    flags |= {"resume_from_checkpoint": "true"} if resume else {}
+    flags |= {"push_to_hub": "false"} if request.overrides.get("push_to_hub") else {}  # all would go to one place
+    words = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+    command = [*request.launcher, str(request.recipe), *request.words, *words]
+    if request.anew:  # as the recipe will, but before run.yaml describes them wrongly
         (folder / "results.json").unlink(missing_ok=True)
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
-    # The recipe writes run.yaml at its end; until then this one says with which flags a checkpoint was made.
+    # The recipe writes run.yaml at its end; until then this one holds the flags of its checkpoints.
     write_flags(folder, {**request.overrides, "fold": fold, "seed": seed})
-    status, output = launch(command, folder / "log.txt", request.verbose, request.overrides.get("hub_token"))
+    token = request.overrides.get("hub_token")
+    status, output = launch(command, folder / "log.txt", request.verbose, token)
     if status or not (folder / "results.json").exists():
         failed = f"fold {fold} seed {seed} failed with exit status {status}: {last_error(output)}"
-        again = without_secret(shlex.join(command), request.overrides.get("hub_token"))
+        again = without_secret(shlex.join(command), token)
         raise SerError(f"{failed} (all of it: {folder / 'log.txt'}); to repeat it: {again}")
     return read_fold(plan, seed, fold)
 
 
 def without_secret(text: str, secret: str | None) -> str:
-    """A text in which a token is hidden.
+    """A text with `***` in place of a token.
 
     >>> without_secret("--hub_token hf_abc", "hf_abc")
     '--hub_token ***'
@@ -388,12 +364,11 @@ def without_secret(text: str, secret: str | None) -> str:
 
 
 def launch(command: list[str], log: Path, verbose: bool = False, secret: str | None = None) -> tuple[int, str]:
-    """Run a command in a process group of its own, its output appended to `log` as it comes, and shown if `verbose`.
-    Whatever ends this process, SIGKILL excepted, ends the group. `secret` is not written. Returns exit status and the
-    end of the output."""
-    # nohup's SIGHUP stays ignored
+    """Run a command; returns its exit status and the end of its output, which is appended to `log` as it comes, and
+    shown if `verbose`. `secret` is not written. The command has its own process group, which ends with this process
+    (except by SIGKILL)."""
     stops = [stop for stop in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(stop) is signal.SIG_DFL]
-    for stop in stops:
+    for stop in stops:  # nohup's SIGHUP stays ignored
         signal.signal(stop, lambda number, _: sys.exit(128 + number))
     process = status = None
     try:
@@ -423,12 +398,13 @@ def launch(command: list[str], log: Path, verbose: bool = False, secret: str | N
 
 
 def last_error(output: str) -> str:
-    """The line that says why a run failed: the recipe's own, else the last exception, else how the process ended."""
+    """The line with the reason of a failure: the recipe's error, else the last exception, else the process's end."""
     lines = [re.sub(r"^\[rank\d+\]:\s*", "", line).strip() for line in re.split(r"[\r\n]+", output)]
-    # what launchers raise, and ranks whose neighbour has gone, is never the reason
+    # Exceptions of launchers, and of ranks that have lost another one, are never the reason.
     after = re.compile(r"CalledProcessError|ChildFailedError|SignalException|[Cc]onnection (closed|reset) by peer")
     own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
-    raised = [line for line in raised if not after.search(line)]
+    raised = [
+        line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line) and not after.search(line)
+    ]
     ended = [found[0] for line in lines if (found := re.search(r"(exitcode +:|died with|returned non-zero) .*", line))]
     return next((found[-1][:500] for found in (own, raised, ended, list(filter(None, lines))) if found), "no output")

@@ -1,38 +1,37 @@
-"""Flags of a recipe: read once, from the command line over a YAML over this project's defaults.
+"""Flags of a recipe, read once: from the command line, before a YAML (`flag: value`), before this project's defaults.
 
-A YAML is flat and its keys are the flags. Heavy imports come when they are needed: `--help` answers without torch.
+Nothing here imports torch before it is needed: `--help` answers at once.
 """
 
 import argparse
 import json
 import math
+import operator
 import re
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from types import NoneType
+from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import SerError
 from . import settings
 from .settings import CHECKPOINTS, Settings, System
 
-# Never written into run.yaml: they belong to this machine, are secret, or are not part of what was computed.
+# Never in run.yaml: they belong to this machine, are secret, or are not part of the computation.
 NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "hub_token", "config")
 
 
 def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
-    """The settings of a recipe.
-
-    Args:
-        system: The recipe's.
-        doc: The recipe's docstring; its text opens `--help`.
-        argv: Arguments without the program's name; those of this process if None.
+    """The settings of a recipe by the command line `argv` (this process's if None); its docstring opens `--help`.
 
     Raises:
         SerError: unknown flag, YAML key or value (suggests the nearest), or a flag that would do nothing.
     """
+    from transformers import TrainingArguments
+
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"--help", "-h"} & set(argv):
         sys.stdout.write(help_text(system, doc))
@@ -44,18 +43,12 @@ def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
         name = getattr(values, flag)
         setattr(values, flag, name and name.replace("{fold}", str(values.fold)).replace("{seed}", str(values.seed)))
     concerns = {name: build(kind, values) for name, kind in _concerns(system).items()}
-    return system.settings(**concerns, overrides=overrides)
+    return system.settings(**concerns, training=build(TrainingArguments, values), overrides=overrides)
 
 
 def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """The values of a recipe's flags, checked, but for `TrainingArguments`' own checks (which need the device).
-
-    Returns:
-        All values, and those that were set by this project's defaults, the YAML or the command line.
-
-    Raises:
-        SerError: as `parse`.
-    """
+    """All values of a recipe's flags, and those that were set by this project's defaults, the YAML or the command line.
+    They are checked, except by `TrainingArguments` itself, which needs the device. Raises SerError as `parse`."""
     argv = spelled(argv)
     named = list(dict.fromkeys(word[2:].partition("=")[0] for word in argv if word.startswith("--")))
     parser = _parser(system)
@@ -66,15 +59,15 @@ def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str,
     path = _config_path(argv, system)
     yaml = _read_yaml(path, known, system) if path else {}
     # A checkpoint on the command line replaces a YAML's random encoder, and the other way round.
-    replaced = ("model_type", "config_overrides") if "model_name_or_path" in named else ()
-    replaced = ("model_name_or_path",) if "model_type" in named else replaced
+    replaces = {"model_name_or_path": ("model_type", "config_overrides"), "model_type": ("model_name_or_path",)}
+    replaced = [key for flag in named for key in replaces.get(flag, ())]
     yaml = {key: value for key, value in yaml.items() if key not in replaced}
     values, rest = parser.parse_known_args([*_words(yaml), *argv])
     if rest:
         flag = rest[0].partition("=")[0]
-        raise SerError(
-            _unknown(flag[2:], known, system) if flag[:2] == "--" else f"{flag!r}: flags are written --name value"
-        )
+        if not flag.startswith("--"):
+            raise SerError(f"{flag!r}: flags are written --name value")
+        raise SerError(_unknown(flag[2:], known, system))
     defaults = dict(system.training_defaults)
     for (flag, value), others in system.defaults_with.items():
         defaults |= others if getattr(values, flag) == value else {}
@@ -99,21 +92,15 @@ def spelled(argv: list[str]) -> list[str]:
 
 
 def build(kind: type, values: argparse.Namespace) -> Any:
-    """A dataclass from the values of its flags.
-
-    Raises:
-        SerError: the dataclass itself refuses them.
-    """
+    """A dataclass from the values of its flags. Raises SerError if the dataclass refuses them."""
     try:
-        return kind(
-            **{entry.name: getattr(values, entry.name) for entry in fields(kind) if hasattr(values, entry.name)}
-        )
+        return kind(**{name: value for name, value in vars(values).items() if name in kind.__dataclass_fields__})
     except (ValueError, TypeError, ImportError) as error:
         raise SerError(" ".join(str(error).split())) from None
 
 
 def run_name(values: argparse.Namespace, system: System) -> str:
-    """The name of a run's folder without `--output_dir`: that of the corpus's YAML, else corpus and system."""
+    """The first part of the name of a run's folder: the corpus's YAML, else corpus and system."""
     corpus, config = Path(values.dataset).name, Path(str(values.config)).stem
     return config if config.startswith(f"{corpus.partition('+')[0]}_") else f"{corpus}_{system.name}"
 
@@ -122,13 +109,7 @@ def run_name(values: argparse.Namespace, system: System) -> str:
 
 
 def _concerns(system: System) -> dict[str, type]:
-    """The dataclasses of a system's settings, by name, `TrainingArguments` last."""
-    from transformers import TrainingArguments
-
-    return {**_own_concerns(system), "training": TrainingArguments}
-
-
-def _own_concerns(system: System) -> dict[str, type]:
+    """The dataclasses of a system's settings by name, without `TrainingArguments`."""
     from ..data.augmentation import Augmentation  # loads NumPy
 
     types = get_type_hints(system.settings, localns={"Augmentation": Augmentation, "TrainingArguments": NoneType})
@@ -141,14 +122,13 @@ class _OneLineParser(argparse.ArgumentParser):
 
 
 def _parser(system: System) -> argparse.ArgumentParser:
-    from transformers import HfArgumentParser
+    from transformers import HfArgumentParser, TrainingArguments
 
     class Parser(HfArgumentParser):
         error = _OneLineParser.error
 
-    concerns = _concerns(system)
-    parser = Parser(concerns.pop("training"), allow_abbrev=False, add_help=False)
-    for kind in concerns.values():
+    parser = Parser(TrainingArguments, allow_abbrev=False, add_help=False)
+    for kind in _concerns(system).values():
         _add_flags(parser, kind)
     return parser
 
@@ -158,26 +138,19 @@ def _add_flags(parser: argparse.ArgumentParser, kind: type) -> None:
     group, types = parser.add_argument_group(title), get_type_hints(kind)
     for entry in fields(kind):
         default = entry.default if entry.default_factory is MISSING else entry.default_factory()
-        base, many = _base(types[entry.name])
-        options: dict[str, Any] = {"default": default, "type": _converter(base, entry.metadata)}
-        if many:
-            options["nargs"] = "+"
+        annotation = types[entry.name]
+        base = get_args(annotation)[0] if isinstance(annotation, UnionType) else annotation  # `base | None`
+        options: dict[str, Any] = {"default": default, "choices": entry.metadata.get("choices")}
+        if get_origin(base) is list:
+            base, options["nargs"] = get_args(base)[0], "+"
         if base is bool:
             options |= {"nargs": "?", "const": True}
-        if "choices" in entry.metadata:
-            options["choices"] = entry.metadata["choices"]
-        group.add_argument(f"--{entry.name}", help=_help(entry), **options)
+        group.add_argument(
+            f"--{entry.name}", type=_converter(base, entry.metadata), help=_help(entry.metadata), **options
+        )
 
 
-def _base(annotation) -> tuple[type, bool]:
-    """The type of one value, and whether there may be several: `list[int] | None` to `(int, True)`."""
-    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType]
-    if get_origin(annotation) is list:
-        return get_args(annotation)[0], True
-    return _base(kinds[0]) if len(kinds) == 1 and kinds[0] is not annotation else (kinds[0], False)
-
-
-def _converter(base: type, limits: dict):
+def _converter(base: type, limits: Mapping[str, Any]) -> Callable[[str], Any]:
     def convert(text: str):
         if base is bool:
             if text.lower() not in ("true", "false", "yes", "no", "1", "0", "t", "f", "y", "n"):
@@ -186,8 +159,8 @@ def _converter(base: type, limits: dict):
         value = base(text)
         if base is float and not math.isfinite(value):
             raise ValueError
-        if base in (int, float) and (wrong := _outside(value, limits)):
-            raise argparse.ArgumentTypeError(f"{text}: must be {wrong}")
+        if not all(holds(value, limits[name]) for name, (_, holds) in RANGES.items() if name in limits):
+            raise argparse.ArgumentTypeError(f"{text}: must be {_range(limits)}")
         return value
 
     convert.__name__ = base.__name__  # argparse names it in its message
@@ -195,29 +168,23 @@ def _converter(base: type, limits: dict):
 
 
 RANGES = {
-    "least": ("at least", lambda value, end: value >= end),
-    "above": ("above", lambda value, end: value > end),
-    "most": ("at most", lambda value, end: value <= end),
-    "below": ("below", lambda value, end: value < end),
+    "least": ("at least", operator.ge),
+    "above": ("above", operator.gt),
+    "most": ("at most", operator.le),
+    "below": ("below", operator.lt),
 }
 
 
-def _range(limits: dict) -> str:
+def _range(limits: Mapping[str, Any]) -> str:
     return " and ".join(f"{words} {limits[name]:g}" for name, (words, _) in RANGES.items() if name in limits)
 
 
-def _outside(value: float, limits: dict) -> str:
-    """What a value must be, if it is not; else an empty string."""
-    inside = all(holds(value, limits[name]) for name, (_, holds) in RANGES.items() if name in limits)
-    return "" if inside else _range(limits)
-
-
-def _help(entry) -> str:
-    text = entry.metadata["help"]
-    if allowed := _range(entry.metadata):
+def _help(metadata: Mapping[str, Any]) -> str:
+    text = metadata["help"]
+    if allowed := _range(metadata):
         text = f"{text.rstrip('.')} ({allowed})."
-    if "only_with" in entry.metadata:
-        flag, values = entry.metadata["only_with"]
+    if "only_with" in metadata:
+        flag, values = metadata["only_with"]
         text += f" {'Not' if None in values else 'Only'} with {_written(flag, values)}."
     return text.replace("%", "%%")
 
@@ -235,11 +202,9 @@ def _config_path(argv: list[str], system: System) -> Path | None:
     parser.add_argument("--dataset")
     asked = parser.parse_known_args(argv)[0]
     folder = recipes_folder() / "configs"
-    if asked.config == "none":
-        return None
-    if asked.config is None:
+    if asked.config in (None, "none"):
         default = folder / f"{asked.dataset}_{system.name}.yaml"
-        return default if default.is_file() else None
+        return default if asked.config is None and default.is_file() else None
     for path in (Path(asked.config), folder / asked.config, folder / f"{asked.config}.yaml"):
         if path.is_file():
             return path
@@ -248,7 +213,7 @@ def _config_path(argv: list[str], system: System) -> Path | None:
 
 
 def recipes_folder() -> Path:
-    """The folder of the recipes, of a checkout or of an installed wheel."""
+    """The recipes' folder, in a checkout or an installed wheel."""
     checkout = Path(__file__).parents[3] / "recipes"
     return checkout if checkout.is_dir() else Path(__file__).parents[1] / "recipes"
 
@@ -301,14 +266,11 @@ def _check(values: argparse.Namespace, system: System, named: list[str]) -> None
     if not values.dataset:
         raise SerError("--dataset is missing: name a corpus, `ser-hf corpora` lists them")
     flags = vars(values)
-    for kind in _own_concerns(system).values():
-        for entry in fields(kind):
-            flag, needed = entry.metadata.get("only_with", (None, ()))
-            if entry.name in named and flag in flags:
-                if flags[flag] not in needed if needed else not flags[flag]:
-                    why = f"{'with' if None in needed else 'without'} {_written(flag, needed)}"
-                    shown = _shown(flags[entry.name])
-                    raise SerError(f"--{entry.name} {shown}: does nothing {why}; leave it out")
+    for entry in [entry for kind in _concerns(system).values() for entry in fields(kind) if entry.name in named]:
+        flag, needed = entry.metadata.get("only_with", (None, ()))
+        if flag in flags and (flags[flag] not in needed if needed else not flags[flag]):
+            why = f"{'with' if None in needed else 'without'} {_written(flag, needed)}"
+            raise SerError(f"--{entry.name} {_shown(flags[entry.name])}: does nothing {why}; leave it out")
     if flags.get("model_type") and values.model_name_or_path:
         raise SerError("--model_type trains a random encoder and --model_name_or_path a pretrained one: give one")
     if flags.get("config_overrides"):
@@ -329,11 +291,11 @@ def _shown(value: Any) -> str:
 
 
 def help_text(system: System, doc: str) -> str:
-    """`--help` of a recipe: its docstring and this project's flags, written without importing transformers."""
+    """`--help` of a recipe: its docstring and this project's flags, without importing transformers."""
     parser = _OneLineParser(add_help=False, usage=argparse.SUPPRESS)
     parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=6, width=120)
     parser.description = doc.strip()
-    for kind in _own_concerns(system).values():
+    for kind in _concerns(system).values():
         _add_flags(parser, kind)
     for action in parser._actions:
         if action.default not in (None, "", False):

@@ -1,4 +1,4 @@
-"""A speech encoder under a head, and the batches it is trained on."""
+"""A speech encoder under a head, and its collators."""
 
 import json
 from typing import Any
@@ -32,28 +32,19 @@ def audio_model(
     head_size: int = 256,
     use_weighted_layer_sum: bool = False,
     new_head: bool = True,
-):
+) -> tuple[SerForAudioClassification, Any]:
     """An audio model and its feature extractor.
 
     Args:
         label_names: In index order.
         problem_type: As in transformers.
-        model_name_or_path: A pretrained encoder, or, without `new_head`, a fine-tuned model; Hub id or folder.
-        model_type: Instead of it: a random encoder of this type.
-        config_overrides: Changes to the encoder's configuration, as JSON.
-        freeze_feature_encoder: Whether its convolutions are frozen; None: if they are pretrained.
-        mask_time_prob, mask_time_length, mask_feature_prob, mask_feature_length: SpecAugment within the encoder; None
-            leaves what its configuration says.
-        trust_remote_code: Whether code that comes with the checkpoint may run.
-        pooling, head, head_size, use_weighted_layer_sum: As in `SerConfig`.
-        new_head: Make a new head, to be trained. False loads a fine-tuned model, whose labels must be `label_names`.
-
-    Returns:
-        The `SerForAudioClassification` and its feature extractor.
+        new_head: True makes a new head. False loads a fine-tuned model, whose labels must be `label_names`.
+        The others: the fields of `settings.EncoderArguments` and `HeadArguments`.
 
     Raises:
-        SerError: the checkpoint is not found, or not usable in this way.
+        SerError: the checkpoint is not found, or does not fit these settings.
     """
+    name = model_name_or_path
     options = {
         "pooling": pooling,
         "head": head,
@@ -76,17 +67,15 @@ def audio_model(
             extractor = Wav2Vec2FeatureExtractor(return_attention_mask=not padding_sensitive(audio))
             model = SerForAudioClassification(SerConfig(audio_config=audio, **options))
         else:
-            extractor = AutoFeatureExtractor.from_pretrained(model_name_or_path, trust_remote_code=trust_remote_code)
+            extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=trust_remote_code)
             if new_head:
-                model = SerForAudioClassification.from_encoder(
-                    model_name_or_path, overrides, trust_remote_code, **options
-                )
+                model = SerForAudioClassification.from_encoder(name, overrides, trust_remote_code, **options)
             else:
-                model = load_finetuned(model_name_or_path, trust_remote_code)
+                model = load_finetuned(name, trust_remote_code)
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise SerError(f"model {model_type or model_name_or_path!r}: {' '.join(str(error).split())}") from None
+        raise SerError(f"model {model_type or name!r}: {' '.join(str(error).split())}") from None
     if not new_head:
-        check_labels(model.config, label_names, model_name_or_path)
+        check_labels(model.config, label_names, name)
     if (not model_type) if freeze_feature_encoder is None else freeze_feature_encoder:
         model.freeze_feature_encoder()
     return model, extractor
@@ -94,17 +83,13 @@ def audio_model(
 
 def speech_collators(
     extractor, clips: ClipArguments, augmentation: Augmentation, seed: int, num_labels: int
-) -> dict[str, Any]:
+) -> dict[str, SpeechCollator]:
     """`data_collator` for training, with augmentation, and `eval_collator`, without.
 
-    Args:
-        extractor: The encoder's feature extractor.
-        clips: Trimming and length limits.
-        augmentation: Of training clips.
-        seed: Of augmentation and random crops.
-        num_labels: For mixup, which makes class labels soft.
+    `seed` draws augmentation and random crops; mixup makes soft labels of `num_labels` classes.
     """
-    training = SpeechCollator(
-        extractor, skip_unreadable=True, augmentation=augmentation, seed=seed, num_labels=num_labels, **vars(clips)
-    )
-    return {"data_collator": training, "eval_collator": SpeechCollator(extractor, **vars(clips))}
+    training = {"skip_unreadable": True, "augmentation": augmentation, "seed": seed, "num_labels": num_labels}
+    return {
+        "data_collator": SpeechCollator(extractor, **training, **vars(clips)),
+        "eval_collator": SpeechCollator(extractor, **vars(clips)),
+    }

@@ -1,7 +1,7 @@
-"""Hidden states of frozen encoders, computed once: batched by length, by all processes, cached by content.
+"""Hidden states of frozen encoders, computed once, by all processes, and cached.
 
-The cache folder is named by the encoder's weights and configuration and by every setting of the preprocessing, an entry
-by the hash of the audio or the cleaned text. A changed clip, encoder or flag is computed anew, and nothing else is.
+The name of the cache folder stands for the encoder's weights and every setting of the preprocessing, that of an entry
+for the audio or the cleaned text: a changed clip, encoder or flag is computed anew, and nothing else is.
 """
 
 import copy
@@ -27,11 +27,9 @@ from .settings import ClipArguments
 
 MODALITIES = ("audio", "text")
 BATCH_CHARACTERS = 16384  # padded length of a batch of texts: about 4000 tokens
-# The largest difference that another order of summing makes, relative to the largest value of a state: in float32, and
-# under bfloat16 autocast.
+# Largest difference by another order of summing, relative to a state's largest value: float32, bfloat16 autocast.
 ROUNDING, HALF_ROUNDING = 1e-3, 0.1
-# States are written to disk when so many numbers wait: 64 MB in float32, the most that an interruption loses.
-WAITING = 2**24
+WAITING = 2**24  # numbers that are written to disk at a time, 64 MB in float32: the most that an interruption loses
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,6 @@ class AudioReader:
     """The inputs of an audio encoder from rows with `audio`, `audio_hash` and `duration`.
 
     Args:
-        extractor: The encoder's feature extractor.
-        clips: Trimming and length limits.
         budget: Padded seconds of audio in a batch; None for eight clips.
         exact: Only clips of equal length share a batch: for padding-sensitive encoders.
     """
@@ -52,21 +48,21 @@ class AudioReader:
 
     @property
     def settings(self) -> tuple:
-        """What the states depend on, besides the encoder and the clip."""
+        """Everything besides the encoder and the clip that the states depend on."""
         return self.extractor.to_json_string(), *vars(self.clips).values()
 
     def name(self, row: dict) -> str | None:
-        """The row's name in the cache; None has nothing to encode."""
+        """The row's name in the cache; None if there is nothing to encode."""
         return row["audio_hash"]
 
     def lengths(self, rows: Dataset) -> list[float]:
-        """Seconds, by which batches are made. Trimmed clips of equal length may be unequal: each is encoded alone."""
+        """Lengths in seconds, for batches."""
         if self.exact and trims(self.extractor, self.clips) is not None:
-            return list(range(len(rows)))
+            return list(range(len(rows)))  # trimmed, clips of equal length may differ: each is encoded alone
         return [seconds or 0.0 for seconds in rows["duration"][:]]
 
     def inputs(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        """The padded batch of an encoder, as the model's processor makes it."""
+        """The padded batch of rows, as the model's processor makes it."""
         rate = self.extractor.sampling_rate
         options = {"sampling_rate": rate, "padding": True, "return_attention_mask": True, "return_tensors": "pt"}
         batch = self.extractor([read_clip(row, rate, self.clips) for row in rows], **options)
@@ -75,13 +71,7 @@ class AudioReader:
 
 @dataclass(frozen=True)
 class TextReader:
-    """The inputs of a text encoder from rows with `text`; methods as `AudioReader`'s.
-
-    Args:
-        tokenizer: The encoder's.
-        cleaning: As in `clean_text`.
-        max_length: Tokens of the longest text.
-    """
+    """The inputs of a text encoder from rows with `text`, cleaned by `clean_text`; the methods are `AudioReader`'s."""
 
     tokenizer: Any
     cleaning: str
@@ -101,15 +91,14 @@ class TextReader:
         return [len(clean_text(text, self.cleaning)) for text in rows["text"][:]]
 
     def inputs(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        cut = {"padding": True, "padding_side": "right", "truncation": True, "max_length": self.max_length}
-        texts = [clean_text(row["text"], self.cleaning) for row in rows]
-        wanted = {"return_tensors": "pt", "return_token_type_ids": False, "return_attention_mask": True}
-        batch = self.tokenizer(texts, **wanted, **cut)
+        options = {"padding": True, "padding_side": "right", "truncation": True, "max_length": self.max_length}
+        options |= {"return_tensors": "pt", "return_token_type_ids": False, "return_attention_mask": True}
+        batch = self.tokenizer([clean_text(row["text"], self.cleaning) for row in rows], **options)
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
 
 def tokenizer_settings(tokenizer) -> str:
-    """Everything that makes tokens of a text, without what the last call left of truncation and padding."""
+    """All settings of a tokenizer, except truncation and padding, which the last call has set."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # not of the tokenizers library
         settings = sorted((name, str(value)) for name, value in tokenizer.init_kwargs.items())
@@ -121,25 +110,17 @@ def tokenizer_settings(tokenizer) -> str:
 
 
 def trims(extractor, clips: ClipArguments) -> float | None:
-    """The dB of trimming, by the flags or by the feature extractor; None for none."""
+    """The dB of trimming, by the flags or the feature extractor; None without trimming."""
     return clips.trim_db if clips.trim_db is not None else getattr(extractor, "trim_db", None)
 
 
 def read_clip(row: dict, rate: int, clips: ClipArguments) -> np.ndarray | None:
-    """A row's samples, trimmed, centre-cropped and zero-padded as the flags say; None where it has no audio.
-
-    Args:
-        row: With `audio`.
-        rate: In Hz.
-        clips: Trimming and length limits.
-    """
-    if row.get("audio") is None:
-        return None
-    return audio.read_clip(row["audio"], rate, **vars(clips))
+    """A row's samples at `rate` Hz, trimmed, centre-cropped and zero-padded by the flags; None without audio."""
+    return None if row.get("audio") is None else audio.read_clip(row["audio"], rate, **vars(clips))
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """Changes when a weight of a model does, or its configuration (but for where it was loaded from)."""
+    """A hash of a model's weights and configuration, whatever path it was loaded from."""
     digest = xxhash.xxh3_128()
     config = {name: value for name, value in model.config.to_dict().items() if not name.startswith("_")}
     digest.update(repr(sorted(config.items(), key=lambda item: item[0])).encode())
@@ -152,15 +133,8 @@ def fingerprint(model: torch.nn.Module) -> str:
 def open_store(
     encoder: PreTrainedModel, reader: AudioReader | TextReader, layers: int, pooling: str | None, half: bool = False
 ) -> Store:
-    """The cache of an encoder's hidden states.
-
-    Args:
-        encoder: Its weights and configuration count.
-        reader: Its settings count.
-        layers: The number of layers that are kept.
-        pooling: Of frames; None keeps all of them.
-        half: Whether states are kept in half precision.
-    """
+    """The cache of an encoder's hidden states of so many layers, pooled over frames unless `pooling` is None, and in
+    half precision if `half`."""
     return Store(settings_folder("states", fingerprint(encoder), layers, pooling, reader.settings, half))
 
 
@@ -174,25 +148,22 @@ def fill(
     half: bool = False,
     title: str | None = None,
 ) -> int:
-    """Compute the states that a cache lacks, each distinct name once, this process its share.
+    """Compute the states that a cache lacks, each distinct name once, each process its share.
 
     Args:
-        store: The cache.
-        rows: The utterances.
-        reader: Of their inputs.
         encode: Inputs to states `(batch, layers, frames, dim)` and their mask `(batch, frames)`, True = real.
-        device: Of the encoder.
+        device: Device of the encoder.
         half: Keep float16: half the disk, and the precision of an encoder under bf16 autocast.
-        title: Of a progress bar; None shows none.
+        title: Title of the progress bar; None shows none.
 
     Returns:
-        The number of states that were computed, by all processes, when all have finished.
+        The number of states that all processes have computed, once all have finished.
     """
     process, unread = PartialState(), rows.select_columns([name for name in rows.column_names if name != "audio"])
     names, lengths = [reader.name(row) for row in unread], reader.lengths(unread)
-    known = [i for i, name in enumerate(names) if name is not None]
-    todo = [known[i] for i in store.missing([names[i] for i in known])]
-    process.wait_for_everyone()  # all have looked before one adds
+    named = [i for i, name in enumerate(names) if name is not None]
+    todo = [named[i] for i in store.missing([names[i] for i in named])]
+    process.wait_for_everyone()  # none adds before all have looked
     lengths = np.array([lengths[i] for i in todo], dtype=np.float64)
     batches = evaluation_batches(lengths, reader.budget, exact=reader.exact)
     batches = batches[process.process_index :: process.num_processes]
@@ -215,15 +186,8 @@ def fill(
 
 
 def pad_states(states: list[torch.Tensor | None], shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cached states to a batch.
-
-    Args:
-        states: `(layers, frames, dim)` each; None is missing.
-        shape: Layers and dim, for a batch without any.
-
-    Returns:
-        `(batch, layers, frames, dim)`, zero-padded; and `(batch, frames)`, True = real.
-    """
+    """Cached states `(layers, frames, dim)`, None where missing, to a zero-padded batch `(batch, layers, frames, dim)`
+    and its mask `(batch, frames)`, True = real. `shape` is `(layers, dim)`."""
     frames = max([1, *(one.shape[1] for one in states if one is not None)])
     batch = torch.zeros(len(states), shape[0], frames, shape[1])
     mask = torch.zeros(len(states), frames, dtype=torch.bool)
@@ -235,14 +199,8 @@ def pad_states(states: list[torch.Tensor | None], shape: tuple[int, int]) -> tup
 
 
 class States:
-    """The cached hidden states of a fusion model's two encoders.
-
-    Args:
-        model, processor: The fusion model and its processor.
-        clips: Trimming and length limits.
-        budget: Padded seconds of audio in a batch; None for eight clips.
-        half: Whether they are kept in half precision.
-    """
+    """The cached hidden states of a fusion model's two encoders, in half precision with `half`. `budget` is in padded
+    seconds of audio per batch (None: eight clips)."""
 
     def __init__(
         self,
@@ -259,35 +217,24 @@ class States:
             "audio": AudioReader(processor.feature_extractor, clips, budget, exact),
             "text": TextReader(processor.tokenizer, processor.text_cleaning, processor.max_text_length),
         }
-        audio = open_store(
-            model.audio_encoder,
-            self.readers["audio"],
-            self.shapes["audio"][0],
-            config.pooling if model.pools_audio else None,
-            half,
-        )
-        text = open_store(
-            model.text_encoder,
-            self.readers["text"],
-            self.shapes["text"][0],
-            config.text_pooling if model.pools_text else None,
-            half,
-        )
-        self.stores = {"audio": audio, "text": text}
+        encoders = {"audio": model.audio_encoder, "text": model.text_encoder}
+        poolings = {
+            "audio": config.pooling if model.pools_audio else None,
+            "text": config.text_pooling if model.pools_text else None,
+        }
+        self.stores = {
+            kind: open_store(encoders[kind], self.readers[kind], self.shapes[kind][0], poolings[kind], half)
+            for kind in MODALITIES
+        }
 
     def find(self, kind: str, row: dict) -> torch.Tensor | None:
-        """`(layers, frames, dim)`, or None where the modality is missing."""
+        """The states `(layers, frames, dim)` of a row, or None where the modality is missing."""
         name = self.readers[kind].name(row)
         return None if name is None else self.stores[kind][name]
 
 
 class StateCollator:
-    """Rows to cached states.
-
-    Args:
-        states: The cache.
-        without: A modality to withhold.
-    """
+    """Rows to batches of cached states; the modality `without` is withheld."""
 
     columns = ("id", "audio_hash", "text", "label")
 
@@ -311,15 +258,8 @@ def encode(
     training: TrainingArguments,
     budget: float | None,
 ) -> States:
-    """Each utterance of all parts through each encoder once, unless it is cached.
-
-    Args:
-        model, processor: The fusion model, whose encoders are frozen, and its processor.
-        splits: The parts.
-        clips: Trimming and length limits.
-        training: Device, precision, progress bar.
-        budget: Padded seconds of audio in a batch; None for eight clips.
-    """
+    """Encode each utterance of all parts once by each frozen encoder, unless it is cached. `training` has the device,
+    precision and progress bar; `budget` is in padded seconds of audio per batch (None: eight clips)."""
     device = training.device
     half = device.type == "cuda" and (training.bf16 or training.fp16)
     states = States(model, processor, clips, budget, half)
@@ -335,16 +275,8 @@ def encode(
 
 @torch.no_grad()
 def check_states(model: SerFusionForClassification, states: States, rows: Dataset) -> float:
-    """The hidden states of an utterance alone, as in a pipeline, must be the cached ones: otherwise the figures to come
-    would not be those of the model that is saved.
-
-    Args:
-        model: The fusion model.
-        states: As `encode` returned them.
-        rows: A few utterances.
-
-    Returns:
-        The largest difference, relative to the largest value of its state.
+    """Compare the cached states of a few rows with those of each utterance encoded alone, as in a pipeline: the figures
+    must be those of the saved model. Returns the largest difference, relative to the largest value of its state.
 
     Raises:
         ValueError: it is larger than rounding explains, which would be a defect.

@@ -4,6 +4,7 @@ import copy
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,23 +48,16 @@ def fusion_model(
     trust_remote_code: bool = False,
     new_head: bool = True,
 ) -> tuple[SerFusionForClassification, SerFusionProcessor]:
-    """A fusion model and its processor: two encoders under a new head, or a trained model.
+    """A fusion model and its processor: two encoders, without their own heads, under a new one; or a trained model.
 
     Args:
         label_names: In index order.
         problem_type: As in transformers.
-        audio_model, text_model: The encoders, plain or fine-tuned (their own heads are left behind): Hub id or folder.
-        model_name_or_path: Without `new_head`, the trained fusion model.
-        fusion, text_pooling, use_weighted_layer_sum, head_size, head_dropout, modality_dropout: As in
-            `SerFusionConfig`.
-        pooling: Likewise; None is the audio checkpoint's, else `mean`.
-        freeze_encoders: Whether the head alone will be trained.
-        max_text_length, text_cleaning: As in `SerFusionProcessor`.
-        trust_remote_code: Whether code that comes with the encoders may run.
-        new_head: Make a new head, to be trained. False loads a trained model, whose labels must be `label_names`.
+        new_head: False loads the trained model `model_name_or_path`, whose labels must be `label_names`.
+        The others: the fields of `settings.FusionArguments` and `TextArguments`.
 
     Raises:
-        SerError: a checkpoint is not named, not found, or not usable in this way.
+        SerError: a checkpoint is not named, not found, or does not fit these settings.
     """
     if not new_head:
         return _load_trained(model_name_or_path, label_names)
@@ -101,7 +95,7 @@ def fusion_model(
             head_dropout=head_dropout,
             modality_dropout=modality_dropout,
             problem_type=problem_type,
-            **({} if pooling is None else {"pooling": pooling}),
+            **({"pooling": pooling} if pooling else {}),
             **label_maps(label_names),
             **remote,
         )
@@ -143,10 +137,8 @@ def modality_remarks(splits: Mapping[str, Dataset], cleaning: str) -> list[str]:
     for kind in MODALITIES:
         missing = {}
         for part, rows in splits.items():
-            if kind == "audio":
-                lacking = sum(audio is None for audio in rows["audio_hash"][:])
-            else:
-                lacking = sum(not clean_text(text, cleaning).strip() for text in rows["text"][:])
+            audio, text = rows["audio_hash"][:], (clean_text(text, cleaning).strip() for text in rows["text"][:])
+            lacking = sum(not entry for entry in (audio if kind == "audio" else text))
             if lacking and lacking == len(rows):
                 raise SerError(f"no utterance of {part} has {kind}: fusion needs both, use another recipe")
             missing |= {part: lacking} if lacking else {}
@@ -163,13 +155,7 @@ def modality_remarks(splits: Mapping[str, Dataset], cleaning: str) -> list[str]:
 
 
 class FusionCollator:
-    """Rows to the processor's batch of their audio and text, which is what the pipeline makes too.
-
-    Args:
-        processor: Of the model.
-        clips: Trimming and length limits.
-        without: A modality to withhold.
-    """
+    """Rows to the processor's batch of their audio and text, as in the pipeline; `without` withholds a modality."""
 
     columns = ("id", "audio", "text", "label")
 
@@ -182,7 +168,7 @@ class FusionCollator:
         audio = None if self.without == "audio" else [read_clip(row, rate, self.clips) for row in rows]
         text = None if self.without == "text" else [row["text"] for row in rows]
         batch = dict(self.processor(audio=audio, text=text, sampling_rate=rate, return_tensors="pt"))
-        if not batch:  # no row has the modality that is left: the model's answer to nothing
+        if not batch:  # no row has the modality that is left
             nothing = torch.zeros(len(rows), 1, dtype=torch.long)
             batch = {"input_ids": nothing, "text_attention_mask": nothing}
         return batch | ({"labels": torch.tensor([row["label"] for row in rows])} if "label" in rows[0] else {})
@@ -192,11 +178,10 @@ class FusionCollator:
 
 
 def head_of(model: SerFusionForClassification) -> SerFusionForClassification:
-    """A copy of a fusion model without its encoders, which `fuse`s states: it is trained, and saved in checkpoints,
-    while the encoders are frozen."""
-    # The memo makes None of the encoders, so that they are not copied.
+    """A copy of a fusion model without its encoders, which is trained on hidden states and saved in checkpoints."""
+    # By the memo, deepcopy replaces the encoders by None.
     head = copy.deepcopy(model, {id(model.audio_encoder): None, id(model.text_encoder): None})
-    head._frozen = False  # there is nothing to keep in evaluation mode
+    head._frozen = False  # it has no encoder to keep in evaluation mode
     return head
 
 
@@ -248,15 +233,8 @@ def trained_alone(
     settings: FusionSettings,
     setup: Setup,
 ) -> dict[str, np.ndarray]:
-    """Logits on validation and test of a head that was trained, like the fusion's, on one modality alone.
-
-    Args:
-        kind: `audio` or `text`.
-        head: Untrained; the fusion's own began as it.
-        states, processor, settings, setup: The fusion's.
-    """
-    from dataclasses import replace
-
+    """Logits on validation and test of a head that is trained like the fusion's, on one modality (`kind`) alone. `head`
+    is the untrained head of the fusion."""
     training = changed(settings.training, output_dir=str(Path(settings.training.output_dir) / f"{kind}_only"))
     collator = StateCollator(states, without=MODALITIES[kind == "audio"])
     set_seed(training.seed)
@@ -267,7 +245,7 @@ def trained_alone(
     logits = predicted(trainer, setup.splits)
     trainer.free()
     training.distributed_state.wait_for_everyone()
-    if training.process_index == 0:  # this head is for comparison alone, it is not kept
+    if training.process_index == 0:  # this head is for comparison alone
         shutil.rmtree(training.output_dir, ignore_errors=True)
     return logits
 
@@ -275,18 +253,18 @@ def trained_alone(
 def withheld(
     trainer: SerTrainer, collator: FusionCollator, splits: Mapping[str, Dataset]
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Logits of the same model without text, and without audio: its learned answer when one is missing."""
-    logits = {}
-    for kind in MODALITIES:
-        without = FusionCollator(collator.processor, collator.clips, without=kind)
-        logits[f"without_{kind}"] = predicted(trainer, splits, without)
-    return logits
+    """Logits of the same model without audio, and without text."""
+    collators = {kind: FusionCollator(collator.processor, collator.clips, without=kind) for kind in MODALITIES}
+    return {f"without_{kind}": predicted(trainer, splits, without) for kind, without in collators.items()}
 
 
 def predicted(trainer: SerTrainer, splits: Mapping[str, Dataset], collator=None) -> dict[str, np.ndarray]:
     """Logits on validation, where there is one, and on test; `collator` instead of the trainer's own."""
     parts = [part for part in ("validation", "test") if len(splits[part])]
-    return {part: trainer.predict_with(splits[part], collator).predictions for part in parts}
+    trainer.eval_collator, own = collator or trainer.eval_collator, trainer.eval_collator
+    logits = {part: trainer.predict(splits[part]).predictions for part in parts}
+    trainer.eval_collator = own
+    return logits
 
 
 def averaged(systems: list[dict[str, np.ndarray]], problem_type: str) -> dict[str, np.ndarray]:
@@ -296,8 +274,8 @@ def averaged(systems: list[dict[str, np.ndarray]], problem_type: str) -> dict[st
 
 
 def on_test(systems: dict[str, dict[str, np.ndarray]], setup: Setup) -> dict[str, np.ndarray]:
-    """Systems' logits on test, ready to be compared with the fusion's. With several labels each is moved so that 0.5 is
-    the threshold that is best on validation, as the fusion's own thresholds are."""
+    """Systems' logits on test, to be compared with the fusion's. With several labels they are shifted: 0.5 becomes the
+    decision threshold, tuned on validation like the fusion's own."""
     kind, names, logits = setup.report.problem_type, setup.report.label_names, {}
     for name, parts in systems.items():
         limits = decision_thresholds(setup.splits["validation"], parts.get("validation"), names, kind)

@@ -1,4 +1,4 @@
-"""Models to and from folders and the Hub: a stock class where one computes the same, strict loading, a clean push."""
+"""Save, load and publish models: as a stock class where one computes the same, strictly, without local paths."""
 
 import json
 import os
@@ -30,11 +30,7 @@ def label_maps(names: list[str]) -> dict[str, dict]:
 
 
 def check_labels(config: PreTrainedConfig, names: list[str], checkpoint: str) -> None:
-    """See that a fine-tuned model answers the labels of the corpus.
-
-    Raises:
-        SerError: its labels are others, or in another order.
-    """
+    """Raises SerError if the labels of a fine-tuned model are not those of the corpus, in their order."""
     if list(config.id2label.values()) != names:
         raise SerError(
             f"{checkpoint} answers {', '.join(config.id2label.values())}, "
@@ -51,23 +47,20 @@ def stock_class(config: SerConfig) -> type[PreTrainedModel] | None:
     return MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING.get(type(config.audio_config), None)
 
 
-def _stock_names(stock) -> dict[str, str]:
-    """Our modules' names to the stock class's."""
-    heads = {"ser_projector": "projector", "ser_classifier": "classifier", "ser_layer_sum.weight": "layer_weights"}
-    return {**heads, "encoder": stock.base_model_prefix}
-
-
-def _renamed(state: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:
-    """Weights under other names of their modules: `encoder.x` -> `wav2vec2.x`."""
+def _weights(model: PreTrainedModel, stock_prefix: str, to_stock: bool) -> dict[str, torch.Tensor]:
+    """A model's weights under the names of the stock class (`encoder.x` -> `wav2vec2.x`), or back under ours."""
+    names = {"ser_projector": "projector", "ser_classifier": "classifier", "ser_layer_sum.weight": "layer_weights"}
+    names["encoder"] = stock_prefix
+    names = names if to_stock else {stock: ours for ours, stock in names.items()}
     renamed = {}
-    for key, value in state.items():
+    for key, value in model.state_dict().items():
         module = next(name for name in names if key == name or key.startswith(f"{name}."))
         renamed[names[module] + key[len(module) :]] = value
     return renamed
 
 
 def to_stock(model: SerForAudioClassification) -> PreTrainedModel:
-    """The same model as a stock class (`Wav2Vec2ForSequenceClassification`, Hubert and WavLM likewise).
+    """The same model as a stock class, such as `Wav2Vec2ForSequenceClassification`.
 
     Raises:
         ValueError: there is no stock class for this pooling and head, or its logits differ (which would be a defect).
@@ -76,33 +69,23 @@ def to_stock(model: SerForAudioClassification) -> PreTrainedModel:
     if kind is None:
         raise ValueError(f"no stock class pools by {model.config.pooling} under the {model.config.head} head")
     config = type(model.config.audio_config).from_dict(model.config.audio_config.to_dict())
-    config.id2label, config.label2id = model.config.id2label, model.config.label2id
-    config.problem_type = model.config.problem_type
-    if (thresholds := getattr(model.config, "thresholds", None)) is not None:
-        config.thresholds = thresholds
     config.classifier_proj_size = model.config.head_size
-    config.use_weighted_layer_sum = model.config.use_weighted_layer_sum
+    for name in ("id2label", "label2id", "problem_type", "use_weighted_layer_sum", "thresholds"):
+        if (value := getattr(model.config, name, None)) is not None:
+            setattr(config, name, value)
     stock = kind(config)
-    stock.load_state_dict(_renamed(model.state_dict(), _stock_names(stock)))
+    stock.load_state_dict(_weights(model, kind.base_model_prefix, to_stock=True))
     _same_logits(model, stock)
     return stock
 
 
 def from_stock(stock: PreTrainedModel) -> SerForAudioClassification:
     """A stock sequence classification model as ours (mean pooling, linear head)."""
-    config = SerConfig(
-        audio_config=stock.config,
-        pooling="mean",
-        head="linear",
-        head_size=stock.config.classifier_proj_size,
-        use_weighted_layer_sum=stock.config.use_weighted_layer_sum,
-        id2label=stock.config.id2label,
-        label2id=stock.config.label2id,
-        problem_type=stock.config.problem_type,
-    )
-    model = SerForAudioClassification(config)
-    names = {theirs: ours for ours, theirs in _stock_names(stock).items()}
-    model.load_state_dict(_renamed(stock.state_dict(), names))
+    same = ("id2label", "label2id", "problem_type", "use_weighted_layer_sum")
+    head = {"pooling": "mean", "head": "linear", "head_size": stock.config.classifier_proj_size}
+    head |= {name: getattr(stock.config, name) for name in same}
+    model = SerForAudioClassification(SerConfig(audio_config=stock.config, **head))
+    model.load_state_dict(_weights(stock, stock.base_model_prefix, to_stock=False))
     return model.eval()
 
 
@@ -144,22 +127,13 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
 
 
 def save_model(model: PreTrainedModel, processor, folder: Path) -> type[PreTrainedModel]:
-    """Save a model so that `pipeline(task, model=folder)` loads it; returns the class saved: a stock one of
-    transformers where one computes the same.
-
-    Files are written under a temporary name and then moved, so that an interruption never leaves half a model.
-
-    Args:
-        model: Any `PreTrainedModel`.
-        processor: Its feature extractor, tokenizer or processor.
-        folder: Where to.
+    """Save a model and its processor so that `pipeline(task, model=folder)` loads it; returns the class saved: a stock
+    one where one computes the same. Files are written elsewhere and moved: an interruption never leaves half a model.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    published = model
-    if isinstance(model, SerForAudioClassification) and stock_class(model.config):
-        published = to_stock(model)
-    parts = [getattr(published.config, name) for name in published.config.sub_configs]
-    for config in (published.config, *parts):
+    stock = isinstance(model, SerForAudioClassification) and stock_class(model.config)
+    published = to_stock(model) if stock else model
+    for config in (published.config, *(getattr(published.config, name) for name in published.config.sub_configs)):
         config._name_or_path = ""  # a local path has no place in a model
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
         published.save_pretrained(staging)
@@ -170,14 +144,10 @@ def save_model(model: PreTrainedModel, processor, folder: Path) -> type[PreTrain
 
 
 def login(repo_id: str | None, flag: str) -> str:
-    """The repository to push to, after the Hub accepted this machine's token; before anything slow.
-
-    Args:
-        repo_id: `user/name`.
-        flag: The flag that names it, for the message.
+    """The repository to push to, once the Hub has accepted this machine's token; before anything slow.
 
     Raises:
-        SerError: no or malformed name, no or wrong token, Hub not reachable.
+        SerError: names `flag`: not `user/name`, no or wrong token, Hub not reachable.
     """
     if not repo_id or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise SerError(f"{flag} {repo_id}: must be user/name")
@@ -200,9 +170,7 @@ def reason(error: Exception) -> str:
 
 
 def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
-    """Publish a run's folder; returns its address. Private unless asked otherwise.
-
-    Only the files of `PUBLISHED` go, without this machine's paths; a model whose files hold one is refused.
+    """Publish the files of `PUBLISHED` of a run's folder; returns the repository's address.
 
     Raises:
         SerError: a file to be pushed names a local folder; the repository is public and should be private.
@@ -215,11 +183,13 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
                 shutil.copyfile(file, target)
         run_yaml = Path(staging) / "run.yaml"
         if run_yaml.exists():
-            flags = yaml.safe_load(run_yaml.read_text())
-            kept = {key: value for key, value in flags.items() if key not in LOCAL_KEYS}
-            for key in {*CHECKPOINTS, "dataset"} & kept.keys():
-                kept[key] = without_folders(str(kept[key]))
-            run_yaml.write_text(yaml.safe_dump(kept, sort_keys=False))
+            named = (*CHECKPOINTS, "dataset")
+            flags = {
+                key: without_folders(str(value)) if key in named else value
+                for key, value in yaml.safe_load(run_yaml.read_text()).items()
+                if key not in LOCAL_KEYS
+            }
+            run_yaml.write_text(yaml.safe_dump(flags, sort_keys=False))
         _refuse_local_names(Path(staging), folder)
         api = HfApi()
         url = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -235,10 +205,11 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
 
 
 def _refuse_local_names(staging: Path, folder: Path) -> None:
-    paths = {str(Path.home()), str(folder.absolute()), str(Path.cwd())} - {"/", "/root"}
+    paths = {str(Path.home()), str(folder.absolute()), str(Path.cwd())} - {"/"}
+    paths = {"/root/" if path == "/root" else path for path in paths}  # "/root" alone may begin a word
     for file in staging.rglob("*"):
         if file.suffix in (".json", ".py", ".md", ".yaml"):
             text = file.read_text(errors="replace")
-            for path in paths | ({"/root/"} if str(Path.home()) == "/root" else set()):
+            for path in paths:
                 if path in text or json.dumps(path)[1:-1] in text:
                     raise SerError(f"{file.name} names the local path {path}: not pushed")

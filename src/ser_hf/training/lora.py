@@ -1,19 +1,21 @@
-"""LoRA (Hu et al. 2021): small adapters on the attention's projections are trained in place of the encoder, by peft.
-
-A run saves the merged model, which any pipeline loads, and in `adapter/` the adapter alone.
-"""
+"""LoRA (Hu et al. 2021) by peft: adapters on the attention's projections are trained in place of the encoder. A run
+saves the merged model, which any pipeline loads, and in `adapter/` the adapter alone."""
 
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
 from ..errors import SerError
 from .settings import LoraArguments
 
+if TYPE_CHECKING:
+    from peft import PeftModel
 
-def with_lora(model: PreTrainedModel, arguments: LoraArguments):
+
+def with_lora(model: PreTrainedModel, arguments: LoraArguments) -> "PreTrainedModel | PeftModel":
     """`add_lora` by the flags; the model itself for `--lora_r 0`."""
     if not arguments.lora_r:
         return model
@@ -22,16 +24,11 @@ def with_lora(model: PreTrainedModel, arguments: LoraArguments):
 
 def add_lora(
     model: PreTrainedModel, r: int, alpha: float = 16, dropout: float = 0.0, target: Sequence[str] | None = None
-):
-    """The model with adapters on linear layers of its encoders.
+) -> "PeftModel":
+    """The model with adapters of rank `r` on linear layers of its encoders, scaled by `alpha / r`.
 
-    Its head is trained in full and saved with the adapter: in our models the modules whose names begin with `ser_`, in
-    a stock class everything outside the encoder, and the encoder's pooler.
-
-    Args:
-        model: A `PreTrainedModel`.
-        r, alpha, dropout: Rank of the adapters, scale `alpha / r` of their outputs, dropout of their inputs.
-        target: Last names of the layers to adapt; defaults to `Encoder.lora` of `models.encoders`.
+    Its head (`head_modules`) is trained in full and saved with the adapter. `target` holds the last names of the layers
+    to adapt; it defaults to `Encoder.lora` of `models.encoders`.
 
     Raises:
         SerError: no layer has such a name.
@@ -40,6 +37,8 @@ def add_lora(
     from torch import nn
     from transformers.pytorch_utils import Conv1D
 
+    from ..models.encoders import TEXT, describe
+
     heads = head_modules(model)
     encoders = [name for name in _children(model) if name not in heads]
     linear = {
@@ -47,7 +46,10 @@ def add_lora(
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear | Conv1D) and name.partition(".")[0] in encoders
     }
-    wanted = list(target) if target else [name for name in default_layers(model) if name in linear]
+    parts = [getattr(model.config, name, None) for name in ("audio_config", "text_config")]
+    configs = [part for part in parts if part is not None] or [model.config]
+    default = [name for config in configs for name in (describe(config) or TEXT).lora if name in linear]
+    wanted = list(target or dict.fromkeys(default))
     if not wanted or not set(wanted) <= linear:
         flag = f"--lora_target {' '.join(wanted)}" if target else f"--lora_r {r}"
         raise SerError(
@@ -64,17 +66,9 @@ def add_lora(
     return get_peft_model(model, config)
 
 
-def default_layers(model) -> list[str]:
-    """Last names of the layers that LoRA adapts by default in the encoders of a model."""
-    from ..models.encoders import TEXT, describe
-
-    parts = [getattr(model.config, name, None) for name in ("audio_config", "text_config")]
-    configs = [part for part in parts if part is not None] or [model.config]
-    return list(dict.fromkeys(name for config in configs for name in (describe(config) or TEXT).lora))
-
-
-def head_modules(model) -> list[str]:
-    """Names of the modules that are trained in full.
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Names of the modules that are trained in full: in our models those that begin with `ser_`, in a stock class
+    everything outside the encoder, and the encoder's pooler.
 
     >>> from transformers import AutoConfig, AutoModelForSequenceClassification
     >>> config = AutoConfig.for_model("bert", hidden_size=8, num_hidden_layers=1, num_attention_heads=1)
@@ -93,14 +87,9 @@ def _children(model) -> list[str]:
     return [name for name, module in model.named_children() if next(module.parameters(), None) is not None]
 
 
-def save_adapter(model, folder: Path, base: str | None):
-    """Write `folder/adapter` of a model with adapters and return the merged model; return another model as it is.
-
-    Args:
-        model: A trained model of `add_lora`, or any other.
-        folder: Folder of the run.
-        base: The pretrained checkpoint; its name is written down if it is on the Hub, a local folder is not.
-    """
+def save_adapter(model: "PreTrainedModel | PeftModel", folder: Path, base: str | None) -> PreTrainedModel:
+    """Write `folder/adapter` of a model with adapters and return the merged model; return another model as it is. The
+    name of the pretrained checkpoint `base` is written down unless it is a local folder."""
     if not hasattr(model, "peft_config"):
         return model
     # "", because peft replaces None by the model's own, which may be a local folder

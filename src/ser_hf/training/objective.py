@@ -1,4 +1,4 @@
-"""What is minimised, and on which rows."""
+"""The loss, and the training rows and their weights, by the flags."""
 
 import numpy as np
 from datasets import ClassLabel, Dataset
@@ -11,13 +11,7 @@ from .settings import LossArguments, SamplingArguments
 
 
 def make_loss(problem_type: str, arguments: LossArguments, train: Dataset, label_smoothing: float = 0.0) -> Loss:
-    """The loss that the flags ask for; `--class_weights balanced` takes its weights from the training labels.
-
-    Args:
-        problem_type: As in transformers.
-        arguments: The flags.
-        train: The training utterances, with `label`.
-        label_smoothing: As in `torch.nn.CrossEntropyLoss`.
+    """The loss; `--class_weights balanced` takes its weights from the training labels.
 
     Raises:
         SerError: a flag does not fit the labels.

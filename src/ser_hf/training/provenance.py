@@ -1,5 +1,4 @@
-"""The trainings of a checkpoint and of those it was made from, as far as their own runs say: nothing may be tested on
-what its encoder was trained on."""
+"""The provenance of checkpoints, from the records of their runs: no encoder may be tested on its training data."""
 
 import json
 import re
@@ -14,18 +13,13 @@ from ..data.splits import Protocol
 from ..errors import SerError
 from .record import Setup
 
-# What decides the folds, beside the rows that a label set keeps.
+# The flags that decide the folds.
 SPLIT = ("protocol", "fold", "split_seed")
 
 
 def training_of(setup: Setup) -> dict[str, Any]:
-    """The training of a run, and what it must not be trained on: `{"corpus", "added", "protocol", "fold",
-    "split_seed", "test_ids", "test_speakers"}`. The last two are hashes; that of speakers is None where train may have
-    the same speakers.
-
-    Args:
-        setup: Before a recipe leaves utterances out that it cannot read.
-    """
+    """The corpora and the split that a run trains on, with hashes of its test ids and test speakers (None where train
+    may have the same speakers). `setup` is that of `run.prepare`, with all utterances."""
     test = setup.splits["test"]
     speakers = sorted({str(name) for name in test["speaker"]}) if setup.protocol.speaker_independent else None
     return {
@@ -40,11 +34,8 @@ def training_of(setup: Setup) -> dict[str, Any]:
 
 
 def trainings_of(name_or_path: str) -> list[dict[str, Any]]:
-    """The trainings of a checkpoint and of those it was made from, as `training_of` describes them.
-
-    They are in the `results.json` of its folder or on the Hub; for a `checkpoint-100` in that of its run. Nothing is
-    known of a checkpoint that no run of these recipes made, and the list is empty.
-    """
+    """The trainings of a checkpoint and of those it was made from, as `training_of` describes them: from the
+    `results.json` of its folder (of its run, for a `checkpoint-100`) or on the Hub; empty without such a file."""
     folder = Path(name_or_path)
     if re.fullmatch(r"checkpoint-\d+", folder.name) and (folder.parent / "run.yaml").exists():
         name_or_path = str(folder.parent)
@@ -52,25 +43,16 @@ def trainings_of(name_or_path: str) -> list[dict[str, Any]]:
     try:
         file = cached_file(name_or_path, "results.json", **quiet)
     except OSError:
-        return []  # there is no such checkpoint, as loading it will say
+        return []  # no such checkpoint: loading it will raise
     results = json.loads(Path(file).read_text()) if file else {}
     return results.get("trained_on", [])
 
 
 def check_checkpoints(names: Sequence[str], setup: Setup, do_train: bool = True) -> list[dict[str, Any]]:
-    """Stop when a checkpoint, or one it was made from, was trained on what is tested.
-
-    Args:
-        names: Checkpoints, folders or Hub ids.
-        setup: The run's data.
-        do_train: Whether this run trains.
-
-    Returns:
-        The trainings of the run's model once it is done, for its `results.json`: the run's own and those of all its
-        checkpoints.
+    """The trainings of a run's model: the run's own, if it trains, and those of its checkpoints (folders or Hub ids).
 
     Raises:
-        SerError: names the checkpoint and how its split differs.
+        SerError: a checkpoint, or one it was made from, was trained on utterances that are tested.
     """
     now = training_of(setup)
     trainings = [now] if do_train else []
@@ -86,7 +68,7 @@ def check_checkpoints(names: Sequence[str], setup: Setup, do_train: bool = True)
 
 
 def _contamination(before: dict[str, Any], now: dict[str, Any], protocol: Protocol) -> str | None:
-    """How an earlier training may hold utterances of this test set; None where it cannot."""
+    """How an earlier training may contain utterances of this test set; None where it cannot."""
     if now["corpus"] in before["added"]:
         return "as a whole"
     if before["corpus"] != now["corpus"] or before["test_ids"] == now["test_ids"]:

@@ -1,4 +1,4 @@
-"""What is known of a run, as data: the corpus, the split, the model, the command that repeats it."""
+"""A run as data: the corpus, the split, the model, the command that repeats it."""
 
 import json
 import platform
@@ -29,14 +29,11 @@ class Setup:
 
     Args:
         recipe: The recipe's file stem.
-        system: The recipe's system.
         overrides: All flags that were set (`Settings.overrides`).
-        splits: Train, validation and test.
-        report: Of the tested corpus.
-        mixed: What other corpora add to train, or None.
-        protocol, fold: The protocol and its fold.
+        report: Describes the tested corpus.
+        mixed: Utterances of other corpora in train, or None.
         push_to: Repository to push to, or None.
-        trained_on: What the model was trained on, as `provenance.check_checkpoints` returns it.
+        trained_on: The trainings of the model, as `provenance.check_checkpoints` returns them.
     """
 
     recipe: str
@@ -51,34 +48,23 @@ class Setup:
     trained_on: Sequence[dict] = ()
 
     def corpus_lines(self) -> list[str]:
-        """The corpora and what is missing of them, for people."""
+        """Lines on the corpora and their missing files."""
         return self.report.lines() + (self.mixed.lines() if self.mixed else [])
 
     def facts(self) -> dict[str, Any]:
         """The part of `results.json` that is known before training."""
         card, protocol = self.report.card, self.protocol
+        described = {name: getattr(card, name) for name in ("title", "licence", "citation", "notes")}
+        split = {name: getattr(protocol, name) for name in ("name", "source", "speaker_independent", "warning")}
         return {
             "ser_hf": __version__,
             "commit": commit(),
             "recipe": self.recipe,
             "command": command(self.recipe, self.system, self.overrides),
-            "corpus": {
-                **self.report.as_dict(),
-                "lines": self.corpus_lines(),
-                "title": card.title,
-                "licence": card.licence,
-                "citation": card.citation,
-                "notes": card.notes,
-                "languages": list(card.languages),
-            },
+            "corpus": self.report.as_dict()
+            | {"lines": self.corpus_lines(), **described, "languages": list(card.languages)},
             "mixed": self.mixed.counts if self.mixed else None,
-            "protocol": {
-                "name": protocol.name,
-                "source": protocol.source,
-                "fold": self.fold,
-                "speaker_independent": protocol.speaker_independent,
-                "warning": protocol.warning,
-            },
+            "protocol": {**split, "fold": self.fold},
             "splits": describe(self.splits),
             "trained_on": list(self.trained_on),
         }
@@ -96,7 +82,7 @@ def describe(splits: DatasetDict) -> dict[str, dict]:
     }
 
 
-# What is said of a model beside its encoders, by its model type and from the fields of its configuration.
+# The description of a model beside its encoders, by its model type and from the fields of its configuration.
 DETAILS = {
     "ser": "{pooling} pooling, {head} head",
     "ser_fusion": "{fusion} fusion of {pooling}-pooled audio and {text_pooling}-pooled text",
@@ -117,10 +103,10 @@ def describe_model(
     Args:
         model: As it was trained.
         saved: The class it was saved as.
-        task: The pipeline's that loads it.
-        checkpoints: The checkpoints it was made from; a local one is named by its folder's last part.
-        lora_rank: Of the adapters it was trained with; 0 without.
-        speaker_normalised: Whether its features are relative to each speaker's mean.
+        task: The task of the pipeline that loads it.
+        checkpoints: The checkpoints it was made from.
+        lora_rank: Rank of the adapters it was trained with; 0 without.
+        speaker_normalised: Whether its features are speaker-normalised.
     """
     published = [name for name in checkpoints if not Path(name).exists()]
     encoder = " + ".join(name if name in published else _public_name(Path(name)) for name in checkpoints)
@@ -143,7 +129,7 @@ def describe_model(
 
 
 def _public_name(folder: Path) -> str:
-    """The name of a local checkpoint for others: its encoder and corpus if a run left them, else its folder's name."""
+    """A local checkpoint for the reader of a report: its encoder and corpus if known, else the folder's name."""
     try:
         results = json.loads((folder / "results.json").read_text())
         return f"{results['model']['encoder']} fine-tuned on {results['corpus']['corpus']}"
@@ -152,7 +138,7 @@ def _public_name(folder: Path) -> str:
 
 
 def without_folders(name: str) -> str:
-    """A checkpoint's or corpus's name for others: of a folder of this machine, its last part alone.
+    """The name of a checkpoint or corpus; for a folder of this machine, its last part alone.
 
     >>> without_folders("facebook/wav2vec2-base"), without_folders("runs/x_cv/fold{fold}_seed{seed}")
     ('facebook/wav2vec2-base', 'fold{fold}_seed{seed}')
@@ -161,8 +147,7 @@ def without_folders(name: str) -> str:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with `+` if it has changes; None for an installed package, also where that lies inside
-    another repository."""
+    """The checkout's commit, with `+` if it has changes; None for an installed package."""
     repository = Path(__file__).parents[3]
     if not (repository / ".git").exists():
         return None
@@ -176,13 +161,13 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything whose change could change a number."""
+    """Versions of the packages that can change a figure."""
     packages = ("torch", "transformers", "datasets", "accelerate", "soundfile", "soxr", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def command(recipe: str, system: System, overrides: Mapping[str, Any], launcher: str = "accelerate launch") -> str:
-    """The command that repeats a run on another machine: no local folders."""
+    """The command that repeats a run on another machine, without local folders."""
     words = [*launcher.split(), f"recipes/{recipe}.py"]
     for key, value in overrides.items():
         if key in NOT_IN_RUN_YAML or key == "data_dir" or system.training_defaults.get(key) == value:

@@ -1,4 +1,4 @@
-"""The parts of a run that all recipes share: a clean start, the data, training and resuming, a complete finish."""
+"""The parts of a run that all recipes share, in their order: start, data, training, results."""
 
 import copy
 import logging
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from .. import torchaudio_cpu
 from ..errors import SerError
@@ -33,36 +33,34 @@ DATALOADER_WORKERS = 4  # on a GPU: one process decodes too slowly for it
 
 def cli(main: Callable[[], None]) -> None:
     """Run a recipe: a user's mistake is one line on stderr and exit status 2, not a traceback."""
-    main_process = os.environ.get("RANK", "0") == "0"
     try:
         torchaudio_cpu.check()
         main()
     except SerError as error:
-        if main_process:
-            sys.stderr.write(f"error: {error}\n")
+        say(f"error: {error}", to=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        if main_process:
-            sys.stderr.write("stopped; --resume_from_checkpoint true goes on from the last checkpoint\n")
+        say("stopped; --resume_from_checkpoint true goes on from the last checkpoint", to=sys.stderr)
         raise SystemExit(130) from None
 
 
-def say(*lines: str) -> None:
-    """Print to the screen, once for all processes."""
+def say(*lines: str, to: TextIO | None = None) -> None:
+    """Print to a stream, standard output if None, once for all processes."""
     if os.environ.get("RANK", "0") == "0":
-        sys.stdout.write("\n".join(lines) + "\n")
-        sys.stdout.flush()
+        stream = to or sys.stdout
+        stream.write("\n".join(lines) + "\n")
+        stream.flush()
 
 
 # ---- before the model
 
 
 def start(settings: Settings) -> tuple[Settings, str | None]:
-    """Before anything slow: logging, the output folder, the Hub login, the seed.
+    """Logging, the output folder, the seed and the Hub login.
 
     Returns:
-        The settings to train with, and the repository to push to. The Trainer learns nothing of the push: it would
-        create a public repository at once and upload every checkpoint, with its pickled training arguments.
+        The settings to train with, and the repository to push to. The Trainer must not push: it would create a public
+        repository at once and upload every checkpoint, with its pickled training arguments.
 
     Raises:
         SerError: the folder cannot be written to or holds another run; `--push_to_hub` would fail later.
@@ -90,25 +88,24 @@ def start(settings: Settings) -> tuple[Settings, str | None]:
 
 
 def changed(training: "TrainingArguments", **values) -> "TrainingArguments":
-    """A copy of training arguments with other values. Their own checks are not repeated: they open the device."""
+    """A copy of training arguments with other values. `replace` would repeat their checks, which open the device."""
     other = copy.copy(training)
-    for name, value in values.items():
-        setattr(other, name, value)
+    vars(other).update(values)
     return other
 
 
 def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, "Setup"]:
-    """Everything before the model: names looked up, folder, Hub login and seed, then corpus, folds and leak check.
+    """Everything before the model: names, output folder, Hub login and seed, then corpus, fold and leak check.
 
     Args:
         recipe: The recipe's file stem.
         system, settings: The recipe's.
 
     Returns:
-        The settings to go on with, and the run's data.
+        The settings to train with, and the run's data.
 
     Raises:
-        SerError: anything that the user got wrong so far.
+        SerError: a wrong flag or corpus.
     """
     from ..data.mixing import load_mixture
     from .provenance import check_checkpoints
@@ -133,10 +130,10 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
 
 
 def resolve(system: System, data: DataArguments, windows: WindowArguments | None = None) -> "tuple[Mixture, Protocol]":
-    """The corpora and the protocol that the flags name, before torch has anything to do.
+    """The corpora and the protocol that the flags name, without torch.
 
     Raises:
-        SerError: one of them does not exist, or the label set is not of a kind that the recipe learns.
+        SerError: one of them does not exist, or the recipe does not learn such labels.
     """
     from ..data.mixing import find_mixture
 
@@ -174,23 +171,20 @@ def make_fold(
 def _split_line(setup: "Setup") -> str:
     from .record import describe
 
-    sizes = ", ".join(
-        f"{part} {size['utterances']} ({size['speakers']} speakers)" for part, size in describe(setup.splits).items()
-    )
+    parts = describe(setup.splits).items()
+    sizes = ", ".join(f"{part} {size['utterances']} ({size['speakers']} speakers)" for part, size in parts)
     warning = setup.protocol.warning and f"; {setup.protocol.warning}"
     return f"{setup.protocol.name} fold {setup.fold}: {sizes}{warning}"
 
 
 def _claim_output(folder: Path, training: "TrainingArguments", overwrite: bool) -> None:
     claim(folder, f"--output_dir {folder}")
-    checkpoints = sorted(folder.glob("checkpoint-*"))
-    finished = (folder / "results.json").exists()
+    checkpoints = list(folder.glob("checkpoint-*"))
     if overwrite:
-        for checkpoint in checkpoints:
-            shutil.rmtree(checkpoint)
-        shutil.rmtree(folder / "adapter", ignore_errors=True)  # of LoRA, which the new run may not use
+        for stale in (*checkpoints, folder / "adapter"):  # LoRA's adapter, which the new run may not make
+            shutil.rmtree(stale, ignore_errors=True)
         (folder / "results.json").unlink(missing_ok=True)
-    elif training.do_train and finished:
+    elif training.do_train and (folder / "results.json").exists():
         raise SerError(f"--output_dir {folder} holds a finished run: choose another, or --overwrite_output_dir true")
     elif checkpoints and not training.resume_from_checkpoint and training.do_train:
         raise SerError(
@@ -222,12 +216,12 @@ def select_on_validation(
 
 @dataclass(frozen=True)
 class Windowed:
-    """A split corpus as windows, and how they were cut.
+    """A split corpus as windows.
 
     Args:
         parts: Train, validation and test, a row for each window.
-        seconds, hop: Length of a window, and from one start to the next.
-        combine: How window scores become one score per utterance.
+        seconds, hop: Length of a window, and time from one start to the next.
+        combine: The rule from window scores to one score per utterance.
     """
 
     parts: dict[str, "Dataset"]
@@ -237,30 +231,21 @@ class Windowed:
 
 
 def cut_windows(splits: "DatasetDict", windows: WindowArguments) -> Windowed | None:
-    """The parts as windows, or None without `--window_seconds`; cut after splitting, so that none is in two parts."""
+    """The parts as windows, or None without `--window_seconds`; cut after the split, so that no clip is in two parts."""
     from ..data.windows import to_windows
 
-    seconds, hop = windows.window_seconds, windows.hop
-    if seconds is None:
+    if windows.window_seconds is None:
         return None
-    parts = {
-        part: to_windows(rows, seconds, hop, windows.window_last) if len(rows) else rows
-        for part, rows in splits.items()
-    }
-    return Windowed(parts, seconds, hop, windows.combine)
+    cut = windows.window_seconds, windows.hop
+    parts = {name: to_windows(rows, *cut, windows.window_last) if len(rows) else rows for name, rows in splits.items()}
+    return Windowed(parts, *cut, windows.combine)
 
 
 def draw_augmentation(
     splits: "DatasetDict", extractor, augmentation: "Augmentation", training: "TrainingArguments"
 ) -> None:
-    """`figures/augmentation.png`: the first training clip, and the effect of each transform on it.
-
-    Args:
-        splits: Whole utterances.
-        extractor: Its rate is drawn.
-        augmentation: The transforms and their probabilities.
-        training: The run's folder and seed; the first process draws.
-    """
+    """Draw the first training clip and the effect of each transform on it into `figures/augmentation.png` of the run's
+    folder, at the extractor's rate."""
     from ..data.audio import decode
     from ..data.augmentation import draw_examples
 
@@ -274,19 +259,13 @@ def draw_augmentation(
 
 
 def train(trainer: "SerTrainer") -> dict:
-    """Train, from the last checkpoint if asked to; returns what is reported about it."""
-    from transformers.trainer_utils import get_last_checkpoint
+    """Train, from a checkpoint if asked to; returns the training's part of `results.json`.
 
+    Raises:
+        SerError: `--resume_from_checkpoint` names no checkpoint.
+    """
     training = trainer.args
-    resume = training.resume_from_checkpoint
-    if str(resume).lower() in ("true", "1"):
-        resume = get_last_checkpoint(training.output_dir)
-        if resume is None:
-            say(f"no checkpoint in {training.output_dir} yet: starting from the beginning")
-    elif str(resume).lower() in ("false", "none", "0", ""):
-        resume = None
-    elif not Path(resume).is_dir():
-        raise SerError(f"--resume_from_checkpoint {resume}: no such folder; `true` takes the last one of the run")
+    resume = _checkpoint(training)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - started
@@ -307,6 +286,23 @@ def train(trainer: "SerTrainer") -> dict:
     }
 
 
+def _checkpoint(training: "TrainingArguments") -> str | None:
+    """The checkpoint of `--resume_from_checkpoint`: a folder, or for `true` the last one, if there is one."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    resume = str(training.resume_from_checkpoint)
+    if resume.lower() in ("false", "none", "0", ""):
+        return None
+    if resume.lower() not in ("true", "1"):
+        if not Path(resume).is_dir():
+            raise SerError(f"--resume_from_checkpoint {resume}: no such folder; `true` takes the last one of the run")
+        return resume
+    last = get_last_checkpoint(training.output_dir)
+    if last is None:
+        say(f"no checkpoint in {training.output_dir} yet: starting from the beginning")
+    return last
+
+
 def finish(
     trainer: "SerTrainer",
     settings: Settings,
@@ -321,20 +317,19 @@ def finish(
     model: "PreTrainedModel | None" = None,
     speaker_normalised: bool = False,
 ) -> dict:
-    """Score test once, write everything a run leaves behind, print the report, push if asked. Returns the results.
+    """Score test once, save the model and its report, print the report, push if asked. Returns the results.
 
     Args:
         trainer: Its model is the selected one.
-        settings: As `prepare` returned them.
-        setup: Its parts are scored.
+        settings, setup: As `prepare` returned them.
         trained: As `train` returned it, or None.
         processor: The feature extractor, tokenizer or processor to save with the model.
         windowed: The parts as windows, if the model was trained on windows.
-        task: Of the pipeline that loads the model.
+        task: The task of the pipeline that loads the model.
         others: Logits on test of systems to compare with, by name.
-        remarks: What a reader of the figures must know besides.
+        remarks: Lines of the report.
         model: The model to save, where the trainer's is only a part of it.
-        speaker_normalised: Whether features are relative to each speaker's mean.
+        speaker_normalised: Whether features are speaker-normalised.
     """
     from ..evaluation.report import lines, write_report
     from ..evaluation.scoring import compare, decision_thresholds, predictions_table, score, utterance_logits
@@ -342,52 +337,53 @@ def finish(
     from .lora import save_adapter
     from .record import describe_model, versions, write_flags
 
-    training = trainer.args
-    folder, splits, report_at = Path(training.output_dir), setup.splits, settings.run.thresholds
+    training, splits = trainer.args, setup.splits
+    folder, checkpoints = Path(training.output_dir), settings.checkpoints
     names, kind = setup.report.label_names, setup.report.problem_type
 
-    def predict(part: str):
-        """Logits of the part's utterances, and of their windows if there are any."""
-        if not len(splits[part]):
-            return None, None
-        if windowed is None:
-            return trainer.predict(splits[part]).predictions, None
-        rows = windowed.parts[part]
-        logits = trainer.predict(rows).predictions
-        return utterance_logits(logits, rows, splits[part], kind, windowed.combine), logits
+    def predict(part: str) -> "np.ndarray | None":
+        rows = windowed.parts[part] if windowed else splits[part]
+        return trainer.predict(rows).predictions if len(rows) else None
 
-    test, test_windows = predict("test")
-    validation, _ = predict("validation")
+    # 1. All processes predict; the first one goes on alone.
+    test, validation = predict("test"), predict("validation")
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if training.process_index != 0:
         return {}
+    if windowed:
+        test_windows, parts, combine = test, windowed.parts, windowed.combine
+        test = utterance_logits(test, parts["test"], splits["test"], kind, combine)
+        if validation is not None:
+            validation = utterance_logits(validation, parts["validation"], splits["validation"], kind, combine)
+
+    # 2. The model: gathered if it was sharded, merged with its adapters, with its decision thresholds.
     model = model or trainer.accelerator.unwrap_model(trainer.model)
-    if state is not None:  # a sharded model, gathered
+    if state is not None:
         model = type(model)(model.config)
         model.load_state_dict(state)
     lora_rank = model.peft_config["default"].r if hasattr(model, "peft_config") else 0
-    model = save_adapter(model, folder, settings.checkpoints.get("model_name_or_path"))
+    model = save_adapter(model, folder, checkpoints.get("model_name_or_path"))
     limits = decision_thresholds(splits["validation"], validation, names, kind)
     if limits:
         model.config.thresholds = dict(zip(names, limits, strict=True))
     saved = save_model(model.to("cpu"), processor, folder)
-    checkpoints = list(settings.checkpoints.values())
-    scored = {
-        "model": describe_model(model, saved, task, checkpoints, lora_rank, speaker_normalised),
+
+    # 3. Scores, report, push.
+    how = {"names": names, "problem_type": kind, "thresholds": limits, "report_at": settings.run.thresholds}
+    results = setup.facts() | {
+        "model": describe_model(model, saved, task, list(checkpoints.values()), lora_rank, speaker_normalised),
         "seed": training.seed,
         "training": trained,
-        "test": score(splits["test"], test, names, kind, limits, report_at),
-        "validation": None,
+        "test": score(splits["test"], test, **how),
+        "validation": score(splits["validation"], validation, **how) if validation is not None else None,
     }
-    scored["test"]["remarks"] += remarks
-    if validation is not None:
-        scored["validation"] = score(splits["validation"], validation, names, kind, limits, report_at)
-    if test_windows is not None:
-        scored["test_windows"] = score(windowed.parts["test"], test_windows, names, kind, limits, report_at)
-        scored["windows"] = {"seconds": windowed.seconds, "hop": windowed.hop, "combine": windowed.combine}
+    results["test"]["remarks"] += remarks
+    if windowed:
+        results["test_windows"] = score(parts["test"], test_windows, **how)
+        results["windows"] = {"seconds": windowed.seconds, "hop": windowed.hop, "combine": combine}
     if others:
-        scored["comparisons"] = compare(splits["test"], test, others, names, kind, limits)
-    results = {**setup.facts(), **scored, "versions": versions()}
+        results["comparisons"] = compare(splits["test"], test, others, names, kind, limits)
+    results["versions"] = versions()
     write_flags(folder, setup.overrides)
     table = predictions_table(splits["test"], test, names, kind, others)
     write_report(folder, results, table, setup.push_to)

@@ -1,8 +1,4 @@
-"""The flags of the recipes: one dataclass for each concern, and for each kind of recipe the concerns that it has.
-
-A field is a flag: its annotation is the flag's type, its metadata hold the help text, the allowed range or choices, and
-in `only_with` the other flag without which it would do nothing (`arguments.read` refuses it then).
-"""
+"""The flags of the recipes: a dataclass for each concern, and for each kind of recipe a dataclass of its concerns."""
 
 import ast
 from dataclasses import dataclass, field, is_dataclass
@@ -23,9 +19,8 @@ TASKS = (CLASSES, LABELS, VALUES)
 
 @cache
 def names_in(file: str, variable: str) -> tuple[str, ...]:
-    """The strings of a tuple, or the keys of a dict, that a module of this package defines at its top level.
-
-    Read without importing it: the modules that define poolings and losses import torch, and `--help` must not.
+    """The entries of a tuple, or the keys of a dict, in a module of this package, without an import of it: the modules
+    of poolings and losses import torch, and `--help` must not.
 
     >>> names_in("models/configuration_ser.py", "HEADS")
     ('linear', 'mlp')
@@ -38,17 +33,11 @@ def names_in(file: str, variable: str) -> tuple[str, ...]:
 
 
 def _flag(default: Any, help: str, **limits) -> Any:
-    """A flag.
+    """A flag, whose type is the field's annotation.
 
-    Args:
-        default: Its value where it is not given; a list becomes a factory.
-        help: What `--help` says.
-        limits: `choices` (a tuple of strings), `least` and `most` (allowed ends of the range), `above` and `below`
-            (ends that are not allowed themselves), `only_with` (`(flag, values)`: of no effect with other values; no
-            values mean that the flag must be set).
+    Limits are `choices`, a range (`least` and `most` include the end, `above` and `below` exclude it), and `only_with`
+    `(flag, values)`: the flag does nothing, and is refused, unless the other flag has such a value (is set, for `()`).
     """
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": help, **limits})
     return field(default=default, metadata={"help": help, **limits})
 
 
@@ -135,7 +124,7 @@ class HeadArguments:
 
 @dataclass(frozen=True)
 class LoraArguments:
-    """Low-rank adapters (Hu et al. 2021) in place of training the whole encoder."""
+    """LoRA (Hu et al. 2021): low-rank adapters are trained in place of the encoder."""
 
     lora_r: int = _flag(0, "Rank of LoRA adapters; 0 trains the weights themselves.", least=0)
     lora_alpha: int = _of_lora(16, "Adapters are scaled by lora_alpha / lora_r.", least=1)
@@ -252,7 +241,7 @@ class TokenBatchArguments:
 
 @dataclass(frozen=True)
 class ScheduleArguments:
-    """The learning rate and the end of training, beside TrainingArguments."""
+    """The learning rate and the end of training."""
 
     one_cycle: bool = _flag(False, "One cycle of the learning rate (Smith 2018) that peaks at --learning_rate.")
     early_stopping_patience: int | None = _flag(None, "Stop after so many evaluations without progress.", least=1)
@@ -278,13 +267,8 @@ class RunArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The concerns that every recipe has.
-
-    Args:
-        training: transformers' TrainingArguments.
-        overrides: All flags that were set, by this project's defaults, the YAML or the command line; what `run.yaml`
-            holds.
-    """
+    """The concerns that every recipe has. `overrides` are all flags that were set, by this project's defaults, the YAML
+    or the command line, as in `run.yaml`."""
 
     data: DataArguments
     loss: LossArguments
@@ -380,12 +364,12 @@ class System:
     """What a recipe trains; each recipe exports one as `SYSTEM`.
 
     Args:
-        name: `recipes/configs/<dataset>_<name>.yaml` holds a corpus's own flags, `runs/<dataset>_<name>...` its runs.
+        name: Part of the names of `recipes/configs/<dataset>_<name>.yaml` and `runs/<dataset>_<name>...`.
         settings: The concerns of the recipe, whose fields are its flags.
         tasks: The problem types that it learns.
-        defaults: Of TrainingArguments, where they differ from `TRAINING_DEFAULTS`.
-        defaults_with: Other defaults where a flag has another value than its own default, by `(flag, value)`.
-        checkpoint: The checkpoint that is fine-tuned if none and no `--model_type` is named; None: a random model.
+        defaults: Defaults of TrainingArguments that differ from `TRAINING_DEFAULTS`.
+        defaults_with: Other defaults by `(flag, value)`, where that flag has that value.
+        checkpoint: The checkpoint that is fine-tuned if neither it nor `--model_type` is named; None: a random model.
     """
 
     name: str
@@ -402,5 +386,5 @@ class System:
 
     @property
     def training_defaults(self) -> dict[str, Any]:
-        """Values of TrainingArguments that are not transformers' own."""
+        """Defaults of TrainingArguments that are not transformers' own."""
         return {**TRAINING_DEFAULTS, **self.defaults}

@@ -1,4 +1,4 @@
-"""A network over spectrograms, and its features: computed once per clip, cached by content, changed while training."""
+"""A network over spectrograms, and its features: computed once per clip, cached, augmented in training."""
 
 import copy
 import logging
@@ -17,7 +17,7 @@ from ..data.cache import Store, settings_folder
 from ..data.collators import SpeechCollator
 from ..errors import SerError
 from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
-from .hub import check_labels, label_maps
+from .hub import check_labels, label_maps, reason
 from .settings import ClipArguments, WindowArguments
 
 logger = logging.getLogger("ser_hf")
@@ -25,8 +25,8 @@ logger = logging.getLogger("ser_hf")
 # Changes of the waveform, after which features must be computed anew.
 WAVEFORM = ("crop_p", "speed_p", "pitch_p", "reverb_p", "noise_p", "gain_p")
 WRITE_EVERY = 256  # clips per file of the cache
-# Trained by torchvision (its first weights, IMAGENET1K_V1), published by timm as safetensors under torchvision's names
-# of the weights; torchvision's own files are pickles. There is no such copy of AlexNet.
+# torchvision's IMAGENET1K_V1 weights as timm publishes them: as safetensors, under torchvision's names of the weights
+# (torchvision's own files are pickles). There is no such copy of AlexNet.
 REPOSITORIES = {
     "resnet50": "timm/resnet50.tv_in1k",
     "resnext50": "timm/resnext50_32x4d.tv_in1k",
@@ -57,20 +57,15 @@ def spectrogram_model(
     speaker_norm: bool | None = None,
     train: bool = True,
 ) -> tuple[SerForSpectrogramClassification, SerSpectrogramFeatureExtractor]:
-    """A network and its feature extractor.
+    """A network and its feature extractor, or those of a trained model (`model_name_or_path`).
 
     Args:
         label_names: In index order.
         problem_type: As in transformers.
-        model_name_or_path: A trained model, Hub id or folder; it brings its own network and features.
-        arch, reduce, pooling, dropout: As in `SerSpectrogramConfig`.
-        imagenet: Start from ImageNet weights.
-        features: `mel` or `mfcc`; None is `mfcc` for the cnn1d networks and `mel` for the others.
-        sampling_rate, n_mels, n_mfcc, n_fft, win_length, hop_length, normalize, trim_db: As in
-            `SerSpectrogramFeatureExtractor`.
-        speaker_norm: Whether features are relative to each speaker's mean spectrum; None as the checkpoint says. The
-            extractor's `mean_spectrum` is then zeros until `feature_collators` has computed it.
+        speaker_norm: None: as the checkpoint has it. The extractor's `mean_spectrum` is zeros until
+            `feature_collators` has computed it.
         train: Whether the model will be trained.
+        The others: the fields of `settings.NetworkArguments`, `FeatureArguments` and `ClipArguments.trim_db`.
 
     Raises:
         SerError: checkpoint not found or with other labels; settings that do not fit; no ImageNet weights.
@@ -122,7 +117,7 @@ def spectrogram_model(
 def by_speaker(
     extractor: SerSpectrogramFeatureExtractor, speaker_norm: bool | None, clips: ClipArguments, windows: WindowArguments
 ) -> bool:
-    """Whether features are relative to each speaker's mean: `--speaker_norm`, by default as the checkpoint has it.
+    """Whether features are speaker-normalised: `--speaker_norm`, by default as the checkpoint has it.
 
     Raises:
         SerError: clips are cut or zero-padded: the mean of a speaker's windows or crops is not that of whole clips.
@@ -138,29 +133,28 @@ def by_speaker(
 
 
 def load_imagenet(model: SerForSpectrogramClassification, file: str | None = None) -> None:
-    """Give a model's network the ImageNet weights, and say so in its configuration (`weights="imagenet"`).
+    """Load ImageNet weights into a model's network, and set `config.weights = "imagenet"`.
 
-    The first convolution reads one channel instead of red, green and blue, whose weights are summed: it answers to a
-    spectrogram what it would answer to a grey picture of it. The classifier of the thousand classes is left behind.
+    The first convolution reads one channel: the weights of red, green and blue are summed, and its output for a
+    spectrogram is that for its grey picture. The classifier of the thousand classes is not loaded.
 
     Args:
-        model: `SerForSpectrogramClassification` with one of the architectures of `REPOSITORIES`.
+        model: One of the architectures of `REPOSITORIES`.
         file: A safetensors file instead of the Hub's.
 
     Raises:
         SerError: there are no such weights, they cannot be fetched, or they do not fit.
     """
     arch = model.config.arch
-    if file is None:
-        file = _fetched(arch)
-    own, state = model.encoder.backbone.state_dict(), {}
-    for name, weight in load_file(file).items():
-        if not name.startswith(CLASSIFIERS):
-            rgb = name in own and weight.ndim == 4 and weight.shape[1] == 3 and own[name].shape[1] == 1
-            state[name] = weight.sum(dim=1, keepdim=True) if rgb else weight
+    file = _fetched(arch) if file is None else file
+    shapes = {name: weight.shape for name, weight in model.encoder.backbone.state_dict().items()}
+    state = {name: weight for name, weight in load_file(file).items() if not name.startswith(CLASSIFIERS)}
+    for name, weight in state.items():
+        if weight.ndim == 4 and weight.shape[1] == 3 and name in shapes and shapes[name][1] == 1:
+            state[name] = weight.sum(dim=1, keepdim=True)
     # Old files lack the counters of batch norm, which only matter where its momentum is None.
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    wrong = [name for name, weight in state.items() if name not in own or own[name].shape != weight.shape]
+    missing = [name for name in shapes if name not in state and not name.endswith("num_batches_tracked")]
+    wrong = [name for name, weight in state.items() if shapes.get(name) != weight.shape]
     if missing or wrong:
         shown = ", ".join((missing + wrong)[:4])
         raise SerError(
@@ -178,29 +172,25 @@ def _fetched(arch: str) -> str:
     try:
         return hf_hub_download(REPOSITORIES[arch], "model.safetensors")
     except Exception as error:  # offline, no such repository, no permission: the same to the user
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SerError(
-            f"--imagenet: {REPOSITORIES[arch]} cannot be fetched ({reason}); leave it out to begin with random weights"
-        ) from None
+        why = f"{REPOSITORIES[arch]} cannot be fetched ({reason(error)})"
+        raise SerError(f"--imagenet: {why}; leave it out to begin with random weights") from None
 
 
 def content(row: dict) -> str:
-    """The name of a row's features in the cache: the hash of its audio, and the times of its window."""
+    """The name of a row's features in the cache: the hash of its audio, and the times of its window if it is one."""
     start, end = row.get("window_start"), row.get("window_end")
     return row["audio_hash"] if start is None else f"{row['audio_hash']} {start} {end}"
 
 
 class FeatureCollator(SpeechCollator):
-    """Rows to a padded batch of features, from the cache where it has them and from the audio otherwise.
-
-    Waveforms are changed only without a cache; SpecAugment and mixup change cached features too.
+    """Rows to a padded batch of features, from the cache or the audio.
 
     Args:
-        extractor: `SerSpectrogramFeatureExtractor`, which trims and scales too.
-        store: The cache of features before scaling (`compute`); None computes them from each clip's audio, changed at
-            random.
-        means: Mean spectra `(rows,)` by speaker (`speaker_means`), if features are relative to them.
-        Others: as in `SpeechCollator`.
+        extractor: Trims and scales too.
+        store: The cache of features before scaling (`compute`); None computes them from each clip's audio, whose
+            waveform is augmented then. SpecAugment and mixup apply to both.
+        means: Mean spectra `(rows,)` by speaker (`speaker_means`), if features are speaker-normalised.
+        The others: as in `SpeechCollator`.
     """
 
     columns = (*SpeechCollator.columns, "audio_hash", "speaker")
@@ -215,7 +205,7 @@ class FeatureCollator(SpeechCollator):
         return self.extractor.unscaled(self.samples(row, generator, trim_db=None)).float()
 
     def unscaled(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
-        """The same, from the cache where it has them."""
+        """The same, from the cache where the row has an entry."""
         stored = self.store is not None and row.get("audio_hash")
         return self.store[content(row)] if stored else self.from_audio(row, generator)
 
@@ -234,30 +224,22 @@ class FeatureCollator(SpeechCollator):
 
 
 def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
-    """Compute the rows' features that the cache lacks; returns the number of clips that were computed.
-
-    Raises:
-        AudioError: a clip cannot be read.
-    """
+    """Compute the features that the cache lacks; returns their number. Raises AudioError if a clip cannot be read."""
     table = rows.select_columns([column for column in collator.columns if column in rows.column_names])
     unread = table.select_columns([column for column in table.column_names if column != "audio"])
     names = [content(row) for row in unread]
     missing = [position for position in store.missing(names) if unread[position]["audio_hash"]]
     for first in range(0, len(missing), WRITE_EVERY):
-        made = {}
-        for position in missing[first : first + WRITE_EVERY]:
-            row = table[position]
-            made[names[position]] = collator.from_audio(row, collator._generator(row["id"]))
-        store.add(made)
+        rows_of = {names[position]: table[position] for position in missing[first : first + WRITE_EVERY]}
+        store.add({name: collator.from_audio(row, collator._generator(row["id"])) for name, row in rows_of.items()})
     return len(missing)
 
 
 def speaker_means(parts: Mapping[str, Dataset], collator: FeatureCollator) -> dict[str, torch.Tensor]:
-    """The mean spectrum `(rows,)` of each speaker of all parts, over that speaker's rows, each counting once.
+    """The mean spectrum `(rows,)` of each speaker over all clips of all parts, each clip with equal weight.
 
-    Speaker normalisation as in Schuller et al. (2010), "Cross-Corpus Acoustic Emotion Recognition: Variances and
-    Strategies", of the mean alone. No label is read. The clips of a tested speaker are the ones to be scored: users of
-    the model need clips of the speaker too (`adapted`).
+    Speaker normalisation of the mean alone (Schuller et al. 2010, "Cross-Corpus Acoustic Emotion Recognition: Variances
+    and Strategies"). No label is read. Users of the model need clips of their speaker too (`adapted`).
 
     Raises:
         AudioError: a clip cannot be read.
@@ -274,7 +256,7 @@ def speaker_means(parts: Mapping[str, Dataset], collator: FeatureCollator) -> di
 
 
 def speaker_remark(splits: DatasetDict) -> str:
-    """How much is known of the tested speakers where features are relative to their means."""
+    """A line on the number of utterances by which test speakers are normalised."""
     utterances = Counter(speaker for rows in splits.values() for speaker in rows["speaker"])
     counts = [utterances[speaker] for speaker in set(splits["test"]["speaker"])]
     return (
@@ -293,19 +275,17 @@ def feature_collators(
     relative: bool = False,
     num_labels: int,
 ) -> tuple[SerSpectrogramFeatureExtractor, dict[str, FeatureCollator]]:
-    """`data_collator` and `eval_collator` over one cache that holds the features of all parts.
+    """`data_collator` and `eval_collator` over one cache with the features of all parts.
 
-    Without the cache: training clips whose waveforms are changed, and all clips where `--max_seconds` crops (in
-    training differently in every epoch).
+    Not cached are training clips whose waveforms are augmented, and all clips if `--max_seconds` crops them (in
+    training at random).
 
     Args:
         extractor: As `spectrogram_model` returned it.
         parts: Train, validation and test, whole or as windows.
-        clips: Length limits.
-        augmentation: Of training clips.
-        training: The processes wait for the first one to fill the cache.
-        relative: Whether features are relative to each speaker's mean (`by_speaker`).
-        num_labels: For mixup, which makes class labels soft.
+        training: The first process fills the cache.
+        relative: Whether features are speaker-normalised (`by_speaker`).
+        num_labels: The width of the soft labels of mixup.
 
     Returns:
         The extractor to save (with `relative` and in training its `mean_spectrum` is that of the average training
@@ -316,13 +296,12 @@ def feature_collators(
         AudioError: a clip cannot be read.
     """
     same = {"min_seconds": clips.min_seconds, "max_seconds": clips.max_seconds, "seed": training.seed}
-    store = None
     speakers = [speaker for rows in parts.values() for speaker in rows["speaker"]] if relative else []
     if None in speakers:
         count = f"{speakers.count(None)} of {len(speakers)} utterances have no speaker"
         raise SerError(f"--speaker_norm: {count}; --speaker_norm false goes without")
-    if clips.max_seconds is None:
-        # Scaling is applied when features are read, and is not part of the cache.
+    store = None
+    if clips.max_seconds is None:  # scaling is applied when features are read, and is not part of the cache
         scaling = ("auto_map", "mean_spectrum", "normalize", "padding_value")
         settings = {key: value for key, value in extractor.to_dict().items() if key not in scaling}
         store = Store(settings_folder("features", sorted(settings.items()), clips.min_seconds))
@@ -341,21 +320,16 @@ def feature_collators(
             mean = torch.stack([means[name] for name in sorted(set(parts["train"]["speaker"]))]).mean(dim=0)
             saved = copy.deepcopy(extractor)
             saved.mean_spectrum = mean.tolist()
-    learning = FeatureCollator(
-        saved,
-        None if changed else store,
-        means,
-        skip_unreadable=True,
-        augmentation=augmentation,
-        num_labels=num_labels,
-        **same,
-    )
-    return saved, {"data_collator": learning, "eval_collator": FeatureCollator(saved, store, means, **same)}
+    learning = {"skip_unreadable": True, "augmentation": augmentation, "num_labels": num_labels, **same}
+    return saved, {
+        "data_collator": FeatureCollator(saved, None if changed else store, means, **learning),
+        "eval_collator": FeatureCollator(saved, store, means, **same),
+    }
 
 
 def with_trimmed_durations(rows: Dataset, collator: FeatureCollator) -> Dataset:
-    """`rows` whose `duration` is that of the features, after trimming, so that clips of equal length share a batch;
-    unchanged where nothing is trimmed or the features are not cached."""
+    """`rows` with the `duration` of their trimmed features, by which batches are made; unchanged if nothing is trimmed
+    or the features are not cached."""
     extractor, store = collator.extractor, collator.store
     if extractor.trim_db is None or store is None or None in rows["audio_hash"]:
         return rows
@@ -366,11 +340,7 @@ def with_trimmed_durations(rows: Dataset, collator: FeatureCollator) -> Dataset:
 
 
 def early_stopping(patience: int | None, has_validation: bool) -> list[EarlyStoppingCallback]:
-    """The Trainer's callback for `--early_stopping_patience`, if it is set.
-
-    Raises:
-        SerError: there is no validation to watch.
-    """
+    """The Trainer's callback for `--early_stopping_patience`, if set. Raises SerError without validation."""
     if patience is None:
         return []
     if not has_validation:

@@ -1,4 +1,4 @@
-"""A text model, and its inputs: transcripts cleaned, tokenised once, padded by batch."""
+"""A text model and its inputs: transcripts that are cleaned, tokenised once and padded by batch."""
 
 import copy
 import inspect
@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, DatasetInfo, Features, List, Value
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ..data.splits import text_key
 from ..errors import SerError
@@ -23,17 +23,12 @@ COUNTS_FROM_PADDING += ("data2vec-text", "ibert", "longformer", "luke", "mpnet")
 
 
 def with_text(dataset: Dataset, cleaning: str) -> tuple[Dataset, list[str]]:
-    """The utterances that have a text, cleaned, without their audio; and the ids of those that have none.
-
-    Args:
-        dataset: A corpus, or a part of one.
-        cleaning: `none`, `unicode` or `words`, as in `models.text_cleaning`.
-    """
+    """The utterances with a text, cleaned (`models.text_cleaning`) and without audio; and the ids of the others."""
     texts = [clean_text(text, cleaning).strip() for text in dataset["text"]]
-    kept = [row for row, text in enumerate(texts) if text]
-    left_out = [name for name, text in zip(dataset["id"], texts, strict=True) if not text]
-    dataset = dataset.remove_columns([c for c in ("audio", "text") if c in dataset.column_names]).select(kept)
-    return _with_columns(dataset, {"text": [texts[row] for row in kept]}, Value("string")), left_out
+    with_one = [row for row, text in enumerate(texts) if text]
+    without = [name for name, text in zip(dataset["id"], texts, strict=True) if not text]
+    dataset = dataset.remove_columns([c for c in ("audio", "text") if c in dataset.column_names]).select(with_one)
+    return _with_columns(dataset, {"text": [texts[row] for row in with_one]}, Value("string")), without
 
 
 def _with_columns(dataset: Dataset, columns: dict[str, list], kind) -> Dataset:
@@ -46,22 +41,19 @@ def _with_columns(dataset: Dataset, columns: dict[str, list], kind) -> Dataset:
 
 
 def prepare_texts(splits: DatasetDict, cleaning: str) -> tuple[DatasetDict, list[str]]:
-    """All parts by `with_text`, and remarks: how many texts are missing, how many test texts occur in train.
+    """All parts by `with_text`, and remarks: the number of missing texts, and of test texts that occur in train.
 
     Raises:
         SerError: train or test has no text at all.
     """
     parts, missing = {}, {}
     for part, rows in splits.items():
-        parts[part], left_out = with_text(rows, cleaning)
-        if left_out:
-            missing[part] = len(left_out)
+        parts[part], without = with_text(rows, cleaning)
+        missing |= {part: len(without)} if without else {}
         if not len(parts[part]) and (len(rows) or part != "validation"):
             raise SerError(f"no utterance of {part} has a text: a text recipe needs a corpus with transcripts")
-    lines = []
-    if missing:
-        counts = ", ".join(f"{part} {count}" for part, count in missing.items())
-        lines.append(f"{sum(missing.values())} utterances have no text and are left out ({counts})")
+    counts = ", ".join(f"{part} {count}" for part, count in missing.items())
+    lines = [f"{sum(missing.values())} utterances have no text and are left out ({counts})"] if missing else []
     if shared := shared_texts(parts):
         lines.append(
             f"the texts of {shared} of {len(parts['test'])} test utterances also occur in train (case, punctuation, "
@@ -72,22 +64,15 @@ def prepare_texts(splits: DatasetDict, cleaning: str) -> tuple[DatasetDict, list
 
 def shared_texts(splits: Mapping[str, Dataset]) -> int:
     """The number of test utterances whose text also occurs in train: scripted corpora repeat their sentences."""
-    known = {text_key(text) for text in splits["train"]["text"]}
-    return sum(text_key(text) in known for text in splits["test"]["text"])
+    trained = {text_key(text) for text in splits["train"]["text"]}
+    return sum(text_key(text) in trained for text in splits["test"]["text"])
 
 
 def tokenize(splits: DatasetDict, tokenizer, max_length: int) -> DatasetDict:
-    """Add to all parts `input_ids`, `tokens` (their number, by which batches are made) and, where the tokenizer makes
-    them, `token_type_ids`.
-
-    Args:
-        splits: Parts with a column `text`, never null.
-        tokenizer: Of the model.
-        max_length: Longest text in tokens, special ones included; the rest is cut off.
-    """
-    parts = {}
+    """Add `input_ids`, `tokens` (their number, the length for batches) and, where the tokenizer makes them,
+    `token_type_ids` to parts whose `text` is never null. `max_length` tokens remain, special ones included."""
+    cut, parts = {"truncation": True, "max_length": max_length, "return_attention_mask": False}, {}
     for part, rows in splits.items():
-        cut = {"truncation": True, "max_length": max_length, "return_attention_mask": False}
         encoded = tokenizer(list(rows["text"]), **cut) if len(rows) else {"input_ids": []}
         rows = _with_columns(rows, dict(encoded), List(Value("int32")))
         parts[part] = _with_columns(rows, {"tokens": [len(ids) for ids in encoded["input_ids"]]}, Value("int32"))
@@ -95,7 +80,7 @@ def tokenize(splits: DatasetDict, tokenizer, max_length: int) -> DatasetDict:
 
 
 def text_remarks(test: Dataset, max_text_length: int, text_cleaning: str) -> list[str]:
-    """Lines on truncated texts, and on the cleaning that a user of the saved model must do."""
+    """Lines on truncated texts, and on the cleaning that users of the saved model must do."""
     cut = sum(count >= max_text_length for count in test["tokens"])
     lines = [f"{cut} of {len(test)} test texts fill the {max_text_length} tokens and may be truncated"] if cut else []
     if text_cleaning != "none":
@@ -106,14 +91,10 @@ def text_remarks(test: Dataset, max_text_length: int, text_cleaning: str) -> lis
 
 
 class TextCollator:
-    """Pads the texts of a batch to its longest; a class because workers must pickle it.
+    """Pads the texts of a batch to its longest; a class because workers must pickle it. The signature of the model's
+    `forward` decides whether `token_type_ids` are kept."""
 
-    Args:
-        tokenizer: Knows what is padded with, and on which side.
-        model: Whose `forward` says whether it takes `token_type_ids`.
-    """
-
-    columns = ("id", "input_ids", "token_type_ids", "label")  # what is read of a row, where it is there
+    columns = ("id", "input_ids", "token_type_ids", "label")
 
     def __init__(self, tokenizer, model):
         self.tokenizer = tokenizer
@@ -128,19 +109,14 @@ class TextCollator:
 
 
 def train_tokenizer(texts: Sequence[str], config: PreTrainedConfig, vocab_size: int) -> tuple[PreTrainedConfig, Any]:
-    """A tokenizer of the model type's own kind (BERT: WordPiece, RoBERTa: byte-level BPE), with a vocabulary from these
-    texts alone. The same texts give the same vocabulary in every process, in any order.
-
-    Args:
-        texts: Of train.
-        config: The model's configuration, whose type decides.
-        vocab_size: At most so many tokens.
+    """A tokenizer of the model type's own kind (BERT: WordPiece, RoBERTa: byte-level BPE), with a vocabulary of at most
+    `vocab_size` tokens from these texts alone. The same texts give the same vocabulary, in every process and any order.
 
     Returns:
         The configuration with the tokenizer's vocabulary size and special tokens, and the tokenizer.
 
     Raises:
-        SerError: this model type has no tokenizer whose training repeats.
+        SerError: this model type has no tokenizer whose training is repeatable.
     """
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
@@ -180,15 +156,10 @@ def _word_pieces(untrained, texts: Sequence[str], size: int) -> dict[str, int]:
 
 
 def check_text_length(max_length: int, config, flag: str = "--max_text_length") -> None:
-    """Whether a text encoder has a position for each of so many tokens; with relative positions any number will do.
-
-    Args:
-        max_length: Tokens of the longest text, special ones included.
-        config: The encoder's.
-        flag: Where the number was given.
+    """See that a text encoder has a position for each of `max_length` tokens, special ones included.
 
     Raises:
-        SerError: too many, or fewer than three: a word between two special tokens.
+        SerError: too many (any number is right with relative positions), or fewer than a word and two special tokens.
     """
     longest = getattr(config, "max_position_embeddings", None)
     if longest is None or longest < 0 or not getattr(config, "position_biased_input", True):  # XLNet's -1; DeBERTa-v3
@@ -211,25 +182,18 @@ def text_model(
     trust_remote_code: bool = False,
     max_text_length: int = 64,
     new_head: bool = True,
-):
-    """A text model and its tokenizer.
+) -> tuple[PreTrainedModel, Any]:
+    """A model for sequence classification and its tokenizer.
 
     Args:
         label_names: In index order.
         problem_type: As in transformers.
-        train_texts: From which a random model's tokenizer is trained.
-        model_name_or_path: A pretrained model, Hub id or folder.
-        model_type: Instead of it: a random model of this type.
-        config_overrides: Changes to its configuration, as JSON.
-        trust_remote_code: Whether code that comes with the checkpoint may run.
-        max_text_length: Tokens of the longest text.
-        new_head: Make a new head, to be trained. False loads a fine-tuned model, whose labels must be `label_names`.
-
-    Returns:
-        The `AutoModelForSequenceClassification` and the tokenizer.
+        train_texts: They train the tokenizer of a random model.
+        new_head: True makes a new head. False loads a fine-tuned model, whose labels must be `label_names`.
+        The others: the fields of `settings.TextEncoderArguments`, and `max_text_length` in tokens.
 
     Raises:
-        SerError: the checkpoint is not found, or not usable in this way.
+        SerError: the checkpoint is not found, or does not fit these settings.
     """
     import transformers
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
@@ -261,7 +225,7 @@ def text_model(
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
         raise SerError(f"model {model_type or name!r}: {' '.join(str(error).split())[:300]}") from None
     if "attention_mask" not in inspect.signature(model.forward).parameters:  # FNet
-        raise SerError(f"{name}: {type(model).__name__} takes no mask, its scores would change with a batch's padding")
+        raise SerError(f"{name}: {type(model).__name__} takes no mask, so padding would change its scores")
     heads = [f"{child}." for child, _ in model.named_children() if child != model.base_model_prefix]
     random = tuple(heads) if new_head else ()  # weights that will be trained; so will BERT's pooler
     absent = [key for key in missing if not key.startswith(random) and not (new_head and ".pooler." in key)]

@@ -1,6 +1,7 @@
 """The Trainer with batches by seconds of audio, an exactly normalised loss, and results in dataset order."""
 
 import gc
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -18,43 +19,37 @@ def _inputs(batch: dict) -> dict:
     return {name: value for name, value in batch.items() if name != "labels"}
 
 
-def random_states() -> tuple:
-    """States of every generator a forward draws from: torch's (dropout) and NumPy's (transformers' SpecAugment)."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return torch.get_rng_state(), cuda, np.random.get_state()
+@contextmanager
+def _same_random_numbers():
+    """Restore every generator that a forward draws from: torch's (dropout) and NumPy's (transformers' SpecAugment)."""
+    state = np.random.get_state()
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        yield
+    np.random.set_state(state)
 
 
-def restore_random_states(states: tuple) -> None:
-    torch.set_rng_state(states[0])
-    if states[1]:
-        torch.cuda.set_rng_state_all(states[1])
-    np.random.set_state(states[2])
-
-
-class EpochDataLoader(DataLoader):
-    """Tells its batch sampler the epoch, as the Trainer expects of a loader it did not make."""
-
+class _Loader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer for training loaders."""
         self.batch_sampler.set_epoch(epoch)
 
 
 class SerTrainer(Trainer):
-    """Trainer over datasets with a column `label`, one of lengths, and those its collators read (their `columns`).
+    """Trainer over datasets with a column `label`, one of lengths, and the `columns` of its collators.
 
-    Loaders are made per rank here and not by accelerate, whose sharding completes the last batch with repeated clips:
-    every clip is seen exactly once an epoch and scored exactly once, by any number of processes.
+    Loaders are made per rank here and not by accelerate, which repeats clips to complete the last batch: every clip is
+    trained on once per epoch and scored exactly once, by any number of processes.
 
     Args:
-        budget: Of padded length for a batch on one device, in seconds of audio or in tokens; None for
+        budget: Padded length of a batch on one device, in seconds of audio or in tokens; None for
             `per_device_train_batch_size` utterances.
         length: The column of lengths: `duration` in seconds, or `tokens`.
-        loss: What is minimised (`losses.Loss`).
-        eval_collator: Like `data_collator`, for evaluation.
+        eval_collator: `data_collator` if None.
         sampling: Weights with which training clips are drawn (`batching.sampling_weights`); None for each once.
-        exact_evaluation: No padding at all in evaluation (see `batching.evaluation_batches`).
-        one_cycle: Instead of `lr_scheduler_type`, the learning rate goes up to `learning_rate` and down to nearly
-            nothing in one cycle, and momentum the other way (Smith 2018, torch's OneCycleLR).
-        Others: as in `Trainer`.
+        exact_evaluation: No padding in evaluation (`batching.evaluation_batches`).
+        one_cycle: One cycle of learning rate and momentum (Smith 2018, torch's OneCycleLR) that peaks at
+            `learning_rate`, in place of `lr_scheduler_type`.
+        The others: as in `Trainer`.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the weight of the whole accumulated batch
@@ -78,22 +73,21 @@ class SerTrainer(Trainer):
         self.exact_evaluation, self.sampling, self.one_cycle = exact_evaluation, sampling, one_cycle
 
     def free(self) -> None:
-        """Let go of the wrapped model. A DDP wrapper that outlives its process group may wait forever in its destructor
-        (of gloo's threads), so this comes before the group is destroyed."""
+        """Free the wrapped model before the process group ends: DDP's destructor would wait forever for gloo."""
         self.model_wrapped = self.model
         self.accelerator.free_memory()
         gc.collect()
 
     def end(self) -> None:
-        """As in `Trainer`, once, at the very end of a recipe."""
+        """As in `Trainer`, once, at the end of a recipe."""
         self.free()
         super().end()
 
     # ---- data
 
-    def _loader(self, dataset: Dataset, batch_sampler, collator, kind=DataLoader) -> DataLoader:
+    def _loader(self, dataset: Dataset, batch_sampler, collator) -> DataLoader:
         workers = self.args.dataloader_num_workers
-        return kind(
+        return _Loader(
             dataset.select_columns([column for column in collator.columns if column in dataset.column_names]),
             batch_sampler=batch_sampler,
             collate_fn=collator,
@@ -114,11 +108,11 @@ class SerTrainer(Trainer):
             weights=self.sampling,
             on_epoch=getattr(self.data_collator, "set_epoch", None),
         )
-        return self._loader(self.train_dataset, sampler, self.data_collator, EpochDataLoader)
+        return self._loader(self.train_dataset, sampler, self.data_collator)
 
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
-        """This rank's share of the evaluation batches; ranks with one batch less repeat one, which is not counted, so
-        that all go through as many forwards (a sharded model waits for all of them)."""
+        """This rank's share of the evaluation batches. A rank with one batch less repeats one, which is not counted: a
+        sharded model waits for the forwards of all ranks."""
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         batches = evaluation_batches(
             np.array(dataset[self.length][:]),
@@ -127,7 +121,7 @@ class SerTrainer(Trainer):
             exact=self.exact_evaluation,
         )
         if self.exact_evaluation and getattr(self.eval_collator, "trim_db", None) is not None:
-            batches = [np.array([row]) for batch in batches for row in batch]  # trimmed, they are no longer equal
+            batches = [np.array([row]) for batch in batches for row in batch]  # trimmed lengths are no longer equal
         rank, world = self.args.process_index, self.args.world_size
         rounds = -(-len(batches) // world)
         mine = [batches[min(rank + i * world, len(batches) - 1)].tolist() for i in range(rounds)]
@@ -137,15 +131,6 @@ class SerTrainer(Trainer):
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         return self.get_eval_dataloader(test_dataset)
-
-    def predict_with(self, test_dataset: Dataset, collator=None):
-        """`predict` with another collator than `eval_collator`; None is that one."""
-        before = self.eval_collator
-        self.eval_collator = collator or before
-        try:
-            return self.predict(test_dataset)
-        finally:
-            self.eval_collator = before
 
     # ---- optimisation
 
@@ -172,17 +157,16 @@ class SerTrainer(Trainer):
 
     @torch.no_grad()
     def _whole_update(self, batch_samples: list) -> dict:
-        """Logits of all clips of an update from a first pass without gradients, with the random numbers that the
-        second pass, with gradients, will draw again (Gao et al. 2021, gradient caching)."""
+        """Logits of all clips of an update, by a first pass without gradients that draws the random numbers of the
+        second pass (gradient caching, Gao et al. 2021)."""
         self.model_wrapped.train()
-        states = random_states()
         logits, labels = [], []
-        for batch in batch_samples:
-            batch = self._prepare_inputs(batch)
-            with self.compute_loss_context_manager():
-                logits.append(self.model_wrapped(**_inputs(batch)).logits.float().cpu())
-            labels.append(batch["labels"].cpu())
-        restore_random_states(states)
+        with _same_random_numbers():
+            for batch in batch_samples:
+                batch = self._prepare_inputs(batch)
+                with self.compute_loss_context_manager():
+                    logits.append(self.model_wrapped(**_inputs(batch)).logits.float().cpu())
+                labels.append(batch["labels"].cpu())
         parts = gather_object([(logits, labels)]) if self.args.world_size > 1 else [(logits, labels)]
         before = sum(len(part) for rank in parts[: self.args.process_index] for part in rank[0])
         return {
@@ -204,8 +188,8 @@ class SerTrainer(Trainer):
             logits, truth = update["logits"].to(labels.device), update["labels"].to(labels.device)
             rest = logits[first + len(labels) :]
             whole = self.loss.value(torch.cat([logits[:first], outputs.logits.float(), rest]), truth)
-            # The gradients of all parts add up to the whole's (DDP averages them over ranks, hence the factor); the
-            # value that is logged is added up too, so each part reports its share.
+            # The gradients of the parts add up to the whole's (times `processes`: DDP averages over ranks). The logged
+            # values add up too, so each part reports its share.
             loss = processes * (whole - whole.detach()) + whole.detach() / update["batches"]
         else:  # DDP averages gradients over ranks; the sum over ranks is wanted
             loss = self.loss.sum(outputs.logits, labels) / num_items_in_batch * processes
@@ -214,7 +198,7 @@ class SerTrainer(Trainer):
     # ---- evaluation
 
     def _prepared_for_evaluation(self):
-        """The model ready for a forward, also when nothing was trained before (as in Trainer.evaluation_loop)."""
+        """The wrapped model, also when nothing was trained before (as in Trainer.evaluation_loop)."""
         model = self._wrap_model(self.model, training=False)
         if not self.accelerator._models and model is self.model:
             if self.is_deepspeed_enabled or self.is_fsdp_enabled:
