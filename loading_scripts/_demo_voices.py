@@ -1,8 +1,8 @@
 """Speech-like babble from a seed, for the `demo` corpus: a glottal source through the formants of a vowel, syllable by
 syllable, with fricatives, stops and pauses between them. numpy and scipy only; the same seed gives the same samples.
 
-`speakers` draws people who differ in pitch, vocal tract, tempo and timbre; `utter` lets one of them say a few
-syllables at a point of the arousal-valence plane. Arousal raises pitch, pitch range, tempo and vocal effort and lowers
+`speakers` draws speakers who differ in pitch, vocal tract, tempo and timbre; `utter` synthesises a few syllables of one
+of them at a point of the arousal-valence plane. Arousal raises pitch, pitch range, tempo and vocal effort and lowers
 breathiness and pauses; valence turns falling syllables into rising ones, spreads the lips (higher formants) and takes
 the roughness out of the voice. Directions after Banse & Scherer (1996) and Gobl & Ni Chasaide (2003); sizes are chosen.
 """
@@ -31,13 +31,13 @@ BANDWIDTHS = np.array((70.0, 90.0, 140.0, 200.0, 280.0))
 
 @dataclass(frozen=True)
 class Speaker:
-    """One voice. `expression` scales how much of an emotion reaches it; the cues of an emotion are relative to this."""
+    """One voice; the cues of an emotion are relative to it, and `expression` scales them."""
 
     name: str
     gender: str
     pitch: float  # Hz
     tract: float  # formant frequencies relative to VOWELS
-    tempo: float  # syllables a second
+    tempo: float  # syllables per second
     tilt: float  # fall of the source's spectrum, exponent of the harmonic number
     breath: float  # dB of aspiration noise relative to the voice
     rough: float  # depth of the period-doubling
@@ -47,7 +47,7 @@ class Speaker:
 
 
 def speakers(women: int, men: int, rng: np.random.Generator) -> list[Speaker]:
-    """`women` + `men` speakers, every trait spread evenly over its range (a Latin hypercube): no two are alike."""
+    """`women` + `men` speakers, every trait spread evenly over its range (a Latin hypercube)."""
 
     def spread(low: float, high: float, count: int) -> np.ndarray:
         return low + (high - low) * rng.permutation((np.arange(count) + rng.uniform(0.2, 0.8, count)) / count)
@@ -89,8 +89,7 @@ def utter(speaker: Speaker, arousal: float, valence: float, rng: np.random.Gener
 def _rhythm(speaker: Speaker, arousal: float, rng: np.random.Generator):
     """Start and length in seconds of every syllable, and the utterance's length."""
     tempo = speaker.tempo * 2 ** (0.45 * arousal + rng.normal(0, 0.07))
-    wanted = rng.uniform(1.1, 1.9)
-    count = max(4, round(wanted * tempo))
+    count = max(4, round(rng.uniform(1.1, 1.9) * tempo))
     lengths = rng.uniform(0.8, 1.2, count) / tempo
     lengths[-1] *= 1.3  # final lengthening
     pauses = (rng.random(count) < np.clip(0.14 - 0.16 * arousal, 0.02, 0.4)) * rng.uniform(0.10, 0.22, count)
@@ -114,12 +113,12 @@ def _pitch(speaker, arousal, valence, starts, lengths, samples, rng) -> np.ndarr
 
 
 def _roughness(speaker: Speaker, arousal: float, valence: float) -> float:
-    """Depth of period doubling: a pressed, harsh voice when the mood is bad, most of all when it is loud."""
+    """Depth of period doubling: a pressed, harsh voice at low valence, most of all at high arousal."""
     return float(np.clip(speaker.rough + 0.6 * max(0.0, -valence) * (1 + 0.4 * arousal), 0.0, 0.8))
 
 
 def _source(speaker, arousal, valence, pitch, rng) -> np.ndarray:
-    """The voice at the glottis: a band-limited pulse read at the phase of `pitch`, rough and breathy as asked."""
+    """The voice at the glottis: a band-limited pulse at the phase of `pitch`, with roughness and breath."""
     phase = np.cumsum(pitch / RATE)
     harmonics = np.arange(1, int(7600 / pitch.max()) + 1)
     tilt = max(0.1, speaker.tilt - 0.6 * arousal + rng.normal(0, 0.06))
@@ -134,14 +133,14 @@ def _source(speaker, arousal, valence, pitch, rng) -> np.ndarray:
 
 
 def _articulate(speaker, arousal, valence, source, starts, lengths, rng) -> np.ndarray:
-    """The vocal tract: each syllable's part of the source through a vowel, its consonant before it, noise over all."""
+    """The vocal tract: each syllable's part of the source through a vowel, a consonant before it, noise over all."""
     out = np.zeros(len(source))
     attack = 0.035 * 2 ** (-1.0 * arousal + 0.6 * valence)  # seconds; anger starts hard
     loud = rng.normal(0, 2.0 + 1.2 * arousal, len(starts)) - 4.0 * (1 - arousal) * np.linspace(0, 1, len(starts))
     smile = 1 + 0.07 * valence
     for start, length, gain in zip(starts, lengths, 10 ** (loud / 20), strict=True):
         first, last = round(start * RATE), round((start + length) * RATE)
-        onset = round(rng.uniform(0.15, 0.35) * (last - first))  # the consonant's part
+        onset = round(rng.uniform(0.15, 0.35) * (last - first))  # samples of the consonant
         kind = rng.random()
         if kind < 0.25:  # a fricative; the others are stops (a gap) and glides (none)
             burst = _fricative(onset, rng) * 10 ** (rng.uniform(-16, -8) / 20) * gain
@@ -154,9 +153,9 @@ def _articulate(speaker, arousal, valence, source, starts, lengths, rng) -> np.n
         voiced = np.r_[source[first + onset : last] * envelope, np.zeros(tail)]
         vowel = np.r_[VOWELS[rng.integers(len(VOWELS))], UPPER] * speaker.tract * rng.normal(1, 0.02, 5)
         vowel[:3] *= smile
-        heard = sosfilt(_resonators(vowel), voiced)
+        syllable = sosfilt(_resonators(vowel), voiced)
         stop = min(last + tail, len(out))
-        out[first + onset : stop] += (heard / (heard.std() + 1e-9) * gain)[: stop - first - onset]
+        out[first + onset : stop] += (syllable / (syllable.std() + 1e-9) * gain)[: stop - first - onset]
     out = sosfilt(_bell(speaker.bright + 10.0 * valence), out)
     out += rng.normal(0, 10 ** (speaker.noise / 20), len(out))
     level = 0.05 * 10 ** ((5.0 * arousal + rng.normal(0, 2.0)) / 20)

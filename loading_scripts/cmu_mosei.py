@@ -31,6 +31,7 @@ ANSWERS = {
     "fearful": "Answer.fear",
 }
 EMOTIONS = tuple(ANSWERS)[1:]
+ALL = {"": 23259}  # labelled segments
 VIDEO, CLIP = "Input.VIDEO_ID", "Input.CLIP"
 FOLDS = {  # video -> part; the SDK's standard folds, which leave 68 of the labelled videos out
     video: part
@@ -165,14 +166,6 @@ def emotion(scores: dict[str, float | None]) -> str | None:
     return present[0] if present else "neutral"
 
 
-def _vector(name: str, targets: tuple[str, ...], problem_type: str) -> LabelConfig:
-    return LabelConfig(name, targets=targets, problem_type=problem_type, counts={"": 23259})
-
-
-def _classes(name: str, words: tuple[str, ...]) -> LabelConfig:
-    return LabelConfig(name, label_map={word: word for word in words})  # counts: not published
-
-
 class CmuMosei(SpeechCorpus):
     CARD = CorpusCard(
         title="CMU-MOSEI (Multimodal Opinion Sentiment and Emotion Intensity)",
@@ -201,11 +194,11 @@ class CmuMosei(SpeechCorpus):
         ),
     )
     BUILDER_CONFIGS = [
-        _vector("emotions", EMOTIONS, "regression"),
-        _vector("emotions_multi_label", EMOTIONS, "multi_label_classification"),
-        _vector("sentiment", ("sentiment",), "regression"),
-        _classes("7class", (*EMOTIONS, "neutral")),
-        _classes("4class", ("angry", "happy", "neutral", "sad")),
+        LabelConfig("emotions", targets=EMOTIONS, problem_type="regression", counts=ALL),
+        LabelConfig("emotions_multi_label", targets=EMOTIONS, problem_type="multi_label_classification", counts=ALL),
+        LabelConfig("sentiment", targets=("sentiment",), problem_type="regression", counts=ALL),
+        LabelConfig("7class", label_map={word: word for word in (*EMOTIONS, "neutral")}),  # counts: not published
+        LabelConfig("4class", label_map={word: word for word in ("angry", "happy", "neutral", "sad")}),
     ]
     DEFAULT_CONFIG_NAME = "emotions"
     OPTIONAL = ("language", "start", "end", "split")

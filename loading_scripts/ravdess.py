@@ -18,21 +18,8 @@ SIX = ("angry", "disgust", "fearful", "happy", "neutral", "sad")  # the emotions
 FIVE = ("angry", "fearful", "happy", "neutral", "sad")  # our choice of five: what the acted corpora share most
 
 # Actors of each test fold.
-EMOBOX_FOLDS = (
-    ("01", "11", "20", "21"),
-    ("04", "10", "12", "14"),
-    ("08", "09", "19", "23"),
-    ("03", "05", "07", "24"),
-    ("02", "15", "16", "18"),
-    ("06", "13", "17", "22"),
-)
-LUNA_JIMENEZ_FOLDS = (
-    ("02", "05", "14", "15", "16"),
-    ("03", "06", "07", "13", "18"),
-    ("10", "11", "12", "19", "20"),
-    ("08", "17", "21", "23", "24"),
-    ("01", "04", "09", "22"),
-)
+EMOBOX = "01 11 20 21", "04 10 12 14", "08 09 19 23", "03 05 07 24", "02 15 16 18", "06 13 17 22"
+LUNA_JIMENEZ = "02 05 14 15 16", "03 06 07 13 18", "10 11 12 19 20", "08 17 21 23 24", "01 04 09 22"
 
 # modality (03 audio) - channel (01 speech) - emotion - intensity - statement - repetition - actor
 NAME = re.compile(r"03-01-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)\.wav$")
@@ -64,9 +51,13 @@ class Ravdess(SpeechCorpus):
     DEFAULT_CONFIG_NAME = "8class"
     OPTIONAL = ("gender", "language", "intensity")
     PROTOCOLS = (
-        Protocol("6fold", "EmoBox (Ma et al. 2024): 6 folds of 4 actors", folds=EMOBOX_FOLDS),
         Protocol(
-            "5fold", "Luna-Jimenez et al. (2021), MMEmotionRecognition: subject-wise 5-fold", folds=LUNA_JIMENEZ_FOLDS
+            "6fold", "EmoBox (Ma et al. 2024): 6 folds of 4 actors", folds=tuple(tuple(f.split()) for f in EMOBOX)
+        ),
+        Protocol(
+            "5fold",
+            "Luna-Jimenez et al. (2021), MMEmotionRecognition: subject-wise 5-fold",
+            folds=tuple(tuple(f.split()) for f in LUNA_JIMENEZ),
         ),
     )
 

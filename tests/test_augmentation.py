@@ -336,7 +336,7 @@ def test_noise_and_rooms_from_folders(tmp_path):
     [
         ({"noise_p": 1.5}, "--noise_p 1.5: must be a probability"),
         ({"gain_p": float("nan")}, "--gain_p nan"),
-        ({"noise_snr_db": [20.0, 10.0]}, "--noise_snr_db 20.0 10.0: the lowest comes first"),
+        ({"noise_snr_db": [20.0, 10.0]}, "--noise_snr_db 20.0 10.0: must be one number or two, the lowest first"),
         ({"gain_db": [1.0, 2.0, 3.0]}, "--gain_db 1.0 2.0 3.0: must be one number or two"),
         ({"gain_db": []}, "--gain_db"),
         ({"speed_factor": [0.0, 1.0]}, "--speed_factor 0.0: must be above 0"),

@@ -148,3 +148,17 @@ def test_positive_weights_and_wrong_kind():
     assert positive_weights([[1, 0], [0, 0], [0, 0], [0, 0]]).tolist() == [3.0, 1.0]
     with pytest.raises(ValueError, match="not for regression; choose mse, l1, ccc, ccc_mse"):
         Loss("regression", "focal")
+
+
+def test_losses_are_one_table_that_can_be_read_without_torch():
+    import ast
+    import inspect
+
+    from ser_hf.evaluation.tasks import TASKS
+    from ser_hf.training import losses
+
+    tree = ast.parse(inspect.getsource(losses))
+    table = next(n for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "LOSSES")
+    assert [key.value for key in table.value.keys] == list(losses.LOSSES)
+    assert {entry.problem_type for entry in losses.LOSSES.values()} == set(TASKS)
+    assert [Loss(kind).kind for kind in TASKS] == ["cross_entropy", "bce", "mse"]

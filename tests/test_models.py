@@ -100,7 +100,9 @@ def test_group_norm_is_padding_sensitive_within_a_bound(shape):
 @pytest.mark.parametrize("shape", INVARIANT)
 def test_clips_shorter_than_the_receptive_field(shape):
     model = make(shape)
-    assert model.receptive_field == 80 + 7 * 80  # two layers: kernel 80 stride 80, then kernel 8 over those frames
+    assert (
+        shortest_input(model.config.audio_config) == 80 + 7 * 80
+    )  # two layers: kernel 80 stride 80, then kernel 8 over those frames
     values, mask = padded_batch(short=100, long=8000)
     with torch.no_grad():
         padded, alone = model(values, mask).logits[1], model(values[1:, :100]).logits[0]

@@ -212,7 +212,6 @@ def test_a_batch_gives_what_each_gives_alone(norm, published):
 def test_shorter_than_the_receptive_field(published):
     ours = make()
     pipe = pipe_of(ours if published == "ours" else to_stock(ours))
-    assert ours.receptive_field == 640
     for samples in (1, 100, 639):
         clip = noise(1.0)[:samples]
         assert np.allclose(as_vector(pipe(clip)), by_hand(ours, clip).softmax(-1), atol=1e-5), samples

@@ -86,7 +86,7 @@ def test_a_folder(run, folder, models, tmp_path, suffix, name):
     out = tmp_path / "new" / f"out.{suffix}"
     status, stdout, stderr = run(folder, "--model", root / name, "--out", out)
     assert status == 1 and not stderr
-    assert f"5 files: 3 heard, 2 cannot be heard; written: {out}" in stdout
+    assert f"5 files: 3 scored, 2 cannot be read; written: {out}" in stdout
     assert f"  {folder}/bad.mp3: unreadable audio (" in stdout and f"  {folder}/sub/empty.wav: no samples" in stdout
     rows = {row["file"]: row for row in rows_of(out)}
     assert list(rows) == [f"{folder}/{file}" for file in ("a.wav", "b.flac", "bad.mp3", "sub/c.WAV", "sub/empty.wav")]
@@ -126,7 +126,7 @@ def test_the_screen(run, folder, models):
     expected = pipe_of(models[1]["ours"])(folder / "a.wav")
     assert row.split()[:2] == [str(folder / "a.wav"), expected[0]["label"]]
     assert [float(cell) for cell in row.split()[2:]] == pytest.approx(list(as_vector(expected)), abs=6e-4)
-    assert summary == "1 files: 1 heard"
+    assert summary == "1 files: 1 scored"
     status, out, _ = run(folder / "a.wav", "--model", models[0] / "ours", "--window_s", 0.5)
     assert len(out.splitlines()) == 1 + 1 + 3 + 2 and "start" in out.splitlines()[0]
 
@@ -164,7 +164,7 @@ def test_resume(run, folder, models, tmp_path, heard, suffix, window):
     run(folder / "b.flac", *command, twice)
     status, out, _ = run(*good(folder), *command, twice)
     assert heard == ["b.flac", "c.WAV", "a.wav"]  # the first call's, then the others, the longest first
-    assert status == 0 and "3 files: 2 heard, 1 kept from before" in out
+    assert status == 0 and "3 files: 2 scored, 1 scored before" in out
     assert sorted(map(str, rows_of(twice))) == sorted(map(str, rows_of(once)))
     assert twice.read_bytes() == once.read_bytes()
     run(folder / "a.wav", *command, twice)  # of what is not named now nothing is lost
@@ -183,12 +183,12 @@ def test_resume_after_an_interruption(run, folder, models, tmp_path, heard, monk
 
     monkeypatch.setattr(module, "rows_of", stops_at_the_second)
     status, _, err = run(*command, out)
-    assert status == 130 and "the scores of 1 files are kept: the same command goes on from there" in err
+    assert status == 130 and "the scores of 1 more files are saved: the same command continues there" in err
     assert not out.exists() and len(partial.read_text().splitlines()) == 1
     partial.write_text(partial.read_text() + '[{"file": "cut off')
     monkeypatch.setattr(module, "rows_of", real)
     status, stdout, _ = run(*command, out)
-    assert heard == ["c.WAV", "a.wav", "b.flac"] and "2 heard, 1 kept from before" in stdout
+    assert heard == ["c.WAV", "a.wav", "b.flac"] and "2 scored, 1 scored before" in stdout
     assert not partial.exists()
     run(*command, tmp_path / "once.csv")
     assert out.read_bytes() == (tmp_path / "once.csv").read_bytes()
@@ -209,7 +209,7 @@ def test_a_killed_process_loses_nothing(run, models, tmp_path):
     saved = partial.read_text().count("\n") if partial.exists() else 40
     assert saved >= 3
     status, stdout, _ = run(*command)
-    assert status == 0 and (saved == 40 or f"{40 - saved} heard, {saved} kept from before" in stdout)
+    assert status == 0 and (saved == 40 or f"{40 - saved} scored, {saved} scored before" in stdout)
     assert len(rows_of(out)) == 40 and all(row["prediction"] for row in rows_of(out))
 
 
@@ -267,13 +267,13 @@ def test_mistakes(fails, folder, models, tmp_path):
         (folder / "gone.wav", "--model", model): "gone.wav: no such file or folder",
         (tmp_path / "empty", "--model", model): "no audio below this folder",
         (clip, "--model", model, "--out", tmp_path / "out.xlsx"): "must be a file that ends in .csv, .json, .parquet",
-        (clip, "--model", model, "--hop_s", "1"): "say how long they are with --window_s",
-        (clip, "--model", model, "--window_s", "0"): "--window_s 0.0 --hop_s 0.0: a hop is at least 0.01 s",
+        (clip, "--model", model, "--hop_s", "1"): "only windows have a hop; give --window_s too",
+        (clip, "--model", model, "--window_s", "0"): "--window_s 0.0 --hop_s 0.0: a hop must be at least 0.01 s",
         (clip, "--model", model, "--window_s", "1", "--hop_s", "2"): "at most a window",
         (clip, "--model", model, "--batch_size", "0"): "'0' is not a number from 1",
         (clip, "--model", model, "--window", "1"): "unknown argument --window, did you mean --window_s?",
         (clip, "--model", tmp_path / "empty"): "--model",
-        (clip, "--model", "no/such-model"): "--model no/such-model: no such folder, and no model of the Hub",
+        (clip, "--model", "no/such-model"): "--model no/such-model: no such folder, and no model on the Hub",
     }.items():
         assert message in fails(*argv), argv
 
@@ -283,7 +283,7 @@ def test_heads_that_were_never_trained_are_refused(fails, folder, models, tmp_pa
 
     AutoModel.from_pretrained(models[0] / "stock").save_pretrained(tmp_path)  # the encoder alone
     Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
-    assert "are missing, it would answer at random" in fails(folder / "a.wav", "--model", tmp_path)
+    assert "are missing; give a fine-tuned checkpoint" in fails(folder / "a.wav", "--model", tmp_path)
 
 
 def test_foreign_code_is_run_only_if_said(run, fails, folder, models, tmp_path):

@@ -269,7 +269,7 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
     extra = (str(folder / "zz.wav"), str(folder / "zzz.wav"))
     (known, by), (unknown, other) = scores("--speaker_clips", *extra, *files[::-1]), scores()
     told = capsys.readouterr().err
-    assert "left out of --speaker_clips" in told and "zz.wav: unreadable" in told and "takes an average speaker" in told
+    assert "left out of --speaker_clips" in told and "zz.wav: unreadable" in told and "assumes a mean speaker" in told
     assert console(["predict", files[0], "--model", str(tmp_path / "run"), "--speaker_clips", *extra]) == 2
     assert "error: --speaker_clips: no clips of the speaker, or only silent ones" in capsys.readouterr().err
     for name in ("zz", "zzz"):
@@ -356,6 +356,12 @@ def test_plot_draws_a_file(folder, tmp_path, capsys):
     assert console(["plot", str(folder / "none.wav"), "--out", str(tmp_path / "x.png")]) == 2
     assert "no such file" in capsys.readouterr().err
     assert not os.path.exists(tmp_path / "x.png")
+    for flags, error in (
+        (("--out", str(tmp_path)), f"--out {tmp_path}: is a folder"),
+        (("--trim_db", "0", "--out", str(tmp_path / "y.png")), "--trim_db 0: must be above 0 dB"),
+    ):
+        assert console(["plot", str(folder / "s0_3.wav"), *flags]) == 2
+        assert error in (line := capsys.readouterr().err) and line.count("\n") == 1
 
 
 def test_a_store_in_a_worker_opens_its_own_files(folder, own_store):

@@ -29,14 +29,8 @@ if TYPE_CHECKING:
     from ..data.loading import Source
 
 # Suffixes of audio files, and the libsndfile formats that a file with that suffix should have.
-FORMATS = {
-    ".wav": ("WAV", "WAVEX", "RF64"),
-    ".flac": ("FLAC",),
-    ".mp3": ("MP3",),
-    ".ogg": ("OGG",),
-    ".aif": ("AIFF",),
-    ".aiff": ("AIFF",),
-}
+FORMATS = {".wav": ("WAV", "WAVEX", "RF64"), ".flac": ("FLAC",), ".mp3": ("MP3",), ".ogg": ("OGG",)}
+FORMATS |= {".aif": ("AIFF",), ".aiff": ("AIFF",)}
 MANY = 1000  # clips from which starting several processes saves time
 
 
@@ -91,19 +85,15 @@ def check(source: "Source", num_proc: int | None = None) -> dict:
             known = row["id"] in notes or bool(file and file in notes)
             label = row["label"] if config.targets or row["label"] is None else config.label_names[row["label"]]
             reason = scan["problem"].replace(f"{root}/", "")
-            clips[_kind(reason)].append(
-                {"id": row["id"], "file": file, "label": label, "reason": reason, "known": known}
-            )
+            clip = {"id": row["id"], "file": file, "label": label, "reason": reason, "known": known}
+            clips[_kind(reason)].append(clip)
     unusable = [*clips["unreadable"], *clips["silent"]]
     missing = report.official - report.utterances - sum(clip["label"] is not None for clip in unusable)
-    classes = {
-        word: {"official": report.official_per_label.get(word), "found": number}
-        | {"unusable": sum(clip["label"] == word for clip in unusable)}
-        for word, number in report.per_label.items()
-    }
-    for sizes in classes.values():
-        official = sizes["official"]
-        sizes["missing"] = None if official is None else official - sizes["found"] - sizes["unusable"]
+    classes = {}
+    for word, number in report.per_label.items():
+        official, bad = report.official_per_label.get(word), sum(clip["label"] == word for clip in unusable)
+        lacking = None if official is None else official - number - bad
+        classes[word] = {"official": official, "found": number, "unusable": bad, "missing": lacking}
     duplicated = _duplicated(rows, scans)
     numbers = {
         "missing": max(0, missing),
@@ -158,10 +148,7 @@ def _duplicated(rows: list[dict], scans: list[dict]) -> list[dict]:
         if scan.get("audio_hash"):
             groups.setdefault(scan["audio_hash"], []).append(row)
     return [
-        {
-            "ids": [row["id"] for row in group],
-            "contradictory": len({(row["emotion"], row["speaker"]) for row in group}) > 1,
-        }
+        {"ids": [row["id"] for row in group], "contradictory": len({(r["emotion"], r["speaker"]) for r in group}) > 1}
         for group in groups.values()
         if len(group) > 1
     ]
@@ -207,11 +194,8 @@ def lines(report: dict) -> list[str]:
     if report["outside_labels"]:
         out.append(f"outside this label set: {report['outside_labels']}")
     out += report["remarks"]
-    for kind, what in (
-        ("missing_files", "missing, though the corpus's tables name them"),
-        ("unreadable", "unreadable"),
-        ("silent", "silent"),
-    ):
+    tables = ("missing_files", "missing, though the corpus's tables name them")
+    for kind, what in (tables, ("unreadable", "unreadable"), ("silent", "silent")):
         out += _listed(what, [c["reason"] + " (known, as in the original)" * c["known"] for c in report[kind]])
     equal = [" = ".join(group["ids"]) + " CONTRADICTORY" * group["contradictory"] for group in report["duplicated"]]
     out += _listed("equal audio, groups", equal)

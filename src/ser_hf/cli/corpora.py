@@ -12,6 +12,9 @@ from ..evaluation.tables import text_table
 from ..training.run import say
 from .console import Parser
 
+LABELS = ("name", "problem_type", "label_names", "counts")  # fields of --json
+PROTOCOLS = ("name", "source", "speaker_independent")
+
 
 def inventory(data_dir: str | None = None) -> list[dict]:
     """One dict per corpus: the whole card, `labels`, `protocols`, `generated` (made by the code on first use) and
@@ -30,24 +33,14 @@ def inventory(data_dir: str | None = None) -> list[dict]:
     corpora = []
     for name in list_corpora():
         corpus = corpus_class(name)
-        default_first = sorted(corpus.BUILDER_CONFIGS, key=lambda c: c.name != corpus.DEFAULT_CONFIG_NAME)
+        configs = sorted(corpus.BUILDER_CONFIGS, key=lambda config: config.name != corpus.DEFAULT_CONFIG_NAME)
+        protocols = corpus.protocols().values()
         corpora.append(
             {
                 "name": name,
                 **asdict(corpus.CARD),
-                "labels": [
-                    {
-                        "name": config.name,
-                        "problem_type": config.problem_type,
-                        "label_names": config.label_names,
-                        "counts": config.counts,
-                    }
-                    for config in default_first
-                ],
-                "protocols": [
-                    {"name": p.name, "source": p.source, "speaker_independent": p.speaker_independent}
-                    for p in corpus.protocols().values()
-                ],
+                "labels": [{key: getattr(config, key) for key in LABELS} for config in configs],
+                "protocols": [{key: getattr(protocol, key) for key in PROTOCOLS} for protocol in protocols],
                 "generated": "generate" in vars(corpus),
                 "found": _find(name, base),
             }

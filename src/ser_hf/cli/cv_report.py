@@ -88,8 +88,7 @@ def _pool(tables: list, label_names: list[str]) -> dict:
     import numpy as np
     import pandas as pd
 
-    from ..evaluation.comparing import compare
-    from ..evaluation.scoring import score
+    from ..evaluation.scoring import compare, score
 
     table = pd.concat(tables)
     index = {label: number for number, label in enumerate(label_names)}

@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 # Sample types that FLAC stores exactly, and its names of them. Files of other types are published unchanged.
 LOSSLESS = {"PCM_16": "PCM_16", "PCM_24": "PCM_24", "PCM_U8": "PCM_S8", "PCM_S8": "PCM_S8"}
-# The Hub's names of licences (huggingface.co/docs/hub/repositories-licenses); others are `other` and their name.
-LICENCES = {
-    name.lower(): name.lower()
-    for name in ("CC0-1.0", *(f"CC-BY-{kind}4.0" for kind in ("", "SA-", "NC-", "ND-", "NC-SA-", "NC-ND-")))
-} | {"odbl-1.0": "odbl", "apache-2.0": "apache-2.0", "mit": "mit"}
 SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -88,10 +83,12 @@ def publishable(dataset: "Dataset", folder: Path, num_proc: int | None = None) -
 
 def metadata(card: "CorpusCard", utterances: int, has_audio: bool) -> dict:
     """YAML of a dataset card, without `configs` and `dataset_info`, which push_to_hub writes."""
+    from ..evaluation.report import HUB_LICENCES
+
     data = {
         "pretty_name": card.title,
         "language": list(card.languages),
-        "license": LICENCES.get(card.licence.lower(), "other"),
+        "license": HUB_LICENCES.get(card.licence.lower(), "other"),
         "task_categories": ["audio-classification" if has_audio else "text-classification"],
         "size_categories": [next((name for limit, name in SIZES if utterances < limit), "n>1M")],
         "tags": ["speech-emotion-recognition", "ser_hf"],
@@ -165,36 +162,36 @@ of the label set. {ABOUT_AUDIO if has_audio else "`audio` is empty: this corpus 
 """
 
 
-def login(repo_id: str) -> None:
-    """Check that the Hub accepts this machine's token, before anything slow.
-
-    Raises:
-        SerError: malformed repository name, no or wrong token, or the Hub cannot be reached.
-    """
-    from huggingface_hub import HfApi
-
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise SerError(f"--repo_id {repo_id}: must be user/name")
-    try:
-        HfApi().whoami()
-    except Exception as error:  # of any kind: it would come again after the corpus is read
-        raise SerError(f"the Hub does not accept this machine ({_reason(error)}); run `hf auth login`") from None
-
-
 def _reason(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
+def check_licence(card: "CorpusCard", public: bool) -> None:
+    """Raises SerError if the corpus may not be published as asked."""
+    if public and not card.redistributable:
+        raise SerError(
+            f"--public: {card.title} may not be published again (licence: {card.licence}); "
+            "leave --public out to push it to a private repository"
+        )
+
+
 def claim_repository(repo_id: str, public: bool) -> str:
-    """Create the dataset repository if it does not exist; returns its address.
+    """Create the dataset repository if it does not exist, before anything slow; returns its address.
 
     Raises:
-        SerError: it cannot be created, or it exists and is public instead of private (or the reverse).
+        SerError: malformed name; the Hub cannot be reached or does not accept this machine's token; the repository
+            cannot be created, or it exists and is public instead of private (or the reverse).
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+        raise SerError(f"--repo_id {repo_id}: must be user/name")
     api = HfApi()
+    try:
+        api.whoami()
+    except Exception as error:  # of any kind: it would come again after the corpus is read
+        raise SerError(f"the Hub does not accept this machine ({_reason(error)}); run `hf auth login`") from None
     try:
         url = api.create_repo(repo_id, repo_type="dataset", private=not public, exist_ok=True)
         private = api.repo_info(repo_id, repo_type="dataset").private
@@ -216,12 +213,7 @@ def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: 
     from ..data.loading import load
 
     config, card = source.config, source.corpus.CARD
-    if public and not card.redistributable:
-        raise SerError(
-            f"--public: {card.title} may not be published again (licence: {card.licence}); "
-            "leave --public out to push it to a private repository"
-        )
-    login(repo_id)
+    check_licence(card, public)
     url = claim_repository(repo_id, public)
     dataset, report = load(source, num_proc=num_proc)
     say(*report.lines())
@@ -264,8 +256,10 @@ def main(argv: list[str]) -> int:
     corpus.add_argument("--public", action="store_true", help="make the repository public, where the licence allows it")
     args = parser.parse_args(argv)
 
-    from ..data.loading import find_source
+    from ..data.loading import corpus_class, find_source, is_own
 
+    if not is_own(args.name):  # the licence is known without the corpus's folder
+        check_licence(corpus_class(args.name).CARD, args.public)
     source = find_source(args.name, args.labels, args.data_dir)
     say(f"pushed to {push_corpus(source, args.repo_id, args.public, args.num_proc)}")
     return 0

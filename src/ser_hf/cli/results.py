@@ -123,7 +123,7 @@ def record(cv: dict[str, Any], name: str, folder: Path, anyway: bool = False) ->
         raise SerError(f"--record {name}: {path[0]} is a path of this machine; name it by a relative path")
     # What fits on one line stands on one line: a confusion matrix is read row by row.
     text = re.sub(r"([\[{])\n\s+([^\[\]{}]*?)\n\s+([\]}])", _on_one_line, text)
-    place = folder / cv["corpus"]["corpus"] / cv["protocol"]["name"] / f"{name}.json"
+    place = folder / cv["corpus"]["corpus"].replace("/", "--") / cv["protocol"]["name"] / f"{name}.json"
     if place.exists() and (labels := json.loads(place.read_text())["corpus"]["labels"]) != content["corpus"]["labels"]:
         raise SerError(f"--record {name}: {place.name} holds the results of labels {labels!r}; choose another name")
     write(place, text + "\n")
@@ -282,7 +282,7 @@ def _comparisons(records: list[dict]) -> str:
         for seed in one["pooled"]["per_seed"]
         for name, other in seed["comparisons"].items()
     ]  # fmt: skip
-    head = ["system", "compared with", "seed", "its UAR", "difference", "its macro F1", "difference"]
+    head = ["system", "compared with", "seed", "its UAR", "UAR minus its", "its macro F1", "F1 minus its"]
     return markdown_table(head, rows) if rows else ""
 
 

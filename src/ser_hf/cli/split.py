@@ -50,17 +50,17 @@ def main(argv: list[str]) -> int:
     if not 0 <= args.validation_fraction < 1:
         raise SerError(f"--validation_fraction {args.validation_fraction}: must be at least 0 and below 1")
 
-    from ..data.loading import find_protocol, find_source, load
+    from ..data.loading import find_source, load
     from ..data.splits import check_disjoint, find_leaks, folds_of, split
 
-    source = find_source(args.name, args.labels, args.data_dir)
-    protocol = find_protocol(source, args.protocol)
+    source = find_source(args.name, args.labels, args.data_dir, args.protocol)
+    protocol = source.protocol
     claim(Path(args.out), f"--out {args.out}")
 
     corpus, report = load(source, num_proc=args.num_proc)
     files, rows, shared = {}, [], set()
     for fold in range(len(folds_of(corpus, protocol, args.split_seed))):
-        splits = split(corpus, source, protocol, fold, args.validation_fraction, args.split_seed)
+        splits = split(corpus, source.shown, protocol, fold, args.validation_fraction, args.split_seed)
         check_disjoint(splits, protocol.speaker_independent, protocol.validation)
         shared |= {speaker for leak in find_leaks(splits) for speaker in leak.speakers}
         path = Path(args.out, f"{source.stem}_{protocol.name}_fold{fold}.csv")

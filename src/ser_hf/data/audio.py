@@ -1,14 +1,12 @@
 """Audio files to mono float32 samples, trimmed, cropped and zero-padded; scanning and cutting of recordings.
 
-`models.audio_blocks` decodes, resamples and trims, because that code ships with the models. It is imported inside the
-functions here that use it: importing `ser_hf.models` takes seconds, and scanning a corpus does not require it. Nothing
-here draws from a global random state.
+`models.audio_blocks` averages, resamples and trims, because that code ships with the models. It is imported where it is
+used: importing `ser_hf.models` takes seconds, and scanning a corpus does not require it.
 """
 
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import soundfile as sf
@@ -45,12 +43,9 @@ def _read(source: dict | str | Path, start: float | None = None, end: float | No
         raise AudioError(f"{name}: {unreadable(file, error)}") from None
 
 
-def decode(
-    source: dict | str | Path, sampling_rate: int, start: float | None = None, end: float | None = None
-) -> np.ndarray:
-    """One clip as mono float32 in [-1, 1] at `sampling_rate` Hz; `start` and `end` in seconds cut a part of it.
-
-    Channels are averaged (RAVDESS's stereo files hold the same signal twice; MOSEI's may not).
+def decode(source: dict | str | Path, sampling_rate: int, start: float | None = None, end: float | None = None):
+    """One clip as mono float32 in [-1, 1] at `sampling_rate` Hz, the mean of its channels; `start` and `end` in seconds
+    cut a part of it.
 
     Raises:
         AudioError: unreadable, without samples, or with NaN or infinite samples.
@@ -83,18 +78,17 @@ def read_clip(
     change: Callable[[np.ndarray], np.ndarray] | None = None,
     generator: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """The samples of one clip as encoders take them: decoded, trimmed, changed, cropped, zero-padded, in this order.
+    """One clip as input of an encoder: decoded, trimmed, changed, cropped and zero-padded, in this order.
 
     Args:
         audio: A path or an `audio` column value.
         rate: In Hz.
-        trim_db: Trim silence at both ends, this many dB below the loudest; None keeps it. A part from `start` on is
-            not trimmed, which would shift its times.
-        min_seconds: Zero-pad shorter clips.
-        max_seconds: Crop longer clips: at random with a `generator`, to the centre without. None for no limit.
+        trim_db: Trim silence at both ends, so many dB below the loudest; None keeps it. Only whole files are trimmed: a
+            part from `start` would get other times.
+        min_seconds, max_seconds: Zero-pad shorter and crop longer clips (`crop`); None for no limit.
         start, end: Seconds, to read a part of the file.
         change: Augmentation of the samples.
-        generator: Draws the random crop.
+        generator: Draws the position of the crop; without it the centre is taken.
 
     Raises:
         AudioError: unreadable, without samples, or with NaN or infinite samples.
@@ -110,44 +104,30 @@ def read_clip(
     if change is not None:
         samples = change(samples)
     if max_seconds is not None:
-        samples = crop(samples, max_seconds, rate, "centre" if generator is None else "random", generator)
+        samples = crop(samples, max_seconds, rate, generator)
     return zero_pad(samples, round(min_seconds * rate))
 
 
-def crop(
-    samples: np.ndarray,
-    seconds: float,
-    rate: int,
-    how: Literal["random", "centre"] = "centre",
-    generator: np.random.Generator | None = None,
-) -> np.ndarray:
-    """At most `seconds` of a clip, a view: the centre, or a random part with all positions equally likely.
-
-    A clip that is short enough is returned as it is, without a draw.
+def crop(samples: np.ndarray, seconds: float, rate: int, generator: np.random.Generator | None = None) -> np.ndarray:
+    """At most `seconds` of a clip, a view: a random part with all positions equally likely, or without a generator the
+    centre. A clip that is short enough is returned as it is, without a draw. SerError: not above 0 seconds.
 
     >>> crop(np.arange(10), 4, 1).tolist()
     [3, 4, 5, 6]
-
-    Raises:
-        SerError: not above 0 seconds, an unknown `how`, or a random crop without a generator.
     """
     if not seconds > 0:
         raise SerError(f"crop: {seconds} s: must be above 0")
-    if how not in ("random", "centre") or (how == "random" and generator is None):
-        raise SerError(f"crop: {how!r}: must be centre, or random with a generator")
     length = max(1, round(seconds * rate))
     spare = len(samples) - length
     if spare <= 0:
         return samples
-    start = spare // 2 if how == "centre" else int(generator.integers(spare + 1))
+    start = spare // 2 if generator is None else int(generator.integers(spare + 1))
     return samples[start : start + length]
 
 
 def zero_pad(samples: np.ndarray, minimum: int) -> np.ndarray:
-    """The clip with at least `minimum` samples.
-
-    For clips shorter than an encoder's receptive field (400 samples for wav2vec2). These zeros are part of the clip,
-    not padding: the attention mask must call them real, or the encoder has no real frame.
+    """The clip with at least `minimum` samples. These zeros are part of the clip, not padding: a clip shorter than the
+    receptive field of an encoder has no real frame without them.
 
     >>> zero_pad(np.ones(2), 4).tolist()
     [1.0, 1.0, 0.0, 0.0]
@@ -162,17 +142,18 @@ def scan(source: dict | str | Path) -> dict:
         `{"duration": seconds, "audio_hash": hex, "problem": None}`; for a clip that cannot be used `problem` says why
         and the others are None. A clip whose every sample is zero (CREMA-D's 1076_MTI_SAD_XX) cannot be used.
     """
+    problem = None
     try:
         samples, rate = _read(source)
+        if not len(samples):
+            problem = "no samples"
+        elif samples.dtype != np.int16 and not np.isfinite(samples).all():
+            problem = "NaN or infinite samples"
+        elif not samples.any():
+            problem = "silent (every sample is zero)"
+        problem = problem and f"{_name(source)}: {problem}"
     except AudioError as error:
-        return {"duration": None, "audio_hash": None, "problem": str(error)}
-    name, problem = _name(source), None
-    if not len(samples):
-        problem = f"{name}: no samples"
-    elif samples.dtype != np.int16 and not np.isfinite(samples).all():
-        problem = f"{name}: NaN or infinite samples"
-    elif not samples.any():
-        problem = f"{name}: silent (every sample is zero)"
+        problem = str(error)
     if problem:
         return {"duration": None, "audio_hash": None, "problem": problem}
     # One channel is hashed where all are equal, and the rate: a stereo copy of a mono clip is the same audio.

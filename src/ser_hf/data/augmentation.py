@@ -1,9 +1,9 @@
-"""Clips changed at random in training: waveforms, spectrograms and batches, each change a function of its own.
+"""Random changes of training clips: of waveforms, spectrograms and batches, one function per change.
 
-Every function that draws takes a `numpy.random.Generator` and draws from nothing else: the same generator state gives
-the same output, and a worker that is given its own generator repeats what it did. Waveforms are mono float32 samples,
-spectrograms `(frequencies, frames)`. Nothing is clipped: samples may exceed 1, and the feature extractors normalise.
-`augment` applies to one clip what `Augmentation`'s flags say; `mixup` works on a padded batch.
+Every function that draws takes a `numpy.random.Generator` and draws from nothing else, so that the same generator state
+gives the same output in any worker; torchaudio's transforms draw from a global state. Waveforms are mono float32
+samples, spectrograms `(frequencies, frames)`. Nothing is clipped: samples may exceed 1. `augment` applies the flags of
+`Augmentation` to one clip; `mixup` works on a padded batch.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from ..files import png
 from .audio import crop, decode
 
 SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
-# dB by which the direct sound of a synthetic room is above its whole reverberation: a speaker about a metre away.
+# Level in dB of the direct sound of a synthetic room above all its reverberation: a speaker about one metre away.
 DIRECT_DB = 6.0
 
 
@@ -38,12 +38,13 @@ def noise_at_snr(
 
     Args:
         samples: The clip.
-        snr_db: Signal-to-noise ratio in dB; exact, since what is added is scaled by its own power.
-        generator: Draws white Gaussian noise, or the place in `noise`.
-        noise: A recording at the clip's rate. A longer one is cut at a random place, a shorter one repeated from one.
+        snr_db: Signal-to-noise ratio in dB; exact, because the noise is scaled by its own power.
+        generator: Draws white Gaussian noise, or the position in `noise`.
+        noise: A recording at the clip's rate: a random part of a longer one, a shorter one repeated from a random
+            position.
 
     Returns:
-        The clip unchanged where a ratio means nothing: it is digital silence, or the noise is.
+        The sum; the clip unchanged if it or the noise is digital silence.
     """
     if noise is None:
         added = generator.standard_normal(len(samples))
@@ -59,7 +60,7 @@ def noise_at_snr(
 def speed(samples: np.ndarray, factor: float) -> np.ndarray:
     """`samples` played `factor` times as fast: `round(len / factor)` samples, pitch and formants higher by `factor`.
 
-    Resampling by soxr, which leaves no aliases; at least one sample stays.
+    soxr resamples, without aliases; at least one sample stays.
     """
     import soxr
 
@@ -67,12 +68,12 @@ def speed(samples: np.ndarray, factor: float) -> np.ndarray:
 
 
 def pitch(samples: np.ndarray, rate: int, semitones: float) -> np.ndarray:
-    """`samples` with everything `semitones` higher (12 are an octave), of the same length and tempo.
+    """`samples` with pitch and formants `semitones` higher (12 are an octave), of the same length and tempo.
 
     The algorithm of torchaudio.functional.pitch_shift: stretched by a phase vocoder (32 ms Hann windows every 8 ms),
-    then resampled back. With soxr as the resampler and not torchaudio's, whose kernels for such ratios take 10 to
-    27 s for a clip of 2 s (measured; this takes 0.03 s for 4 s), and which rounds the ratio; and with zeros beyond the
-    clip's ends, since torchaudio reflects and fails on clips below 256 samples.
+    then resampled back. soxr resamples, because torchaudio's kernels for such ratios take 10 to 27 s for a clip of 2 s
+    (measured; this takes 0.03 s for 4 s) and round the ratio; and the clip is zero-padded at both ends, because
+    torchaudio reflects and fails on clips below 256 samples.
     """
     import soxr
     import torch
@@ -94,8 +95,8 @@ def pitch(samples: np.ndarray, rate: int, semitones: float) -> np.ndarray:
 
 
 def impulse_response(seconds: float, rate: int, generator: np.random.Generator) -> np.ndarray:
-    """A synthetic room that fades by 60 dB in `seconds`: one direct impulse, then white noise that decays exponentially
-    (Polack's model, 1988), `DIRECT_DB` below the impulse altogether."""
+    """A synthetic room with a reverberation time (60 dB) of `seconds`: one direct impulse, then white noise that decays
+    exponentially (Polack's model, 1988), in total `DIRECT_DB` below the impulse."""
     time = np.arange(1, max(1, round(seconds * rate)) + 1) / rate
     tail = generator.standard_normal(len(time)) * 10 ** (-3 * time / seconds)  # 60 dB are a factor of 1000
     tail *= np.sqrt(10 ** (-DIRECT_DB / 10) / np.square(tail).sum())
@@ -103,8 +104,10 @@ def impulse_response(seconds: float, rate: int, generator: np.random.Generator) 
 
 
 def reverb(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """`samples` in the room of an impulse response at the same rate: as long, as loud (root mean square), and not
-    delayed, because the response's peak, its direct sound, stays at time 0. What rings on behind the end is cut."""
+    """`samples` in the room of an impulse response at the same rate: as long and as loud (root mean square) as before.
+
+    Not delayed: the peak of the response, its direct sound, stays at time 0. The tail after the end is cut.
+    """
     from scipy.signal import oaconvolve
 
     peak = int(np.abs(response).argmax())
@@ -116,10 +119,9 @@ def reverb(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
 def spans(length: int, count: int, width: int, generator: np.random.Generator, limit: float = 0.5) -> np.ndarray:
     """`count` random spans of an axis as `(length,)` booleans, True = masked.
 
-    Each span's width is drawn from 0 to `width`, its place so that it lies within the axis; spans may overlap. No span
-    is wider than `floor(limit * length / count)`: together they never hide more than `limit` of the axis, and a clip
-    too short for that is not masked. Besides spectrograms it serves an encoder's hidden sequence, as the
-    `mask_time_indices` of transformers' wav2vec2 family, whose own masking fails on clips shorter than its span.
+    Each span's width is drawn from 0 to `width`, then its position within the axis; spans may overlap. No span is wider
+    than `floor(limit * length / count)`: together they never mask more than `limit` of the axis, and a clip too short
+    for that is not masked.
     """
     if not 0 <= limit < 1:
         raise SerError(f"spans: limit {limit}: must be at least 0 and below 1")
@@ -144,12 +146,11 @@ def spec_augment(
     """SpecAugment without its time warp (Park et al. 2019; numbers and widths of its Switchboard mild policy).
 
     Args:
-        spectrogram: `(frequencies, frames)`, log or dB. Masks are filled with its mean: as it is made, not one of a
-            padded batch.
+        spectrogram: `(frequencies, frames)`, log or dB, not padded: masks are filled with its mean.
         generator: Draws the masks.
         freq_masks, freq_width: Number of masks over rows, and the widest.
         time_masks, time_width: The same over frames.
-        limit: Largest part of each axis that masks may hide, see `spans`.
+        limit: Largest part of each axis that is masked, see `spans`.
     """
     rows = spans(spectrogram.shape[0], freq_masks, freq_width, generator, limit)
     frames = spans(spectrogram.shape[1], time_masks, time_width, generator, limit)
@@ -161,16 +162,16 @@ def mixup(values, labels, alpha: float, generator: np.random.Generator, mask=Non
     2018), with a lambda from Beta(alpha, alpha) for every clip.
 
     Args:
-        values: `(batch, ...)` padded inputs as the collator makes them, normalised (so that lambda is about loudness).
+        values: `(batch, ...)` padded, normalised inputs from the collator (so that lambda is the ratio of loudness).
         labels: `(batch, labels)` floats: one-hot classes, votes, multi-label or regression vectors.
-        alpha: Of the beta distribution; 0.2 mixes little, 1 evenly.
-        generator: Draws who is mixed, with whom and how much.
-        mask: `(batch, time)` integers or booleans, 1 = real; behind a clip's end `values` must be 0 (silence). A clip
-            of 2 s mixed with one of 3 s is 3 s, the third of the longer alone; labels do not change for that.
+        alpha: Parameter of the beta distribution; 0.2 mixes little, 1 evenly.
+        generator: Draws which clips are mixed, with which others and how much.
+        mask: `(batch, time)` integers or booleans, 1 = real; after a clip's end `values` must be 0 (silence). A clip of
+            2 s mixed with one of 3 s has 3 s, the last second from the longer alone; labels do not depend on that.
         p: Part of the clips that are mixed; the others keep their exact values.
 
     Returns:
-        `(values, labels, mask)` as new tensors; `mask` is None where none was given.
+        `(values, labels, mask)` as new tensors; `mask` is None if the argument is.
     """
     import torch
 
@@ -200,40 +201,38 @@ def _flag(default, text: str):
 
 @dataclass
 class Augmentation:
-    """How training clips are changed at random. Every `_p` is a probability for each clip; 0, the default, is never.
-    Ranges are two numbers, drawn between evenly, or one number that is always taken."""
+    """Random changes of training clips. Every `_p` is a probability per clip; 0, the default, is never. A range is two
+    numbers, between which a value is drawn uniformly, or one number that is always used."""
 
-    crop_p: float = _flag(0.0, "Keep only a stretch, from anywhere in the clip.")
-    crop_keep: list[float] = _flag([0.6, 1.0], "Range of the part of the clip that is kept.")
+    crop_p: float = _flag(0.0, "Crop the clip at random.")
+    crop_keep: list[float] = _flag([0.6, 1.0], "Range of the length after the crop, relative to the clip.")
     speed_p: float = _flag(0.0, "Play faster or slower (pitch changes too).")
     speed_factor: list[float] = _flag([0.9, 1.1], "Range of the speed; above 1 is faster and shorter.")
     pitch_p: float = _flag(0.0, "Shift the pitch, at the same tempo.")
     pitch_semitones: list[float] = _flag([-2.0, 2.0], "Range of the shift in semitones.")
-    reverb_p: float = _flag(0.0, "Put the speaker into a room.")
+    reverb_p: float = _flag(0.0, "Add reverberation.")
     reverb_seconds: list[float] = _flag([0.1, 0.6], "Range of a synthetic room's reverberation time (60 dB).")
     reverb_dir: str | None = _flag(None, "Folder of impulse responses to draw from instead of synthetic rooms.")
     noise_p: float = _flag(0.0, "Add noise.")
     noise_snr_db: list[float] = _flag([10.0, 30.0], "Range of the signal-to-noise ratio in dB.")
     noise_dir: str | None = _flag(None, "Folder of noise recordings to draw from instead of white noise.")
-    gain_p: float = _flag(0.0, "Change the level; of no effect where the feature extractor normalises clips.")
+    gain_p: float = _flag(0.0, "Change the level; no effect if the feature extractor normalises clips.")
     gain_db: list[float] = _flag([-6.0, 6.0], "Range of the change in dB.")
-    spec_p: float = _flag(0.0, "Hide bands and stretches of the spectrogram (SpecAugment).")
-    spec_freq_masks: int = _flag(2, "Number of hidden bands.")
-    spec_freq_width: int = _flag(15, "Widest band, in rows of the spectrogram.")
-    spec_time_masks: int = _flag(2, "Number of hidden stretches.")
-    spec_time_width: int = _flag(70, "Longest stretch, in frames.")
+    spec_p: float = _flag(0.0, "Mask bands and times of the spectrogram (SpecAugment).")
+    spec_freq_masks: int = _flag(2, "Number of masked bands.")
+    spec_freq_width: int = _flag(15, "Widest masked band, in rows of the spectrogram.")
+    spec_time_masks: int = _flag(2, "Number of masked times.")
+    spec_time_width: int = _flag(70, "Longest masked time, in frames.")
     mixup_p: float = _flag(0.0, "Mix the clip and its label with another clip of the batch.")
-    mixup_alpha: float = _flag(0.2, "Of mixup's Beta(alpha, alpha): near 0 mixes little, 1 mixes evenly.")
+    mixup_alpha: float = _flag(0.2, "Parameter of mixup's Beta(alpha, alpha): near 0 mixes little, 1 evenly.")
 
     def __post_init__(self):
         for entry in fields(self):
             name, value = entry.name, getattr(self, entry.name)
             if name.endswith("_p") and not 0 <= value <= 1:
                 raise SerError(f"--{name} {value}: must be a probability, 0 to 1")
-            if isinstance(value, list) and (len(value) not in (1, 2) or not np.isfinite(value).all()):
-                raise SerError(f"--{name} {' '.join(map(str, value))}: must be one number or two, lowest first")
-            if isinstance(value, list) and value[0] > value[-1]:
-                raise SerError(f"--{name} {value[0]} {value[1]}: the lowest comes first")
+            if isinstance(value, list) and not (len(value) in (1, 2) and -np.inf < value[0] <= value[-1] < np.inf):
+                raise SerError(f"--{name} {' '.join(map(str, value))}: must be one number or two, the lowest first")
             if name in ("crop_keep", "speed_factor", "reverb_seconds") and value[0] <= 0:
                 raise SerError(f"--{name} {value[0]}: must be above 0")
             if name == "crop_keep" and value[-1] > 1:
@@ -241,20 +240,20 @@ class Augmentation:
             if isinstance(value, int) and value < 0:
                 raise SerError(f"--{name} {value}: must be at least 0")
             if name.endswith("_dir") and value is not None and not sound_files(value):
-                raise SerError(f"--{name} {value}: no audio file in it ({', '.join(SOUND_FILES)})")
+                raise SerError(f"--{name} {value}: no audio file below this folder ({', '.join(SOUND_FILES)})")
         if self.mixup_alpha <= 0:
             raise SerError(f"--mixup_alpha {self.mixup_alpha}: must be above 0")
 
 
 @lru_cache(maxsize=16)
 def sound_files(folder: str) -> tuple[str, ...]:
-    """Audio files at and below a folder, sorted, so that the same draw is the same file everywhere."""
+    """Audio files below a folder, sorted, so that the same draw is the same file on every machine."""
     files = Path(folder).expanduser().rglob("*")
     return tuple(sorted(str(file) for file in files if file.suffix.lower() in SOUND_FILES))
 
 
 def _sound(folder: str, rate: int, generator: np.random.Generator, seconds: float | None = None) -> np.ndarray:
-    """A random file of a folder; of a longer one, `seconds` from a random place, so that no long file is decoded."""
+    """A random file of a folder; a random part of `seconds` of a longer one, so that no long file is decoded."""
     import soundfile
 
     files = sound_files(folder)
@@ -264,7 +263,7 @@ def _sound(folder: str, rate: int, generator: np.random.Generator, seconds: floa
     try:
         spare = max(0.0, soundfile.info(path).duration - seconds)
     except soundfile.LibsndfileError:
-        spare = 0.0  # decode says what is wrong with it
+        spare = 0.0  # decode raises with the reason
     start = spare * generator.random()
     return decode(path, rate, start, start + seconds)
 
@@ -274,14 +273,14 @@ def _between(limits: Sequence[float], generator: np.random.Generator) -> float:
 
 
 def augment(samples: np.ndarray, rate: int, config: Augmentation, generator: np.random.Generator) -> np.ndarray:
-    """One clip's samples changed as `config` says: cut, then in the order in which sound travels: voice (speed, pitch),
-    room, noise, level. With every probability 0 the clip comes back itself.
+    """One clip's samples changed by `config`: cropped, then in the order in which sound travels: voice (speed, pitch),
+    room, noise, level. With every probability 0 the result is the clip itself.
 
     Raises:
         AudioError: a file of `noise_dir` or `reverb_dir` cannot be read.
     """
-    if config.crop_p and generator.random() < config.crop_p:  # without it nothing is drawn: earlier runs repeat
-        samples = crop(samples, _between(config.crop_keep, generator) * len(samples), 1, "random", generator)
+    if config.crop_p and generator.random() < config.crop_p:  # 0 draws nothing
+        samples = crop(samples, _between(config.crop_keep, generator) * len(samples), 1, generator)
     if generator.random() < config.speed_p:
         samples = speed(samples, _between(config.speed_factor, generator))
     if generator.random() < config.pitch_p:
@@ -309,9 +308,9 @@ def augment_spectrogram(spectrogram: np.ndarray, config: Augmentation, generator
 
 
 def draw_examples(samples: np.ndarray, rate: int, config: Augmentation, seed: int) -> bytes:
-    """PNG: waveform and spectrogram of a clip, of each transform in use alone, and of two draws of all together.
+    """PNG: waveform and spectrogram of a clip, after each transform in use alone, and after two draws of all together.
 
-    Mixup is not drawn (it needs two clips); SpecAugment is drawn on the spectrogram.
+    Mixup is not drawn (it requires two clips); SpecAugment is drawn on the spectrogram.
     """
     from matplotlib.figure import Figure
 

@@ -1,21 +1,21 @@
-"""Batches by seconds of audio: clips of about equal length together, as many as fit into a budget of padded seconds.
+"""Batches of clips of similar length, as many as fit into a budget in seconds of audio per batch.
 
 Random batches of eight IEMOCAP utterances compute 2.35 times the real audio; these compute about 1.02 times, and the
-largest batch is about the mean one, so memory is known in advance (shared/PERFORMANCE.md 0). The Trainer's own
-`group_by_length` keeps the largest batch, reads the lengths by decoding every clip, and permutes predictions.
+largest batch is about as large as the mean one, so that memory is known in advance. The Trainer's own `group_by_length`
+has the same largest batch, reads the lengths by decoding every clip, and permutes predictions.
 """
 
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
-# Relative noise on lengths when sorting, so that batches are made of other clips in every epoch. 0.02 costs about
-# 2 % padding and lets a clip meet all others of nearly its length.
+# Relative noise on the lengths that are sorted, so that every epoch has other batches. 0.02 costs about 2 % padding and
+# mixes all clips of nearly equal length.
 JITTER = 0.02
 
 
 def cut_by_seconds(durations: np.ndarray, order: np.ndarray, seconds: float) -> list[np.ndarray]:
-    """Cut an order of clips into consecutive batches of at most `seconds` of padded audio (a longer clip is alone).
+    """Cut an order of clips into consecutive batches of at most `seconds` of padded audio; a longer clip is alone.
 
     >>> [b.tolist() for b in cut_by_seconds(np.array([4.0, 3.0, 3.0, 1.0]), np.array([0, 1, 2, 3]), 8.0)]
     [[0, 1], [2, 3]]
@@ -32,7 +32,7 @@ def cut_by_seconds(durations: np.ndarray, order: np.ndarray, seconds: float) -> 
 
 
 def split_to(batches: list[np.ndarray], count: int, durations: np.ndarray) -> list[np.ndarray]:
-    """Halve the batch with the most audio until there are `count` (or only single clips are left)."""
+    """Halve the batch with the most audio until there are `count`, or only batches of one clip."""
     batches = list(batches)
     seconds = [durations[b].max() * len(b) if len(b) > 1 else 0.0 for b in batches]
     while len(batches) < count and max(seconds) > 0.0:
@@ -44,7 +44,7 @@ def split_to(batches: list[np.ndarray], count: int, durations: np.ndarray) -> li
 
 
 def sampling_weights(groups: list) -> np.ndarray:
-    """Weights with which each group (class, speaker) is drawn equally often.
+    """One weight per clip, with which each group (class, speaker) is drawn equally often.
 
     >>> sampling_weights(["a", "a", "a", "b"]).tolist()
     [0.3333333333333333, 0.3333333333333333, 0.3333333333333333, 1.0]
@@ -54,21 +54,21 @@ def sampling_weights(groups: list) -> np.ndarray:
 
 
 class LengthBatchSampler:
-    """Batches of row numbers for one rank: every clip exactly once an epoch over all ranks, as many batches on each.
+    """Batches of row numbers for one rank: over all ranks every clip exactly once per epoch, equally many batches each.
 
-    The batches of an epoch are a function of `seed` and the epoch alone, so a resumed run sees what an unbroken one
-    does; their number is the same in every epoch, because the Trainer computes its steps once. Two ranks take turns:
-    what one rank with two accumulation steps sees in one update, two ranks see in one update too.
+    The batches of an epoch are a function of `seed` and the epoch alone, so that a resumed run has the batches of an
+    unbroken one; their number is the same in every epoch, because the Trainer computes its steps once. Ranks take
+    turns: an update of two ranks has the same clips as one of one rank with two accumulation steps.
 
     Args:
         durations: Seconds of each clip, a plain array (a datasets column would be read clip by clip).
-        seconds: Budget of padded audio a batch; None for batches of `count` clips.
-        count: Clips a batch where `seconds` is None, drawn at random as the Trainer's default does.
-        seed: With the epoch, the source of all randomness.
-        rank, world_size: This process, and how many there are.
-        weights: One a clip: every epoch draws as many clips as there are, with replacement and by these weights
+        seconds: Budget of padded audio per batch; None for batches of `count` clips.
+        count: Clips per batch where `seconds` is None, drawn at random like the Trainer's default.
+        seed: Seed of all randomness, with the epoch.
+        rank, world_size: This process, and the number of processes.
+        weights: One per clip: every epoch draws as many clips as there are, with replacement and by these weights
             (balanced sampling), instead of each exactly once.
-        on_epoch: Is told the epoch too (the collator, whose randomness depends on it).
+        on_epoch: Called with each epoch (for the collator, whose randomness depends on it).
 
     Raises:
         ValueError: fewer clips than processes.
@@ -95,14 +95,14 @@ class LengthBatchSampler:
         if seconds is None:
             fewest = -(-len(self.durations) // count)
         else:
-            # 3 % more batches than without noise: room for the noise, paid by halving some of the heaviest.
+            # 3 % more batches than without noise, as room for the noise; some of the longest are halved for it.
             everything = np.arange(len(self.durations))
             fewest = -(-len(self._cut(everything, 0.0, np.random.default_rng(seed))) * 103 // 100)
         most = len(self.durations) // world_size * world_size
         self.total = min(-(-fewest // world_size) * world_size, most)
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by the Trainer before each epoch."""
+        """The Trainer calls this before each epoch."""
         self.epoch = epoch
         if self.on_epoch is not None:
             self.on_epoch(epoch)
@@ -119,17 +119,17 @@ class LengthBatchSampler:
         if self.weights is not None:
             clips = rng.choice(len(clips), len(clips), p=self.weights)
         if self.seconds is None:
-            made = np.array_split(rng.permutation(clips), self.total)
+            batches = np.array_split(rng.permutation(clips), self.total)
         else:
             jitter = JITTER
-            made = self._cut(clips, jitter, rng)
-            while len(made) > self.total and jitter:  # noise made batches fall short of the budget: less of it
+            batches = self._cut(clips, jitter, rng)
+            while len(batches) > self.total and jitter:  # too many batches fall short of the budget: less noise
                 jitter = jitter / 2 if jitter > 1e-4 else 0.0
-                made = self._cut(clips, jitter, rng)
-            if len(made) > self.total:  # only where clips were drawn, and more long ones than there are
-                made = [made[i] for i in rng.permutation(len(made))[: self.total]]
-            made = split_to(made, self.total, self.durations)
-        return [made[i] for i in rng.permutation(len(made))]
+                batches = self._cut(clips, jitter, rng)
+            if len(batches) > self.total:  # only with weights, where more long clips are drawn than exist
+                batches = [batches[i] for i in rng.permutation(len(batches))[: self.total]]
+            batches = split_to(batches, self.total, self.durations)
+        return [batches[i] for i in rng.permutation(len(batches))]
 
     def __len__(self) -> int:
         return self.total // self.world_size
@@ -142,14 +142,13 @@ class LengthBatchSampler:
 def evaluation_batches(
     durations: np.ndarray, seconds: float | None, count: int = 8, exact: bool = False
 ) -> list[np.ndarray]:
-    """Batches for evaluation, longest first (so that a too large batch fails at once, not at the end).
+    """Batches for evaluation, longest first, so that a too large batch fails at once and not at the end.
 
     Args:
         durations: Seconds of each clip.
-        seconds: Budget of padded audio a batch; None for `count` clips a batch, sorted by length all the same.
-        count: Clips a batch where `seconds` is None.
-        exact: Only clips of equal length share a batch, so nothing is padded: for encoders with group norm in the
-            feature encoder, whose output depends on the padding even with a mask.
+        seconds: Budget of padded audio per batch; None for `count` clips per batch, also sorted by length.
+        count: Clips per batch where `seconds` is None.
+        exact: Only clips of equal length share a batch, so that nothing is padded: for padding-sensitive encoders.
     """
     durations = np.asarray(durations, dtype=np.float64)
     order = np.argsort(-durations, kind="stable")
@@ -164,6 +163,6 @@ def evaluation_batches(
 
 
 def padding_factor(durations: np.ndarray, batches: list[np.ndarray]) -> float:
-    """Padded seconds over real seconds; 1.0 is no padding."""
+    """Padded seconds divided by real seconds; 1.0 is no padding."""
     padded = sum(durations[batch].max() * len(batch) for batch in batches)
     return float(padded / durations[np.concatenate(batches)].sum())

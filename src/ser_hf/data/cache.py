@@ -1,11 +1,9 @@
 """Tensors on disk, named by the content they were computed from: features and hidden states are computed once.
 
-A store is a folder of safetensors files, named by the settings of the computation (`settings_folder`): another
-extractor, encoder or flag has another folder. The name of a tensor is the content it was computed from (an utterance's
-audio hash, its text): a changed clip has another name and is computed anew, every corpus and every run shares an
-unchanged one. Files are only added, each written whole or not at all, so that an interrupted run continues where it
-stopped and several processes may add at the same time. Nothing is ever deleted here: remove the folder of a store that
-is no longer needed.
+A store is a folder of safetensors files, named by the settings of the computation (`settings_folder`). The name of a
+tensor is the content it was computed from (an utterance's audio hash, its text): a changed clip is computed anew, all
+corpora and runs share an unchanged one. Files are only added, each written whole or not at all, so that an interrupted
+run continues where it stopped and several processes may add at the same time. Nothing is ever deleted here.
 """
 
 import os

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import datasets
 import xxhash
@@ -34,6 +35,7 @@ class Source:
         shown: Its name in results and cards: a folder by `./` and its last part alone, others as they are.
         corpus: Its builder class, with card and protocols.
         config: The label configuration.
+        protocol: The protocol that makes its folds.
         root: The corpus's folder, absolute; None for a dataset on the Hub.
     """
 
@@ -41,6 +43,7 @@ class Source:
     shown: str
     corpus: type[SpeechCorpus]
     config: LabelConfig
+    protocol: Protocol
     root: Path | None
 
     @property
@@ -74,20 +77,21 @@ def corpus_class(name: str) -> type[SpeechCorpus]:
     return next(c for c in classes if c.__module__ == module.__name__)
 
 
-def find_protocol(corpus: Source | str, name: str | None = None) -> Protocol:
-    """A protocol of a corpus, which is resolved or only named; the default protocol if `name` is None.
+def find_protocol(corpus: str, name: str | None = None) -> Protocol:
+    """A protocol of a corpus by the corpus's name; the default protocol if `name` is None.
 
     Raises:
         SerError: the corpus has no protocol of that name.
     """
-    if isinstance(corpus, Source):
-        shown, protocols = corpus.shown, corpus.corpus.protocols()
-    else:
-        shown = corpus
-        protocols = (corpus_class(corpus) if corpus in list_corpora() else SpeechCorpus).protocols()
-    if name is not None and name not in protocols:
-        raise SerError(f"{shown} has no protocol {name!r}: choose one of {', '.join(protocols)}")
-    return protocols[name or next(iter(protocols))]
+    kind = corpus_class(corpus) if corpus in list_corpora() else SpeechCorpus
+    return _choose(kind.protocols(), name, f"{corpus} has no protocol")
+
+
+def _choose(choices: dict, name: str | None, mistake: str) -> Any:
+    """The choice of that name, the first one if `name` is None."""
+    if name is not None and name not in choices:
+        raise SerError(f"{mistake} {name!r}: choose one of {', '.join(choices)}")
+    return choices[next(iter(choices)) if name is None else name]
 
 
 def is_own(name: str) -> bool:
@@ -95,31 +99,34 @@ def is_own(name: str) -> bool:
     return name not in list_corpora() and ("/" in name or Path(name).is_dir())
 
 
-def find_source(name: str, labels: str | None = None, data_dir: str | Path | None = None) -> Source:
-    """Resolve the name of a corpus, its label set and its folder. A Hub dataset is downloaded here on first use: its
-    label set is in its data.
+def find_source(
+    name: str, labels: str | None = None, data_dir: str | Path | None = None, protocol: str | None = None
+) -> Source:
+    """Resolve the name of a corpus, its label set, its protocol and its folder. A Hub dataset is downloaded here on
+    first use: its label set is in its data.
 
     Args:
         name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`).
         labels: Label configuration (on the Hub: the dataset's configuration); the default one if None.
-        data_dir: The corpus's folder, or one above it; else it is looked for under `$SER_DATA_DIR`.
+        data_dir: The corpus's folder, or one above it; else it is searched under `$SER_DATA_DIR`.
+        protocol: Name of a protocol; the default one if None.
 
     Raises:
-        SerError: unknown corpus or label set, or the corpus is not there.
+        SerError: unknown corpus, label set or protocol, or the corpus is not there.
     """
-    if is_own(name) and data_dir is not None:
+    folder, on_hub = Path(name).expanduser().absolute(), False
+    if not is_own(name):
+        shown, corpus = name, corpus_class(name)
+    elif data_dir is not None:
         raise SerError(f"--data_dir {data_dir}: --dataset {name} already says where the data is; leave --data_dir out")
-    if is_own(name) and name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists():
-        corpus = hub_corpus(name, labels)
-        return Source(name, name, corpus, corpus.BUILDER_CONFIGS[0], None)
-    folder = Path(name).expanduser().absolute()
-    corpus = folder_corpus(folder) if is_own(name) else corpus_class(name)
+    elif on_hub := name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists():
+        shown, corpus = name, hub_corpus(name, labels)
+    else:
+        shown, corpus = f"./{folder.name}", folder_corpus(folder)
     configs = {config.name: config for config in corpus.BUILDER_CONFIGS}
-    labels = labels or corpus.DEFAULT_CONFIG_NAME
-    if labels not in configs:
-        raise SerError(f"{name} has no label set {labels!r}: choose one of {', '.join(configs)}")
-    shown = f"./{folder.name}" if is_own(name) else name
-    return Source(name, shown, corpus, configs[labels], _find_root(corpus, name, data_dir))
+    config = _choose(configs, labels or corpus.DEFAULT_CONFIG_NAME, f"{name} has no label set")
+    chosen = _choose(corpus.protocols(), protocol, f"{name} has no protocol")
+    return Source(name, shown, corpus, config, chosen, None if on_hub else _find_root(corpus, name, data_dir))
 
 
 def _find_root(corpus: type[SpeechCorpus], name: str, data_dir: str | Path | None) -> Path:
@@ -145,8 +152,8 @@ def _find_root(corpus: type[SpeechCorpus], name: str, data_dir: str | Path | Non
 
 
 def fingerprint(source: Source) -> str:
-    """Changes with the corpus's content and with the code that reads it. Part of the cache key, because `datasets`
-    keys a builder's cache by neither."""
+    """A hash of the corpus's content and of the code that reads it: part of the cache key, because `datasets` keys a
+    builder's cache by neither."""
     things = (source.corpus, SpeechCorpus, scan, features)
     digest = xxhash.xxh3_64((__version__ + "".join(inspect.getsource(inspect.getmodule(t)) for t in things)).encode())
     for line in source.corpus.state(source.root):
@@ -208,7 +215,7 @@ def load_corpus(
     Args:
         name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`).
         labels: Label configuration; the corpus's default if None.
-        data_dir: The corpus's folder; else it is looked for under `$SER_DATA_DIR`.
+        data_dir: The corpus's folder; else it is searched under `$SER_DATA_DIR`.
         cache_dir: Folder of the cached table; `datasets`' own cache if None.
         num_proc: Processes that scan; worth it from about ten thousand clips.
         strict: Make missing, surplus or unusable utterances an error.

@@ -62,14 +62,17 @@ def find_mixture(
     data_dir: str | Path | None = None,
     test_on: str | None = None,
     add_labels: list[str] | None = None,
+    protocol: str | None = None,
 ) -> Mixture:
-    """Resolve a `--dataset` value, be it one corpus or several joined by `+`. Reads no audio.
+    """Resolve a `--dataset` value. Reads no audio.
 
     Args:
+        dataset: One corpus, or several joined by `+`, named as `find_source` takes them.
         labels: Label configuration of the tested corpus; with several corpora one of `LABEL_SETS`.
         data_dir: The corpus's folder; with several corpora the one that holds all of them, as `$SER_DATA_DIR` does.
         test_on: The corpus that is split and tested, where there are several.
         add_labels: Take only these labels from the others (the reference work adds sad and angry to balance MOSEI).
+        protocol: Of the tested corpus; the default one if None.
 
     Raises:
         SerError: as `find_source` does; `test_on` is missing or none of the corpora; the label set is not shared, or a
@@ -83,12 +86,12 @@ def find_mixture(
     if test_on is not None and test_on not in names:
         raise SerError(f"--test_on {test_on}: must be one of {', '.join(names)}")
     if len(names) < 2:
-        return Mixture(find_source(dataset, labels, data_dir))
+        return Mixture(find_source(dataset, labels, data_dir, protocol))
 
-    def find(name: str, labels: str | None = None) -> Source:
-        return find_source(name, labels, None if is_own(name) else data_dir)
+    def find(name: str, labels: str | None = None, protocol: str | None = None) -> Source:
+        return find_source(name, labels, None if is_own(name) else data_dir, protocol)
 
-    tested, others = find(test_on, labels), [name for name in names if name != test_on]
+    tested, others = find(test_on, labels, protocol), [name for name in names if name != test_on]
     names = tested.config.label_names
     if tested.config.name not in LABEL_SETS:
         raise SerError(f"--labels {tested.config.name}: corpora can be mixed in the label sets {', '.join(LABEL_SETS)}")

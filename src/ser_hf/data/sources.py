@@ -48,9 +48,9 @@ def folder_corpus(folder: Path) -> type[SpeechCorpus]:
         if number > 1:
             name = table["file_name"].iloc[files.index(file)]
             raise SerError(f"{path}: {name} is named {number} times; name it once")
-    outside = [file for file in files if not Path(file).is_relative_to(folder)]
+    outside = dict.fromkeys(file for file in files if not Path(file).is_relative_to(folder))
     base = os.path.commonpath(map(os.path.dirname, outside)) if outside else ""  # ids name no folder of this machine
-    names = [Path(file).relative_to(base if file in {*outside} else folder) for file in files]
+    names = [Path(file).relative_to(base if file in outside else folder) for file in files]
     stems = [name.with_suffix("") for name in names]
     numbers = Counter(stems)
     ids = [str(name if numbers[stem] > 1 else stem) for name, stem in zip(names, stems, strict=True)]
@@ -103,9 +103,7 @@ def hub_corpus(name: str, labels: str | None = None) -> type[SpeechCorpus]:
         state.append(f"{part} {data._fingerprint}\n")
         classes = getattr(data.features["label"], "names", None)
         orders.add(tuple(classes or ()))
-        columns = [
-            column for column in ("id", "label", "text", "speaker", *OPTIONAL_COLUMNS) if column in data.features
-        ]
+        columns = [name for name in ("id", "label", "text", "speaker", *OPTIONAL_COLUMNS) if name in data.features]
         for index, row in enumerate(data.select_columns(columns).to_list()):
             if classes and row["label"] is not None:  # -1 is the Hub's way to say: no label
                 row["label"] = classes[row["label"]] if row["label"] >= 0 else None
@@ -180,9 +178,7 @@ def _own_corpus(
     return OwnCorpus
 
 
-def label_set(
-    title: str, name: str, values: list, order: tuple[str, ...] = ()
-) -> tuple[LabelConfig, list[dict[str, Any]]]:
+def label_set(title: str, name: str, values: list, order: tuple[str, ...] = ()) -> tuple[LabelConfig, list[dict]]:
     """The label configuration that a column of labels makes, and the `emotion` or `scores` of each of its rows.
 
     Words, booleans and whole numbers are classes. Fractions are one value to regress; lists of numbers, all of one
@@ -210,7 +206,7 @@ def label_set(
         vectors = [[value] if fractions and value is not None else value for value in values]
         lengths = {len(vector) if isinstance(vector, list) else None for vector in vectors if vector is not None}
         numbers = [x for vector in vectors if isinstance(vector, list) for x in vector if not _is_missing(x)]
-        if len(lengths) > 1 or None in lengths or not all(isinstance(x, int | float) for x in numbers):
+        if len(lengths) > 1 or lengths & {None, 0} or not all(isinstance(x, int | float) for x in numbers):
             raise SerError(f"--dataset {title}: labels that are lists must hold numbers and have one length")
         targets = ("label",) if fractions else tuple(str(index) for index in range(lengths.pop()))
         kind = "regression" if fractions or {*numbers} - {0, 1} else "multi_label_classification"
@@ -218,19 +214,13 @@ def label_set(
             {} if vector is None or any(map(_is_missing, vector)) else dict(zip(targets, vector, strict=True))
             for vector in vectors
         ]
-        counts = {"": sum(map(bool, scores))}
-        config = LabelConfig(name, targets=targets, problem_type=kind, counts=counts)
+        config = LabelConfig(name, targets=targets, problem_type=kind, counts={"": sum(map(bool, scores))})
         return config, [{"emotion": None, "scores": score} for score in scores]
     if not order and all(isinstance(value, int | float) for value in present):
         order = tuple(dict.fromkeys(_text(value) for value in sorted(present)))
     words = [_text(value) for value in values]
     counts = Counter(word for word in words if word is not None)
-    config = LabelConfig(
-        name,
-        label_map={word: word for word in order or counts},
-        counts={word: counts[word] for word in order or sorted(counts)},
-        order=order,
-    )
+    config = LabelConfig(name, counts={word: counts[word] for word in order or sorted(counts)}, order=order)
     return config, [{"emotion": word} for word in words]
 
 

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 
 from ..errors import SerError
 from .corpus import Protocol
-from .loading import Source, find_protocol
+from .loading import find_protocol
 
 PARTS = ("train", "validation", "test")
 VALIDATION_FRACTION = 0.2  # of the training utterances, as EmoBox's 80/20
@@ -88,7 +88,7 @@ def _random_folds(dataset: Dataset, folds: int, seed: int) -> list[np.ndarray]:
 
 def split(
     dataset: Dataset,
-    corpus: Source | str,
+    corpus: str,
     protocol: Protocol | str | None = None,
     fold: int = 0,
     validation_fraction: float = VALIDATION_FRACTION,
@@ -98,7 +98,7 @@ def split(
 
     Args:
         dataset: A corpus as `load_corpus` returns it.
-        corpus: Its name, or the resolved corpus.
+        corpus: Its name.
         protocol: A protocol or its name; the corpus's default (speaker-independent) if None.
         fold: Number of the fold, from 0.
         validation_fraction: About this part of the training utterances becomes validation, as whole speakers;
@@ -111,7 +111,6 @@ def split(
     """
     if not isinstance(protocol, Protocol):
         protocol = find_protocol(corpus, protocol)
-    corpus = corpus.shown if isinstance(corpus, Source) else corpus
     tests = folds_of(dataset, protocol, seed)
     if not 0 <= fold < len(tests):
         raise SerError(f"--fold {fold}: {corpus}'s protocol {protocol.name!r} has folds 0 to {len(tests) - 1}")

@@ -37,51 +37,47 @@ def text_baselines(
         For several labels, `tfidf`'s logits are moved so that 0.5 is the threshold that is best on validation, as the
         model's thresholds are. And a line for people on each.
     """
-    train, test, baseline = splits["train"], splits["test"], BASELINES[problem_type]
-    labels = np.array(train["label"])
+    labels, test, baseline = np.array(splits["train"]["label"]), splits["test"], BASELINES[problem_type]
     logits = {baseline.name: np.tile(baseline.constant(labels, len(names)), (len(test), 1))}
     lines = [f"{baseline.name}: {baseline.about}"]
-    if tfidf := _tfidf(train["text"], labels, splits["validation"], test["text"], names, problem_type, seed):
+    if tfidf := _tfidf(splits, names, problem_type, seed):
         logits["tfidf"], about = tfidf
-        lines.append(f"tfidf: {about}")
+        lines.append(f"tfidf: TF-IDF of words and pairs of words, {baseline.model}, {about}")
     return logits, lines
 
 
-def _tfidf(
-    texts: list[str],
-    labels: np.ndarray,
-    validation: Dataset,
-    test_texts: list[str],
-    names: list[str],
-    problem_type: str,
-    seed: int,
-) -> tuple[np.ndarray, str] | None:
-    """TF-IDF of words and pairs of words under a linear model: its logits on test and a description; None where there
-    is nothing to fit."""
+def _tfidf(splits: Mapping[str, Dataset], names: list[str], problem_type: str, seed: int):
+    """TF-IDF under a linear model: its logits on test and its strength; None where there is nothing to fit."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    task, baseline = TASKS[problem_type], BASELINES[problem_type]
-    vectorizer = TfidfVectorizer(ngram_range=(1, 2))
+    train, validation = splits["train"], splits["validation"]
+    task, vectorizer = TASKS[problem_type], TfidfVectorizer(ngram_range=(1, 2))
+    labels, fit = np.array(train["label"]), BASELINES[problem_type].fit
     try:
-        features = vectorizer.fit_transform(texts)
+        features = vectorizer.fit_transform(train["text"])
     except ValueError:  # no text has a word
         return None
     if problem_type == CLASSES and len(set(labels.tolist())) < 2:
         return None
     strengths = STRENGTHS if len(validation) else (1.0,)
-    fitted = {strength: baseline.fit(features, labels, len(names), strength, seed) for strength in strengths}
-    best, shift, how = 1.0, 0.0, "C = 1"
+    fitted = {strength: fit(features, labels, len(names), strength, seed) for strength in strengths}
+    best, shift, about = 1.0, 0.0, "C = 1"
     if len(validation):
         truth, rows = np.array(validation["label"]), vectorizer.transform(validation["text"])
         scores = {strength: task.scores(answer(rows)) for strength, answer in fitted.items()}
         quality = {s: task.metrics(truth, scores[s], names)[task.selected_by] or 0.0 for s in strengths}
         best = max(strengths, key=lambda strength: (quality[strength], -abs(np.log10(strength))))  # ties: nearest to 1
-        how = f"C = {best:g}, chosen on validation"
+        about = f"C = {best:g}, chosen on validation"
         if task.has_thresholds:
-            limits = np.clip(tune_thresholds(truth, scores[best], names), RARE, 1 - RARE)
-            shift = task.logits(limits)
-    logits = fitted[best](vectorizer.transform(test_texts)) - shift
-    return logits, f"TF-IDF of words and pairs of words, {baseline.model}, {how}"
+            shift = task.logits(np.clip(tune_thresholds(truth, scores[best], names), RARE, 1 - RARE))
+    return fitted[best](vectorizer.transform(splits["test"]["text"])) - shift, about
+
+
+def _logistic(features, target: np.ndarray, strength: float, seed: int):
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000, random_state=seed)
+    return model.fit(features, target)
 
 
 def _class_constant(labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -90,13 +86,6 @@ def _class_constant(labels: np.ndarray, num_labels: int) -> np.ndarray:
 
 def _label_constant(labels: np.ndarray, num_labels: int) -> np.ndarray:
     return TASKS[LABELS].logits(np.clip(labels.mean(axis=0), RARE, 1 - RARE))
-
-
-def _logistic(features, target: np.ndarray, strength: float, seed: int):
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000, random_state=seed)
-    return model.fit(features, target)
 
 
 def _fit_classes(features, labels: np.ndarray, num_labels: int, strength: float, seed: int) -> Answer:
@@ -111,16 +100,15 @@ def _fit_classes(features, labels: np.ndarray, num_labels: int, strength: float,
 
 
 def _fit_labels(features, labels: np.ndarray, num_labels: int, strength: float, seed: int) -> Answer:
-    constant = _label_constant(labels, num_labels)
-    targets = (labels > 0.5).T
+    constants, targets = _label_constant(labels, num_labels), (labels > 0.5).T
     models = [_logistic(features, t, strength, seed) if 0 < t.sum() < len(t) else None for t in targets]
 
     def answer(rows) -> np.ndarray:
-        columns = [
-            np.full(rows.shape[0], c) if m is None else m.decision_function(rows)
-            for m, c in zip(models, constant, strict=True)
-        ]
-        return np.stack(columns, axis=1)
+        logits = np.tile(constants, (rows.shape[0], 1))
+        for column, model in enumerate(models):
+            if model is not None:
+                logits[:, column] = model.decision_function(rows)
+        return logits
 
     return answer
 
@@ -133,12 +121,12 @@ def _fit_values(features, labels: np.ndarray, num_labels: int, strength: float, 
 
 
 class Baseline(NamedTuple):
-    """The baselines of one task: a constant answer that does not read the text, and a linear model."""
+    """The baselines of one task."""
 
-    name: str
+    name: str  # of the constant answer
     about: str
     constant: Callable[[np.ndarray, int], np.ndarray]  # training labels and their number to logits `(labels,)`
-    model: str
+    model: str  # the linear model
     fit: Callable[..., Answer]
 
 

@@ -20,8 +20,7 @@ def draw(clusters: Sequence[str | None], samples: int, seed: int = 0) -> tuple[n
 
     Args:
         clusters: One name per utterance.
-        samples: How many draws.
-        seed: Seed of the draws.
+        samples, seed: Number and seed of the draws.
 
     Returns:
         `(utterances,)` the number of each utterance's cluster, and `(samples, clusters)` the clusters of each draw.
@@ -47,16 +46,12 @@ def class_draws(
         per_cluster = np.bincount(cluster[rows] * num_labels + labels[rows], minlength=count * num_labels)
         return times @ per_cluster.reshape(count, num_labels)
 
-    everything = np.arange(len(references))
-    correct = np.flatnonzero(references == predictions)
-    return from_counts(counts(correct, references), counts(everything, references), counts(everything, predictions))
+    every, correct = np.arange(len(references)), np.flatnonzero(references == predictions)
+    return from_counts(counts(correct, references), counts(every, references), counts(every, predictions))
 
 
 def metric_draws(
-    compute: Callable[[np.ndarray], dict[str, float | None]],
-    clusters: Sequence[str | None],
-    samples: int = 500,
-    seed: int = 0,
+    compute: Callable[[np.ndarray], dict], clusters: Sequence[str | None], samples: int = 500, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Any metrics of every draw, `{metric: (samples,)}`, NaN where undefined.
 
@@ -70,16 +65,14 @@ def metric_draws(
     return {name: np.array([table[name] for table in tables], dtype=float) for name in tables[0]}
 
 
-def interval(values: np.ndarray) -> list[float] | None:
-    """95 % percentile interval of the draws `(samples,)`; None where a tenth of them or more are undefined (NaN).
-
-    >>> interval(np.arange(101.0)), interval(np.full(10, np.nan))
-    ([2.5, 97.5], None)
-    """
-    defined = values[~np.isnan(values)]
-    return [float(v) for v in np.percentile(defined, [2.5, 97.5])] if len(defined) > 0.9 * len(values) else None
-
-
 def intervals(draws: dict[str, np.ndarray]) -> dict[str, list[float] | None]:
-    """`interval` of each metric."""
-    return {name: interval(values) for name, values in draws.items()}
+    """95 % percentile interval of each metric's draws; None where a tenth of them or more are undefined (NaN).
+
+    >>> intervals({"uar": np.arange(101.0), "ccc": np.full(10, np.nan)})
+    {'uar': [2.5, 97.5], 'ccc': None}
+    """
+    defined = {name: values[~np.isnan(values)] for name, values in draws.items()}
+    return {
+        name: np.percentile(values, [2.5, 97.5]).tolist() if len(values) > 0.9 * len(draws[name]) else None
+        for name, values in defined.items()
+    }

@@ -16,7 +16,6 @@ def confusion_figure(matrix: list[list[int]], label_names: list[str], title: str
     Args:
         matrix: `(labels, labels)` counts: row = reference, column = prediction.
         label_names: In index order.
-        title: Title of the figure.
     """
     from matplotlib.figure import Figure
 
@@ -37,13 +36,7 @@ def confusion_figure(matrix: list[list[int]], label_names: list[str], title: str
 
 
 def scatter_figure(table: pd.DataFrame, names: list[str], title: str) -> bytes:
-    """Predicted against labelled values, one panel per name.
-
-    Args:
-        table: `scoring.predictions_table`.
-        names: Label names.
-        title: Title of the figure.
-    """
+    """Predicted against labelled values, one panel per name; `table` is `scoring.predictions_table`'s."""
     from matplotlib.figure import Figure
 
     columns = min(len(names), MAX_PANELS)
@@ -61,8 +54,6 @@ def scatter_figure(table: pd.DataFrame, names: list[str], title: str) -> bytes:
 
 # By the names in `Task.figures`: `(results, predictions, title)` to PNG.
 FIGURES = {
-    "confusion_matrix": lambda results, table, title: confusion_figure(
-        results["test"]["confusion"], results["corpus"]["label_names"], title
-    ),
-    "scatter": lambda results, table, title: scatter_figure(table, results["corpus"]["label_names"], title),
+    "confusion_matrix": lambda r, _, title: confusion_figure(r["test"]["confusion"], r["corpus"]["label_names"], title),
+    "scatter": lambda r, table, title: scatter_figure(table, r["corpus"]["label_names"], title),
 }

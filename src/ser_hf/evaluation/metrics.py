@@ -4,10 +4,8 @@ UAR (unweighted average recall) is the mean of the classes' recalls; WA (weighte
 by how often the classes occur. Both names are the field's (Schuller et al. 2009, Interspeech Emotion Challenge).
 
 A metric that is undefined (a constant has no correlation, a label without a positive no average precision) is None and
-takes no part in means; reports print "undefined". Never NaN, never a 0 in its place.
-
-Written here and not taken from scikit-learn, because classes may be absent, because a single label is not two classes,
-and because intervals compute every metric hundreds of times. Tests compare with scikit-learn where both agree.
+takes no part in means; reports print "undefined". Not scikit-learn's: classes may be absent, a single label is not two
+classes, and intervals compute every metric hundreds of times.
 """
 
 from functools import cache
@@ -17,13 +15,8 @@ from sklearn.metrics import average_precision_score
 
 METRICS = ("uar", "wa", "macro_f1", "weighted_f1")
 VALUE_METRICS = ("ccc", "pearson", "mae", "mse", "rmse")
-SENTIMENT_METRICS = ("acc7", "acc2_has0", "f1_has0", "acc2_non0", "f1_non0", "corr")
 AVERAGES = ("micro", "macro", "weighted", "samples")
-LABEL_METRICS = ("map", *(f"{average}_f1" for average in AVERAGES), "weighted_accuracy")
 SMALLER_IS_BETTER = frozenset({"loss", "mae", "mse", "rmse"})  # of all others a greater value is better
-
-
-# ---- classes
 
 
 def confusion(references, predictions, num_labels: int) -> np.ndarray:
@@ -79,20 +72,12 @@ def classification_metrics(references, predictions, num_labels: int) -> dict[str
 def per_class(references, predictions, label_names: list[str]) -> dict[str, dict[str, float]]:
     """Precision, recall, F1 and support of each class. Without any reference, recall is None."""
     matrix = confusion(references, predictions, len(label_names))
-    correct, support, predicted = np.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
-    precision, recall, f1 = _precision_recall_f1(correct, support, predicted)
+    support = matrix.sum(axis=1)
+    figures = zip(*_precision_recall_f1(np.diagonal(matrix), support, matrix.sum(axis=0)), support, strict=True)
     return {
-        name: {
-            "precision": float(precision[i]),
-            "recall": float(recall[i]) if support[i] else None,
-            "f1": float(f1[i]),
-            "support": int(support[i]),
-        }
-        for i, name in enumerate(label_names)
+        name: {"precision": float(p), "recall": float(r) if n else None, "f1": float(f1), "support": int(n)}
+        for name, (p, r, f1, n) in zip(label_names, figures, strict=True)
     }
-
-
-# ---- values
 
 
 def ccc(references: np.ndarray, predictions: np.ndarray) -> float | None:
@@ -127,23 +112,17 @@ def per_value(references: np.ndarray, predictions: np.ndarray, names: list[str])
     table = {}
     for column, name in enumerate(names):
         y, x = references[:, column].astype(float), predictions[:, column].astype(float)
-        error = x - y
-        mse = float((error**2).mean())
-        table[name] = {
-            "ccc": ccc(y, x),
-            "pearson": pearson(y, x),
-            "mae": float(np.abs(error).mean()),
-            "mse": mse,
-            "rmse": mse**0.5,
-        }
+        mae, mse = float(np.abs(x - y).mean()), float(((x - y) ** 2).mean())
+        table[name] = {"ccc": ccc(y, x), "pearson": pearson(y, x), "mae": mae, "mse": mse, "rmse": mse**0.5}
     return table
 
 
 def value_metrics(references: np.ndarray, predictions: np.ndarray, names: list[str]) -> dict[str, float | None]:
-    """Each metric's mean over the columns, and `ccc_<name>` of each."""
+    """Each metric's mean over the columns, `ccc_<name>` of each, and for the only name `sentiment` its own metrics."""
     table = per_value(references, predictions, names)
     means = {metric: mean_defined(row[metric] for row in table.values()) for metric in VALUE_METRICS}
-    return {**means, **{f"ccc_{name}": row["ccc"] for name, row in table.items()}}
+    sentiment = sentiment_metrics(references, predictions) if list(names) == ["sentiment"] else {}
+    return {**means, **{f"ccc_{name}": row["ccc"] for name, row in table.items()}, **sentiment}
 
 
 def sentiment_metrics(references, predictions) -> dict[str, float | None]:
@@ -157,9 +136,6 @@ def sentiment_metrics(references, predictions) -> dict[str, float | None]:
         scores = classification_metrics(truth[rows], decided[rows], 2) if rows.any() else {"wa": None}
         result |= {f"acc2_{name}": scores["wa"], f"f1_{name}": scores.get("weighted_f1")}
     return {**result, "mae": float(np.abs(x - y).mean()), "corr": pearson(y, x)}
-
-
-# ---- several labels at once
 
 
 def _precision_recall_f1(both: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -180,21 +156,21 @@ def per_label(references, scores, names: list[str], thresholds) -> dict[str, dic
     decided = np.asarray(scores) >= thresholds
     support = truth.sum(axis=0)
     precision, recall, f1 = _precision_recall_f1((truth & decided).sum(axis=0), support, decided.sum(axis=0))
-    table = {}
-    for i, name in enumerate(names):
-        some = 0 < support[i]
-        table[name] = {
-            "average_precision": float(average_precision_score(truth[:, i], scores[:, i])) if some else None,
+    return {
+        name: {
+            "average_precision": float(average_precision_score(truth[:, i], scores[:, i])) if support[i] else None,
             "precision": float(precision[i]),
-            "recall": float(recall[i]) if some else None,
-            "f1": float(f1[i]) if some else None,
+            "recall": float(recall[i]) if support[i] else None,
+            "f1": float(f1[i]) if support[i] else None,
             "support": int(support[i]),
         }
-    return table
+        for i, name in enumerate(names)
+    }
 
 
-def label_metrics(references, scores, names: list[str], thresholds) -> dict[str, float | None]:
+def label_metrics(references, scores, names: list[str], thresholds=None) -> dict[str, float | None]:
     """`map` (mean average precision), micro/macro/weighted/samples F1, mean weighted accuracy, at the thresholds."""
+    thresholds = 0.5 if thresholds is None else thresholds
     truth, decided = np.asarray(references) > 0.5, np.asarray(scores) >= thresholds
     f1 = averaged_f1(truth, decided)
     return {
@@ -236,10 +212,10 @@ def tune_thresholds(references, scores, names: list[str]) -> list[float]:
     Candidates lie halfway between neighbouring scores, so that a threshold does not depend on one utterance. The lowest
     of the best is taken. Time and memory: `rows * log(rows)` and `rows`.
     """
-    references, thresholds = np.asarray(references) > 0.5, []
+    references, scores, thresholds = np.asarray(references) > 0.5, np.asarray(scores), []
     for i in range(len(names)):
         order = np.argsort(scores[:, i], kind="stable")
-        truth, score = references[order, i], np.asarray(scores)[order, i]
+        truth, score = references[order, i], scores[order, i]
         levels = np.unique(score)
         if not truth.any() or len(levels) < 2:
             thresholds.append(0.5)
@@ -264,19 +240,14 @@ def classification_report(references, predictions, names: list[str], threshold: 
     weighted = (each * support).sum(axis=1) / max(support.sum(), 1)
 
     def row(accuracy: float | None, figures, count: int) -> dict:
-        precision, recall, f1 = map(float, figures)
-        return {
-            "weighted_accuracy": accuracy, "precision": precision, "recall": recall, "f1": f1, "support": int(count),
-        }  # fmt: skip
+        named = dict(zip(("precision", "recall", "f1"), map(float, figures), strict=True))
+        return {"weighted_accuracy": accuracy, **named, "support": int(count)}
 
     averages = {"micro": micro, "macro": each.mean(axis=1), "weighted": weighted, "samples": rows.mean(axis=1)}
     return {name: row(accuracies[i], each[:, i], support[i]) for i, name in enumerate(names)} | {
         f"{average} avg": row(mean_defined(accuracies) if average == "macro" else None, figures, support.sum())
         for average, figures in averages.items()
     }
-
-
-# ---- for a Trainer of one's own
 
 
 @cache
@@ -293,9 +264,7 @@ def _metric_class():
                 description=f"Speech emotion recognition: {self.config_name}",
                 citation="Schuller et al. (2009), The Interspeech 2009 Emotion Challenge",
                 inputs_description="predictions and references: class indices",
-                features=datasets.Features(
-                    {"predictions": datasets.Value("int32"), "references": datasets.Value("int32")}
-                ),
+                features=datasets.Features(dict.fromkeys(("predictions", "references"), datasets.Value("int32"))),
             )
 
         def _compute(self, predictions, references):

@@ -97,16 +97,15 @@ def comparison_table(results: dict) -> dict[str, dict]:
     test = results["test"]
     metrics = [name for name in TASKS[test["problem_type"]].compared_by if name in test["metrics"]]
     systems = {"this system": test} | {name.replace("_", " "): other for name, other in results["comparisons"].items()}
-    table = {}
-    for system, figures in systems.items():
-        row = table[system] = {}
-        for name in metrics:
-            row[name] = with_interval(figures["metrics"][name], figures["intervals"].get(name))
-            row[f"difference_in_{name}"] = ""
-            if "difference" in figures:
-                paired = figures["difference_intervals"].get(name)
-                row[f"difference_in_{name}"] = with_interval(figures["difference"][name], paired)
-    return table
+
+    def cell(figures: dict, what: str, intervals: str, name: str) -> str:
+        return with_interval(figures[what][name], figures[intervals].get(name)) if what in figures else ""
+
+    keys = {"": ("metrics", "intervals"), "difference_in_": ("difference", "difference_intervals")}
+    return {
+        system: {prefix + name: cell(figures, *key, name) for name in metrics for prefix, key in keys.items()}
+        for system, figures in systems.items()
+    }
 
 
 def card_data(results: dict, name: str) -> ModelCardData:

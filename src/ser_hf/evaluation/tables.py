@@ -48,7 +48,8 @@ def escape(text: object) -> str:
     """
     line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
     line = re.sub(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)
-    return re.sub(r"^(\d+(?=[.)](?:\s|$))|(?=[-+=#>]))", r"\1\\", line)  # what begins a heading, a list, a quote
+    # what begins a numbered list, a heading, a quote, a list or a rule
+    return re.sub(r"^(\d+(?=[.)](?:\s|$))|(?=[=#>]|[-+](?:[\s-]|$)))", r"\1\\", line)
 
 
 def plain(text: object) -> str:

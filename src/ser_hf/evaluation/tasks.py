@@ -12,48 +12,37 @@ from ..errors import SerError
 from . import CLASSES, LABELS, VALUES, bootstrap, metrics
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """`(rows, classes)` logits to probabilities."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
-
-
 @dataclass(frozen=True)
 class Task:
-    """One problem type. `labels` are `(rows,)` class indices, or `(rows, names)` floats; `scores` are `(rows, names)`.
+    """One problem type. `labels` are `(rows,)` class indices or `(rows, names)` floats, `scores` are `(rows, names)`;
+    for classes, predicted indices `(rows,)` can stand for scores. `thresholds` are `(names,)`, or None for 0.5."""
 
-    Args:
-        problem_type: As in transformers.
-        name: For messages: "classes".
-        scores: Logits to what the pipeline answers: probabilities of classes, of labels, or the values themselves.
-        logits: Scores to logits; the inverse of `scores` up to a constant.
-        metrics: `(labels, scores, names, thresholds)` to every metric, None where undefined.
-        metric_names: Label names to the names of `metrics`.
-        draw: `(labels, scores, names, thresholds, clusters)` to every metric of every bootstrap draw (`bootstrap`).
-        describe: `(labels, scores, names, thresholds, report_at)` to what results hold beside metrics and intervals:
-            `chance` (of the metric `selected_by`), the table `table`, `remarks`, and others of this task alone.
-        selected_by: The metric that selects a checkpoint on validation.
-        compared_by: The metrics that systems are compared by in reports.
-        table: The key of the table with one row for each label.
-        figures: Names of the figures in a report.
-        has_votes: Whether windows can vote.
-        has_thresholds: Whether each label has a decision threshold, tuned on validation.
-    """
+    problem_type: str  # as in transformers
+    name: str  # in messages
+    scores: Callable[[np.ndarray], np.ndarray]  # logits to what the pipeline answers: probabilities, or values
+    logits: Callable[[np.ndarray], np.ndarray]  # the inverse of `scores`, up to a constant
+    metrics: Callable[..., dict[str, float | None]]  # of (labels, scores, names, thresholds); undefined ones are None
+    describe: Callable[..., dict]  # of (labels, scores, names, thresholds, report_at): the rest of `scoring.score`
+    selected_by: str  # the metric that selects a checkpoint on validation, and that `chance` is of
+    compared_by: tuple[str, ...]  # the metrics that systems are compared by in reports
+    table: str  # the key of the table with one row per label in `describe`
+    figures: tuple[str, ...]  # names of a report's figures (`figures.FIGURES`)
+    draws: int  # of the bootstrap
+    has_votes: bool = True  # whether windows can vote
+    has_thresholds: bool = False  # whether each label has a decision threshold, tuned on validation
 
-    problem_type: str
-    name: str
-    scores: Callable[[np.ndarray], np.ndarray]
-    logits: Callable[[np.ndarray], np.ndarray]
-    metrics: Callable[..., dict[str, float | None]]
-    metric_names: Callable[[Sequence[str]], tuple[str, ...]]
-    draw: Callable[..., dict[str, np.ndarray]]
-    describe: Callable[..., dict]
-    selected_by: str
-    compared_by: tuple[str, ...]
-    table: str
-    figures: tuple[str, ...] = ()
-    has_votes: bool = True
-    has_thresholds: bool = False
+    def draw(self, labels, scores, names: Sequence[str], thresholds, clusters: Sequence) -> dict[str, np.ndarray]:
+        """Every metric of every bootstrap draw, `{metric: (draws,)}`, NaN where undefined; `clusters` are speakers."""
+        if self.problem_type == CLASSES:
+            return bootstrap.class_draws(labels, _predicted(scores), clusters, len(names), self.draws)
+        return bootstrap.metric_draws(
+            lambda rows: self.metrics(labels[rows], scores[rows], names, thresholds), clusters, self.draws
+        )
+
+    def metric_names(self, names: Sequence[str]) -> tuple[str, ...]:
+        """The names of `metrics` for these label names."""
+        zeros = np.zeros((2, len(names)))
+        return tuple(self.metrics(zeros[:, 0] if self.problem_type == CLASSES else zeros, zeros, names))
 
     def selection(self, metric: str | None, names: Sequence[str]) -> tuple[str, bool]:
         """The metric that selects a checkpoint on validation, and whether a greater value is better.
@@ -66,11 +55,9 @@ class Task:
             SerError: the task has no such metric.
         """
         name = (metric or self.selected_by).removeprefix("eval_")
-        choices = (*self.metric_names(names), "loss")
-        if name not in choices:
-            raise SerError(
-                f"--metric_for_best_model {metric}: {self.name} have no such metric; choose {', '.join(choices)}"
-            )
+        if name not in (choices := (*self.metric_names(names), "loss")):
+            hint = f"{self.name} have no such metric; choose {', '.join(choices)}"
+            raise SerError(f"--metric_for_best_model {metric}: {hint}")
         return name, name not in metrics.SMALLER_IS_BETTER
 
     def compute_metrics(self, names: Sequence[str]) -> Callable:
@@ -87,20 +74,18 @@ class Task:
         return compute
 
 
-# ---- classes
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """`(rows, classes)` logits to probabilities."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def _clip(scores: np.ndarray) -> np.ndarray:
+    return np.clip(scores, 1e-12, 1 - 1e-12)
 
 
 def _predicted(scores: np.ndarray) -> np.ndarray:
-    """Predicted class indices of scores, or the indices themselves, `(rows,)`."""
     return scores if scores.ndim == 1 else scores.argmax(axis=1)
-
-
-def _class_metrics(labels, scores, names, thresholds=None) -> dict[str, float]:
-    return metrics.classification_metrics(labels, _predicted(scores), len(names))
-
-
-def _class_draws(labels, scores, names, thresholds, clusters) -> dict[str, np.ndarray]:
-    return bootstrap.class_draws(labels, _predicted(scores), clusters, len(names))
 
 
 def _describe_classes(labels, scores, names, thresholds, report_at) -> dict:
@@ -115,32 +100,10 @@ def _describe_classes(labels, scores, names, thresholds, report_at) -> dict:
     }
 
 
-# ---- several labels
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-logits))
-
-
-def _logit(scores: np.ndarray) -> np.ndarray:
-    scores = np.clip(scores, 1e-12, 1 - 1e-12)
-    return np.log(scores / (1 - scores))
-
-
-def _label_metrics(labels, scores, names, thresholds=None) -> dict[str, float | None]:
-    return metrics.label_metrics(labels, scores, names, 0.5 if thresholds is None else np.asarray(thresholds))
-
-
-def _label_draws(labels, scores, names, thresholds, clusters) -> dict[str, np.ndarray]:
-    # 200 draws: each sorts all scores of each label
-    return bootstrap.metric_draws(lambda r: _label_metrics(labels[r], scores[r], names, thresholds), clusters, 200)
-
-
 def _describe_labels(labels, scores, names, thresholds, report_at) -> dict:
     limits = [0.5] * len(names) if thresholds is None else thresholds
-    table = metrics.per_label(labels, scores, names, np.asarray(limits))
+    table, present = metrics.per_label(labels, scores, names, limits), labels > 0.5
     absent = [name for name, row in table.items() if not row["support"]]
-    present = labels > 0.5
     return {
         # a random ranking has a label's frequency as its average precision
         "chance": metrics.mean_defined(present.mean(axis=0)[present.any(axis=0)]),
@@ -148,23 +111,6 @@ def _describe_labels(labels, scores, names, thresholds, report_at) -> dict:
         "per_label": table,
         "remarks": [f"no test utterance has {', '.join(absent)}: undefined, and not in the means"] if absent else [],
     }
-
-
-# ---- values
-
-
-def _value_metrics(labels, scores, names, thresholds=None) -> dict[str, float | None]:
-    values = metrics.value_metrics(labels, scores, names)
-    return values | (metrics.sentiment_metrics(labels, scores) if list(names) == ["sentiment"] else {})
-
-
-def _value_metric_names(names: Sequence[str]) -> tuple[str, ...]:
-    sentiment = metrics.SENTIMENT_METRICS if list(names) == ["sentiment"] else ()
-    return (*metrics.VALUE_METRICS, *(f"ccc_{name}" for name in names), *sentiment)
-
-
-def _value_draws(labels, scores, names, thresholds, clusters) -> dict[str, np.ndarray]:
-    return bootstrap.metric_draws(lambda rows: _value_metrics(labels[rows], scores[rows], names), clusters, 500)
 
 
 def _describe_values(labels, scores, names, thresholds, report_at) -> dict:
@@ -175,48 +121,20 @@ def _describe_values(labels, scores, names, thresholds, report_at) -> dict:
     return {"chance": 0.0, "per_value": table, "thresholds": reports, "remarks": [remark] if undefined else []}
 
 
-TASKS = {
-    CLASSES: Task(
-        problem_type=CLASSES,
-        name="classes",
-        scores=softmax,
-        logits=lambda scores: np.log(np.clip(scores, 1e-12, 1 - 1e-12)),
-        metrics=_class_metrics,
-        metric_names=lambda names: metrics.METRICS,
-        draw=_class_draws,
-        describe=_describe_classes,
-        selected_by="uar",
-        compared_by=("uar", "macro_f1"),
-        table="per_class",
-        figures=("confusion_matrix",),
-    ),
-    LABELS: Task(
-        problem_type=LABELS,
-        name="several labels",
-        scores=_sigmoid,
-        logits=_logit,
-        metrics=_label_metrics,
-        metric_names=lambda names: metrics.LABEL_METRICS,
-        draw=_label_draws,
-        describe=_describe_labels,
-        selected_by="map",
-        compared_by=("map", "macro_f1"),
-        table="per_label",
-        has_thresholds=True,
-    ),
-    VALUES: Task(
-        problem_type=VALUES,
-        name="values",
-        scores=lambda logits: logits,
-        logits=lambda scores: scores,
-        metrics=_value_metrics,
-        metric_names=_value_metric_names,
-        draw=_value_draws,
-        describe=_describe_values,
-        selected_by="ccc",
-        compared_by=("ccc", "mae"),
-        table="per_value",
-        figures=("scatter",),
-        has_votes=False,
-    ),
-}
+_CLASSES = Task(
+    CLASSES, "classes", softmax, lambda scores: np.log(_clip(scores)),
+    lambda labels, scores, names, _=None: metrics.classification_metrics(labels, _predicted(scores), len(names)),
+    _describe_classes,
+    selected_by="uar", compared_by=("uar", "macro_f1"), table="per_class", figures=("confusion_matrix",), draws=1000,
+)  # fmt: skip
+_LABELS = Task(  # each draw sorts all scores of each label: fewer draws
+    LABELS, "several labels", lambda logits: 1 / (1 + np.exp(-logits)), lambda s: np.log(_clip(s) / (1 - _clip(s))),
+    metrics.label_metrics, _describe_labels,
+    selected_by="map", compared_by=("map", "macro_f1"), table="per_label", figures=(), draws=200, has_thresholds=True,
+)  # fmt: skip
+_VALUES = Task(
+    VALUES, "values", lambda logits: logits, lambda scores: scores,
+    lambda labels, scores, names, _=None: metrics.value_metrics(labels, scores, names), _describe_values,
+    selected_by="ccc", compared_by=("ccc", "mae"), table="per_value", figures=("scatter",), draws=500, has_votes=False,
+)  # fmt: skip
+TASKS = {task.problem_type: task for task in (_CLASSES, _LABELS, _VALUES)}

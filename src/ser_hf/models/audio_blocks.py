@@ -1,9 +1,9 @@
 """Audio of any kind as blocks of mono samples, their windows, and silence at both ends. Ships to the Hub beside the
 weights: imports nothing of this project.
 
-soundfile decodes files (WAV, FLAC, MP3, OGG, AIFF, ...: no FFmpeg), soxr converts rates; both are imported when they
-are needed. soxr and not torchaudio, whose default kernel leaves aliases (8.3 kHz at -9 dB for 48 to 16 kHz) and loses
-3.7 dB at 7.5 kHz; soxr HQ has -140 dB and 0.4 dB and is faster (all measured).
+soundfile decodes files (WAV, FLAC, MP3, OGG, AIFF, ...: no FFmpeg), soxr resamples; both are imported when needed. The
+default kernel of torchaudio leaves aliases (8.3 kHz at -9 dB for 48 to 16 kHz) and loses 3.7 dB at 7.5 kHz; soxr HQ has
+-140 dB and 0.4 dB and is faster (all measured).
 """
 
 import importlib
@@ -40,7 +40,7 @@ def spans(total: float, size: float, hop: float, last: str = "pad", rest: float 
     - `shift`: one more window, as long as the others, that ends where the clip ends.
     - `drop`: it is in no window.
 
-    With `hop` above `size` the audio between two windows is in none, and neither is a rest that begins in such a gap.
+    With `hop` above `size`, audio in the gaps between windows is in none.
 
     >>> spans(7, size=4, hop=2), spans(7, size=4, hop=2, last="shift")
     ([(0, 4), (2, 6), (4, 7)], [(0, 4), (2, 6), (3, 7)])
@@ -81,11 +81,6 @@ def trim(samples: np.ndarray, rate: int, trim_db: float = 30.0) -> tuple[int, in
     of the first frame that is not silent and ends one hop after the centre of the last. Unlike librosa there is no
     floor on the level (its 1e-5 of full scale): quiet recordings (clips of RAVDESS peak at 0.02) and their copies at
     any gain are trimmed at the same samples. The loudest frame always stays; digital silence stays as it is.
-
-    Args:
-        samples: Mono, at least one sample.
-        rate: In Hz.
-        trim_db: Decibels.
 
     Raises:
         ValueError: `trim_db` is not above 0.
@@ -129,30 +124,15 @@ def unreadable(file, error: Exception) -> str:
     return f"unreadable audio ({' '.join(reason.split())})"
 
 
-def stored(audio, frames: int = -1) -> np.ndarray:
-    """The next samples of an open `SoundFile` as they are stored, `(frames, channels)`: int16 stays int16, which is the
-    fastest to read; all else is float32."""
-    return audio.read(frames, dtype="int16" if audio.subtype == "PCM_16" else "float32", always_2d=True)
-
-
 def averaged(samples: np.ndarray) -> np.ndarray:
-    """`(frames, channels)` as stored to the mean of the channels, float32 in [-1, 1].
-
-    Raises:
-        AudioInputError: NaN or infinite samples.
-    """
+    """Samples `(frames, channels)`, int16 or float32, to the mean of the channels, float32 in [-1, 1]; AudioInputError
+    if one is not finite."""
     mean = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
-    if samples.dtype == np.int16:
-        return mean.astype(np.float32) / np.float32(32768)
-    return finite(mean)
+    return mean.astype(np.float32) / np.float32(32768) if samples.dtype == np.int16 else finite(mean)
 
 
 def finite(samples: np.ndarray) -> np.ndarray:
-    """The samples themselves.
-
-    Raises:
-        AudioInputError: one is NaN or infinite.
-    """
+    """The samples themselves; AudioInputError if one is NaN or infinite."""
     if not np.isfinite(samples).all():
         raise AudioInputError("NaN or infinite samples")
     return samples
@@ -201,7 +181,7 @@ def _file_blocks(file, rate: int) -> Iterator[np.ndarray]:
             frames, change = round(BLOCK_S * audio.samplerate), None
             if audio.samplerate != rate:
                 change = package("soxr").ResampleStream(audio.samplerate, rate, 1, dtype="float32")
-            while len(block := stored(audio, frames)):
+            while len(block := audio.read(frames, dtype="float32", always_2d=True)):
                 block = averaged(block)
                 yield block if change is None else change.resample_chunk(block)
             if change is not None:

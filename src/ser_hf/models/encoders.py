@@ -1,8 +1,5 @@
 """Pretrained encoders: what each kind reads and how it behaves, loading one, and its hidden states. Ships to the Hub
-beside the weights: imports nothing of this project.
-
-`ENCODERS` is the only description of the audio encoders. To add one, add an entry; its properties are tested for every
-entry (`tests/test_models.py`).
+beside the weights: imports nothing of this project. To add an audio encoder, add an entry to `ENCODERS`.
 """
 
 import inspect
@@ -19,31 +16,17 @@ from transformers.utils import logging
 
 @dataclass(frozen=True)
 class Encoder:
-    """One kind of encoder. A `config` below is the configuration of one such encoder.
+    """One kind of encoder. A `config` is the configuration of one such encoder."""
 
-    Args:
-        reads: `waveform` (raw samples), `spectrogram` (the features of `SerSpectrogramFeatureExtractor`) or `text`.
-        input_name: Name of its input, whose last dimension is time: samples, feature frames or tokens. Its attention
-            mask counts the same steps.
-        frames: `(config, real steps)` to the number of real output frames; takes integers and tensors.
-        steps: `(config, frames)` to the number of input steps that so many output frames require.
-        padding_sensitive: Whether padding changes the output for the real frames even with a mask. Only clips of equal
-            length may then share a batch in evaluation.
-        layers: Path of the list of transformer layers, each of which FSDP wraps; None where there are none, and then
-            no hidden states of layers either.
-        feature_encoder: Path of the convolutions that read the waveform, which fine-tuning usually freezes; None where
-            there are none.
-        lora: Last names of the linear layers that LoRA adapts by default: queries and values, as in Hu et al. (2021,
-            section 7.1); where one layer makes queries, keys and values together, that one.
-    """
-
-    reads: str
-    input_name: str
-    frames: Callable[[PreTrainedConfig, torch.Tensor], torch.Tensor]
-    steps: Callable[[PreTrainedConfig, int], int]
-    padding_sensitive: Callable[[PreTrainedConfig], bool]
-    layers: str | None
-    feature_encoder: str | None
+    reads: str  # "waveform" (samples), "spectrogram" (features of SerSpectrogramFeatureExtractor) or "text"
+    input_name: str  # its input, with time as last dimension, in the steps (samples, frames, tokens) of its mask
+    frames: Callable[[PreTrainedConfig, torch.Tensor], torch.Tensor]  # (config, real steps) to real output frames
+    steps: Callable[[PreTrainedConfig, int], int]  # (config, output frames) to the input steps they require
+    padding_sensitive: Callable[[PreTrainedConfig], bool]  # whether padding changes real frames even with a mask
+    layers: str | None  # path of the list of transformer layers, which FSDP wraps; None: no hidden states of layers
+    feature_encoder: str | None  # path of the convolutions over the waveform, which fine-tuning usually freezes
+    # Last names of the linear layers that LoRA adapts by default: queries and values (Hu et al. 2021, section 7.1), or
+    # the layer that makes queries, keys and values together.
     lora: tuple[str, ...]
 
 
@@ -131,11 +114,7 @@ def describe(config: PreTrainedConfig) -> Encoder | None:
 
 
 def describe_audio(config: PreTrainedConfig, *reads: str) -> Encoder:
-    """The description of an audio encoder.
-
-    Args:
-        config: Its configuration.
-        reads: What it may read; `waveform` or `spectrogram` by default.
+    """The description of an audio encoder that reads one of `reads` (default: `waveform` and `spectrogram`).
 
     Raises:
         ValueError: not supported, or it reads something else.
@@ -147,22 +126,13 @@ def describe_audio(config: PreTrainedConfig, *reads: str) -> Encoder:
     return description
 
 
-def describe_text(config: PreTrainedConfig) -> Encoder:
-    """The description of a text encoder.
-
-    Raises:
-        ValueError: not supported, or it reads no text.
-    """
-    if config.model_type == "fnet":
-        raise ValueError(
-            "text encoder 'fnet' takes no mask: the hidden states of a text would change with its batch's padding"
-        )
+def check_text(config: PreTrainedConfig) -> None:
+    """Raises ValueError unless it is an encoder of texts that takes a mask."""
     if config.is_encoder_decoder or describe(config) is not TEXT:
-        raise ValueError(
-            f"text encoder {config.model_type!r} is not supported: use BERT, RoBERTa, XLM-R, DistilBERT, DeBERTa or "
-            "the like"
-        )
-    return TEXT
+        names = "BERT, RoBERTa, XLM-R, DistilBERT, DeBERTa or the like"
+        raise ValueError(f"text encoder {config.model_type!r} is not supported: use {names}")
+    if TEXT.padding_sensitive(config):
+        raise ValueError(f"text encoder {config.model_type!r} takes no mask: padding would change its hidden states")
 
 
 def padding_sensitive(config: PreTrainedConfig) -> bool:
@@ -178,7 +148,7 @@ def shortest_input(config: PreTrainedConfig) -> int:
 
 
 def layer_count(config: PreTrainedConfig) -> int:
-    """Hidden states of an encoder: those of its layers and the input of the first; 1 where it has no layers."""
+    """Number of hidden states: those of the layers and the input of the first; 1 where there are no layers."""
     description = describe(config)
     return 1 if description and description.reads == "spectrogram" else config.num_hidden_layers + 1
 
@@ -190,11 +160,7 @@ def transformer_layers(encoder: nn.Module) -> nn.ModuleList | None:
 
 
 def freeze_feature_encoder(encoder: nn.Module) -> None:
-    """Stop the gradients of the convolutions that read the waveform.
-
-    Raises:
-        ValueError: it has none.
-    """
+    """Stop the gradients of the convolutions that read the waveform; ValueError if the encoder has none."""
     path = describe_audio(encoder.config).feature_encoder
     if path is None:
         raise ValueError(f"encoder {encoder.config.model_type!r} has no feature encoder to freeze")
@@ -204,11 +170,6 @@ def freeze_feature_encoder(encoder: nn.Module) -> None:
 def load_encoder(name_or_path: str, config: PreTrainedConfig, **options):
     """A pretrained encoder of transformers, or that of any model with one (its head is dropped), in float32: a
     checkpoint in half precision does not train.
-
-    Args:
-        name_or_path: Hub id or folder.
-        config: The encoder's.
-        options: Arguments of its class.
 
     Raises:
         ValueError: weights of the encoder itself are missing from the checkpoint.
@@ -236,24 +197,18 @@ def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 
-def long_enough(
-    values: torch.Tensor, mask: torch.Tensor | None, config: PreTrainedConfig, training: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+def long_enough(values: torch.Tensor, mask: torch.Tensor | None, config: PreTrainedConfig, training: bool):
     """Inputs that transformers accepts: it refuses clips too short for one frame or for SpecAugment's masks.
 
     Clips too short for one frame are zero-padded, and these zeros count as real, for a clip alone and in a batch alike.
-    Batches too short for SpecAugment are zero-padded too, and these zeros count as padding.
+    Batches too short for SpecAugment (in training) are zero-padded too, and these zeros count as padding.
 
     Args:
-        values: `(batch, ..., steps)`.
-        mask: `(batch, steps)`, 1 = real, or None.
-        config: The encoder's configuration.
-        training: Whether the encoder is in training mode.
-
-    Returns:
-        Both, with as many steps or more.
+        values: `(batch, ..., steps)`, returned with as many steps or more.
+        mask: `(batch, steps)`, 1 = real, or None; likewise.
     """
-    needed, length = describe_audio(config).steps(config, 1), values.shape[-1]
+    description, length = describe_audio(config), values.shape[-1]
+    needed = description.steps(config, 1)
     if mask is not None and (short := mask.sum(dim=-1) < needed).any():
         columns = torch.arange(length, device=mask.device) < needed
         mask = torch.where(short.unsqueeze(-1) & columns, torch.ones_like(mask), mask)
@@ -262,7 +217,7 @@ def long_enough(
         mask = None if mask is None else F.pad(mask, (0, needed - length), value=1)
     # data2vec's configuration has no switch apply_spec_augment: it always masks.
     if training and getattr(config, "apply_spec_augment", True) and getattr(config, "mask_time_prob", 0) > 0:
-        extra = describe_audio(config).steps(config, config.mask_time_length + 1) - values.shape[-1]
+        extra = description.steps(config, config.mask_time_length + 1) - values.shape[-1]
         if extra > 0:
             mask = torch.ones_like(values, dtype=torch.long) if mask is None else mask
             values, mask = F.pad(values, (0, extra)), F.pad(mask, (0, extra))
@@ -270,22 +225,15 @@ def long_enough(
 
 
 def frame_mask(config: PreTrainedConfig, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """`(batch, frames)`, True where an output frame belongs to the clip and not to its padding.
-
-    Args:
-        config: The encoder's configuration.
-        frames: `(batch, frames, dim)`, its output.
-        mask: `(batch, steps)`, 1 = real input step, or None.
-    """
+    """`(batch, frames)`, True where a frame of the output `(batch, frames, dim)` belongs to the clip and not to its
+    padding, by the mask `(batch, steps)` of the input (1 = real, or None)."""
     if mask is None:
         return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
     lengths = describe_audio(config).frames(config, mask.sum(dim=-1)).clamp(min=1)
     return torch.arange(frames.shape[1], device=frames.device) < lengths.unsqueeze(-1)
 
 
-def audio_states(
-    encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
+def audio_states(encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False):
     """Hidden states of an audio encoder for clips, none of which is missing.
 
     Args:
@@ -304,17 +252,8 @@ def audio_states(
     return states, frame_mask(encoder.config, states[:, 0], mask)
 
 
-def text_states(
-    encoder: nn.Module, input_ids: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states of a text encoder for texts, none of which is missing, as `audio_states`.
-
-    Args:
-        encoder: A text encoder.
-        input_ids: `(batch, tokens)`.
-        mask: `(batch, tokens)`, 1 = real; None when no text is padded.
-        every_layer: As in `audio_states`.
-    """
+def text_states(encoder: nn.Module, input_ids: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False):
+    """As `audio_states`, of a text encoder for `input_ids` and `mask` `(batch, tokens)`."""
     mask = torch.ones_like(input_ids) if mask is None else mask
     return _states(encoder, every_layer, input_ids=input_ids, attention_mask=mask), mask.bool()
 

@@ -120,7 +120,8 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         return values if self.top_db is None else torch.maximum(values, values.amax((1, 2), keepdim=True) - self.top_db)
 
     def spectra(self, samples: torch.Tensor) -> torch.Tensor:
-        """`extract` before `mean_spectrum` and `normalize`: `(batch, rows, frames)`, in float64 where there is one."""
+        """Features of clips `(batch, samples)` before `mean_spectrum` and `normalize`, untrimmed, on their device:
+        `(batch, rows, 1 + samples // hop_length)`, in float64 where the device has it."""
         # In float32 torch's transform is wrong by 0.001 dB or more at -80 dB; Apple's devices have no float64.
         samples = samples.to(torch.float32 if samples.device.type == "mps" else torch.float64)
         shape = torch.hamming_window if self.window_type == "hamming" else torch.hann_window
@@ -153,17 +154,6 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
             values = values - values.mean(dim=(-2, -1), keepdim=True)
             values = values / (values.square().mean(dim=(-2, -1), keepdim=True) + 1e-7).sqrt()
         return values.float()
-
-    def extract(self, samples: torch.Tensor) -> torch.Tensor:
-        """Features of clips of equal length, on the device of the samples; nothing is trimmed.
-
-        Args:
-            samples: `(batch, samples)` floats, at least one sample.
-
-        Returns:
-            `(batch, rows, 1 + samples // hop_length)` float32.
-        """
-        return self.scaled(self.spectra(samples))
 
     def unscaled(self, clip) -> torch.Tensor:
         """`spectra` of one clip `(samples,)` after trimming by `trim_db`: `(rows, frames)`."""

@@ -13,8 +13,8 @@ from transformers.models.auto import modeling_auto
 from .configuration_fusion import SerFusionConfig
 from .encoders import (
     audio_states,
+    check_text,
     describe_audio,
-    describe_text,
     freeze_feature_encoder,
     layer_count,
     load_encoder,
@@ -27,7 +27,7 @@ from .modeling_ser import SerForAudioClassification
 from .modeling_spectrogram import SerSpectrogramModel
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
 from .pooling import POOLINGS, TEXT_POOLINGS, LayerSum, pool_layers
-from .strict_loading import StrictLoading, classification_loss
+from .strict_loading import StrictLoading, classification_output
 
 # Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
 modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser_fusion", "SerFusionForClassification")
@@ -36,11 +36,10 @@ modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser_fusio
 def load_audio_encoder(
     name_or_path: str, overrides: dict | None = None, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, str | None]:
-    """A pretrained audio encoder, and the pooling of the model of ours that it was fine-tuned in, if it was.
+    """A pretrained audio encoder, and the pooling of our model that it was fine-tuned in, if it was.
 
     Args:
-        name_or_path: Hub id or folder of an encoder of waveforms, of a model with one, fine-tuned or not (its own head
-            is dropped), or of a model of ours (`ser`, `ser_spectrogram`).
+        name_or_path: Hub id or folder of an encoder, or of a model with one, ours or not (its head is dropped).
         overrides: Changes to the configuration of an encoder of transformers.
         trust_remote_code: Run code that comes with the checkpoint.
 
@@ -61,12 +60,12 @@ def load_audio_encoder(
 def load_text_encoder(name_or_path: str, trust_remote_code: bool = False) -> PreTrainedModel:
     """A pretrained text encoder, or that of a model with one; raises as `load_audio_encoder` does."""
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
-    describe_text(config)
+    check_text(config)
     return load_encoder(name_or_path, config, trust_remote_code=trust_remote_code, **without_pooler(config))
 
 
-class SerFusionPreTrainedModel(StrictLoading, PreTrainedModel):
-    """Loading rules and initialisation of the fusion model."""
+class SerFusionForClassification(StrictLoading, PreTrainedModel):
+    """Emotion of what is said and how: classes, several labels at once, or values, by `config.problem_type`."""
 
     config_class = SerFusionConfig
     base_model_prefix = "fusion"
@@ -76,23 +75,11 @@ class SerFusionPreTrainedModel(StrictLoading, PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
 
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, LayerSum):
-            module.weight.fill_(1.0 / len(module.weight))
-        elif isinstance(module, Modality):
-            module.missing.zero_()
-
-
-class SerFusionForClassification(SerFusionPreTrainedModel):
-    """Emotion of what is said and how: classes, several labels at once, or values, by `config.problem_type`."""
-
     def __init__(self, config: SerFusionConfig):
         super().__init__(config)
         audio, text = config.audio_config, config.text_config
         description = describe_audio(audio)
-        describe_text(text)
+        check_text(text)
         self.main_input_name = description.input_name
         # AutoModel knows our spectrogram model only where ser_hf is installed.
         spectrogram = description.reads == "spectrogram"
@@ -119,6 +106,14 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
         self.ser_dropout = nn.Dropout(config.head_dropout)
         self.ser_classifier = nn.Linear(self.ser_fusion.width, config.num_labels)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LayerSum):
+            module.weight.fill_(1.0 / len(module.weight))
+        elif isinstance(module, Modality):
+            module.missing.zero_()
 
     @classmethod
     def from_encoders(
@@ -324,7 +319,4 @@ class SerFusionForClassification(SerFusionPreTrainedModel):
         if text_states is None and input_ids is not None:
             text_states, text_mask = self.encode_text(input_ids, text_attention_mask)
         logits = self.fuse(audio_states, audio_mask, text_states, text_mask)
-        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
-        if return_dict is False:
-            return (logits,) if loss is None else (loss, logits)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return classification_output(logits, labels, self.config.problem_type, return_dict)

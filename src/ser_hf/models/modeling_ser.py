@@ -14,19 +14,18 @@ from .encoders import (
     layer_count,
     load_encoder,
     long_enough,
-    shortest_input,
     transformer_layers,
 )
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; SerConfig names it
 from .pooling import POOLINGS, LayerSum, pool
-from .strict_loading import StrictLoading, classification_loss
+from .strict_loading import StrictLoading, classification_output
 
 # Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
 modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser", "SerForAudioClassification")
 
 
-class SerPreTrainedModel(StrictLoading, PreTrainedModel):
-    """Loading rules and initialisation of the audio model."""
+class SerForAudioClassification(StrictLoading, PreTrainedModel):
+    """Emotion of a clip: classes, several labels at once, or continuous values, by `config.problem_type`."""
 
     config_class = SerConfig
     base_model_prefix = "encoder"
@@ -35,16 +34,6 @@ class SerPreTrainedModel(StrictLoading, PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, LayerSum):
-            module.weight.fill_(1.0 / len(module.weight))
-
-
-class SerForAudioClassification(SerPreTrainedModel):
-    """Emotion of a clip: classes, several labels at once, or continuous values, by `config.problem_type`."""
 
     def __init__(self, config: SerConfig):
         super().__init__(config)
@@ -67,6 +56,12 @@ class SerForAudioClassification(SerPreTrainedModel):
             self.ser_dropout = nn.Dropout(config.head_dropout)
         self.ser_classifier = nn.Linear(width, config.num_labels)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LayerSum):
+            module.weight.fill_(1.0 / len(module.weight))
 
     @classmethod
     def from_encoder(
@@ -96,11 +91,6 @@ class SerForAudioClassification(SerPreTrainedModel):
     def freeze_feature_encoder(self) -> None:
         """Stop the gradients of the convolutions that read the waveform."""
         freeze_feature_encoder(self.encoder)
-
-    @property
-    def receptive_field(self) -> int:
-        """Samples that the convolutions require for one frame (400 = 25 ms at 16 kHz in all published encoders)."""
-        return shortest_input(self.config.audio_config)
 
     def forward(
         self,
@@ -133,13 +123,8 @@ class SerForAudioClassification(SerPreTrainedModel):
         if self.config.use_weighted_layer_sum:
             frames = self.ser_layer_sum(torch.stack(out.hidden_states, dim=1))
         logits = self._head(frames, frame_mask(self.config.audio_config, frames, mask))
-        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
-        if return_dict is False:
-            return (logits,) if loss is None else (loss, logits)
-        hidden_states = out.hidden_states if output_hidden_states else None
-        return SequenceClassifierOutput(
-            loss=loss, logits=logits, hidden_states=hidden_states, attentions=out.attentions
-        )
+        states = out.hidden_states if output_hidden_states else None
+        return classification_output(logits, labels, self.config.problem_type, return_dict, states, out.attentions)
 
     def _head(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         linear, pooling = self.config.head == "linear", POOLINGS[self.config.pooling]

@@ -12,7 +12,7 @@ from .cnn_small import InputNorm, SmallCnn, real_frames
 from .configuration_spectrogram import IMAGE_ARCHS, SerSpectrogramConfig
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
 from .pooling import attention_scores, pool
-from .strict_loading import StrictLoading, classification_loss
+from .strict_loading import StrictLoading, classification_output
 
 # Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
 modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault(
@@ -146,7 +146,4 @@ class SerForSpectrogramClassification(SerSpectrogramPreTrainedModel):
         """
         vector = self.encoder(input_features, attention_mask).pooler_output
         logits = self.ser_classifier(self.ser_dropout(vector))
-        loss = None if labels is None else classification_loss(logits, labels, self.config.problem_type)
-        if return_dict is False:
-            return (logits,) if loss is None else (loss, logits)
-        return SequenceClassifierOutput(loss=loss, logits=logits)
+        return classification_output(logits, labels, self.config.problem_type, return_dict)

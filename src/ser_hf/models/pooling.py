@@ -1,8 +1,5 @@
 """From frames to one vector per clip, and from layers to one sequence of frames. Ships to the Hub beside the weights:
-imports nothing of this project.
-
-`POOLINGS` is the only description of the poolings: the width of the heads, the checks of the configurations, cached
-features and the spectrogram models all follow it.
+imports nothing of this project. To add a pooling, add an entry to `POOLINGS`; everything else follows it.
 """
 
 from collections.abc import Callable
@@ -14,20 +11,12 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Pooling:
-    """One pooling.
+    """One pooling."""
 
-    Args:
-        function: `(frames, mask, scores)` to `(batch, width * dim)`, see `pool`.
-        width: Width of the result relative to the frames'.
-        parameters: For a learned pooling, `dim` to the module that makes `scores` `(batch, frames, 1)` from frames.
-        linear: Whether it commutes with projections and with layer sums, which may then follow it: equal results at
-            `1 / frames` of the cost.
-    """
-
-    function: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-    width: int = 1
-    parameters: Callable[[int], nn.Module] | None = None
-    linear: bool = False
+    function: Callable[..., torch.Tensor]  # (frames, mask, scores) to (batch, width * dim), see `pool`
+    width: int = 1  # of the result, relative to the frames
+    parameters: Callable[[int], nn.Module] | None = None  # if learned: dim to the module from frames to scores
+    linear: bool = False  # commutes with projections and layer sums, which may follow it at 1 / frames of their cost
 
 
 def _first(frames, mask, scores=None):
@@ -90,16 +79,8 @@ def pool(frames: torch.Tensor, mask: torch.Tensor, pooling: str, scores: torch.T
 
 
 def pool_layers(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states and mask of one frame, each layer pooled by itself.
-
-    Args:
-        states: `(batch, layers, frames, dim)`.
-        mask: `(batch, frames)`, True = real.
-        pooling: A pooling without parameters.
-
-    Returns:
-        `(batch, layers, 1, width * dim)` and `(batch, 1)`.
-    """
+    """Each layer pooled on its own, by a pooling without parameters: `(batch, layers, frames, dim)` and its mask
+    `(batch, frames)` to `(batch, layers, 1, width * dim)` and `(batch, 1)`."""
     layers = states.shape[1]
     pooled = pool(states.flatten(0, 1), mask.repeat_interleave(layers, dim=0), pooling)
     return pooled.unflatten(0, (-1, layers)).unsqueeze(2), mask.any(dim=1, keepdim=True)

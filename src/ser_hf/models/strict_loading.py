@@ -1,14 +1,14 @@
 """What all our models share: incomplete checkpoints are refused, and the loss follows the problem type. Ships to the
 Hub beside the weights: imports nothing of this project."""
 
-import torch
 import torch.nn.functional as F
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class StrictLoading:
     """Mixin, written before `PreTrainedModel` in a class's bases: `from_pretrained` refuses incomplete checkpoints."""
 
-    # classification_loss is a plain batch mean. The Trainer assumes that a forward with **kwargs normalises by
+    # The loss is a plain batch mean. The Trainer assumes that a forward with **kwargs normalises by
     # num_items_in_batch, and then does not divide by the accumulation steps.
     accepts_loss_kwargs = False
 
@@ -30,16 +30,26 @@ class StrictLoading:
         return (model, info) if output_loading_info else model
 
 
-def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type: str | None) -> torch.Tensor:
-    """Batch mean of cross-entropy, of binary cross-entropy (multi-label) or of the squared error (regression).
+def classification_output(
+    logits, labels=None, problem_type=None, return_dict=None, hidden_states=None, attentions=None
+):
+    """The output of a model's `forward`: a `SequenceClassifierOutput`, or for `return_dict=False` a tuple.
+
+    The loss, with labels, is the batch mean of cross-entropy, of binary cross-entropy (multi-label) or of the squared
+    error (regression).
 
     Args:
         logits: `(batch, labels)`.
         labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
         problem_type: As in transformers; None is single-label.
     """
-    if problem_type == "regression":
-        return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
-    if problem_type == "multi_label_classification":
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-    return F.cross_entropy(logits, labels)
+    loss = None
+    if labels is not None and problem_type == "regression":
+        loss = F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
+    elif labels is not None and problem_type == "multi_label_classification":
+        loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    elif labels is not None:
+        loss = F.cross_entropy(logits, labels)
+    if return_dict is False:
+        return (logits,) if loss is None else (loss, logits)
+    return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states, attentions=attentions)

@@ -200,7 +200,7 @@ def pad_states(states: list[torch.Tensor | None], shape: tuple[int, int]) -> tup
 
 @dataclass(frozen=True)
 class States:
-    """The cached hidden states of a fusion model's encoders: by modality the reader, the layers and width of its states,
+    """The cached hidden states of a fusion model's encoders: by modality the reader, the layers and width of states,
     and the cache. `half`: they are kept in half precision."""
 
     readers: dict[str, AudioReader | TextReader]

@@ -5,7 +5,8 @@ coefficient is neither: it requires all values of an update at once, which the t
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -98,8 +99,9 @@ class Loss:
             logits: `(batch, labels)`.
             labels: `(batch,)` class indices, or `(batch, labels)` floats: soft classes, labels or values.
         """
+        loss = self if self.weights is None else replace(self, weights=self.weights.to(logits.device))
         labels = labels if self.problem_type == CLASSES else labels.float()
-        return LOSSES[self.kind].function(self, logits.float(), labels)
+        return LOSSES[self.kind].function(loss, logits.float(), labels)
 
     def value(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss of all clips of an update (or of a whole part of the corpus) together."""
@@ -107,41 +109,20 @@ class Loss:
             return LOSSES[self.kind].function(self, logits, labels)
         return self.sum(logits, labels) / self.weight(labels)
 
-    def weights_on(self, device: torch.device) -> torch.Tensor | None:
-        """`weights` on a device."""
-        return None if self.weights is None else self.weights.to(device)
 
-
-@dataclass(frozen=True)
-class Entry:
-    """A row of `LOSSES`.
-
-    Args:
-        problem_type: The labels it is for.
-        function: `(Loss, logits, labels)` to the sum over a batch, or, with `whole_update`, to the loss itself.
-        whole_update: Whether `function` requires all clips of an update at once.
-    """
+class Entry(NamedTuple):
+    """A row of `LOSSES`."""
 
     problem_type: str
-    function: Callable[[Loss, torch.Tensor, torch.Tensor], torch.Tensor]
-    whole_update: bool = False
-
-
-def _cross_entropy(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    weights, smoothing = loss.weights_on(logits.device), loss.label_smoothing
-    return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=smoothing)
+    function: Callable[[Loss, torch.Tensor, torch.Tensor], torch.Tensor]  # logits and labels to the sum over a batch,
+    whole_update: bool = False  # or to the loss itself, if it requires all clips of an update at once
 
 
 def _focal(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     logs = logits.log_softmax(dim=-1)
     targets = labels if labels.dtype.is_floating_point else F.one_hot(labels, logits.shape[-1]).float()
-    weights = 1.0 if loss.weights is None else loss.weights_on(logits.device)
+    weights = 1.0 if loss.weights is None else loss.weights
     return -(targets * weights * (1 - logs.exp()) ** loss.focal_gamma * logs).sum()
-
-
-def _bce(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    weights = loss.weights_on(logits.device)
-    return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=weights, reduction="sum")
 
 
 def _ccc_mse(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -151,11 +132,15 @@ def _ccc_mse(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
 
 # Every loss, by its name in --loss; the first of a problem type is its default. A new loss is one entry here.
 LOSSES = {
-    "cross_entropy": Entry(CLASSES, _cross_entropy),
+    "cross_entropy": Entry(
+        CLASSES, lambda a, x, y: F.cross_entropy(x, y, a.weights, reduction="sum", label_smoothing=a.label_smoothing)
+    ),
     "focal": Entry(CLASSES, _focal),
-    "bce": Entry(LABELS, _bce),
-    "mse": Entry(VALUES, lambda loss, logits, labels: F.mse_loss(logits, labels, reduction="sum")),
-    "l1": Entry(VALUES, lambda loss, logits, labels: F.l1_loss(logits, labels, reduction="sum")),
-    "ccc": Entry(VALUES, lambda loss, logits, labels: 1 - ccc(logits, labels).mean(), whole_update=True),
+    "bce": Entry(
+        LABELS, lambda a, x, y: F.binary_cross_entropy_with_logits(x, y, pos_weight=a.weights, reduction="sum")
+    ),
+    "mse": Entry(VALUES, lambda a, x, y: F.mse_loss(x, y, reduction="sum")),
+    "l1": Entry(VALUES, lambda a, x, y: F.l1_loss(x, y, reduction="sum")),
+    "ccc": Entry(VALUES, lambda a, x, y: 1 - ccc(x, y).mean(), whole_update=True),
     "ccc_mse": Entry(VALUES, _ccc_mse, whole_update=True),
 }

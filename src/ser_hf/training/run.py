@@ -132,10 +132,9 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
 def resolve(system: System, data: DataArguments, windows: WindowArguments | None = None) -> "tuple[Mixture, Protocol]":
     """The corpora and the protocol that the flags name, without torch.
     Raises SerError: one of them does not exist, or the recipe does not learn such labels."""
-    from ..data.loading import find_protocol
     from ..data.mixing import find_mixture
 
-    mixture = find_mixture(data.dataset, data.labels, data.data_dir, data.test_on, data.add_labels)
+    mixture = find_mixture(data.dataset, data.labels, data.data_dir, data.test_on, data.add_labels, data.protocol)
     tested = mixture.tested
     kind = tested.config.problem_type
     if kind not in system.tasks:
@@ -146,7 +145,7 @@ def resolve(system: System, data: DataArguments, windows: WindowArguments | None
         raise SerError("--add_labels: does nothing without a second corpus in --dataset; leave it out")
     if kind == VALUES and windows and windows.combine == "vote":
         raise SerError("--combine vote: windows cannot vote on values; choose mean, max or attention")
-    return mixture, find_protocol(tested, data.protocol)
+    return mixture, tested.protocol
 
 
 def make_fold(
