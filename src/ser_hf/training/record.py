@@ -28,12 +28,12 @@ class Setup:
     """A run's data, fixed before training.
 
     Args:
-        recipe: The recipe's file stem.
+        recipe: The stem of the recipe's file.
         overrides: All flags that were set (`Settings.overrides`).
         report: Describes the tested corpus.
-        mixed: Utterances of other corpora in train, or None.
-        push_to: Repository to push to, or None.
-        trained_on: The trainings of the model, as `provenance.check_checkpoints` returns them.
+        mixed: Utterances of other corpora in train.
+        push_to: Repository to push to.
+        trained_on: As `provenance.check_checkpoints` returns it.
     """
 
     recipe: str
@@ -51,18 +51,25 @@ class Setup:
         """Lines on the corpora and their missing files."""
         return self.report.lines() + (self.mixed.lines() if self.mixed else [])
 
+    def split_line(self) -> str:
+        """A line on the protocol and the size of its parts."""
+        parts = describe(self.splits).items()
+        sizes = ", ".join(f"{part} {size['utterances']} ({size['speakers']} speakers)" for part, size in parts)
+        warning = self.protocol.warning and f"; {self.protocol.warning}"
+        return f"{self.protocol.name} fold {self.fold}: {sizes}{warning}"
+
     def facts(self) -> dict[str, Any]:
         """The part of `results.json` that is known before training."""
         card, protocol = self.report.card, self.protocol
         described = {name: getattr(card, name) for name in ("title", "licence", "citation", "notes")}
         split = {name: getattr(protocol, name) for name in ("name", "source", "speaker_independent", "warning")}
+        described |= {"lines": self.corpus_lines(), "languages": list(card.languages)}
         return {
             "ser_hf": __version__,
             "commit": commit(),
             "recipe": self.recipe,
             "command": command(self.recipe, self.system, self.overrides),
-            "corpus": self.report.as_dict()
-            | {"lines": self.corpus_lines(), **described, "languages": list(card.languages)},
+            "corpus": self.report.as_dict() | described,
             "mixed": self.mixed.counts if self.mixed else None,
             "protocol": {**split, "fold": self.fold},
             "splits": describe(self.splits),

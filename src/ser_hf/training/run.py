@@ -56,15 +56,8 @@ def say(*lines: str, to: TextIO | None = None) -> None:
 
 
 def start(settings: Settings) -> tuple[Settings, str | None]:
-    """Logging, the output folder, the seed and the Hub login.
-
-    Returns:
-        The settings to train with, and the repository to push to. The Trainer must not push: it would create a public
-        repository at once and upload every checkpoint, with its pickled training arguments.
-
-    Raises:
-        SerError: the folder cannot be written to or holds another run; `--push_to_hub` would fail later.
-    """
+    """Logging, the output folder, the seed and the Hub login; returns the settings to train with and the repository.
+    Raises SerError: the folder cannot be written to or holds another run; `--push_to_hub` would fail later."""
     import datasets
     import torch
     import transformers
@@ -80,7 +73,7 @@ def start(settings: Settings) -> tuple[Settings, str | None]:
             _claim_output(Path(training.output_dir), training, settings.run.overwrite_output_dir)
     transformers.utils.logging.disable_progress_bar()  # of loading and saving weights; training keeps its own
     transformers.set_seed(training.seed)
-    changes = {"push_to_hub": False}
+    changes = {"push_to_hub": False}  # the Trainer would create a public repository and upload every checkpoint
     if torch.cuda.is_available() and "dataloader_num_workers" not in settings.overrides:
         changes["dataloader_num_workers"] = DATALOADER_WORKERS
     push_to = login(training.hub_model_id, "--hub_model_id") if training.push_to_hub else None
@@ -97,15 +90,8 @@ def changed(training: "TrainingArguments", **values) -> "TrainingArguments":
 def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, "Setup"]:
     """Everything before the model: names, output folder, Hub login and seed, then corpus, fold and leak check.
 
-    Args:
-        recipe: The recipe's file stem.
-        system, settings: The recipe's.
-
-    Returns:
-        The settings to train with, and the run's data.
-
-    Raises:
-        SerError: a wrong flag or corpus.
+    Returns the settings to train with, and the run's data. Raises SerError: a wrong flag or corpus. `recipe` is the
+    stem of the recipe's file.
     """
     from ..data.mixing import load_mixture
     from .provenance import check_checkpoints
@@ -122,9 +108,9 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
         raise SerError(f"--thresholds: {report.corpus}'s labels {report.labels!r} are no values; leave it out")
     splits = make_fold(corpus, mixed, protocol, data, data.fold, report.corpus)
     setup = Setup(recipe, system, settings.overrides, splits, report, mixed, protocol, data.fold, push_to)
-    say(*setup.corpus_lines(), _split_line(setup))
-    checkpoints = list(settings.checkpoints.values())
-    setup = replace(setup, trained_on=check_checkpoints(checkpoints, setup, settings.training.do_train))
+    say(*setup.corpus_lines(), setup.split_line())
+    trained_on = check_checkpoints(list(settings.checkpoints.values()), setup, settings.training.do_train)
+    setup = replace(setup, trained_on=trained_on)
     has_validation = len(splits["validation"]) > 0
     return select_on_validation(settings, report.problem_type, report.label_names, has_validation), setup
 
@@ -160,15 +146,6 @@ def make_fold(
     splits = add_to_train(splits, mixed)
     check_disjoint(splits, protocol.speaker_independent, protocol.validation)
     return splits
-
-
-def _split_line(setup: "Setup") -> str:
-    from .record import describe
-
-    parts = describe(setup.splits).items()
-    sizes = ", ".join(f"{part} {size['utterances']} ({size['speakers']} speakers)" for part, size in parts)
-    warning = setup.protocol.warning and f"; {setup.protocol.warning}"
-    return f"{setup.protocol.name} fold {setup.fold}: {sizes}{warning}"
 
 
 def _claim_output(folder: Path, training: "TrainingArguments", overwrite: bool) -> None:
@@ -207,18 +184,10 @@ def select_on_validation(
 
 @dataclass(frozen=True)
 class Windowed:
-    """A split corpus as windows.
-
-    Args:
-        parts: Train, validation and test, a row for each window.
-        seconds, hop: Length of a window, and time from one start to the next.
-        combine: The rule from window scores to one score per utterance.
-    """
+    """A split corpus as windows: parts with a row for each window, and the flags by which they were cut."""
 
     parts: dict[str, "Dataset"]
-    seconds: float
-    hop: float
-    combine: str
+    flags: WindowArguments
 
 
 def cut_windows(splits: "DatasetDict", windows: WindowArguments) -> Windowed | None:
@@ -227,9 +196,8 @@ def cut_windows(splits: "DatasetDict", windows: WindowArguments) -> Windowed | N
 
     if windows.window_seconds is None:
         return None
-    cut = windows.window_seconds, windows.hop
-    parts = {name: to_windows(rows, *cut, windows.window_last) if len(rows) else rows for name, rows in splits.items()}
-    return Windowed(parts, *cut, windows.combine)
+    cut = windows.window_seconds, windows.hop, windows.window_last
+    return Windowed({name: to_windows(rows, *cut) if len(rows) else rows for name, rows in splits.items()}, windows)
 
 
 def draw_augmentation(
@@ -252,23 +220,21 @@ def draw_augmentation(
 def train(trainer: "SerTrainer") -> dict:
     """Train, from a checkpoint if asked to; returns the training's part of `results.json`.
     Raises SerError: `--resume_from_checkpoint` names no checkpoint."""
-    training = trainer.args
+    training, rows = trainer.args, trainer.train_dataset
     resume = _checkpoint(training)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
-    seconds = time.perf_counter() - started
-    steps = trainer.state.global_step
-    utterances = len(trainer.train_dataset) * trainer.state.epoch
-    audio = sum(seconds or 0.0 for seconds in trainer.train_dataset["duration"][:]) * trainer.state.epoch
+    state, seconds = trainer.state, time.perf_counter() - started
+    audio = sum(duration or 0.0 for duration in rows["duration"][:]) * state.epoch
     return {
-        "epochs": trainer.state.epoch,
-        "steps": steps,
+        "epochs": state.epoch,
+        "steps": state.global_step,
         "seconds": round(seconds, 1),
-        "utterances_per_second": None if resume else round(utterances / seconds, 1),
+        "utterances_per_second": None if resume else round(len(rows) * state.epoch / seconds, 1),
         "audio_seconds_per_second": None if resume or not audio else round(audio / seconds, 1),
-        "selected_step": trainer.state.best_global_step or steps,
-        "selected_by": training.metric_for_best_model if trainer.state.best_metric is not None else "last epoch",
-        "best_validation": trainer.state.best_metric,
+        "selected_step": state.best_global_step or state.global_step,
+        "selected_by": training.metric_for_best_model if state.best_metric is not None else "last epoch",
+        "best_validation": state.best_metric,
         "resumed": resume is not None,
         "processes": training.world_size,
     }
@@ -339,7 +305,7 @@ def finish(
     if training.process_index != 0:
         return {}
     if windowed:
-        test_windows, parts, combine = test, windowed.parts, windowed.combine
+        test_windows, parts, combine = test, windowed.parts, windowed.flags.combine
         test = utterance_logits(test, parts["test"], splits["test"], kind, combine)
         if validation is not None:
             validation = utterance_logits(validation, parts["validation"], splits["validation"], kind, combine)
@@ -368,7 +334,7 @@ def finish(
     results["test"]["remarks"] += remarks
     if windowed:
         results["test_windows"] = score(parts["test"], test_windows, **how)
-        results["windows"] = {"seconds": windowed.seconds, "hop": windowed.hop, "combine": combine}
+        results["windows"] = {"seconds": windowed.flags.window_seconds, "hop": windowed.flags.hop, "combine": combine}
     if others:
         results["comparisons"] = compare(splits["test"], test, others, names, kind, limits)
     results["versions"] = versions()
