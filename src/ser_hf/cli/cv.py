@@ -121,7 +121,7 @@ def main(argv: list[str]) -> int:
 # ---- the command line
 
 
-def own_parser() -> argparse.ArgumentParser:
+def _own_parser() -> argparse.ArgumentParser:
     """The flags of cv itself; all others are the recipe's."""
     parser = Parser("cv", __doc__)
     parser.add_argument("recipe", help="a recipe, such as recipes/wav2vec2_cls.py; its own flags follow")
@@ -147,7 +147,7 @@ def parse(argv: list[str]) -> Request:
     argv = spelled(argv)
     if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
         raise SerError("the recipe comes first: ser-hf cv recipes/wav2vec2_cls.py --dataset NAME ...")
-    own, words = own_parser().parse_known_args(argv)
+    own, words = _own_parser().parse_known_args(argv)
     recipe = find_recipe(own.recipe)
     system = load_system(recipe)
     for name, instead in SET_BY_CV.items():

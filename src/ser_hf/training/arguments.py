@@ -27,12 +27,12 @@ NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint
 def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
     """The settings of a recipe by the command line `argv` (this process's if None); its docstring opens `--help`.
     Raises SerError: unknown flag, YAML key or value (suggests the nearest), or a flag that would do nothing."""
-    from transformers import TrainingArguments
-
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"--help", "-h"} & set(argv):
         sys.stdout.write(help_text(system, doc))
         raise SystemExit(0)
+    from transformers import TrainingArguments
+
     values, overrides = read(system, argv)
     if not values.output_dir:
         values.output_dir = f"runs/{run_name(values, system)}_fold{values.fold}_seed{values.seed}"

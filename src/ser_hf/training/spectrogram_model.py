@@ -4,6 +4,8 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from ..data.collators import SpeechCollator
 from ..errors import SerError
 from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
 from .hub import check_labels, label_maps, reason
-from .settings import ClipArguments, WindowArguments
+from .settings import ClipArguments, FeatureArguments, NetworkArguments, WindowArguments
 
 logger = logging.getLogger("ser_hf")
 
@@ -35,42 +37,34 @@ REPOSITORIES = {
 CLASSIFIERS = ("fc.", "classifier.")
 
 
+@dataclass(frozen=True)
+class _Keywords(NetworkArguments, FeatureArguments):
+    """The keywords of `spectrogram_model`."""
+
+
 def spectrogram_model(
     label_names: list[str],
     problem_type: str = "single_label_classification",
     *,
-    model_name_or_path: str | None = None,
-    arch: str = "cnn2d_6",
-    imagenet: bool = False,
-    reduce: str | None = None,
-    pooling: str = "mean",
-    dropout: float = 0.3,
-    features: str | None = None,
-    sampling_rate: int = 8000,
-    n_mels: int = 128,
-    n_mfcc: int = 40,
-    n_fft: int = 1024,
-    win_length: int = 512,
-    hop_length: int = 100,
-    normalize: str = "none",
     trim_db: float | None = None,
-    speaker_norm: bool | None = None,
     train: bool = True,
+    **keywords: Any,
 ) -> tuple[SerForSpectrogramClassification, SerSpectrogramFeatureExtractor]:
     """A network and its feature extractor, or those of a trained model (`model_name_or_path`).
 
     Args:
         label_names: In index order.
         problem_type: As in transformers.
-        speaker_norm: None: as the checkpoint has it. The extractor's `mean_spectrum` is zeros until
-            `feature_collators` has computed it.
+        trim_db: As in `settings.ClipArguments`.
         train: Whether the model will be trained.
-        The others: the fields of `settings.NetworkArguments`, `FeatureArguments` and `ClipArguments.trim_db`.
+        keywords: The fields of `settings.NetworkArguments` and `FeatureArguments`. With `speaker_norm` the extractor's
+            `mean_spectrum` is zeros until `feature_collators` has computed it.
 
     Raises:
         SerError: checkpoint not found or with other labels; settings that do not fit; no ImageNet weights.
     """
-    name = model_name_or_path
+    flags = _Keywords(**keywords)
+    name, arch, speaker_norm = flags.model_name_or_path, flags.arch, flags.speaker_norm
     try:
         if name:
             model = SerForSpectrogramClassification.from_pretrained(name)
@@ -82,34 +76,18 @@ def spectrogram_model(
             if speaker_norm is False and extractor.mean_spectrum is not None and train:
                 raise SerError(f"--speaker_norm false: {name} was trained with it; false is for --do_train false")
         else:
-            kind = features or ("mfcc" if arch.startswith("cnn1d") else "mel")
-            rows = n_mels if kind == "mel" else n_mfcc
-            extractor = SerSpectrogramFeatureExtractor(
-                sampling_rate,
-                kind,
-                n_mels=n_mels,
-                n_mfcc=n_mfcc,
-                n_fft=n_fft,
-                win_length=win_length,
-                hop_length=hop_length,
-                normalize=normalize,
-                trim_db=trim_db,
-                mean_spectrum=[0.0] * rows if speaker_norm else None,
-            )
-            config = SerSpectrogramConfig(
-                arch=arch,
-                rows=rows,
-                reduce=reduce,
-                pooling=pooling,
-                dropout=dropout,
-                problem_type=problem_type,
-                **label_maps(label_names),
-            )
-            model = SerForSpectrogramClassification(config)
+            kind = flags.features or ("mfcc" if arch.startswith("cnn1d") else "mel")
+            rows = flags.n_mels if kind == "mel" else flags.n_mfcc
+            same = ("sampling_rate", "n_mels", "n_mfcc", "n_fft", "win_length", "hop_length", "normalize")
+            options = {field: getattr(flags, field) for field in same} | {"kind": kind, "trim_db": trim_db}
+            extractor = SerSpectrogramFeatureExtractor(mean_spectrum=[0.0] * rows if speaker_norm else None, **options)
+            config = {field: getattr(flags, field) for field in ("arch", "reduce", "pooling", "dropout")}
+            config |= {"rows": rows, "problem_type": problem_type, **label_maps(label_names)}
+            model = SerForSpectrogramClassification(SerSpectrogramConfig(**config))
     except (OSError, ValueError, TypeError) as error:
         raise SerError(f"model {name or arch!r}: {' '.join(str(error).split())}") from None
     check_labels(model.config, label_names, name or arch)
-    if imagenet and not name:
+    if flags.imagenet and not name:
         load_imagenet(model)
     return model.to(memory_format=torch.channels_last), extractor  # the same numbers, a third faster on a CPU
 

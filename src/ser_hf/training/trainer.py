@@ -110,19 +110,14 @@ class SerTrainer(Trainer):
         """This rank's share of the evaluation batches. A rank with one batch less repeats one, which is not counted: a
         sharded model waits for the forwards of all ranks."""
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
-        batches = evaluation_batches(
-            np.array(dataset[self.length][:]),
-            self.budget,
-            self.args.per_device_eval_batch_size,
-            exact=self.exact_evaluation,
-        )
+        lengths, count = np.array(dataset[self.length][:]), self.args.per_device_eval_batch_size
+        batches = evaluation_batches(lengths, self.budget, count, exact=self.exact_evaluation)
         if self.exact_evaluation and getattr(self.eval_collator, "trim_db", None) is not None:
             batches = [np.array([row]) for batch in batches for row in batch]  # trimmed lengths are no longer equal
-        rank, world = self.args.process_index, self.args.world_size
-        rounds = -(-len(batches) // world)
-        mine = [batches[min(rank + i * world, len(batches) - 1)].tolist() for i in range(rounds)]
-        loader = self._loader(dataset, mine, self.eval_collator)
-        loader.counted = [rank + i * world < len(batches) for i in range(rounds)]
+        last, world = len(batches) - 1, self.args.world_size
+        numbers = [first + self.args.process_index for first in range(0, len(batches), world)]
+        loader = self._loader(dataset, [batches[min(n, last)].tolist() for n in numbers], self.eval_collator)
+        loader.counted = [n <= last for n in numbers]
         return loader
 
     get_test_dataloader = get_eval_dataloader
