@@ -215,9 +215,8 @@ def load(request: Request) -> Plan:
     from ..data.splits import folds_of
     from ..training.text_model import with_text
 
-    corpus, report, mixed = load_mixture(
-        mixture, with_audio=request.system.reads_audio, num_proc=data.num_proc, strict=data.strict
-    )
+    options = {"with_audio": request.system.reads_audio, "num_proc": data.num_proc, "strict": data.strict}
+    corpus, report, mixed = load_mixture(mixture, **options)
     all_folds = len(folds_of(corpus, protocol, data.split_seed))
     folds = request.folds or list(range(all_folds))
     if folds[-1] >= all_folds:

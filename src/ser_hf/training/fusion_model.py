@@ -56,19 +56,17 @@ def fusion_model(
     if not new_head:
         return _load_trained(flags.model_name_or_path, label_names)
     if flags.model_name_or_path:
-        raise SerError(
-            f"--model_name_or_path {flags.model_name_or_path}: is scored with --do_train false; to train, give "
-            "--audio_model and --text_model"
-        )
+        why = "is scored with --do_train false; to train, give --audio_model and --text_model"
+        raise SerError(f"--model_name_or_path {flags.model_name_or_path}: {why}")
     if flags.freeze_encoders and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise SerError("FSDP shards what is trained, and frozen encoders are not: use it with --freeze_encoders false")
     audio_model, text_model = flags.audio_model, flags.text_model
-    for flag, name in (("audio_model", audio_model), ("text_model", text_model)):
+    for flag, recipe in (("audio_model", "wav2vec2_cls.py"), ("text_model", "text_cls.py")):
+        name = getattr(flags, flag)
         if not name:
             raise SerError(f"--{flag} is missing: name a checkpoint, plain or fine-tuned by a recipe")
         a_folder = name.count("/") > 1 or name.startswith("runs/")  # no name on the Hub
         if a_folder and not Path(name).is_dir():
-            recipe = "wav2vec2_cls.py" if flag == "audio_model" else "text_cls.py"
             raise SerError(f"--{flag} {name}: no such folder; train it first, by recipes/{recipe}")
     remote = {"trust_remote_code": flags.trust_remote_code}
     same = ("fusion", "text_pooling", "use_weighted_layer_sum", "head_size", "head_dropout", "modality_dropout")
@@ -91,10 +89,9 @@ def fusion_model(
         model.freeze_encoders()
         states = (model.audio_shape, model.pools_audio), (model.text_shape, model.pools_text)
         if any(layers > 1 and not pools for (layers, _), pools in states):
-            raise SerError(
-                f"--use_weighted_layer_sum true with --fusion {flags.fusion} and --pooling {model.config.pooling}: all "
-                "frames of all layers would be kept; use mean pooling, or --freeze_encoders false"
-            )
+            why = "all frames of all layers would be kept; use mean pooling, or --freeze_encoders false"
+            by = f"--fusion {flags.fusion} and --pooling {model.config.pooling}"
+            raise SerError(f"--use_weighted_layer_sum true with {by}: {why}")
     elif describe_audio(model.config.audio_config).feature_encoder is not None:
         model.freeze_feature_encoder()  # the convolutions of a pretrained encoder, as in the audio recipes
     return model, processor

@@ -32,10 +32,8 @@ def label_maps(names: list[str]) -> dict[str, dict]:
 def check_labels(config: PreTrainedConfig, names: list[str], checkpoint: str) -> None:
     """Raises SerError if the labels of a fine-tuned model are not those of the corpus, in their order."""
     if list(config.id2label.values()) != names:
-        raise SerError(
-            f"{checkpoint} answers {', '.join(config.id2label.values())}, "
-            f"but the corpus's labels are {', '.join(names)}: choose another --labels"
-        )
+        answers, labels = ", ".join(config.id2label.values()), ", ".join(names)
+        raise SerError(f"{checkpoint} answers {answers}, but the corpus's labels are {labels}: choose another --labels")
 
 
 def stock_class(config: SerConfig) -> type[PreTrainedModel] | None:
@@ -106,17 +104,13 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
         if config.model_type == "ser":
             return SerForAudioClassification.from_pretrained(name_or_path)
-        model, info = AutoModelForAudioClassification.from_pretrained(
-            name_or_path, output_loading_info=True, trust_remote_code=trust_remote_code
-        )
+        options = {"output_loading_info": True, "trust_remote_code": trust_remote_code}
+        model, info = AutoModelForAudioClassification.from_pretrained(name_or_path, **options)
     except (OSError, ValueError) as error:
         raise SerError(" ".join(str(error).split())) from None
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise SerError(
-            f"{name_or_path}: the head's weights {', '.join(missing[:4])} are missing, it would answer at random; "
-            "give a fine-tuned checkpoint or train one"
-        )
+    if missing := sorted(info["missing_keys"]):
+        why = f"the head's weights {', '.join(missing[:4])} are missing, it would answer at random"
+        raise SerError(f"{name_or_path}: {why}; give a fine-tuned checkpoint or train one")
     return from_stock(model)
 
 
@@ -145,9 +139,8 @@ def login(repo_id: str | None, flag: str) -> str:
     try:
         HfApi().whoami()
     except Exception as error:  # whatever the client raises: the push would fail after the training
-        raise SerError(
-            f"{flag} {repo_id}: the Hub does not accept this machine ({reason(error)}); run `hf auth login`"
-        ) from None
+        why = f"the Hub does not accept this machine ({reason(error)})"
+        raise SerError(f"{flag} {repo_id}: {why}; run `hf auth login`") from None
     return repo_id
 
 

@@ -101,9 +101,8 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     mixture, protocol = resolve(system, data, getattr(settings, "windows", None))
     settings, push_to = start(settings)
     with settings.training.main_process_first():
-        corpus, report, mixed = load_mixture(
-            mixture, with_audio=system.reads_audio, num_proc=data.num_proc, strict=data.strict
-        )
+        options = {"with_audio": system.reads_audio, "num_proc": data.num_proc, "strict": data.strict}
+        corpus, report, mixed = load_mixture(mixture, **options)
     if settings.run.thresholds and report.problem_type != VALUES:
         raise SerError(f"--thresholds: {report.corpus}'s labels {report.labels!r} are no values; leave it out")
     splits = make_fold(corpus, mixed, protocol, data, data.fold, report.corpus)
@@ -158,10 +157,8 @@ def _claim_output(folder: Path, training: "TrainingArguments", overwrite: bool) 
     elif training.do_train and (folder / "results.json").exists():
         raise SerError(f"--output_dir {folder} holds a finished run: choose another, or --overwrite_output_dir true")
     elif checkpoints and not training.resume_from_checkpoint and training.do_train:
-        raise SerError(
-            f"--output_dir {folder} holds an unfinished run: --resume_from_checkpoint true goes on with it, "
-            "--overwrite_output_dir true starts anew"
-        )
+        choice = "--resume_from_checkpoint true goes on with it, --overwrite_output_dir true starts anew"
+        raise SerError(f"--output_dir {folder} holds an unfinished run: {choice}")
 
 
 def select_on_validation(

@@ -101,21 +101,16 @@ def by_speaker(
     lengths = {"window_seconds": windows.window_seconds, **vars(clips)}
     for flag in ("window_seconds", "max_seconds", "min_seconds"):
         if relative and lengths[flag]:
-            raise SerError(
-                f"--{flag} {lengths[flag]}: speakers' means are those of whole clips; not with --speaker_norm"
-            )
+            why = "speakers' means are those of whole clips; not with --speaker_norm"
+            raise SerError(f"--{flag} {lengths[flag]}: {why}")
     return relative
 
 
 def load_imagenet(model: SerForSpectrogramClassification, file: str | None = None) -> None:
-    """Load ImageNet weights into a model's network, and set `config.weights = "imagenet"`.
+    """Load ImageNet weights into a model's network, from a safetensors `file` or the Hub, and set `config.weights`.
 
     The first convolution reads one channel: the weights of red, green and blue are summed, and its output for a
     spectrogram is that for its grey picture. The classifier of the thousand classes is not loaded.
-
-    Args:
-        model: One of the architectures of `REPOSITORIES`.
-        file: A safetensors file instead of the Hub's.
 
     Raises:
         SerError: there are no such weights, they cannot be fetched, or they do not fit.
@@ -131,10 +126,8 @@ def load_imagenet(model: SerForSpectrogramClassification, file: str | None = Non
     missing = [name for name in shapes if name not in state and not name.endswith("num_batches_tracked")]
     wrong = [name for name, weight in state.items() if shapes.get(name) != weight.shape]
     if missing or wrong:
-        shown = ", ".join((missing + wrong)[:4])
-        raise SerError(
-            f"--imagenet: {file} is not {arch}: {len(missing)} weights are missing, {len(wrong)} do not fit ({shown})"
-        )
+        counts = f"{len(missing)} weights are missing, {len(wrong)} do not fit"
+        raise SerError(f"--imagenet: {file} is not {arch}: {counts} ({', '.join((missing + wrong)[:4])})")
     with torch.no_grad():
         model.encoder.backbone.load_state_dict(state, strict=False)
     model.config.weights = "imagenet"
@@ -205,8 +198,8 @@ def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
     names = [content(row) for row in unread]
     missing = [position for position in store.missing(names) if unread[position]["audio_hash"]]
     for first in range(0, len(missing), WRITE_EVERY):
-        rows_of = {names[position]: table[position] for position in missing[first : first + WRITE_EVERY]}
-        store.add({name: collator.from_audio(row, collator._generator(row["id"])) for name, row in rows_of.items()})
+        clips = ((names[position], table[position]) for position in missing[first : first + WRITE_EVERY])
+        store.add({name: collator.from_audio(row, collator._generator(row["id"])) for name, row in clips})
     return len(missing)
 
 
@@ -215,9 +208,6 @@ def speaker_means(parts: Mapping[str, Dataset], collator: FeatureCollator) -> di
 
     Speaker normalisation of the mean alone (Schuller et al. 2010, "Cross-Corpus Acoustic Emotion Recognition: Variances
     and Strategies"). No label is read. Users of the model need clips of their speaker too (`adapted`).
-
-    Raises:
-        AudioError: a clip cannot be read.
     """
     sums, counts = {}, Counter()
     for rows in parts.values():
@@ -256,7 +246,6 @@ def feature_collators(
     training at random).
 
     Args:
-        extractor: As `spectrogram_model` returned it.
         parts: Train, validation and test, whole or as windows.
         training: The first process fills the cache.
         relative: Whether features are speaker-normalised (`by_speaker`).
