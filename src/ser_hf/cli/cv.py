@@ -49,35 +49,22 @@ ENDING = 40  # seconds that a fold has to end: accelerate gives its ranks 30
 
 @dataclass(frozen=True)
 class Request:
-    """The command line.
-
-    Args:
-        words: The recipe's flags as they were typed.
-        overrides: All flags of a fold that were set, the YAML's among them.
-        text_cleaning: The cleaning of a recipe that reads texts alone; None for the others.
-        launcher: The command that starts the recipe.
-        num_processes: Processes of each fold; None if unset.
-        out: The folder of the folds and the report.
-        folds: The folds to run; all if empty.
-        anew: Whether finished folds are run again.
-        verbose: Whether the output of the folds is shown.
-        record: The name under which `recipes/results` keeps the figures; None keeps none.
-    """
+    """The command line."""
 
     recipe: Path
     system: System
-    words: list[str]
-    overrides: dict[str, Any]
+    words: list[str]  # the recipe's flags as they were typed
+    overrides: dict[str, Any]  # all flags of a fold that were set, the YAML's among them
     data: DataArguments
-    text_cleaning: str | None
-    launcher: list[str]
-    num_processes: int | None
-    out: Path
+    text_cleaning: str | None  # of a recipe that reads texts alone
+    launcher: list[str]  # the command that starts the recipe
+    num_processes: int | None  # of each fold
+    out: Path  # the folder of the folds and the report
     seeds: list[int]
-    folds: list[int]
-    anew: bool
-    verbose: bool
-    record: str | None = None
+    folds: list[int]  # all if empty
+    anew: bool  # finished folds are run again
+    verbose: bool  # the output of the folds is shown
+    record: str | None = None  # the name under which `recipes/results` keeps the figures
 
     def folder(self, seed: int, fold: int) -> Path:
         return self.out / f"fold{fold}_seed{seed}"

@@ -34,17 +34,12 @@ WAITING = 2**24  # numbers that are written to disk at a time, 64 MB in float32:
 
 @dataclass(frozen=True)
 class AudioReader:
-    """The inputs of an audio encoder from rows with `audio`, `audio_hash` and `duration`.
-
-    Args:
-        budget: Padded seconds of audio in a batch; None for eight clips.
-        exact: Only clips of equal length share a batch: for padding-sensitive encoders.
-    """
+    """The inputs of an audio encoder from rows with `audio`, `audio_hash` and `duration`."""
 
     extractor: Any
     clips: ClipArguments
-    budget: float | None = 36.0
-    exact: bool = False
+    budget: float | None = 36.0  # padded seconds of audio in a batch; None for eight clips
+    exact: bool = False  # only clips of equal length share a batch: for padding-sensitive encoders
 
     @property
     def settings(self) -> tuple:
@@ -200,13 +195,12 @@ def pad_states(states: list[torch.Tensor | None], shape: tuple[int, int]) -> tup
 
 @dataclass(frozen=True)
 class States:
-    """The cached hidden states of a fusion model's encoders: by modality the reader, the layers and width of states,
-    and the cache. `half`: they are kept in half precision."""
+    """The cached hidden states of a fusion model's encoders, by modality."""
 
     readers: dict[str, AudioReader | TextReader]
-    shapes: dict[str, tuple[int, int]]
+    shapes: dict[str, tuple[int, int]]  # layers and width
     stores: dict[str, Store]
-    half: bool
+    half: bool  # kept in half precision
 
     def find(self, kind: str, row: dict) -> torch.Tensor | None:
         """The states `(layers, frames, dim)` of a row, or None where the modality is missing."""

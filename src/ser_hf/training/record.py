@@ -25,27 +25,18 @@ from .settings import CHECKPOINTS, System
 
 @dataclass(frozen=True)
 class Setup:
-    """A run's data, fixed before training.
+    """A run's data, fixed before training."""
 
-    Args:
-        recipe: The stem of the recipe's file.
-        overrides: All flags that were set (`Settings.overrides`).
-        report: Describes the tested corpus.
-        mixed: Utterances of other corpora in train.
-        push_to: Repository to push to.
-        trained_on: As `provenance.check_checkpoints` returns it.
-    """
-
-    recipe: str
+    recipe: str  # the stem of the recipe's file
     system: System
-    overrides: Mapping[str, Any]
+    overrides: Mapping[str, Any]  # all flags that were set (`Settings.overrides`)
     splits: DatasetDict
-    report: CorpusReport
-    mixed: Mixed | None
+    report: CorpusReport  # on the tested corpus
+    mixed: Mixed | None  # utterances of other corpora in train
     protocol: Protocol
     fold: int
-    push_to: str | None = None
-    trained_on: Sequence[dict] = ()
+    push_to: str | None = None  # repository
+    trained_on: Sequence[dict] = ()  # as `provenance.check_checkpoints` returns it
 
     def corpus_lines(self) -> list[str]:
         """Lines on the corpora and their missing files."""
@@ -105,14 +96,8 @@ def describe_model(
     lora_rank: int = 0,
     speaker_normalised: bool = False,
 ) -> dict[str, Any]:
-    """The model's part of `results.json`.
-
-    Args:
-        saved: The class of the saved model.
-        task: The task of the pipeline that loads it.
-        checkpoints: The checkpoints it was made from.
-        lora_rank: Rank of the adapters it was trained with; 0 without.
-    """
+    """The model's part of `results.json`: `saved` is the class of the saved model, `task` that of its pipeline,
+    `checkpoints` are those it was made from, `lora_rank` is 0 without adapters."""
     published = [name for name in checkpoints if not Path(name).exists()]
     encoder = " + ".join(name if name in published else _public_name(Path(name)) for name in checkpoints)
     base = getattr(model.config, "audio_config", None) or model.config

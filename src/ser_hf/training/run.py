@@ -200,8 +200,7 @@ def cut_windows(splits: "DatasetDict", windows: WindowArguments) -> Windowed | N
 def draw_augmentation(
     splits: "DatasetDict", extractor, augmentation: "Augmentation", training: "TrainingArguments"
 ) -> None:
-    """Draw the first training clip and the effect of each transform on it into `figures/augmentation.png` of the run's
-    folder, at the extractor's rate."""
+    """Draw the first training clip and the effect of each transform on it into the run's `figures/augmentation.png`."""
     from ..data.audio import decode
     from ..data.augmentation import draw_examples
 
@@ -271,9 +270,7 @@ def finish(
     """Score test once, save the model and its report, print the report, push if asked. Returns the results.
 
     Args:
-        trainer: Its model is the selected one.
-        settings, setup: As `prepare` returned them.
-        trained: As `train` returned it, or None.
+        trainer, settings, setup, trained: As `prepare` and `train` returned them; the trainer has the selected model.
         processor: The feature extractor, tokenizer or processor to save with the model.
         windowed: The parts as windows, if the model was trained on windows.
         task: The task of the pipeline that loads the model.

@@ -33,8 +33,8 @@ class _Loader(DataLoader):
 class SerTrainer(Trainer):
     """Trainer over datasets with a column `label`, one of lengths, and the `columns` of its collators.
 
-    Loaders are made per rank here and not by accelerate, which repeats clips to complete the last batch: every clip is
-    trained on once per epoch and scored exactly once, by any number of processes.
+    Loaders are made here and not by accelerate, which repeats clips to complete the last batch: every clip is trained
+    on once per epoch and scored exactly once, by any number of processes.
 
     Args:
         budget: Padded length of a batch on one device, in seconds of audio or in tokens; None for
@@ -215,15 +215,12 @@ class SerTrainer(Trainer):
                 logits.append(scores.float().cpu().numpy())
                 labels.append(truth.cpu().numpy())
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        parts = [(rows, np.concatenate(logits), np.concatenate(labels))] if rows else []
-        if self.args.world_size > 1:
-            parts = gather_object(parts)
-        order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
-        scores = np.concatenate([part[1] for part in parts])[order]
-        truth = np.concatenate([part[2] for part in parts])[order]
-        metrics = {}
-        if self.compute_metrics is not None:
-            metrics = dict(self.compute_metrics(EvalPrediction(predictions=scores, label_ids=truth)))
+        ranks = gather_object([(rows, logits, labels)]) if self.args.world_size > 1 else [(rows, logits, labels)]
+        rows, logits, labels = ([entry for rank in ranks for entry in rank[i]] for i in range(3))
+        order = np.argsort(rows, kind="stable")
+        scores, truth = np.concatenate(logits)[order], np.concatenate(labels)[order]
+        prediction = EvalPrediction(predictions=scores, label_ids=truth)
+        metrics = dict(self.compute_metrics(prediction)) if self.compute_metrics else {}
         metrics["loss"] = float(self.loss.value(torch.from_numpy(scores), torch.from_numpy(truth)))
         prefixed = {f"{metric_key_prefix}_{name}": value for name, value in denumpify_detensorize(metrics).items()}
         return EvalLoopOutput(predictions=scores, label_ids=truth, metrics=prefixed, num_samples=len(scores))
