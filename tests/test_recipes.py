@@ -215,7 +215,7 @@ MISTAKES = {
     "output": (("--output_dir", "{tmp}/file/out"), "--output_dir .*/file/out: cannot write in .*; choose another"),
     "checkpoint": (("--model_name_or_path", "{tmp}/empty", "--config_overrides", "{{}}"), "model '.*/empty'"),
     "resume": (("--resume_from_checkpoint", "{tmp}/nowhere"), "no such folder"),
-    "push without a name": (("--push_to_hub", "true"), "--push_to_hub needs --hub_model_id user/name"),
+    "push without a name": (("--push_to_hub", "true"), "--hub_model_id is missing: name the repository, user/name"),
 }
 
 

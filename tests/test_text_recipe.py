@@ -237,7 +237,7 @@ MISTAKES = {
     "loss": (("--loss", "ccc"), "--loss ccc: not for single_label_classification; choose cross_entropy, focal"),
     "lora target": (("--lora_r", "2", "--lora_target", "q_proj"), "--lora_target q_proj: no such layer in Bert"),
     "sampling": (
-        ("--labels", "vad", "--sampling", "class"),
+        ("--labels", "vad", "--class_weights", "none", "--sampling", "class"),
         "--sampling class: these labels are not classes; choose speaker or none",
     ),
     "soft labels": (
