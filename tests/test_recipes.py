@@ -206,13 +206,16 @@ MISTAKES = {
     "protocol": (("--protocol", "loso"), "emodb has no protocol 'loso': choose one of leave-one-speaker-out"),
     "fold": (("--fold", "99"), "--fold 99: emodb's protocol 'speaker-folds' has folds 0 to 4"),
     "config": (("--config", "nowhere.yaml"), "--config nowhere.yaml: no such file"),
-    "yaml key": (("--config", "{tmp}/wrong.yaml"), "key 'learning_rates': did you mean --learning_rate"),
+    "yaml key": (
+        ("--config", "{tmp}/wrong.yaml"),
+        "wrong.yaml: unknown flag --learning_rates: did you mean --learning_rate",
+    ),
     "overrides": (("--config_overrides", "layerdrop=0"), "must be JSON"),
     "two models": (("--model_name_or_path", "x", "--model_type", "wav2vec2"), "give one"),
-    "output": (("--output_dir", "{tmp}/file/out"), "cannot write there"),
+    "output": (("--output_dir", "{tmp}/file/out"), "--output_dir .*/file/out: cannot write in .*; choose another"),
     "checkpoint": (("--model_name_or_path", "{tmp}/empty", "--config_overrides", "{{}}"), "model '.*/empty'"),
     "resume": (("--resume_from_checkpoint", "{tmp}/nowhere"), "no such folder"),
-    "push without a name": (("--push_to_hub", "true"), "--push_to_hub needs --hub_model_id user/name"),
+    "push without a name": (("--push_to_hub", "true"), "--hub_model_id is missing: name the repository, user/name"),
 }
 
 

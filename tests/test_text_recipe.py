@@ -93,7 +93,12 @@ def test_what_a_run_leaves_behind(trained, fake_corpus):
     card = (folder / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["pipeline_tag"] == "text-classification"
-    for remark in ("no text and are left out", "also occur in train", "by 'unicode'", "majority: the most frequent"):
+    for remark in (
+        "no text and are left out",
+        "also occur in train",
+        "clean_text(text, 'unicode')",
+        "majority: the most frequent",
+    ):
         assert remark in card, remark
     for text in (card, (folder / "results.json").read_text(), (folder / "config.json").read_text()):
         assert str(fake_corpus("iemocap")) not in text and str(folder) not in text
@@ -218,7 +223,7 @@ def test_corpora_are_mixed_also_those_without_audio(fake_corpus, tmp_path, monke
 def test_soft_labels_sampling_and_lengths_without_a_budget(fake_corpus, tmp_path):
     flags = ("--soft_labels", "true", "--sampling", "class", "--batch_tokens", "0", "--max_text_length", "5")
     here(*iemocap(fake_corpus, tmp_path / "out", *flags))
-    assert "fill the 5 tokens and may be cut there" in (tmp_path / "out" / "README.md").read_text()
+    assert "fill the 5 tokens and may be truncated" in (tmp_path / "out" / "README.md").read_text()
 
 
 MISTAKES = {
@@ -228,11 +233,17 @@ MISTAKES = {
     "not a checkpoint": (("--model_name_or_path", "{tmp}/empty"), "model '.*/empty'"),
     "length": (("--max_text_length", "9999"), "--max_text_length 9999: bert reads 3 to 512 tokens"),
     "cleaning": (("--text_cleaning", "all"), "--text_cleaning"),
-    "audio flag": (("--pooling", "max"), "unknown flag --pooling"),
+    "audio flag": (("--pooling", "max"), "--pooling: the recipe of text does not use it"),
     "loss": (("--loss", "ccc"), "--loss ccc: not for single_label_classification; choose cross_entropy, focal"),
     "lora target": (("--lora_r", "2", "--lora_target", "q_proj"), "--lora_target q_proj: no such layer in Bert"),
-    "sampling": (("--labels", "vad", "--sampling", "class"), "--sampling class: these labels are not classes"),
-    "soft labels": (("--labels", "vad", "--soft_labels", "true"), "--soft_labels: this corpus and label set have no"),
+    "sampling": (
+        ("--labels", "vad", "--class_weights", "none", "--sampling", "class"),
+        "--sampling class: these labels are not classes; choose speaker or none",
+    ),
+    "soft labels": (
+        ("--labels", "vad", "--soft_labels", "true"),
+        "--soft_labels true: these labels are not classes; leave it out",
+    ),
 }
 
 
@@ -307,12 +318,10 @@ def test_cross_validation_pools_the_baselines(tmp_path, capsys):
     assert re.search(r"\| 42 +\| tfidf +\| 0\.\d{3} \[", report)
 
 
-def test_cv_expects_what_has_a_text(fake_corpus):
+def test_cv_expects_what_has_a_text(fake_corpus, tmp_path):
     data = ["--dataset", "iemocap", "--data_dir", str(fake_corpus("iemocap")), "--labels", "4class"]
-    plans = [cv.parse([str(REPO / "recipes" / f"{r}.py"), *data, "--folds", "1"]) for r in ("text_cls", "wav2vec2_cls")]
-    for plan in plans:
-        plan.out = Path(fake_corpus("iemocap")).parent / "cv_out"
-        cv.load(plan)
-    with_text, everything = (plan.tests[1] for plan in plans)
+    data += ["--folds", "1", "--output_dir", str(tmp_path / "cv")]
+    requests = [cv.parse([str(REPO / "recipes" / f"{name}.py"), *data]) for name in ("text_cls", "wav2vec2_cls")]
+    with_text, everything = (cv.load(request).tests[1] for request in requests)
     texts = texts_of(fake_corpus, "iemocap")
     assert with_text == {name for name in everything if clean_text(texts[name])} != everything

@@ -134,7 +134,9 @@ def save_model(model: PreTrainedModel, processor, folder: Path) -> type[PreTrain
 def login(repo_id: str | None, flag: str) -> str:
     """The repository to push to, once the Hub has accepted this machine's token; before anything slow.
     Raises SerError: names `flag`: not `user/name`, no or wrong token, Hub not reachable."""
-    if not repo_id or not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
+    if not repo_id:
+        raise SerError(f"{flag} is missing: name the repository, user/name")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
         raise SerError(f"{flag} {repo_id}: must be user/name")
     try:
         HfApi().whoami()
