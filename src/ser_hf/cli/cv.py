@@ -134,20 +134,20 @@ def parse(argv: list[str]) -> Request:
     argv = spelled(argv)
     if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
         raise SerError("the recipe comes first: ser-hf cv recipes/wav2vec2_cls.py --dataset NAME ...")
-    own, words = _own_parser().parse_known_args(argv)
-    recipe = find_recipe(own.recipe)
+    flags, words = _own_parser().parse_known_args(argv)
+    recipe = find_recipe(flags.recipe)
     system = load_system(recipe)
     for name, instead in SET_BY_CV.items():
         if any(w == f"--{name}" or w.startswith(f"--{name}=") for w in words):
             raise SerError(f"--{name}: cv sets it for each run; use {instead}")
     values, overrides = read(system, words)
-    launcher, config = [sys.executable, "-m", "accelerate.commands.launch"], own.accelerate_config
+    launcher, config = [sys.executable, "-m", "accelerate.commands.launch"], flags.accelerate_config
     if config and not Path(config).is_file():
         raise SerError(f"--accelerate_config {config}: no such file")
     launcher += ["--config_file", config] if config else []
-    if own.num_processes:  # --multi_gpu also on a CPU, where `--cpu` would start one process whatever the number
-        launcher += ["--multi_gpu"] if own.num_processes > 1 and not config else []
-        launcher += ["--num_processes", str(own.num_processes)]
+    if flags.num_processes:  # --multi_gpu also on a CPU, where `--cpu` would start one process whatever the number
+        launcher += ["--multi_gpu"] if flags.num_processes > 1 and not config else []
+        launcher += ["--num_processes", str(flags.num_processes)]
     return Request(
         recipe=recipe,
         system=system,
@@ -156,13 +156,13 @@ def parse(argv: list[str]) -> Request:
         data=build(DataArguments, values),
         text_cleaning=getattr(values, "text_cleaning", None) if not system.reads_audio else None,
         launcher=launcher,
-        num_processes=own.num_processes,
-        out=Path(own.output_dir or values.output_dir or f"runs/{run_name(values, system)}_cv"),
-        seeds=list(dict.fromkeys(own.seeds or [values.seed])),
-        folds=sorted(set(own.folds or [])),
+        num_processes=flags.num_processes,
+        out=Path(flags.output_dir or values.output_dir or f"runs/{run_name(values, system)}_cv"),
+        seeds=list(dict.fromkeys(flags.seeds or [values.seed])),
+        folds=sorted(set(flags.folds or [])),
         anew=values.overwrite_output_dir,
-        verbose=own.verbose == "true",
-        record=own.record if own.record != "" else run_name(values, system),
+        verbose=flags.verbose == "true",
+        record=flags.record if flags.record != "" else run_name(values, system),
     )
 
 
@@ -375,9 +375,8 @@ def last_error(output: str) -> str:
     lines = [re.sub(r"^\[rank\d+\]:\s*", "", line).strip() for line in re.split(r"[\r\n]+", output)]
     # Exceptions of launchers, and of ranks that have lost another one, are never the reason.
     after = re.compile(r"CalledProcessError|ChildFailedError|SignalException|[Cc]onnection (closed|reset) by peer")
-    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    raised = [
-        line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line) and not after.search(line)
-    ]
+    reported = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+    raised = [line for line in raised if not after.search(line)]
     ended = [found[0] for line in lines if (found := re.search(r"(exitcode +:|died with|returned non-zero) .*", line))]
-    return next((found[-1][:500] for found in (own, raised, ended, list(filter(None, lines))) if found), "no output")
+    return next((kind[-1][:500] for kind in (reported, raised, ended, list(filter(None, lines))) if kind), "no output")
