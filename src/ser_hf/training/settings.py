@@ -52,6 +52,7 @@ TEXT_POOLINGS = names_in("models/pooling.py", "TEXT_POOLINGS")
 ARCHS = names_in("models/configuration_spectrogram.py", "WIDTHS")
 CLEANINGS = names_in("models/text_cleaning.py", "TEXT_CLEANING")
 LOSSES = names_in("training/losses.py", "LOSSES")
+COMBINATIONS = ("mean", "max", "vote", "attention")
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,7 @@ class WindowArguments:
     window_seconds: float | None = _flag(None, "Cut utterances into windows of this length in seconds.", above=0)
     window_hop: float | None = _of_windows(None, "Seconds between window starts; half a window if unset.", above=0)
     window_last: str = _of_windows("pad", "Rest after the last whole window.", choices=("pad", "drop", "shift"))
-    combine: str = _of_windows(
-        "mean", "Window scores to one per utterance.", choices=("mean", "max", "vote", "attention")
-    )
+    combine: str = _of_windows("mean", "Window scores to one per utterance.", choices=COMBINATIONS)
 
     @property
     def hop(self) -> float | None:
@@ -192,9 +191,7 @@ class FeatureArguments:
     win_length: int = _of_new(512, "Length of its Hamming window in samples.", least=1)
     hop_length: int = _of_new(100, "Samples from one frame to the next.", least=1)
     normalize: str = _of_new("none", "clip: each clip to zero mean and unit variance.", choices=("none", "clip"))
-    speaker_norm: bool | None = _flag(
-        None, "Subtract each speaker's mean spectrum; test included. Known speakers only."
-    )
+    speaker_norm: bool | None = _flag(None, "Subtract each speaker's mean spectrum, in test too. Known speakers only.")
 
 
 @dataclass(frozen=True)
@@ -260,9 +257,7 @@ class RunArguments:
 
     thresholds: list[float] | None = _flag(None, "Report values also as present or absent at these thresholds.")
     overwrite_output_dir: bool = _flag(False, "Start anew in a folder that holds a run.")
-    config: str | None = _flag(
-        None, "YAML of flags; recipes/configs/<dataset>_<system>.yaml if it exists; none: no YAML."
-    )
+    config: str | None = _flag(None, "YAML of flags; none: no YAML; recipes/configs/<dataset>_<system>.yaml if unset.")
 
 
 @dataclass(frozen=True, kw_only=True)
