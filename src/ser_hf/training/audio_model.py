@@ -42,8 +42,13 @@ def audio_model(
     name, model_type, remote = flags.model_name_or_path, flags.model_type, flags.trust_remote_code
     options = {field: getattr(flags, field) for field in HeadArguments.__dataclass_fields__}
     options |= {"problem_type": problem_type, **label_maps(label_names)}
-    masks = ("mask_time_prob", "mask_time_length", "mask_feature_prob", "mask_feature_length")
-    masks = {field: value for field in masks if (value := getattr(flags, field)) is not None}
+    masks = {
+        "mask_time_prob": flags.mask_time_prob,
+        "mask_time_length": flags.mask_time_length,
+        "mask_feature_prob": flags.mask_feature_prob,
+        "mask_feature_length": flags.mask_feature_length,
+    }
+    masks = {name: value for name, value in masks.items() if value is not None}
     overrides = json.loads(flags.config_overrides or "{}") | masks | ({"apply_spec_augment": True} if masks else {})
     try:
         if model_type:
