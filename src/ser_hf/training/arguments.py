@@ -30,12 +30,12 @@ def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
     Raises:
         SerError: unknown flag, YAML key or value (suggests the nearest), or a flag that would do nothing.
     """
-    from transformers import TrainingArguments
-
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"--help", "-h"} & set(argv):
         sys.stdout.write(help_text(system, doc))
         raise SystemExit(0)
+    from transformers import TrainingArguments
+
     values, overrides = read(system, argv)
     if not values.output_dir:
         values.output_dir = f"runs/{run_name(values, system)}_fold{values.fold}_seed{values.seed}"
