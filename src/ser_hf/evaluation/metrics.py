@@ -41,8 +41,8 @@ def from_confusion(matrix: np.ndarray) -> dict[str, np.ndarray | float]:
 
 
 def from_counts(correct: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray | float]:
-    """UAR, WA, macro and weighted F1 from each class's counts `(..., labels)`: utterances of the class that are predicted
-    as it, utterances of the class, utterances that are predicted as it.
+    """UAR, WA, macro and weighted F1 from each class's counts `(..., labels)`: utterances of it that are predicted as
+    it, utterances of it, utterances that are predicted as it.
 
     Classes without any reference take no part in UAR and macro F1 (a recall of nothing is not a number), as in
     scikit-learn's `balanced_accuracy_score`; a class never predicted has precision and F1 of 0.
