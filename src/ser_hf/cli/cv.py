@@ -49,35 +49,22 @@ ENDING = 40  # seconds that a fold has to end: accelerate gives its ranks 30
 
 @dataclass(frozen=True)
 class Request:
-    """The command line.
-
-    Args:
-        words: The recipe's flags as they were typed.
-        overrides: All flags of a fold that were set, the YAML's among them.
-        text_cleaning: The cleaning of a recipe that reads texts alone; None for the others.
-        launcher: The command that starts the recipe.
-        num_processes: Processes of each fold; None if unset.
-        out: The folder of the folds and the report.
-        folds: The folds to run; all if empty.
-        anew: Whether finished folds are run again.
-        verbose: Whether the output of the folds is shown.
-        record: The name under which `recipes/results` keeps the figures; None keeps none.
-    """
+    """The command line."""
 
     recipe: Path
     system: System
-    words: list[str]
-    overrides: dict[str, Any]
+    words: list[str]  # the recipe's flags as they were typed
+    overrides: dict[str, Any]  # all flags of a fold that were set, the YAML's among them
     data: DataArguments
-    text_cleaning: str | None
-    launcher: list[str]
-    num_processes: int | None
-    out: Path
+    text_cleaning: str | None  # of a recipe that reads texts alone
+    launcher: list[str]  # the command that starts the recipe
+    num_processes: int | None  # of each fold
+    out: Path  # the folder of the folds and the report
     seeds: list[int]
-    folds: list[int]
-    anew: bool
-    verbose: bool
-    record: str | None = None
+    folds: list[int]  # all if empty
+    anew: bool  # finished folds are run again
+    verbose: bool  # the output of the folds is shown
+    record: str | None = None  # the name under which `recipes/results` keeps the figures
 
     def folder(self, seed: int, fold: int) -> Path:
         return self.out / f"fold{fold}_seed{seed}"
@@ -99,10 +86,7 @@ class Plan:
 
 def main(argv: list[str]) -> int:
     """Run the folds that are not finished, then report. Returns the exit status.
-
-    Raises:
-        SerError: wrong flags, a folder of another run, or a fold that failed (the finished ones stay).
-    """
+    Raises SerError: wrong flags, a folder of another run, or a fold that failed (the finished ones stay)."""
     request = parse(argv)
     if request.record:
         check_request(request.record, partial=bool(request.folds))
@@ -124,7 +108,7 @@ def main(argv: list[str]) -> int:
 # ---- the command line
 
 
-def own_parser() -> argparse.ArgumentParser:
+def _own_parser() -> argparse.ArgumentParser:
     """The flags of cv itself; all others are the recipe's."""
     parser = Parser("cv", __doc__)
     parser.add_argument("recipe", help="a recipe, such as recipes/wav2vec2_cls.py; its own flags follow")
@@ -146,28 +130,24 @@ def _natural(text: str) -> int:
 
 def parse(argv: list[str]) -> Request:
     """Read the command line, without the corpus.
-
-    Raises:
-        SerError: no such recipe, or a wrong flag of cv or of the recipe.
-    """
+    Raises SerError: no such recipe, or a wrong flag of cv or of the recipe."""
     argv = spelled(argv)
     if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
         raise SerError("the recipe comes first: ser-hf cv recipes/wav2vec2_cls.py --dataset NAME ...")
-    own, words = own_parser().parse_known_args(argv)
-    recipe = find_recipe(own.recipe)
+    flags, words = _own_parser().parse_known_args(argv)
+    recipe = find_recipe(flags.recipe)
     system = load_system(recipe)
     for name, instead in SET_BY_CV.items():
         if any(w == f"--{name}" or w.startswith(f"--{name}=") for w in words):
             raise SerError(f"--{name}: cv sets it for each run; use {instead}")
     values, overrides = read(system, words)
-    launcher, config = [sys.executable, "-m", "accelerate.commands.launch"], own.accelerate_config
+    launcher, config = [sys.executable, "-m", "accelerate.commands.launch"], flags.accelerate_config
     if config and not Path(config).is_file():
         raise SerError(f"--accelerate_config {config}: no such file")
     launcher += ["--config_file", config] if config else []
-    if own.num_processes:
-        # also on a CPU, where `--cpu` would start one process whatever the number
-        several = ["--multi_gpu"] if own.num_processes > 1 and not config else []
-        launcher += [*several, "--num_processes", str(own.num_processes)]
+    if flags.num_processes:  # --multi_gpu also on a CPU, where `--cpu` would start one process whatever the number
+        launcher += ["--multi_gpu"] if flags.num_processes > 1 and not config else []
+        launcher += ["--num_processes", str(flags.num_processes)]
     return Request(
         recipe=recipe,
         system=system,
@@ -176,13 +156,13 @@ def parse(argv: list[str]) -> Request:
         data=build(DataArguments, values),
         text_cleaning=getattr(values, "text_cleaning", None) if not system.reads_audio else None,
         launcher=launcher,
-        num_processes=own.num_processes,
-        out=Path(own.output_dir or values.output_dir or f"runs/{run_name(values, system)}_cv"),
-        seeds=list(dict.fromkeys(own.seeds or [values.seed])),
-        folds=sorted(set(own.folds or [])),
+        num_processes=flags.num_processes,
+        out=Path(flags.output_dir or values.output_dir or f"runs/{run_name(values, system)}_cv"),
+        seeds=list(dict.fromkeys(flags.seeds or [values.seed])),
+        folds=sorted(set(flags.folds or [])),
         anew=values.overwrite_output_dir,
-        verbose=own.verbose == "true",
-        record=own.record if own.record != "" else run_name(values, system),
+        verbose=flags.verbose == "true",
+        record=flags.record if flags.record != "" else run_name(values, system),
     )
 
 
@@ -210,10 +190,7 @@ def load_system(recipe: Path) -> System:
 
 def load(request: Request) -> Plan:
     """Load the corpus and make every fold, before the first one runs.
-
-    Raises:
-        SerError: no such corpus, label set, protocol or fold; a leak; labels that cv cannot sum up.
-    """
+    Raises SerError: no such corpus, label set, protocol or fold; a leak; labels that cv cannot sum up."""
     data = request.data
     mixture, protocol = run.resolve(request.system, data)
     if mixture.tested.config.problem_type != CLASSES:
@@ -225,9 +202,8 @@ def load(request: Request) -> Plan:
     from ..data.splits import folds_of
     from ..training.text_model import with_text
 
-    corpus, report, mixed = load_mixture(
-        mixture, with_audio=request.system.reads_audio, num_proc=data.num_proc, strict=data.strict
-    )
+    options = {"with_audio": request.system.reads_audio, "num_proc": data.num_proc, "strict": data.strict}
+    corpus, report, mixed = load_mixture(mixture, **options)
     all_folds = len(folds_of(corpus, protocol, data.split_seed))
     folds = request.folds or list(range(all_folds))
     if folds[-1] >= all_folds:
@@ -273,10 +249,7 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
 
 def finished(plan: Plan, seed: int, fold: int) -> Fold | None:
     """Results and predictions of a fold, or None if it is not run or not complete.
-
-    Raises:
-        SerError: its folder holds a run with other flags (names the first that differs), or of another corpus.
-    """
+    Raises SerError: its folder holds a run with other flags (names the first that differs), or of another corpus."""
     import yaml
 
     folder, now = plan.request.folder(seed, fold), plan.request.overrides
@@ -402,9 +375,8 @@ def last_error(output: str) -> str:
     lines = [re.sub(r"^\[rank\d+\]:\s*", "", line).strip() for line in re.split(r"[\r\n]+", output)]
     # Exceptions of launchers, and of ranks that have lost another one, are never the reason.
     after = re.compile(r"CalledProcessError|ChildFailedError|SignalException|[Cc]onnection (closed|reset) by peer")
-    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    raised = [
-        line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line) and not after.search(line)
-    ]
+    reported = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+    raised = [line for line in raised if not after.search(line)]
     ended = [found[0] for line in lines if (found := re.search(r"(exitcode +:|died with|returned non-zero) .*", line))]
-    return next((found[-1][:500] for found in (own, raised, ended, list(filter(None, lines))) if found), "no output")
+    return next((kind[-1][:500] for kind in (reported, raised, ended, list(filter(None, lines))) if kind), "no output")

@@ -29,19 +29,13 @@ BLOCK = 256  # rows that are in memory at a time
 
 def main(argv: list[str]) -> int:
     """Write the embeddings of one corpus.
-
-    Raises:
-        SerError: no such corpus or checkpoint, nothing to encode, or a file that cannot be written.
-    """
+    Raises SerError if there is nothing to encode, or a file cannot be written."""
     parser = Parser("embed", __doc__)
     corpus_arguments(parser)
     parser.add_argument("--model", required=True, help="audio or text encoder, fine-tuned or not: Hub id or folder")
-    parser.add_argument(
-        "--level", choices=("utterance", "frames"), default="utterance", help="one vector, or all frames"
-    )
-    parser.add_argument(
-        "--pooling", choices=dict.fromkeys(POOLINGS + TEXT_POOLINGS), help="pooling of frames (default: mean)"
-    )
+    levels, poolings = ("utterance", "frames"), dict.fromkeys(POOLINGS + TEXT_POOLINGS)
+    parser.add_argument("--level", choices=levels, default="utterance", help="one vector, or all frames")
+    parser.add_argument("--pooling", choices=poolings, help="pooling of frames (default: mean)")
     parser.add_argument("--layers", choices=("last", "all"), default="last", help="all: a vector for every layer")
     budget = "budget in padded seconds per batch (default: 36); 0 makes batches of eight clips"
     parser.add_argument("--batch_seconds", type=float, default=36.0, help=budget)
@@ -97,17 +91,15 @@ def encode_corpus(
     """Encode a corpus, unless it is cached.
 
     Args:
-        corpus: As `load_corpus` returns it.
         model: Hub id or folder of an audio or text encoder.
-        pooling: Of frames; None keeps all of them.
+        pooling: Pooling of frames; None keeps all of them.
         every_layer: Also the layers before the last, and the input of the first.
         budget: Padded seconds of audio in a batch; None for eight clips.
-        max_text_length, text_cleaning: Of a text encoder.
-        trust_remote_code: Whether code that comes with the checkpoint may run.
+        The others: the fields of `settings.TextArguments` and `EncoderArguments`.
 
     Returns:
-        The cache with the hidden states `(layers, frames, dim)`, and the name of each utterance's in it; None where
-        there is nothing to encode.
+        The cache of hidden states `(layers, frames, dim)`, and each utterance's name in it; None if there is nothing
+        to encode.
 
     Raises:
         SerError: no such checkpoint, or no encoder of audio or text.
@@ -134,30 +126,26 @@ def encode_corpus(
         if not audio:
             check_text_length(max_text_length, config)
         encoder = load_audio_encoder(model, **remote)[0] if audio else load_text_encoder(model, **remote)
-        reader = (AutoFeatureExtractor if audio else AutoTokenizer).from_pretrained(model, **remote)
+        processor = (AutoFeatureExtractor if audio else AutoTokenizer).from_pretrained(model, **remote)
     except (OSError, ValueError, AttributeError) as error:
         raise SerError(f"--model {model}: {' '.join(str(error).split())}") from None
-    fitting = poolings.POOLINGS if audio else poolings.TEXT_POOLINGS
-    fitting = [name for name, entry in fitting.items() if entry.parameters is None]
-    if pooling is not None and pooling not in fitting:
-        kind = "an audio" if audio else "a text"
-        raise SerError(
-            f"--pooling {pooling}: not without training, or not for {kind} encoder; choose {', '.join(fitting)}"
-        )
+    table, kind = (poolings.POOLINGS, "an audio") if audio else (poolings.TEXT_POOLINGS, "a text")
+    fitting = [name for name, entry in table.items() if entry.parameters is None]
+    if pooling not in (None, *fitting):
+        why = f"not without training, or not for {kind} encoder"
+        raise SerError(f"--pooling {pooling}: {why}; choose {', '.join(fitting)}")
     encoder = encoder.to(device).eval()
 
     def encode(attention_mask, inputs=None, input_ids=None):
-        if audio:
-            states = audio_states(encoder, inputs, attention_mask, every_layer)
-        else:
-            states = text_states(encoder, input_ids, attention_mask, every_layer)
+        encode_batch, values = (audio_states, inputs) if audio else (text_states, input_ids)
+        states = encode_batch(encoder, values, attention_mask, every_layer)
         return states if pooling is None else poolings.pool_layers(*states, pooling)
 
     layers = layer_count(encoder.config) if every_layer else 1
     if audio:
-        reader = AudioReader(reader, ClipArguments(), budget, exact=padding_sensitive(encoder.config))
+        reader = AudioReader(processor, ClipArguments(), budget, exact=padding_sensitive(encoder.config))
     else:
-        reader = TextReader(reader, text_cleaning, max_text_length)
+        reader = TextReader(processor, text_cleaning, max_text_length)
     store = open_store(encoder, reader, layers, pooling)
     fill(store, corpus, reader, encode, device, title=f"{'audio' if audio else 'text'} encoder")
     return store, [reader.name(row) for row in corpus.select_columns(["audio_hash", "text"])]
@@ -172,24 +160,16 @@ def write_embeddings(
     frames: bool = False,
     every_layer: bool = False,
 ) -> int:
-    """The parquet file, whole or not at all; returns its number of rows.
-
-    Args:
-        out: The file.
-        corpus, store, names: As in `encode_corpus`; rows without a name are left out.
-        frames: `embedding` is a list of frames.
-        every_layer: `embedding` is a list of layers.
-    """
+    """Write the parquet file, whole or not at all; returns its number of rows. Utterances whose name is None are left
+    out; `embedding` is a vector, a list of frames, or a list of layers."""
     import pyarrow.parquet as pq
     from datasets import List, Value
 
     encoded = [row for row, name in enumerate(names) if name is not None]
     first = store[names[encoded[0]]]  # (layers, frames, dim)
     kind = List(Value("float32"), length=first.shape[-1])
-    if frames:
-        kind = List(kind)
-    elif every_layer:
-        kind = List(kind, length=first.shape[0])
+    if frames or every_layer:
+        kind = List(kind, length=-1 if frames else first.shape[0])
     rows = corpus.select_columns([name for name in corpus.column_names if name != "audio"]).select(encoded)
     features = rows.features.copy()
     features["embedding"] = kind

@@ -1,1 +1,1 @@
-"""How a run goes: flags, models, the Trainer, what a run leaves behind."""
+"""A run: its flags, data, model, Trainer and results."""

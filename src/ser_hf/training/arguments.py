@@ -26,10 +26,7 @@ NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint
 
 def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
     """The settings of a recipe by the command line `argv` (this process's if None); its docstring opens `--help`.
-
-    Raises:
-        SerError: unknown flag, YAML key or value (suggests the nearest), or a flag that would do nothing.
-    """
+    Raises SerError: unknown flag, YAML key or value (suggests the nearest), or a flag that would do nothing."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"--help", "-h"} & set(argv):
         sys.stdout.write(help_text(system, doc))
@@ -145,9 +142,8 @@ def _add_flags(parser: argparse.ArgumentParser, kind: type) -> None:
             base, options["nargs"] = get_args(base)[0], "+"
         if base is bool:
             options |= {"nargs": "?", "const": True}
-        group.add_argument(
-            f"--{entry.name}", type=_converter(base, entry.metadata), help=_help(entry.metadata), **options
-        )
+        options |= {"type": _converter(base, entry.metadata), "help": _help(entry.metadata)}
+        group.add_argument(f"--{entry.name}", **options)
 
 
 def _converter(base: type, limits: Mapping[str, Any]) -> Callable[[str], Any]:
@@ -302,8 +298,6 @@ def help_text(system: System, doc: str) -> str:
             action.help += f" (default: {_shown(action.default)})".replace("%", "%%")
         action.metavar = None if action.choices else ""
     changed = ", ".join(f"{key}={word(value)}" for key, value in system.training_defaults.items())
-    parser.epilog = (
-        "And every flag of transformers.TrainingArguments (--help_all lists them), with these defaults of ours:\n"
-        f"  {changed}\n"
-    )
+    training = "And every flag of transformers.TrainingArguments (--help_all lists them), with these defaults of ours:"
+    parser.epilog = f"{training}\n  {changed}\n"
     return parser.format_help()

@@ -34,17 +34,12 @@ WAITING = 2**24  # numbers that are written to disk at a time, 64 MB in float32:
 
 @dataclass(frozen=True)
 class AudioReader:
-    """The inputs of an audio encoder from rows with `audio`, `audio_hash` and `duration`.
-
-    Args:
-        budget: Padded seconds of audio in a batch; None for eight clips.
-        exact: Only clips of equal length share a batch: for padding-sensitive encoders.
-    """
+    """The inputs of an audio encoder from rows with `audio`, `audio_hash` and `duration`."""
 
     extractor: Any
     clips: ClipArguments
-    budget: float | None = 36.0
-    exact: bool = False
+    budget: float | None = 36.0  # padded seconds of audio in a batch; None for eight clips
+    exact: bool = False  # only clips of equal length share a batch: for padding-sensitive encoders
 
     @property
     def settings(self) -> tuple:
@@ -198,34 +193,14 @@ def pad_states(states: list[torch.Tensor | None], shape: tuple[int, int]) -> tup
     return batch, mask
 
 
+@dataclass(frozen=True)
 class States:
-    """The cached hidden states of a fusion model's two encoders, in half precision with `half`. `budget` is in padded
-    seconds of audio per batch (None: eight clips)."""
+    """The cached hidden states of a fusion model's encoders, by modality."""
 
-    def __init__(
-        self,
-        model: SerFusionForClassification,
-        processor: SerFusionProcessor,
-        clips: ClipArguments,
-        budget: float | None = 36.0,
-        half: bool = False,
-    ):
-        config, self.half = model.config, half
-        self.shapes = {"audio": model.audio_shape, "text": model.text_shape}
-        exact = padding_sensitive(config.audio_config)
-        self.readers = {
-            "audio": AudioReader(processor.feature_extractor, clips, budget, exact),
-            "text": TextReader(processor.tokenizer, processor.text_cleaning, processor.max_text_length),
-        }
-        encoders = {"audio": model.audio_encoder, "text": model.text_encoder}
-        poolings = {
-            "audio": config.pooling if model.pools_audio else None,
-            "text": config.text_pooling if model.pools_text else None,
-        }
-        self.stores = {
-            kind: open_store(encoders[kind], self.readers[kind], self.shapes[kind][0], poolings[kind], half)
-            for kind in MODALITIES
-        }
+    readers: dict[str, AudioReader | TextReader]
+    shapes: dict[str, tuple[int, int]]  # layers and width
+    stores: dict[str, Store]
+    half: bool  # kept in half precision
 
     def find(self, kind: str, row: dict) -> torch.Tensor | None:
         """The states `(layers, frames, dim)` of a row, or None where the modality is missing."""
@@ -260,9 +235,21 @@ def encode(
 ) -> States:
     """Encode each utterance of all parts once by each frozen encoder, unless it is cached. `training` has the device,
     precision and progress bar; `budget` is in padded seconds of audio per batch (None: eight clips)."""
-    device = training.device
+    device, config = training.device, model.config
     half = device.type == "cuda" and (training.bf16 or training.fp16)
-    states = States(model, processor, clips, budget, half)
+    exact = padding_sensitive(config.audio_config)
+    readers = {
+        "audio": AudioReader(processor.feature_extractor, clips, budget, exact),
+        "text": TextReader(processor.tokenizer, processor.text_cleaning, processor.max_text_length),
+    }
+    shapes = {"audio": model.audio_shape, "text": model.text_shape}
+    audio_pooling = config.pooling if model.pools_audio else None
+    text_pooling = config.text_pooling if model.pools_text else None
+    stores = {
+        "audio": open_store(model.audio_encoder, readers["audio"], shapes["audio"][0], audio_pooling, half),
+        "text": open_store(model.text_encoder, readers["text"], shapes["text"][0], text_pooling, half),
+    }
+    states = States(readers, shapes, stores, half)
     columns = ("id", "audio", "text", "audio_hash", "duration")
     rows = concatenate_datasets([part.select_columns(columns) for part in splits.values() if len(part)])
     model = model.to(device).eval()

@@ -4,8 +4,9 @@ import copy
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,30 +24,22 @@ from .hub import check_labels, label_maps
 from .objective import draw_weights, make_loss, training_rows
 from .record import Setup
 from .run import changed
-from .settings import ClipArguments, FusionSettings
+from .settings import ClipArguments, FusionArguments, FusionSettings, TextArguments
 from .text_model import check_text_length, shared_texts
 from .trainer import SerTrainer
+
+
+@dataclass(frozen=True)
+class _Keywords(FusionArguments, TextArguments):
+    """The keywords of `fusion_model`."""
 
 
 def fusion_model(
     label_names: list[str],
     problem_type: str = "single_label_classification",
     *,
-    audio_model: str | None = None,
-    text_model: str | None = None,
-    model_name_or_path: str | None = None,
-    fusion: str = "concat",
-    pooling: str | None = None,
-    text_pooling: str = "mean",
-    use_weighted_layer_sum: bool = False,
-    head_size: int = 256,
-    head_dropout: float = 0.1,
-    modality_dropout: float = 0.1,
-    freeze_encoders: bool = True,
-    max_text_length: int = 64,
-    text_cleaning: str = "unicode",
-    trust_remote_code: bool = False,
     new_head: bool = True,
+    **keywords: Any,
 ) -> tuple[SerFusionForClassification, SerFusionProcessor]:
     """A fusion model and its processor: two encoders, without their own heads, under a new one; or a trained model.
 
@@ -54,62 +47,51 @@ def fusion_model(
         label_names: In index order.
         problem_type: As in transformers.
         new_head: False loads the trained model `model_name_or_path`, whose labels must be `label_names`.
-        The others: the fields of `settings.FusionArguments` and `TextArguments`.
+        keywords: The fields of `settings.FusionArguments` and `TextArguments`.
 
     Raises:
         SerError: a checkpoint is not named, not found, or does not fit these settings.
     """
+    flags = _Keywords(**keywords)
     if not new_head:
-        return _load_trained(model_name_or_path, label_names)
-    if model_name_or_path:
-        raise SerError(
-            f"--model_name_or_path {model_name_or_path}: is scored with --do_train false; to train, give "
-            "--audio_model and --text_model"
-        )
-    if freeze_encoders and os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        return _load_trained(flags.model_name_or_path, label_names)
+    if flags.model_name_or_path:
+        why = "is scored with --do_train false; to train, give --audio_model and --text_model"
+        raise SerError(f"--model_name_or_path {flags.model_name_or_path}: {why}")
+    if flags.freeze_encoders and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise SerError("FSDP shards what is trained, and frozen encoders are not: use it with --freeze_encoders false")
-    for flag, name in (("audio_model", audio_model), ("text_model", text_model)):
+    audio_model, text_model = flags.audio_model, flags.text_model
+    for flag, recipe in (("audio_model", "wav2vec2_cls.py"), ("text_model", "text_cls.py")):
+        name = getattr(flags, flag)
         if not name:
             raise SerError(f"--{flag} is missing: name a checkpoint, plain or fine-tuned by a recipe")
         a_folder = name.count("/") > 1 or name.startswith("runs/")  # no name on the Hub
         if a_folder and not Path(name).is_dir():
-            recipe = "wav2vec2_cls.py" if flag == "audio_model" else "text_cls.py"
             raise SerError(f"--{flag} {name}: no such folder; train it first, by recipes/{recipe}")
-    remote = {"trust_remote_code": trust_remote_code}
+    remote = {"trust_remote_code": flags.trust_remote_code}
+    same = ("fusion", "text_pooling", "use_weighted_layer_sum", "head_size", "head_dropout", "modality_dropout")
+    config = {name: getattr(flags, name) for name in same} | label_maps(label_names) | {"problem_type": problem_type}
+    config |= {"pooling": flags.pooling} if flags.pooling else {}  # else the audio checkpoint's
     try:
         processor = SerFusionProcessor(
             feature_extractor=AutoFeatureExtractor.from_pretrained(audio_model, **remote),
             tokenizer=AutoTokenizer.from_pretrained(text_model, **remote),
-            max_text_length=max_text_length,
-            text_cleaning=text_cleaning,
+            max_text_length=flags.max_text_length,
+            text_cleaning=flags.text_cleaning,
         )
         if getattr(processor.feature_extractor, "mean_spectrum", None) is not None:
             raise ValueError("the audio model was trained with --speaker_norm, and fusion does not know the speakers")
-        model = SerFusionForClassification.from_encoders(
-            audio_model,
-            text_model,
-            fusion=fusion,
-            text_pooling=text_pooling,
-            use_weighted_layer_sum=use_weighted_layer_sum,
-            head_size=head_size,
-            head_dropout=head_dropout,
-            modality_dropout=modality_dropout,
-            problem_type=problem_type,
-            **({"pooling": pooling} if pooling else {}),
-            **label_maps(label_names),
-            **remote,
-        )
-        check_text_length(max_text_length, model.config.text_config)
+        model = SerFusionForClassification.from_encoders(audio_model, text_model, **config, **remote)
+        check_text_length(flags.max_text_length, model.config.text_config)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise SerError(f"fusion of {audio_model} and {text_model}: {' '.join(str(error).split())}") from None
-    if freeze_encoders:
+    if flags.freeze_encoders:
         model.freeze_encoders()
         states = (model.audio_shape, model.pools_audio), (model.text_shape, model.pools_text)
         if any(layers > 1 and not pools for (layers, _), pools in states):
-            raise SerError(
-                f"--use_weighted_layer_sum true with --fusion {fusion} and --pooling {model.config.pooling}: all "
-                "frames of all layers would be kept; use mean pooling, or --freeze_encoders false"
-            )
+            why = "all frames of all layers would be kept; use mean pooling, or --freeze_encoders false"
+            by = f"--fusion {flags.fusion} and --pooling {model.config.pooling}"
+            raise SerError(f"--use_weighted_layer_sum true with {by}: {why}")
     elif describe_audio(model.config.audio_config).feature_encoder is not None:
         model.freeze_feature_encoder()  # the convolutions of a pretrained encoder, as in the audio recipes
     return model, processor
@@ -129,10 +111,7 @@ def _load_trained(name: str | None, label_names: list[str]):
 
 def modality_remarks(splits: Mapping[str, Dataset], cleaning: str) -> list[str]:
     """Lines on the utterances that lack audio or text, and on test texts that occur in train too.
-
-    Raises:
-        SerError: no utterance of train, or of test, has audio, or text.
-    """
+    Raises SerError: no utterance of train, or of test, has audio, or text."""
     lines = []
     for kind in MODALITIES:
         missing = {}
@@ -261,9 +240,9 @@ def withheld(
 def predicted(trainer: SerTrainer, splits: Mapping[str, Dataset], collator=None) -> dict[str, np.ndarray]:
     """Logits on validation, where there is one, and on test; `collator` instead of the trainer's own."""
     parts = [part for part in ("validation", "test") if len(splits[part])]
-    trainer.eval_collator, own = collator or trainer.eval_collator, trainer.eval_collator
+    before, trainer.eval_collator = trainer.eval_collator, collator or trainer.eval_collator
     logits = {part: trainer.predict(splits[part]).predictions for part in parts}
-    trainer.eval_collator = own
+    trainer.eval_collator = before
     return logits
 
 

@@ -32,10 +32,8 @@ def label_maps(names: list[str]) -> dict[str, dict]:
 def check_labels(config: PreTrainedConfig, names: list[str], checkpoint: str) -> None:
     """Raises SerError if the labels of a fine-tuned model are not those of the corpus, in their order."""
     if list(config.id2label.values()) != names:
-        raise SerError(
-            f"{checkpoint} answers {', '.join(config.id2label.values())}, "
-            f"but the corpus's labels are {', '.join(names)}: choose another --labels"
-        )
+        answers, labels = ", ".join(config.id2label.values()), ", ".join(names)
+        raise SerError(f"{checkpoint} answers {answers}, but the corpus's labels are {labels}: choose another --labels")
 
 
 def stock_class(config: SerConfig) -> type[PreTrainedModel] | None:
@@ -60,11 +58,8 @@ def _weights(model: PreTrainedModel, stock_prefix: str, to_stock: bool) -> dict[
 
 
 def to_stock(model: SerForAudioClassification) -> PreTrainedModel:
-    """The same model as a stock class, such as `Wav2Vec2ForSequenceClassification`.
-
-    Raises:
-        ValueError: there is no stock class for this pooling and head, or its logits differ (which would be a defect).
-    """
+    """The same model as a stock class, such as `Wav2Vec2ForSequenceClassification`. Raises ValueError: there is no
+    stock class for this pooling and head, or its logits differ (which would be a defect)."""
     kind = stock_class(model.config)
     if kind is None:
         raise ValueError(f"no stock class pools by {model.config.pooling} under the {model.config.head} head")
@@ -102,27 +97,20 @@ def _same_logits(ours, stock, tolerance: float = 1e-4) -> None:
 
 def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerForAudioClassification:
     """A fine-tuned model with its head, ours or stock, as ours.
-
-    Raises:
-        SerError: not found, no audio classifier, or weights are missing (they are named).
-    """
+    Raises SerError: not found, no audio classifier, or weights are missing (they are named)."""
     from transformers import AutoConfig, AutoModelForAudioClassification
 
     try:
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
         if config.model_type == "ser":
             return SerForAudioClassification.from_pretrained(name_or_path)
-        model, info = AutoModelForAudioClassification.from_pretrained(
-            name_or_path, output_loading_info=True, trust_remote_code=trust_remote_code
-        )
+        options = {"output_loading_info": True, "trust_remote_code": trust_remote_code}
+        model, info = AutoModelForAudioClassification.from_pretrained(name_or_path, **options)
     except (OSError, ValueError) as error:
         raise SerError(" ".join(str(error).split())) from None
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise SerError(
-            f"{name_or_path}: the head's weights {', '.join(missing[:4])} are missing, it would answer at random; "
-            "give a fine-tuned checkpoint or train one"
-        )
+    if missing := sorted(info["missing_keys"]):
+        why = f"the head's weights {', '.join(missing[:4])} are missing, it would answer at random"
+        raise SerError(f"{name_or_path}: {why}; give a fine-tuned checkpoint or train one")
     return from_stock(model)
 
 
@@ -145,10 +133,7 @@ def save_model(model: PreTrainedModel, processor, folder: Path) -> type[PreTrain
 
 def login(repo_id: str | None, flag: str) -> str:
     """The repository to push to, once the Hub has accepted this machine's token; before anything slow.
-
-    Raises:
-        SerError: names `flag`: not `user/name`, no or wrong token, Hub not reachable.
-    """
+    Raises SerError: names `flag`: not `user/name`, no or wrong token, Hub not reachable."""
     if not repo_id:
         raise SerError(f"{flag} is missing: name the repository, user/name")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
@@ -156,9 +141,8 @@ def login(repo_id: str | None, flag: str) -> str:
     try:
         HfApi().whoami()
     except Exception as error:  # whatever the client raises: the push would fail after the training
-        raise SerError(
-            f"{flag} {repo_id}: the Hub does not accept this machine ({reason(error)}); run `hf auth login`"
-        ) from None
+        why = f"the Hub does not accept this machine ({reason(error)})"
+        raise SerError(f"{flag} {repo_id}: {why}; run `hf auth login`") from None
     return repo_id
 
 
@@ -173,10 +157,7 @@ def reason(error: Exception) -> str:
 
 def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
     """Publish the files of `PUBLISHED` of a run's folder; returns the repository's address.
-
-    Raises:
-        SerError: a file to be pushed names a local folder; the repository is public and should be private.
-    """
+    Raises SerError: a file to be pushed names a local folder; the repository is public and should be private."""
     with tempfile.TemporaryDirectory() as staging:
         for pattern in PUBLISHED:
             for file in folder.glob(pattern):

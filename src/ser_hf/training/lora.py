@@ -52,9 +52,8 @@ def add_lora(
     wanted = list(target or dict.fromkeys(default))
     if not wanted or not set(wanted) <= linear:
         flag = f"--lora_target {' '.join(wanted)}" if target else f"--lora_r {r}"
-        raise SerError(
-            f"{flag}: no such layer in {type(model).__name__}; choose --lora_target from {', '.join(sorted(linear))}"
-        )
+        choices = ", ".join(sorted(linear))
+        raise SerError(f"{flag}: no such layer in {type(model).__name__}; choose --lora_target from {choices}")
     config = LoraConfig(
         r=r,
         lora_alpha=alpha,

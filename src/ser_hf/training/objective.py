@@ -12,10 +12,7 @@ from .settings import LossArguments, SamplingArguments
 
 def make_loss(problem_type: str, arguments: LossArguments, train: Dataset, label_smoothing: float = 0.0) -> Loss:
     """The loss; `--class_weights balanced` takes its weights from the training labels.
-
-    Raises:
-        SerError: a flag does not fit the labels.
-    """
+    Raises SerError: a flag does not fit the labels."""
     weights, balanced = None, arguments.class_weights == "balanced"
     if balanced and problem_type == CLASSES:
         weights = class_weights(train["label"], len(train.features["label"].names))
@@ -34,10 +31,7 @@ def make_loss(problem_type: str, arguments: LossArguments, train: Dataset, label
 
 def training_rows(train: Dataset, arguments: SamplingArguments) -> Dataset:
     """The training utterances (or windows); with `--soft_labels` their labels are the raters' votes.
-
-    Raises:
-        SerError: the corpus has no votes for these labels.
-    """
+    Raises SerError: the corpus has no votes for these labels."""
     if not arguments.soft_labels:
         return train
     if not isinstance(train.features["label"], ClassLabel):
@@ -47,10 +41,7 @@ def training_rows(train: Dataset, arguments: SamplingArguments) -> Dataset:
 
 def draw_weights(train: Dataset, arguments: SamplingArguments) -> np.ndarray | None:
     """`(rows,)` weights with which training rows are drawn, or None for each exactly once an epoch.
-
-    Raises:
-        SerError: `--sampling` goes by a column that the corpus does not have.
-    """
+    Raises SerError: `--sampling` goes by a column that the corpus does not have."""
     if arguments.sampling == "none":
         return None
     if arguments.sampling == "class" and not isinstance(train.features["label"], ClassLabel):

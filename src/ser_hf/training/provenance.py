@@ -50,10 +50,7 @@ def trainings_of(name_or_path: str) -> list[dict[str, Any]]:
 
 def check_checkpoints(names: Sequence[str], setup: Setup, do_train: bool = True) -> list[dict[str, Any]]:
     """The trainings of a run's model: the run's own, if it trains, and those of its checkpoints (folders or Hub ids).
-
-    Raises:
-        SerError: a checkpoint, or one it was made from, was trained on utterances that are tested.
-    """
+    Raises SerError: a checkpoint, or one it was made from, was trained on utterances that are tested."""
     now = training_of(setup)
     trainings = [now] if do_train else []
     for name in names:

@@ -25,44 +25,42 @@ from .settings import CHECKPOINTS, System
 
 @dataclass(frozen=True)
 class Setup:
-    """A run's data, fixed before training.
+    """A run's data, fixed before training."""
 
-    Args:
-        recipe: The recipe's file stem.
-        overrides: All flags that were set (`Settings.overrides`).
-        report: Describes the tested corpus.
-        mixed: Utterances of other corpora in train, or None.
-        push_to: Repository to push to, or None.
-        trained_on: The trainings of the model, as `provenance.check_checkpoints` returns them.
-    """
-
-    recipe: str
+    recipe: str  # the stem of the recipe's file
     system: System
-    overrides: Mapping[str, Any]
+    overrides: Mapping[str, Any]  # all flags that were set (`Settings.overrides`)
     splits: DatasetDict
-    report: CorpusReport
-    mixed: Mixed | None
+    report: CorpusReport  # on the tested corpus
+    mixed: Mixed | None  # utterances of other corpora in train
     protocol: Protocol
     fold: int
-    push_to: str | None = None
-    trained_on: Sequence[dict] = ()
+    push_to: str | None = None  # repository
+    trained_on: Sequence[dict] = ()  # as `provenance.check_checkpoints` returns it
 
     def corpus_lines(self) -> list[str]:
         """Lines on the corpora and their missing files."""
         return self.report.lines() + (self.mixed.lines() if self.mixed else [])
+
+    def split_line(self) -> str:
+        """A line on the protocol and the size of its parts."""
+        parts = describe(self.splits).items()
+        sizes = ", ".join(f"{part} {size['utterances']} ({size['speakers']} speakers)" for part, size in parts)
+        warning = self.protocol.warning and f"; {self.protocol.warning}"
+        return f"{self.protocol.name} fold {self.fold}: {sizes}{warning}"
 
     def facts(self) -> dict[str, Any]:
         """The part of `results.json` that is known before training."""
         card, protocol = self.report.card, self.protocol
         described = {name: getattr(card, name) for name in ("title", "licence", "citation", "notes")}
         split = {name: getattr(protocol, name) for name in ("name", "source", "speaker_independent", "warning")}
+        described |= {"lines": self.corpus_lines(), "languages": list(card.languages)}
         return {
             "ser_hf": __version__,
             "commit": commit(),
             "recipe": self.recipe,
             "command": command(self.recipe, self.system, self.overrides),
-            "corpus": self.report.as_dict()
-            | {"lines": self.corpus_lines(), **described, "languages": list(card.languages)},
+            "corpus": self.report.as_dict() | described,
             "mixed": self.mixed.counts if self.mixed else None,
             "protocol": {**split, "fold": self.fold},
             "splits": describe(self.splits),
@@ -98,16 +96,8 @@ def describe_model(
     lora_rank: int = 0,
     speaker_normalised: bool = False,
 ) -> dict[str, Any]:
-    """The model's part of `results.json`.
-
-    Args:
-        model: As it was trained.
-        saved: The class it was saved as.
-        task: The task of the pipeline that loads it.
-        checkpoints: The checkpoints it was made from.
-        lora_rank: Rank of the adapters it was trained with; 0 without.
-        speaker_normalised: Whether its features are speaker-normalised.
-    """
+    """The model's part of `results.json`: `saved` is the class of the saved model, `task` that of its pipeline,
+    `checkpoints` are those it was made from, `lora_rank` is 0 without adapters."""
     published = [name for name in checkpoints if not Path(name).exists()]
     encoder = " + ".join(name if name in published else _public_name(Path(name)) for name in checkpoints)
     base = getattr(model.config, "audio_config", None) or model.config

@@ -56,15 +56,8 @@ def say(*lines: str, to: TextIO | None = None) -> None:
 
 
 def start(settings: Settings) -> tuple[Settings, str | None]:
-    """Logging, the output folder, the seed and the Hub login.
-
-    Returns:
-        The settings to train with, and the repository to push to. The Trainer must not push: it would create a public
-        repository at once and upload every checkpoint, with its pickled training arguments.
-
-    Raises:
-        SerError: the folder cannot be written to or holds another run; `--push_to_hub` would fail later.
-    """
+    """Logging, the output folder, the seed and the Hub login; returns the settings to train with and the repository.
+    Raises SerError: the folder cannot be written to or holds another run; `--push_to_hub` would fail later."""
     import datasets
     import torch
     import transformers
@@ -80,7 +73,7 @@ def start(settings: Settings) -> tuple[Settings, str | None]:
             _claim_output(Path(training.output_dir), training, settings.run.overwrite_output_dir)
     transformers.utils.logging.disable_progress_bar()  # of loading and saving weights; training keeps its own
     transformers.set_seed(training.seed)
-    changes = {"push_to_hub": False}
+    changes = {"push_to_hub": False}  # the Trainer would create a public repository and upload every checkpoint
     if torch.cuda.is_available() and "dataloader_num_workers" not in settings.overrides:
         changes["dataloader_num_workers"] = DATALOADER_WORKERS
     push_to = login(training.hub_model_id, "--hub_model_id") if training.push_to_hub else None
@@ -97,15 +90,8 @@ def changed(training: "TrainingArguments", **values) -> "TrainingArguments":
 def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, "Setup"]:
     """Everything before the model: names, output folder, Hub login and seed, then corpus, fold and leak check.
 
-    Args:
-        recipe: The recipe's file stem.
-        system, settings: The recipe's.
-
-    Returns:
-        The settings to train with, and the run's data.
-
-    Raises:
-        SerError: a wrong flag or corpus.
+    Returns the settings to train with, and the run's data. Raises SerError: a wrong flag or corpus. `recipe` is the
+    stem of the recipe's file.
     """
     from ..data.mixing import load_mixture
     from .provenance import check_checkpoints
@@ -115,26 +101,22 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     mixture, protocol = resolve(system, data, getattr(settings, "windows", None))
     settings, push_to = start(settings)
     with settings.training.main_process_first():
-        corpus, report, mixed = load_mixture(
-            mixture, with_audio=system.reads_audio, num_proc=data.num_proc, strict=data.strict
-        )
+        options = {"with_audio": system.reads_audio, "num_proc": data.num_proc, "strict": data.strict}
+        corpus, report, mixed = load_mixture(mixture, **options)
     if settings.run.thresholds and report.problem_type != VALUES:
         raise SerError(f"--thresholds: {report.corpus}'s labels {report.labels!r} are no values; leave it out")
     splits = make_fold(corpus, mixed, protocol, data, data.fold, report.corpus)
     setup = Setup(recipe, system, settings.overrides, splits, report, mixed, protocol, data.fold, push_to)
-    say(*setup.corpus_lines(), _split_line(setup))
-    checkpoints = list(settings.checkpoints.values())
-    setup = replace(setup, trained_on=check_checkpoints(checkpoints, setup, settings.training.do_train))
+    say(*setup.corpus_lines(), setup.split_line())
+    trained_on = check_checkpoints(list(settings.checkpoints.values()), setup, settings.training.do_train)
+    setup = replace(setup, trained_on=trained_on)
     has_validation = len(splits["validation"]) > 0
     return select_on_validation(settings, report.problem_type, report.label_names, has_validation), setup
 
 
 def resolve(system: System, data: DataArguments, windows: WindowArguments | None = None) -> "tuple[Mixture, Protocol]":
     """The corpora and the protocol that the flags name, without torch.
-
-    Raises:
-        SerError: one of them does not exist, or the recipe does not learn such labels.
-    """
+    Raises SerError: one of them does not exist, or the recipe does not learn such labels."""
     from ..data.mixing import find_mixture
 
     mixture = find_mixture(data.dataset, data.labels, data.data_dir, data.test_on, data.add_labels, data.protocol)
@@ -155,10 +137,7 @@ def make_fold(
     corpus: "Dataset", mixed: "Mixed | None", protocol: "Protocol", data: DataArguments, fold: int, name: str
 ) -> "DatasetDict":
     """Train, validation and test of one fold, with the other corpora's utterances in train.
-
-    Raises:
-        SerError: no such fold, an empty part, or a leak.
-    """
+    Raises SerError: no such fold, an empty part, or a leak."""
     from ..data.mixing import add_to_train
     from ..data.splits import check_disjoint, split
 
@@ -166,15 +145,6 @@ def make_fold(
     splits = add_to_train(splits, mixed)
     check_disjoint(splits, protocol.speaker_independent, protocol.validation)
     return splits
-
-
-def _split_line(setup: "Setup") -> str:
-    from .record import describe
-
-    parts = describe(setup.splits).items()
-    sizes = ", ".join(f"{part} {size['utterances']} ({size['speakers']} speakers)" for part, size in parts)
-    warning = setup.protocol.warning and f"; {setup.protocol.warning}"
-    return f"{setup.protocol.name} fold {setup.fold}: {sizes}{warning}"
 
 
 def _claim_output(folder: Path, training: "TrainingArguments", overwrite: bool) -> None:
@@ -187,20 +157,15 @@ def _claim_output(folder: Path, training: "TrainingArguments", overwrite: bool) 
     elif training.do_train and (folder / "results.json").exists():
         raise SerError(f"--output_dir {folder} holds a finished run: choose another, or --overwrite_output_dir true")
     elif checkpoints and not training.resume_from_checkpoint and training.do_train:
-        raise SerError(
-            f"--output_dir {folder} holds an unfinished run: --resume_from_checkpoint true goes on with it, "
-            "--overwrite_output_dir true starts anew"
-        )
+        choice = "--resume_from_checkpoint true goes on with it, --overwrite_output_dir true starts anew"
+        raise SerError(f"--output_dir {folder} holds an unfinished run: {choice}")
 
 
 def select_on_validation(
     settings: Settings, problem_type: str, label_names: Sequence[str], has_validation: bool
 ) -> Settings:
-    """Settings that keep the checkpoint with the best validation metric; without validation the last one.
-
-    Raises:
-        SerError: `--metric_for_best_model` is no metric of this kind of labels.
-    """
+    """Settings that keep the checkpoint with the best validation metric; without validation the last one. Raises
+    SerError: `--metric_for_best_model` is no metric of this kind of labels."""
     from ..evaluation.tasks import TASKS
 
     values = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
@@ -216,36 +181,26 @@ def select_on_validation(
 
 @dataclass(frozen=True)
 class Windowed:
-    """A split corpus as windows.
-
-    Args:
-        parts: Train, validation and test, a row for each window.
-        seconds, hop: Length of a window, and time from one start to the next.
-        combine: The rule from window scores to one score per utterance.
-    """
+    """A split corpus as windows: parts with a row for each window, and the flags by which they were cut."""
 
     parts: dict[str, "Dataset"]
-    seconds: float
-    hop: float
-    combine: str
+    flags: WindowArguments
 
 
 def cut_windows(splits: "DatasetDict", windows: WindowArguments) -> Windowed | None:
-    """The parts as windows, or None without `--window_seconds`; cut after the split, so that no clip is in two parts."""
+    """The parts as windows, or None without `--window_seconds`; cut after the split: no clip is in two parts."""
     from ..data.windows import to_windows
 
     if windows.window_seconds is None:
         return None
-    cut = windows.window_seconds, windows.hop
-    parts = {name: to_windows(rows, *cut, windows.window_last) if len(rows) else rows for name, rows in splits.items()}
-    return Windowed(parts, *cut, windows.combine)
+    cut = windows.window_seconds, windows.hop, windows.window_last
+    return Windowed({name: to_windows(rows, *cut) if len(rows) else rows for name, rows in splits.items()}, windows)
 
 
 def draw_augmentation(
     splits: "DatasetDict", extractor, augmentation: "Augmentation", training: "TrainingArguments"
 ) -> None:
-    """Draw the first training clip and the effect of each transform on it into `figures/augmentation.png` of the run's
-    folder, at the extractor's rate."""
+    """Draw the first training clip and the effect of each transform on it into the run's `figures/augmentation.png`."""
     from ..data.audio import decode
     from ..data.augmentation import draw_examples
 
@@ -260,27 +215,22 @@ def draw_augmentation(
 
 def train(trainer: "SerTrainer") -> dict:
     """Train, from a checkpoint if asked to; returns the training's part of `results.json`.
-
-    Raises:
-        SerError: `--resume_from_checkpoint` names no checkpoint.
-    """
-    training = trainer.args
+    Raises SerError: `--resume_from_checkpoint` names no checkpoint."""
+    training, rows = trainer.args, trainer.train_dataset
     resume = _checkpoint(training)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
-    seconds = time.perf_counter() - started
-    steps = trainer.state.global_step
-    utterances = len(trainer.train_dataset) * trainer.state.epoch
-    audio = sum(seconds or 0.0 for seconds in trainer.train_dataset["duration"][:]) * trainer.state.epoch
+    state, seconds = trainer.state, time.perf_counter() - started
+    audio = sum(duration or 0.0 for duration in rows["duration"][:]) * state.epoch
     return {
-        "epochs": trainer.state.epoch,
-        "steps": steps,
+        "epochs": state.epoch,
+        "steps": state.global_step,
         "seconds": round(seconds, 1),
-        "utterances_per_second": None if resume else round(utterances / seconds, 1),
+        "utterances_per_second": None if resume else round(len(rows) * state.epoch / seconds, 1),
         "audio_seconds_per_second": None if resume or not audio else round(audio / seconds, 1),
-        "selected_step": trainer.state.best_global_step or steps,
-        "selected_by": training.metric_for_best_model if trainer.state.best_metric is not None else "last epoch",
-        "best_validation": trainer.state.best_metric,
+        "selected_step": state.best_global_step or state.global_step,
+        "selected_by": training.metric_for_best_model if state.best_metric is not None else "last epoch",
+        "best_validation": state.best_metric,
         "resumed": resume is not None,
         "processes": training.world_size,
     }
@@ -320,9 +270,7 @@ def finish(
     """Score test once, save the model and its report, print the report, push if asked. Returns the results.
 
     Args:
-        trainer: Its model is the selected one.
-        settings, setup: As `prepare` returned them.
-        trained: As `train` returned it, or None.
+        trainer, settings, setup, trained: As `prepare` and `train` returned them; the trainer has the selected model.
         processor: The feature extractor, tokenizer or processor to save with the model.
         windowed: The parts as windows, if the model was trained on windows.
         task: The task of the pipeline that loads the model.
@@ -351,7 +299,7 @@ def finish(
     if training.process_index != 0:
         return {}
     if windowed:
-        test_windows, parts, combine = test, windowed.parts, windowed.combine
+        test_windows, parts, combine = test, windowed.parts, windowed.flags.combine
         test = utterance_logits(test, parts["test"], splits["test"], kind, combine)
         if validation is not None:
             validation = utterance_logits(validation, parts["validation"], splits["validation"], kind, combine)
@@ -380,7 +328,7 @@ def finish(
     results["test"]["remarks"] += remarks
     if windowed:
         results["test_windows"] = score(parts["test"], test_windows, **how)
-        results["windows"] = {"seconds": windowed.seconds, "hop": windowed.hop, "combine": combine}
+        results["windows"] = {"seconds": windowed.flags.window_seconds, "hop": windowed.flags.hop, "combine": combine}
     if others:
         results["comparisons"] = compare(splits["test"], test, others, names, kind, limits)
     results["versions"] = versions()

@@ -361,23 +361,15 @@ TRAINING_DEFAULTS = {
 
 @dataclass(frozen=True)
 class System:
-    """What a recipe trains; each recipe exports one as `SYSTEM`.
+    """What a recipe trains; each recipe exports one as `SYSTEM`."""
 
-    Args:
-        name: Part of the names of `recipes/configs/<dataset>_<name>.yaml` and `runs/<dataset>_<name>...`.
-        settings: The concerns of the recipe, whose fields are its flags.
-        tasks: The problem types that it learns.
-        defaults: Defaults of TrainingArguments that differ from `TRAINING_DEFAULTS`.
-        defaults_with: Other defaults by `(flag, value)`, where that flag has that value.
-        checkpoint: The checkpoint that is fine-tuned if neither it nor `--model_type` is named; None: a random model.
-    """
-
-    name: str
-    settings: type[Settings]
-    tasks: tuple[str, ...] = TASKS
+    name: str  # as in `recipes/configs/<dataset>_<name>.yaml` and `runs/<dataset>_<name>...`
+    settings: type[Settings]  # the concerns of the recipe, whose fields are its flags
+    tasks: tuple[str, ...] = TASKS  # the problem types that it learns
+    # Defaults of TrainingArguments that differ from `TRAINING_DEFAULTS`; others by `(flag, value)` of another flag.
     defaults: dict[str, Any] = field(default_factory=dict)
     defaults_with: dict[tuple[str, Any], dict[str, Any]] = field(default_factory=dict)
-    checkpoint: str | None = None
+    checkpoint: str | None = None  # fine-tuned if neither it nor `--model_type` is named; None: a random model
 
     @property
     def reads_audio(self) -> bool:

@@ -4,6 +4,8 @@ import copy
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from ..data.collators import SpeechCollator
 from ..errors import SerError
 from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
 from .hub import check_labels, label_maps, reason
-from .settings import ClipArguments, WindowArguments
+from .settings import ClipArguments, FeatureArguments, NetworkArguments, WindowArguments
 
 logger = logging.getLogger("ser_hf")
 
@@ -35,42 +37,34 @@ REPOSITORIES = {
 CLASSIFIERS = ("fc.", "classifier.")
 
 
+@dataclass(frozen=True)
+class _Keywords(NetworkArguments, FeatureArguments):
+    """The keywords of `spectrogram_model`."""
+
+
 def spectrogram_model(
     label_names: list[str],
     problem_type: str = "single_label_classification",
     *,
-    model_name_or_path: str | None = None,
-    arch: str = "cnn2d_6",
-    imagenet: bool = False,
-    reduce: str | None = None,
-    pooling: str = "mean",
-    dropout: float = 0.3,
-    features: str | None = None,
-    sampling_rate: int = 8000,
-    n_mels: int = 128,
-    n_mfcc: int = 40,
-    n_fft: int = 1024,
-    win_length: int = 512,
-    hop_length: int = 100,
-    normalize: str = "none",
     trim_db: float | None = None,
-    speaker_norm: bool | None = None,
     train: bool = True,
+    **keywords: Any,
 ) -> tuple[SerForSpectrogramClassification, SerSpectrogramFeatureExtractor]:
     """A network and its feature extractor, or those of a trained model (`model_name_or_path`).
 
     Args:
         label_names: In index order.
         problem_type: As in transformers.
-        speaker_norm: None: as the checkpoint has it. The extractor's `mean_spectrum` is zeros until
-            `feature_collators` has computed it.
+        trim_db: As in `settings.ClipArguments`.
         train: Whether the model will be trained.
-        The others: the fields of `settings.NetworkArguments`, `FeatureArguments` and `ClipArguments.trim_db`.
+        keywords: The fields of `settings.NetworkArguments` and `FeatureArguments`. With `speaker_norm` the extractor's
+            `mean_spectrum` is zeros until `feature_collators` has computed it.
 
     Raises:
         SerError: checkpoint not found or with other labels; settings that do not fit; no ImageNet weights.
     """
-    name = model_name_or_path
+    flags = _Keywords(**keywords)
+    name, arch, speaker_norm = flags.model_name_or_path, flags.arch, flags.speaker_norm
     try:
         if name:
             model = SerForSpectrogramClassification.from_pretrained(name)
@@ -82,34 +76,18 @@ def spectrogram_model(
             if speaker_norm is False and extractor.mean_spectrum is not None and train:
                 raise SerError(f"--speaker_norm false: {name} was trained with it; false is for --do_train false")
         else:
-            kind = features or ("mfcc" if arch.startswith("cnn1d") else "mel")
-            rows = n_mels if kind == "mel" else n_mfcc
-            extractor = SerSpectrogramFeatureExtractor(
-                sampling_rate,
-                kind,
-                n_mels=n_mels,
-                n_mfcc=n_mfcc,
-                n_fft=n_fft,
-                win_length=win_length,
-                hop_length=hop_length,
-                normalize=normalize,
-                trim_db=trim_db,
-                mean_spectrum=[0.0] * rows if speaker_norm else None,
-            )
-            config = SerSpectrogramConfig(
-                arch=arch,
-                rows=rows,
-                reduce=reduce,
-                pooling=pooling,
-                dropout=dropout,
-                problem_type=problem_type,
-                **label_maps(label_names),
-            )
-            model = SerForSpectrogramClassification(config)
+            kind = flags.features or ("mfcc" if arch.startswith("cnn1d") else "mel")
+            rows = flags.n_mels if kind == "mel" else flags.n_mfcc
+            same = ("sampling_rate", "n_mels", "n_mfcc", "n_fft", "win_length", "hop_length", "normalize")
+            options = {field: getattr(flags, field) for field in same} | {"kind": kind, "trim_db": trim_db}
+            extractor = SerSpectrogramFeatureExtractor(mean_spectrum=[0.0] * rows if speaker_norm else None, **options)
+            config = {field: getattr(flags, field) for field in ("arch", "reduce", "pooling", "dropout")}
+            config |= {"rows": rows, "problem_type": problem_type, **label_maps(label_names)}
+            model = SerForSpectrogramClassification(SerSpectrogramConfig(**config))
     except (OSError, ValueError, TypeError) as error:
         raise SerError(f"model {name or arch!r}: {' '.join(str(error).split())}") from None
     check_labels(model.config, label_names, name or arch)
-    if imagenet and not name:
+    if flags.imagenet and not name:
         load_imagenet(model)
     return model.to(memory_format=torch.channels_last), extractor  # the same numbers, a third faster on a CPU
 
@@ -117,30 +95,22 @@ def spectrogram_model(
 def by_speaker(
     extractor: SerSpectrogramFeatureExtractor, speaker_norm: bool | None, clips: ClipArguments, windows: WindowArguments
 ) -> bool:
-    """Whether features are speaker-normalised: `--speaker_norm`, by default as the checkpoint has it.
-
-    Raises:
-        SerError: clips are cut or zero-padded: the mean of a speaker's windows or crops is not that of whole clips.
-    """
+    """Whether features are speaker-normalised: `--speaker_norm`, by default as the checkpoint has it. Raises SerError:
+    clips are cut or zero-padded: the mean of a speaker's windows or crops is not that of whole clips."""
     relative = extractor.mean_spectrum is not None if speaker_norm is None else speaker_norm
     lengths = {"window_seconds": windows.window_seconds, **vars(clips)}
     for flag in ("window_seconds", "max_seconds", "min_seconds"):
         if relative and lengths[flag]:
-            raise SerError(
-                f"--{flag} {lengths[flag]}: speakers' means are those of whole clips; not with --speaker_norm"
-            )
+            why = "speakers' means are those of whole clips; not with --speaker_norm"
+            raise SerError(f"--{flag} {lengths[flag]}: {why}")
     return relative
 
 
 def load_imagenet(model: SerForSpectrogramClassification, file: str | None = None) -> None:
-    """Load ImageNet weights into a model's network, and set `config.weights = "imagenet"`.
+    """Load ImageNet weights into a model's network, from a safetensors `file` or the Hub, and set `config.weights`.
 
     The first convolution reads one channel: the weights of red, green and blue are summed, and its output for a
     spectrogram is that for its grey picture. The classifier of the thousand classes is not loaded.
-
-    Args:
-        model: One of the architectures of `REPOSITORIES`.
-        file: A safetensors file instead of the Hub's.
 
     Raises:
         SerError: there are no such weights, they cannot be fetched, or they do not fit.
@@ -156,10 +126,8 @@ def load_imagenet(model: SerForSpectrogramClassification, file: str | None = Non
     missing = [name for name in shapes if name not in state and not name.endswith("num_batches_tracked")]
     wrong = [name for name, weight in state.items() if shapes.get(name) != weight.shape]
     if missing or wrong:
-        shown = ", ".join((missing + wrong)[:4])
-        raise SerError(
-            f"--imagenet: {file} is not {arch}: {len(missing)} weights are missing, {len(wrong)} do not fit ({shown})"
-        )
+        counts = f"{len(missing)} weights are missing, {len(wrong)} do not fit"
+        raise SerError(f"--imagenet: {file} is not {arch}: {counts} ({', '.join((missing + wrong)[:4])})")
     with torch.no_grad():
         model.encoder.backbone.load_state_dict(state, strict=False)
     model.config.weights = "imagenet"
@@ -230,8 +198,8 @@ def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
     names = [content(row) for row in unread]
     missing = [position for position in store.missing(names) if unread[position]["audio_hash"]]
     for first in range(0, len(missing), WRITE_EVERY):
-        rows_of = {names[position]: table[position] for position in missing[first : first + WRITE_EVERY]}
-        store.add({name: collator.from_audio(row, collator._generator(row["id"])) for name, row in rows_of.items()})
+        clips = ((names[position], table[position]) for position in missing[first : first + WRITE_EVERY])
+        store.add({name: collator.from_audio(row, collator._generator(row["id"])) for name, row in clips})
     return len(missing)
 
 
@@ -240,9 +208,6 @@ def speaker_means(parts: Mapping[str, Dataset], collator: FeatureCollator) -> di
 
     Speaker normalisation of the mean alone (Schuller et al. 2010, "Cross-Corpus Acoustic Emotion Recognition: Variances
     and Strategies"). No label is read. Users of the model need clips of their speaker too (`adapted`).
-
-    Raises:
-        AudioError: a clip cannot be read.
     """
     sums, counts = {}, Counter()
     for rows in parts.values():
@@ -281,7 +246,6 @@ def feature_collators(
     training at random).
 
     Args:
-        extractor: As `spectrogram_model` returned it.
         parts: Train, validation and test, whole or as windows.
         training: The first process fills the cache.
         relative: Whether features are speaker-normalised (`by_speaker`).

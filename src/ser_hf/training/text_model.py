@@ -16,6 +16,7 @@ from ..data.splits import text_key
 from ..errors import SerError
 from ..models.text_cleaning import clean_text
 from .hub import check_labels, label_maps
+from .settings import TextEncoderArguments
 
 # Model types that number the positions of tokens from pad_token_id + 1: RoBERTa has 514 for 512 tokens.
 COUNTS_FROM_PADDING = ("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod", "camembert")
@@ -41,11 +42,8 @@ def _with_columns(dataset: Dataset, columns: dict[str, list], kind) -> Dataset:
 
 
 def prepare_texts(splits: DatasetDict, cleaning: str) -> tuple[DatasetDict, list[str]]:
-    """All parts by `with_text`, and remarks: the number of missing texts, and of test texts that occur in train.
-
-    Raises:
-        SerError: train or test has no text at all.
-    """
+    """All parts by `with_text`, and remarks: the number of missing texts, and of test texts that occur in train. Raises
+    SerError: train or test has no text at all."""
     parts, missing = {}, {}
     for part, rows in splits.items():
         parts[part], without = with_text(rows, cleaning)
@@ -156,11 +154,8 @@ def _word_pieces(untrained, texts: Sequence[str], size: int) -> dict[str, int]:
 
 
 def check_text_length(max_length: int, config, flag: str = "--max_text_length") -> None:
-    """See that a text encoder has a position for each of `max_length` tokens, special ones included.
-
-    Raises:
-        SerError: too many (any number is right with relative positions), or fewer than a word and two special tokens.
-    """
+    """See that a text encoder has a position for each of `max_length` tokens, special ones included. Raises SerError:
+    too many (any number is right with relative positions), or fewer than a word and two special tokens."""
     longest = getattr(config, "max_position_embeddings", None)
     if longest is None or longest < 0 or not getattr(config, "position_biased_input", True):  # XLNet's -1; DeBERTa-v3
         longest = None
@@ -176,12 +171,9 @@ def text_model(
     problem_type: str,
     train_texts: Sequence[str] = (),
     *,
-    model_name_or_path: str | None = None,
-    model_type: str | None = None,
-    config_overrides: str | None = None,
-    trust_remote_code: bool = False,
     max_text_length: int = 64,
     new_head: bool = True,
+    **keywords: Any,
 ) -> tuple[PreTrainedModel, Any]:
     """A model for sequence classification and its tokenizer.
 
@@ -190,7 +182,8 @@ def text_model(
         problem_type: As in transformers.
         train_texts: They train the tokenizer of a random model.
         new_head: True makes a new head. False loads a fine-tuned model, whose labels must be `label_names`.
-        The others: the fields of `settings.TextEncoderArguments`, and `max_text_length` in tokens.
+        max_text_length: In tokens.
+        keywords: The fields of `settings.TextEncoderArguments`.
 
     Raises:
         SerError: the checkpoint is not found, or does not fit these settings.
@@ -198,8 +191,9 @@ def text_model(
     import transformers
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-    name, overrides = model_name_or_path, json.loads(config_overrides or "{}")
-    trust = {"trust_remote_code": trust_remote_code}
+    flags = TextEncoderArguments(**keywords)
+    name, model_type = flags.model_name_or_path, flags.model_type
+    overrides, trust = json.loads(flags.config_overrides or "{}"), {"trust_remote_code": flags.trust_remote_code}
     head = {**label_maps(label_names), "problem_type": problem_type}
     missing = []
     try:

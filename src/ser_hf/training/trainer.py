@@ -15,10 +15,6 @@ from ..data.batching import LengthBatchSampler, evaluation_batches
 from .losses import Loss
 
 
-def _inputs(batch: dict) -> dict:
-    return {name: value for name, value in batch.items() if name != "labels"}
-
-
 @contextmanager
 def _same_random_numbers():
     """Restore every generator that a forward draws from: torch's (dropout) and NumPy's (transformers' SpecAugment)."""
@@ -37,8 +33,8 @@ class _Loader(DataLoader):
 class SerTrainer(Trainer):
     """Trainer over datasets with a column `label`, one of lengths, and the `columns` of its collators.
 
-    Loaders are made per rank here and not by accelerate, which repeats clips to complete the last batch: every clip is
-    trained on once per epoch and scored exactly once, by any number of processes.
+    Loaders are made here and not by accelerate, which repeats clips to complete the last batch: every clip is trained
+    on once per epoch and scored exactly once, by any number of processes.
 
     Args:
         budget: Padded length of a batch on one device, in seconds of audio or in tokens; None for
@@ -114,23 +110,17 @@ class SerTrainer(Trainer):
         """This rank's share of the evaluation batches. A rank with one batch less repeats one, which is not counted: a
         sharded model waits for the forwards of all ranks."""
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
-        batches = evaluation_batches(
-            np.array(dataset[self.length][:]),
-            self.budget,
-            self.args.per_device_eval_batch_size,
-            exact=self.exact_evaluation,
-        )
+        lengths, count = np.array(dataset[self.length][:]), self.args.per_device_eval_batch_size
+        batches = evaluation_batches(lengths, self.budget, count, exact=self.exact_evaluation)
         if self.exact_evaluation and getattr(self.eval_collator, "trim_db", None) is not None:
             batches = [np.array([row]) for batch in batches for row in batch]  # trimmed lengths are no longer equal
-        rank, world = self.args.process_index, self.args.world_size
-        rounds = -(-len(batches) // world)
-        mine = [batches[min(rank + i * world, len(batches) - 1)].tolist() for i in range(rounds)]
-        loader = self._loader(dataset, mine, self.eval_collator)
-        loader.counted = [rank + i * world < len(batches) for i in range(rounds)]
+        last, world = len(batches) - 1, self.args.world_size
+        numbers = [first + self.args.process_index for first in range(0, len(batches), world)]
+        loader = self._loader(dataset, [batches[min(n, last)].tolist() for n in numbers], self.eval_collator)
+        loader.counted = [n <= last for n in numbers]
         return loader
 
-    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        return self.get_eval_dataloader(test_dataset)
+    get_test_dataloader = get_eval_dataloader
 
     # ---- optimisation
 
@@ -165,8 +155,8 @@ class SerTrainer(Trainer):
             for batch in batch_samples:
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
-                    logits.append(self.model_wrapped(**_inputs(batch)).logits.float().cpu())
-                labels.append(batch["labels"].cpu())
+                    labels.append(batch.pop("labels").cpu())
+                    logits.append(self.model_wrapped(**batch).logits.float().cpu())
         parts = gather_object([(logits, labels)]) if self.args.world_size > 1 else [(logits, labels)]
         before = sum(len(part) for rank in parts[: self.args.process_index] for part in rank[0])
         return {
@@ -178,7 +168,7 @@ class SerTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         labels = inputs["labels"]
-        outputs = model(**_inputs(inputs))
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
         processes = self.accelerator.num_processes
         if num_items_in_batch is None or (self.loss.needs_whole_batch and self._update is None):
             loss = self.loss.value(outputs.logits, labels)
@@ -225,15 +215,12 @@ class SerTrainer(Trainer):
                 logits.append(scores.float().cpu().numpy())
                 labels.append(truth.cpu().numpy())
             self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        parts = [(rows, np.concatenate(logits), np.concatenate(labels))] if rows else []
-        if self.args.world_size > 1:
-            parts = gather_object(parts)
-        order = np.argsort(np.concatenate([part[0] for part in parts]), kind="stable")
-        scores = np.concatenate([part[1] for part in parts])[order]
-        truth = np.concatenate([part[2] for part in parts])[order]
-        metrics = {}
-        if self.compute_metrics is not None:
-            metrics = dict(self.compute_metrics(EvalPrediction(predictions=scores, label_ids=truth)))
+        ranks = gather_object([(rows, logits, labels)]) if self.args.world_size > 1 else [(rows, logits, labels)]
+        rows, logits, labels = ([entry for rank in ranks for entry in rank[i]] for i in range(3))
+        order = np.argsort(rows, kind="stable")
+        scores, truth = np.concatenate(logits)[order], np.concatenate(labels)[order]
+        prediction = EvalPrediction(predictions=scores, label_ids=truth)
+        metrics = dict(self.compute_metrics(prediction)) if self.compute_metrics else {}
         metrics["loss"] = float(self.loss.value(torch.from_numpy(scores), torch.from_numpy(truth)))
         prefixed = {f"{metric_key_prefix}_{name}": value for name, value in denumpify_detensorize(metrics).items()}
         return EvalLoopOutput(predictions=scores, label_ids=truth, metrics=prefixed, num_samples=len(scores))
