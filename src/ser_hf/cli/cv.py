@@ -101,9 +101,8 @@ def main(argv: list[str]) -> int:
     write(request.out / "cv.md", markdown(cv))
     run.say("", markdown(cv), f"written: {request.out / 'cv.json'} and cv.md")
     if request.record:
-        run.say(
-            f"recorded: {record(cv, request.record, results_folder())}; `python -m benchmarks.results` writes the tables"
-        )
+        place = record(cv, request.record, results_folder())
+        run.say(f"recorded: {place}; `python -m benchmarks.results` writes the tables")
     return 0
 
 
