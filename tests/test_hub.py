@@ -21,6 +21,8 @@ LOAD = """
 import json, sys, numpy as np
 sys.modules["ser_hf"] = None  # importing this project is an error in this process
 from transformers import pipeline
+
+pytestmark = pytest.mark.slow  # two runs, pushed and loaded
 samples = np.load(sys.argv[1])
 out = {}
 for repo in sys.argv[2:]:
