@@ -32,7 +32,7 @@ def check_request(name: str, partial: bool) -> None:
     """Check that a cross-validation that is about to start can be recorded.
 
     Args:
-        name: Of the system, as in `record`.
+        name: The system's, as in `record`.
         partial: Whether some folds are left out.
 
     Raises:
@@ -60,7 +60,7 @@ def record(cv: dict[str, Any], name: str, folder: Path, anyway: bool = False) ->
 
     Args:
         cv: The content of `cv.json` (`cv_report.about` and `cv_report.summarise`).
-        name: Of the system, such as the stem of its YAML.
+        name: The system's, such as the stem of its YAML.
         folder: `results_folder()`.
         anyway: Record a partial cross-validation, or one of uncommitted changes, too; its rows say so.
 
