@@ -84,7 +84,7 @@ def main() -> None:
         if {"training", "loader", "fusion"} & set(sections):
             import torch
 
-            torch.set_num_threads(1)  # two were half as fast on a busy machine (shared/PERFORMANCE.md 0)
+            torch.set_num_threads(1)  # two were half as fast on a busy machine
             if args.device == "cuda" and not torch.cuda.is_available():
                 sys.stderr.write("error: --device cuda: torch sees no GPU; leave it out to train on the CPU\n")
                 raise SystemExit(2)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-MEDIAN, LONGEST, SHORTEST = 3.4, 34.0, 0.6  # seconds, IEMOCAP's (shared/PERFORMANCE.md)
+MEDIAN, LONGEST, SHORTEST = 3.4, 34.0, 0.6  # seconds, IEMOCAP's
 SPREAD = 0.72  # of the logarithm: the mean is 3.4 * exp(0.72**2 / 2) = 4.4 s
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Options:
-    """What every section is told. `work` is the temporary folder, the only place where anything is written."""
+    """The options of every section. `work` is the temporary folder, the only place where anything is written."""
 
     work: Path
     rounds: int

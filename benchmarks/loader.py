@@ -1,6 +1,6 @@
 """Clips per second from files to padded batches, no model: the collator against the feature extractor in a collator.
 
-Both over random batches of 8 (the method of shared/PERFORMANCE.md A, which the goal is of) and over batches by seconds,
+Both over random batches of 8 (the goal is for these) and over batches by seconds,
 where there is little padding to save; last the recipe's whole way against the usual one.
 """
 

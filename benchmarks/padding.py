@@ -12,7 +12,7 @@ EPOCHS = 3  # whose mean is reported; they differ in the fourth digit
 
 
 def random_batches(clips: int, count: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """What a Trainer does unless told otherwise."""
+    """The batches of a plain Trainer."""
     order = rng.permutation(clips)
     return [order[i : i + count] for i in range(0, clips, count)]
 

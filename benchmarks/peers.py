@@ -1,4 +1,4 @@
-"""The usual way, rebuilt from its description (shared/PERFORMANCE.md A): the feature extractor in the collator."""
+"""The usual way, rebuilt from its description: the feature extractor in the collator."""
 
 from pathlib import Path
 

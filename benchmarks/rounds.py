@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .figures import Figure
 
-# Median and fastest passes further apart than this: the machine was too busy for the figure (shared/PERFORMANCE.md D).
+# Median and fastest passes further apart than this: the machine was too busy for the figure.
 TRUSTED = 0.3
 
 

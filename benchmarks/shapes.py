@@ -1,6 +1,6 @@
 """Random models to train: a small one for CPUs, and the shapes that people fine-tune, for GPUs."""
 
-# 4 layers, hidden 128, conv 64 (shared/PERFORMANCE.md's model T); the rest is wav2vec2-base's.
+# 4 layers, hidden 128, conv 64 (a small wav2vec2); the rest is wav2vec2-base's.
 SMALL = {
     "hidden_size": 128,
     "num_hidden_layers": 4,
@@ -19,7 +19,7 @@ XLSR = {  # facebook/wav2vec2-large-xlsr-53
 }
 SHAPES = {"small": SMALL, "base": {}, "xlsr": XLSR}
 
-# Useful work of one training step a second of real audio, convolutions frozen, clips of 4.5 s: PERFORMANCE.md C.
+# Useful work of one training step a second of real audio, convolutions frozen, clips of 4.5 s.
 FLOPS = {"base": 33.1e9, "xlsr": 101e9}
 # Dense bf16 peaks from the makers' data sheets, by a part of the device's name.
 PEAK_TFLOPS = {"H200": 989.0, "H100": 989.0, "A100": 312.0, "L40S": 362.0, "L4": 121.0, "4090": 165.2}

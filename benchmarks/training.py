@@ -61,7 +61,7 @@ def finished(watch: Watch, amount: float) -> Pass:
 
 
 def sample(seconds: np.ndarray, epochs: Callable[[int], list[np.ndarray]], count: int) -> tuple[int, list[np.ndarray]]:
-    """Of 20 seeds the one whose first `count` batches are most like its whole epoch, and these batches: as much
+    """The seed among 20 whose first `count` batches are most like its whole epoch, and these batches: as much
     padding, and as long clips for every second of it."""
 
     def looks(batches):

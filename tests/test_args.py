@@ -18,6 +18,7 @@ from ser_hf.training.settings import Settings
 
 CPU = ["--use_cpu", "true"]
 AUDIO = system_of("wav2vec2_cls")
+NAMES = ["angry", "sad"]
 
 
 def concerns_of(recipe: str) -> dict[str, type]:
@@ -89,31 +90,38 @@ def test_a_yaml_unfreezes_the_encoders_too(tmp_path):
     assert not settings.fusion.freeze_encoders and settings.training.learning_rate == 3e-5
 
 
+CLASSES, LABELS, VALUES = "single_label_classification", "multi_label_classification", "regression"
+
+
 @pytest.mark.parametrize(
-    ("flags", "metric", "greater"),
+    ("kind", "asked", "metric", "greater"),
     [
-        ((), "uar", True),
-        (("--metric_for_best_model", "macro_f1"), "macro_f1", True),
-        (("--metric_for_best_model", "mae"), "mae", False),
-        (("--metric_for_best_model", "loss"), "loss", False),
-        (("--metric_for_best_model", "eval_loss"), "eval_loss", False),
+        (CLASSES, None, "uar", True),
+        (CLASSES, "macro_f1", "macro_f1", True),
+        (CLASSES, "loss", "loss", False),
+        (CLASSES, "eval_loss", "loss", False),
+        (LABELS, None, "map", True),
+        (VALUES, None, "ccc", True),
+        (VALUES, "mae", "mae", False),
+        (VALUES, "eval_rmse", "rmse", False),
+        (VALUES, "loss", "loss", False),
     ],
 )
-def test_the_best_checkpoint_is_that_of_the_metric(flags, metric, greater):
-    settings = settings_of("wav2vec2_cls", "--dataset", "demo", *flags)
-    training = select_on_validation(settings, "single_label_classification", True).training
+def test_the_best_checkpoint_is_that_of_the_metric(kind, asked, metric, greater):
+    flags = ("--metric_for_best_model", asked) if asked else ()
+    settings = settings_of("text_cls", "--dataset", "demo", *flags)
+    training = select_on_validation(settings, kind, NAMES, True).training
     assert (training.metric_for_best_model, training.greater_is_better) == (metric, greater)
     assert training.load_best_model_at_end
-    last = select_on_validation(settings, "single_label_classification", False).training
+    last = select_on_validation(settings, kind, NAMES, False).training
     assert (last.eval_strategy, last.load_best_model_at_end, last.metric_for_best_model) == ("no", False, None)
-    assert settings.training.metric_for_best_model == (flags[1] if flags else "loss")  # its argument is not changed
+    assert settings.training.metric_for_best_model == (asked or "loss")  # its argument is not changed
 
 
-def test_values_and_labels_are_selected_by_their_own_metric():
-    settings = settings_of("wav2vec2_reg", "--dataset", "demo")
-    for kind, metric in (("regression", "ccc"), ("multi_label_classification", "map")):
-        training = select_on_validation(settings, kind, True).training
-        assert (training.metric_for_best_model, training.greater_is_better) == (metric, True)
+def test_a_metric_of_other_labels_cannot_select():
+    settings = settings_of("text_cls", "--dataset", "demo", "--metric_for_best_model", "mae")
+    with pytest.raises(SerError, match="--metric_for_best_model mae: .* choose uar, wa, macro_f1, weighted_f1, loss"):
+        select_on_validation(settings, CLASSES, NAMES, True)
 
 
 # ---- each flag is read

@@ -7,7 +7,7 @@ from ser_hf.data.batching import LengthBatchSampler, cut_by_seconds, evaluation_
 
 
 def iemocap_like(clips: int) -> np.ndarray:
-    """Log-normal seconds, median 3.4, longest 34, as IEMOCAP's (shared/PERFORMANCE.md)."""
+    """Log-normal seconds, median 3.4, longest 34, as IEMOCAP's."""
     rng = np.random.default_rng(0)
     return np.clip(np.exp(rng.normal(np.log(3.4), 0.7, clips)), 0.6, 34.0)
 

@@ -326,6 +326,7 @@ def test_check_of_a_complete_corpus_and_what_may_go_wrong(checked, copy, monkeyp
     assert check() == (1, ["2 labels with another number than officially"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "emodb").is_dir(), reason="no real EmoDB beside the repository")
 def test_check_real_emodb(run):
     status, out, _ = run("check", "emodb", "--labels", "4class", "--data_dir", REAL / "emodb")
@@ -334,6 +335,7 @@ def test_check_real_emodb(run):
     assert status == 1 and out.endswith("\ndifferent: 196 missing\n")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "smile").is_dir(), reason="no real SMILE beside the repository")
 def test_check_real_smile(run):
     status, out, _ = run("check", "smile", "--data_dir", REAL / "smile")

@@ -222,6 +222,7 @@ def test_official_folds():
     assert len(set().union(*videos.values())) == 2249 + 300 + 678  # no video is in two
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real tables are not on this machine")
 def test_official_folds_on_the_real_table():
     import pandas as pd

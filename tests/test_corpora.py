@@ -435,6 +435,7 @@ def test_iemocap_votes_follow_the_label_set(loaded):
 # --- real samples, where they are -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "ravdess").is_dir(), reason="no real RAVDESS beside the repository")
 def test_real_ravdess(tmp_path):
     dataset, report = load_corpus("ravdess", data_dir=REAL / "ravdess", cache_dir=tmp_path, return_report=True)
@@ -458,6 +459,7 @@ def test_real_ravdess(tmp_path):
         np.testing.assert_array_equal(decode(row["audio"], 48000), left)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (REAL / "emodb").is_dir(), reason="no real EmoDB beside the repository")
 def test_real_emodb(tmp_path):
     where = {"data_dir": REAL / "emodb", "cache_dir": tmp_path, "return_report": True}

@@ -102,6 +102,7 @@ def test_the_saved_model_answers_what_the_report_says(trained, fake_corpus):
         assert sum(entry["score"] for entry in alone) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_two_accumulation_steps(trained, demo, tmp_path):
     env = _environment(tmp_path / "cache")  # both encode, each its share
     done = run_recipe("fusion_cls", *demo, "--output_dir", str(tmp_path / "two"), processes=2, env=env)
@@ -131,6 +132,7 @@ def _files(folder) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*.safetensors")}
 
 
+@pytest.mark.slow
 def test_everything_trained_on_raw_input_and_scored_again(demo, tmp_path):
     flags = [*demo, "--freeze_encoders", "false", "--fusion", "cross_attention", "--output_dir", str(tmp_path / "all")]
     done = run_recipe("fusion_cls", *flags)
@@ -144,6 +146,7 @@ def test_everything_trained_on_raw_input_and_scored_again(demo, tmp_path):
     assert_equal_runs(tmp_path / "all", tmp_path / "again", 1e-6)
 
 
+@pytest.mark.slow
 def test_a_spectrogram_model_is_an_audio_encoder_too(demo, encoders, tmp_path):
     flags = list(demo)
     flags[flags.index("--audio_model") + 1] = str(encoders / "spectrogram")
@@ -414,6 +417,7 @@ print("RESULT" + json.dumps([logits, stock, ours({"audio": clip}), both]))
 """
 
 
+@pytest.mark.slow
 def test_pushed_equals_loaded_by_a_stranger(trained, tmp_path):
     """From the local Hub, in a process without this project, by the stock API and by both pipelines."""
     import subprocess

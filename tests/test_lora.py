@@ -180,6 +180,7 @@ def base_files(tmp_path_factory):
     return folder, {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_text_recipe_resumes_and_pushes_the_adapter(fake_corpus, base_files, tmp_path):
     folder, files = base_files
     home = tmp_path / "home"

@@ -236,6 +236,7 @@ def test_without_speakers_only_random_splits(tmp_path):
     assert len(split(rows, str(tmp_path), "random")["test"]) == 2
 
 
+@pytest.mark.slow
 def test_a_mixture_trains_through_the_command_line(fake_corpus, tmp_path):
     base = tmp_path / "corpora"
     base.mkdir()

@@ -12,7 +12,10 @@ from ser_hf import load_corpus
 from ser_hf.loading_scripts import crema_d
 
 REAL = Path(__file__).parents[2] / "shared" / "realdata"
-pytestmark = pytest.mark.skipif(not REAL.is_dir(), reason="the real samples are not beside this checkout")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not REAL.is_dir(), reason="the real samples are not beside this checkout"),
+]
 
 
 def test_tess_has_ten_clips_a_class():

@@ -97,6 +97,7 @@ def test_predictions_are_in_dataset_order_with_the_pipelines_scores(trained, fak
             assert entry["score"] == pytest.approx(row[f"score_{entry['label']}"], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_two_accumulation_steps(trained, fake_corpus, tmp_path):
     """Every clip once, the class-weighted loss over both ranks, evaluation gathered in order: the same run."""
     done = run_recipe("wav2vec2_cls", *emodb(fake_corpus, "--output_dir", str(tmp_path / "two")), processes=2)
@@ -116,6 +117,7 @@ def test_two_processes_are_one_with_two_accumulation_steps(trained, fake_corpus,
     assert_equal_runs(tmp_path / "two", resumed, 1e-6)
 
 
+@pytest.mark.slow
 def test_resumed_equals_unbroken_with_dropout(fake_corpus, tmp_path):
     """Random states come back too: dropout and SpecAugment on, stopped in the middle of an epoch."""
     flags = emodb(fake_corpus)
@@ -134,6 +136,7 @@ def test_resumed_equals_unbroken_with_dropout(fake_corpus, tmp_path):
     assert_equal_runs(tmp_path / "whole", tmp_path / "resumed", 1e-6)
 
 
+@pytest.mark.slow
 def test_a_saved_run_repeats_and_evaluates(trained, fake_corpus, tmp_path):
     """run.yaml makes the same model again; --do_train false scores it again; its remote-code twin does so too."""
     folder, _ = trained
@@ -168,6 +171,7 @@ def test_a_checkpoint_without_its_head_is_refused(trained, fake_corpus, tmp_path
     assert "Traceback" not in done.stderr and not any((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_bad_clips_are_counted_and_skipped(fake_corpus, tmp_path):
     import soundfile as sf
 

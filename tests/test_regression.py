@@ -71,6 +71,7 @@ def test_every_loss_is_the_same_in_one_batch_and_accumulated(kind, tmp_path):
     assert moved < 1e-5, kind
 
 
+@pytest.mark.slow
 def test_values_through_the_command_line(fake_corpus, tmp_path):
     """With the loss that is not a sum, two processes are one with two accumulation steps; the pipeline keeps order."""
     one = run_recipe(

@@ -9,8 +9,9 @@ import json
 import pandas as pd
 import pytest
 
+from benchmarks import results
 from conftest import REPO
-from ser_hf.cli import results
+from ser_hf.cli import record as records
 from ser_hf.cli.cv_report import portable, summarise
 from ser_hf.errors import SerError
 from ser_hf.training import record as training_record
@@ -64,7 +65,7 @@ def cv():
 
 
 def test_a_record_holds_what_was_measured_to_four_digits(cv, tmp_path):
-    place = results.record(cv, "emo_text", tmp_path)
+    place = records.record(cv, "emo_text", tmp_path)
     assert place == tmp_path / "emo" / "two" / "emo_text.json"
     content = json.loads(place.read_text())
     # (0.75 + 0.5) / 2; deviations 0.125 each: 0.125 * sqrt(2) = 0.17678
@@ -81,24 +82,24 @@ def test_a_record_holds_what_was_measured_to_four_digits(cv, tmp_path):
 
 def test_equal_results_are_equal_bytes_and_the_argument_is_left_alone(cv, tmp_path):
     before = copy.deepcopy(cv)
-    first = results.record(cv, "one", tmp_path).read_bytes()
+    first = records.record(cv, "one", tmp_path).read_bytes()
     assert cv == before
     turned = dict(reversed(json.loads(json.dumps(cv)).items()))
-    assert results.record(turned, "one", tmp_path).read_bytes() == first
+    assert records.record(turned, "one", tmp_path).read_bytes() == first
     assert first.endswith(b"}\n") and b"\r" not in first
 
 
 def test_no_path_of_this_machine_is_recorded(cv, tmp_path):
-    assert "alice" not in results.record(cv, "one", tmp_path).read_text()
+    assert "alice" not in records.record(cv, "one", tmp_path).read_text()
     for text in ("/home/alice/model", "~/corpora/x", "C:\\data\\x"):
         with pytest.raises(SerError, match="path of this machine"):
-            results.record(cv | {"settings": {"text_model": text}}, "two", tmp_path)
+            records.record(cv | {"settings": {"text_model": text}}, "two", tmp_path)
         with pytest.raises(SerError, match="path of this machine"):
-            results.record(cv | {"command": f"ser-hf cv --text_model {text}"}, "two", tmp_path)
+            records.record(cv | {"command": f"ser-hf cv --text_model {text}"}, "two", tmp_path)
     assert not (tmp_path / "emo" / "two" / "two.json").exists()
     public = {"model_name_or_path": "facebook/wav2vec2-base", "text_model": "runs/x_cv/fold{fold}", "rate": "and/or"}
     protocol = cv["protocol"] | {"source": "as in https://example.org/a/b/c (folds 1/2)"}
-    results.record(cv | {"settings": public, "protocol": protocol}, "two", tmp_path)
+    records.record(cv | {"settings": public, "protocol": protocol}, "two", tmp_path)
 
 
 def test_settings_for_others_have_no_folder_of_this_machine(tmp_path):
@@ -119,28 +120,28 @@ def test_settings_for_others_have_no_folder_of_this_machine(tmp_path):
 )
 def test_incomplete_results_are_refused_unless_asked_for_and_then_marked(change, words, cv, tmp_path):
     with pytest.raises(SerError, match=words) as error:
-        results.record(cv | change, "one", tmp_path)
+        records.record(cv | change, "one", tmp_path)
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
-    place = results.record(cv | change, "one", tmp_path, anyway=True)
+    place = records.record(cv | change, "one", tmp_path, anyway=True)
     assert json.loads(place.read_text())["marks"][0].startswith(words)
 
 
 def test_results_of_other_labels_are_not_replaced(cv, tmp_path):
-    place = results.record(cv, "one", tmp_path)
-    assert results.record(cv | {"date": "2027-01-01"}, "one", tmp_path) == place
+    place = records.record(cv, "one", tmp_path)
+    assert records.record(cv | {"date": "2027-01-01"}, "one", tmp_path) == place
     with pytest.raises(SerError, match="one.json holds the results of labels '2class'"):
-        results.record(cv | {"corpus": cv["corpus"] | {"labels": "3class"}}, "one", tmp_path)
+        records.record(cv | {"corpus": cv["corpus"] | {"labels": "3class"}}, "one", tmp_path)
 
 
 def test_a_request_is_checked_before_the_folds_are_run(monkeypatch):
     monkeypatch.setattr(training_record, "commit", lambda: "abc1234")
-    results.check_request("emo_text", partial=False)
+    records.check_request("emo_text", partial=False)
     for name, partial, words in (("../x", False, "must be a name"), ("x", True, "leaves folds out")):
         with pytest.raises(SerError, match=words):
-            results.check_request(name, partial)
+            records.check_request(name, partial)
     monkeypatch.setattr(training_record, "commit", lambda: "abc1234+")
     with pytest.raises(SerError, match="uncommitted"):
-        results.check_request("x", partial=False)
+        records.check_request("x", partial=False)
 
 
 # ---- tables
@@ -203,11 +204,11 @@ intervals over speakers; minutes on CPU.
 @pytest.fixture
 def folder(cv, tmp_path):
     """Two systems, the second speaker-normalised and resumed, and the reference work on the same labels."""
-    results.record(cv, "a", tmp_path)
+    records.record(cv, "a", tmp_path)
     normalised = copy.deepcopy(cv)
     normalised["model"]["speaker_norm"] = True
     normalised["runs"][0]["seconds"] = None
-    results.record(normalised, "b", tmp_path)
+    records.record(normalised, "b", tmp_path)
     here = {"yaml": "text", "flags": "--arch bert", "here": {"recipe": "text_cls", "encoder": "x|y"}, "n": 99}
     rows = [REFERENCE | here | {"test_set": f"set {i}", "uar": uar} for i, uar in ((1, 0.61), (2, 0.7))]
     nothing = {"test_set": None, "n": None, "uar": None, "yaml": None, "flags": None, "here": None}
@@ -225,7 +226,7 @@ def test_tables_are_written_between_the_comments(folder):
 def test_several_seeds_show_the_spread_over_seeds(cv, tmp_path):
     runs = {(1, 0): fold("aass", "aass", 1.0, "A"), (1, 1): fold("as", "as", 1.0, "B")}
     runs |= {(2, 0): fold("aass", "aass", 1.0, "A"), (2, 1): fold("as", "ss", 0.5, "B")}
-    results.record(cv | summarise(runs, WORDS) | {"seeds": [1, 2]}, "a", tmp_path)
+    records.record(cv | summarise(runs, WORDS) | {"seeds": [1, 2]}, "a", tmp_path)
     text = results.render("<!-- summary of emo/*/a -->\n<!-- end -->", tmp_path)
     # seed 2: mean 0.75, sd over folds 0.3536; over seeds: 0.875, mean of sds 0.1768, sd of means 0.1768
     assert "0.875 ± 0.177 (seeds ± 0.177)" in text
@@ -270,7 +271,7 @@ def test_recorded_results_are_where_their_content_says():
             *file.parts[-3:-1],
             file.stem,
         ]
-        assert not results.LOCAL_PATH.search(file.read_text()), file
+        assert not records.LOCAL_PATH.search(file.read_text()), file
 
 
 def test_yaml_files_of_the_reference_work_exist():

@@ -65,6 +65,7 @@ def test_librosa_itself(rate, kind, settings):
     assert got.shape == expected.shape and np.abs(got - expected).max() < 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not RAVDESS.is_dir(), reason="the real samples are not beside this checkout")
 def test_reference_shape_on_ravdess():
     from ser_hf.data.audio import decode

@@ -67,6 +67,7 @@ print("RESULT" + json.dumps(results))
 """
 
 
+@pytest.mark.slow
 def test_trained_saved_and_loaded_in_a_clean_process(tmp_path):
     expected, values = {}, clips([1.0, 0.3])
     torch.save([torch.from_numpy(v) for v in values], tmp_path / "values.pt")

@@ -211,6 +211,18 @@ RUN += ("--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "2", "--
 RUN += ("--save_steps", "2", "--save_total_limit", "5", "--mixup_p", "0.5")
 
 
+def test_a_run_leaves_a_model_of_the_network(folder, tmp_path):
+    out = tmp_path / "run"
+    short = ("--max_steps", "2", "--eval_strategy", "no", "--load_best_model_at_end", "false", "--save_strategy", "no")
+    done = run_recipe("spectrogram_cls", "--dataset", str(folder), *RUN[: RUN.index("--max_steps")], *short,
+                      "--output_dir", str(out))  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((out / "results.json").read_text())
+    assert results["test"]["utterances"] == 8 and results["training"]["steps"] == 2
+    assert SerForSpectrogramClassification.from_pretrained(out).config.arch == "cnn1d_3"
+
+
+@pytest.mark.slow
 def test_a_run_in_windows_resumes_exactly(folder, own_store, tmp_path):
     flags = ("--dataset", str(folder), *RUN, "--window_seconds", "0.4", "--early_stopping_patience", "9")
     done = run_recipe("spectrogram_cls", *flags, "--output_dir", str(tmp_path / "a"))
@@ -235,6 +247,7 @@ def test_a_run_in_windows_resumes_exactly(folder, own_store, tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder, tmp_path, capsys):
     flags = ("--dataset", str(folder), *RUN, "--speaker_norm", "true", "--normalize", "clip")
     done = run_recipe("spectrogram_cls", *flags, "--output_dir", str(tmp_path / "run"))

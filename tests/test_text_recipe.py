@@ -132,6 +132,7 @@ def test_it_is_held_against_baselines_on_the_same_utterances(trained):
         assert low <= high and re.search(rf"^  {system} ", screen, re.M)
 
 
+@pytest.mark.slow
 def test_two_processes_are_one_with_two_accumulation_steps(trained, fake_corpus, tmp_path):
     done = run_recipe("text_cls", *iemocap(fake_corpus, tmp_path / "two"), processes=2)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -51,6 +51,7 @@ SHORT = ("--max_steps", "4", "--eval_strategy", "steps", "--eval_steps", "2", "-
 SHORT += ("--save_steps", "2", "--save_total_limit", "5", "--batch_seconds", "3")
 
 
+@pytest.mark.slow
 def test_a_windowed_run_reports_windows_and_utterances(folder, tmp_path):
     out = ("--output_dir", str(tmp_path / "out"), "--window_seconds", "0.4", "--window_hop", "0.2")
     done = run_recipe("wav2vec2_cls", "--dataset", str(folder), *tiny_flags(), *SHORT, *out, "--combine", "attention")
@@ -71,6 +72,7 @@ def test_a_windowed_run_reports_windows_and_utterances(folder, tmp_path):
 AUGMENTED = ("--noise_p", "0.5", "--gain_p", "0.5", "--speed_p", "0.3", "--mixup_p", "0.5", "--max_seconds", "0.6")
 
 
+@pytest.mark.slow
 def test_augmented_runs_resume_exactly(folder, tmp_path):
     """What is drawn depends on seed, epoch and clip alone, so a resumed run is the unbroken one; so are two workers."""
     import shutil

@@ -18,7 +18,6 @@ COMMANDS = {
     "plot": "draw waveform, mel spectrogram, MFCC, windows and SpecAugment of an audio file",
     "embed": "what a pretrained encoder makes of a corpus, as a dataset",
     "push": "publish a corpus on the Hugging Face Hub",
-    "results": "write the tables of measured results into the READMEs",
 }
 
 

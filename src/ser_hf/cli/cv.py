@@ -32,7 +32,7 @@ from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, r
 from ..training.settings import CLASSES, DataArguments, System
 from .console import Parser, positive
 from .cv_report import Fold, about, mark, markdown, summarise
-from .results import check_request, record, results_folder
+from .record import check_request, record, results_folder
 
 if TYPE_CHECKING:
     from ..data.corpus import CorpusReport
@@ -101,7 +101,8 @@ def main(argv: list[str]) -> int:
     write(request.out / "cv.md", markdown(cv))
     run.say("", markdown(cv), f"written: {request.out / 'cv.json'} and cv.md")
     if request.record:
-        run.say(f"recorded: {record(cv, request.record, results_folder())}; `ser-hf results` writes the tables")
+        place = record(cv, request.record, results_folder())
+        run.say(f"recorded: {place}; `python -m benchmarks.results` writes the tables")
     return 0
 
 

@@ -111,7 +111,7 @@ def _entry(seed: int, fold: int, results: dict) -> dict:
         "chance_uar": test["chance"]["value"],
         "absent": [label for label, row in test["per_class"].items() if not row["support"]],
         "selected_step": trained.get("selected_step"),
-        # Of a resumed fold only the seconds since the last start are known.
+        # A resumed fold knows only the seconds since its last start.
         "seconds": None if trained.get("resumed") else trained.get("seconds"),
     }
 

@@ -72,7 +72,7 @@ def find_mixture(
         data_dir: The corpus's folder; with several corpora the one that holds all of them, as `$SER_DATA_DIR` does.
         test_on: The corpus that is split and tested, where there are several.
         add_labels: Take only these labels from the others (the reference work adds sad and angry to balance MOSEI).
-        protocol: Of the tested corpus; the default one if None.
+        protocol: The tested corpus's; the default one if None.
 
     Raises:
         SerError: as `find_source` does; `test_on` is missing or none of the corpora; the label set is not shared, or a

@@ -76,8 +76,9 @@ def _tfidf(splits: Mapping[str, Dataset], names: list[str], problem_type: str, s
 def _logistic(features, target: np.ndarray, strength: float, seed: int):
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000, random_state=seed)
-    return model.fit(features, target)
+    return LogisticRegression(C=strength, class_weight="balanced", max_iter=1000, random_state=seed).fit(
+        features, target
+    )
 
 
 def _class_constant(labels: np.ndarray, num_labels: int) -> np.ndarray:

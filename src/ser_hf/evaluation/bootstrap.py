@@ -2,10 +2,8 @@
 
 Utterances of one speaker resemble each other, so whole speakers are resampled (Ferrer & Riera, confidence intervals for
 evaluation in machine learning, 2022). With only one cluster, utterances are resampled, which says nothing about other
-speakers; reports say so (`intervals_over`).
-
-What is drawn depends on the clusters and the seed alone: two systems on the same utterances get the same draws, so that
-differences of their metrics are paired. Fewer draws are the first of more draws.
+speakers; reports say so (`intervals_over`). Draws depend on the clusters and the seed alone: two systems on the same
+utterances get the same draws, so that differences of their metrics are paired.
 """
 
 from collections.abc import Callable, Sequence

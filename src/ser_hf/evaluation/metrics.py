@@ -41,15 +41,11 @@ def from_confusion(matrix: np.ndarray) -> dict[str, np.ndarray | float]:
 
 
 def from_counts(correct: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray | float]:
-    """UAR, WA, macro and weighted F1 from each class's counts, all `(..., labels)`.
+    """UAR, WA, macro and weighted F1 from each class's counts `(..., labels)`: utterances of it that are predicted as
+    it, utterances of it, utterances that are predicted as it.
 
     Classes without any reference take no part in UAR and macro F1 (a recall of nothing is not a number), as in
     scikit-learn's `balanced_accuracy_score`; a class never predicted has precision and F1 of 0.
-
-    Args:
-        correct: Utterances of the class that are predicted as it.
-        support: Utterances of the class.
-        predicted: Utterances that are predicted as the class.
     """
     present = support > 0
     recall = np.divide(correct, support, out=np.zeros(correct.shape), where=present)
@@ -207,11 +203,8 @@ def weighted_accuracy(references: np.ndarray, decided: np.ndarray) -> float | No
 
 
 def tune_thresholds(references, scores, names: list[str]) -> list[float]:
-    """For each label the threshold with the best F1; 0.5 for a label without a positive, or with one score only.
-
-    Candidates lie halfway between neighbouring scores, so that a threshold does not depend on one utterance. The lowest
-    of the best is taken. Time and memory: `rows * log(rows)` and `rows`.
-    """
+    """For each label the lowest threshold with the best F1; 0.5 for a label without a positive, or with one score only.
+    Candidates lie halfway between neighbouring scores, so that a threshold does not depend on one utterance."""
     references, scores, thresholds = np.asarray(references) > 0.5, np.asarray(scores), []
     for i in range(len(names)):
         order = np.argsort(scores[:, i], kind="stable")

@@ -14,23 +14,18 @@ from .tables import escape, markdown_table, number, plain, rows_of, shown, text_
 from .tasks import TASKS
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
-# How a saved model is called, by the task of its pipeline.
+# Calls of a saved model, by the task of its pipeline.
 USES = {
     "audio-classification": 'classify({"array": samples, "sampling_rate": rate}, top_k=None)  # mono float32 samples',
     "text-classification": 'classify("What a day!", top_k=None)',
     "speech-emotion-recognition": 'classify({"audio": "clip.wav", "text": "What a day!"})  # or one of them alone',
 }
 SPEAKER_NORM = "SPEAKER-NORMALISED"
+INCOMPARABLE = " These figures cannot be compared with speaker-independent ones.**"
 # What a reader of the figures must know, by the words that mark them (`warnings`).
 COMPARABLE = {
-    "LEAKS SPEAKERS": (
-        "**The protocol puts the same speakers into train and test. These figures cannot be compared with "
-        "speaker-independent ones.**"
-    ),
-    "SPEAKERS UNKNOWN": (
-        "**The corpus does not name its speakers: train and test may share speakers. These figures cannot be compared "
-        "with speaker-independent ones.**"
-    ),
+    "LEAKS SPEAKERS": "**The protocol puts the same speakers into train and test." + INCOMPARABLE,
+    "SPEAKERS UNKNOWN": "**The corpus does not name its speakers: train and test may share speakers." + INCOMPARABLE,
     SPEAKER_NORM: (
         "**Features are speaker-normalised: relative to each speaker's mean spectrum over all utterances of the "
         "speaker in this run, test utterances included. The figures hold for known speakers only. They cannot be "
@@ -82,13 +77,13 @@ def window_lines(results: dict) -> list[str]:
     if "windows" not in results:
         return []
     settings, single, whole = results["windows"], results["test_windows"], results["test"]
-    pairs = ", ".join(
+    pairs = [
         f"{shown(name)} {number(value)} on windows, {number(whole['metrics'][name])} on utterances"
         for name, value in single["metrics"].items()
-    )
+    ]
     return [
         f"windows of {settings['seconds']} s every {settings['hop']} s ({single['utterances']} windows of "
-        f"{whole['utterances']} utterances), combined by {settings['combine']}: {pairs}"
+        f"{whole['utterances']} utterances), combined by {settings['combine']}: {', '.join(pairs)}"
     ]
 
 
@@ -109,11 +104,8 @@ def comparison_table(results: dict) -> dict[str, dict]:
 
 
 def card_data(results: dict, name: str) -> ModelCardData:
-    """Metadata of the card.
-
-    `license` is given where a model was trained from random weights on one corpus whose licence the Hub knows,
-    `datasets` where corpora are datasets on the Hub, `base_model` where encoders are published.
-    """
+    """Metadata of the card: `license` where a model was trained from random weights on one corpus whose licence the Hub
+    knows, `datasets` where corpora are datasets on the Hub, `base_model` where encoders are published."""
     corpus, protocol, model = results["corpus"], results["protocol"], results["model"]
     corpora = [corpus["corpus"], *(results.get("mixed") or {})]
     from_random = model["encoder"].startswith("random ") and len(corpora) == 1
@@ -149,12 +141,8 @@ def card_data(results: dict, name: str) -> ModelCardData:
 
 
 def model_card(results: dict, repo_id: str | None = None) -> str:
-    """`README.md` of a run: what was trained on what, how it was tested, every metric with its interval.
-
-    Args:
-        results: `results.json`.
-        repo_id: The repository it is for; "MODEL" in the examples if None.
-    """
+    """`README.md` of a run from its `results.json`: what was trained on what, how it was tested, every metric with its
+    interval. `repo_id` is the repository it is for; "MODEL" stands for it if None."""
     test, name = results["test"], repo_id or "MODEL"
     data = card_data(results, name)
     spread = {metric: "{:.3f} to {:.3f}".format(*both) for metric, both in test["intervals"].items() if both}

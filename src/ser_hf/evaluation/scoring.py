@@ -66,10 +66,9 @@ def compare(
     every bootstrap draw scores both systems on the same resampled speakers, and the interval is of the difference.
 
     Args:
-        dataset: As in `score`.
+        dataset, names, problem_type: As in `score`.
         logits: `(utterances, labels)` of the main system.
         others: `{name: logits}` of the same shape; for classes also `(utterances,)` predicted class indices.
-        names, problem_type: As in `score`.
         thresholds: Several labels: the main system's decision threshold of each label (0.5 each if None). The others'
             are 0.5; logits can be moved so that another one is (`baselines.text_baselines`).
 
@@ -111,17 +110,8 @@ def compute_metrics(names: Sequence[str], problem_type: str = CLASSES) -> Callab
 
 
 def utterance_logits(logits: np.ndarray, windows: Dataset, dataset: Dataset, problem_type: str, how: str) -> np.ndarray:
-    """Windows' logits to utterances', in the order of `dataset`: combined as scores, and back to logits.
-
-    Args:
-        logits: `(windows, labels)` in the order of `windows`.
-        windows: `windows.to_windows(dataset, ...)`.
-        dataset: The utterances.
-        problem_type, how: As in `windows.combine`.
-
-    Raises:
-        ValueError: an utterance has no window.
-    """
+    """Logits of windows `(windows, labels)` to logits of utterances, in the order of `dataset`: combined as scores
+    (`how` as in `data.windows.combine`). Raises ValueError if an utterance has no window."""
     task = TASKS[problem_type]
     scores, ids = combine(task.scores(logits), windows["utterance"], how, problem_type)
     place = {name: row for row, name in enumerate(ids)}

@@ -24,17 +24,11 @@ def number(value: float | int | str | None) -> str:
     >>> number(0.12345), number(12), number(None)
     ('0.123', '12', 'undefined')
     """
-    if value is None:
-        return "undefined"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return "undefined" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 def with_interval(value: float | None, interval: list[float] | None) -> str:
-    """A figure and its interval, if it has one.
-
-    >>> with_interval(0.5, [0.4, 0.6]), with_interval(None, None)
-    ('0.500 [0.400, 0.600]', 'undefined')
-    """
+    """A figure and its interval, if it has one: `0.500 [0.400, 0.600]`."""
     return number(value) + ("" if interval is None else " [{:.3f}, {:.3f}]".format(*interval))
 
 

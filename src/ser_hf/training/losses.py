@@ -49,26 +49,14 @@ def ccc(predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Loss:
-    """The loss of a training run.
+    """The loss of a training run. Raises ValueError if the problem type has no such loss."""
 
-    Args:
-        problem_type: As in transformers.
-        kind: A key of `LOSSES` for this problem type; the first of them if None.
-        weights: `(labels,)`: class weights (single-label) or positive weights (multi-label).
-        label_smoothing: As in `torch.nn.CrossEntropyLoss`.
-        focal_gamma: Exponent of `(1 - p)` in the focal loss (Lin et al. 2017: 2).
-        ccc_weight: Share of `1 - CCC` in `ccc_mse`; the rest is the squared error.
-
-    Raises:
-        ValueError: the problem type has no such loss.
-    """
-
-    problem_type: str = CLASSES
-    kind: str | None = None
-    weights: torch.Tensor | None = None
-    label_smoothing: float = 0.0
-    focal_gamma: float = 2.0
-    ccc_weight: float = 0.5
+    problem_type: str = CLASSES  # as in transformers
+    kind: str | None = None  # a key of `LOSSES` for this problem type; the first of them if None
+    weights: torch.Tensor | None = None  # `(labels,)`: class weights, or positive weights of several labels
+    label_smoothing: float = 0.0  # as in `torch.nn.CrossEntropyLoss`
+    focal_gamma: float = 2.0  # exponent of `(1 - p)` in the focal loss (Lin et al. 2017: 2)
+    ccc_weight: float = 0.5  # share of `1 - CCC` in `ccc_mse`; the rest is the squared error
 
     def __post_init__(self):
         choices = [name for name, entry in LOSSES.items() if entry.problem_type == self.problem_type]

@@ -99,12 +99,12 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
 
     data = settings.data
     mixture, protocol = resolve(system, data, getattr(settings, "windows", None))
+    if settings.run.thresholds and mixture.tested.config.problem_type != VALUES:
+        raise SerError(f"--thresholds: the labels {mixture.tested.config.name!r} are no values; leave it out")
     settings, push_to = start(settings)
     with settings.training.main_process_first():
         options = {"with_audio": system.reads_audio, "num_proc": data.num_proc, "strict": data.strict}
         corpus, report, mixed = load_mixture(mixture, **options)
-    if settings.run.thresholds and report.problem_type != VALUES:
-        raise SerError(f"--thresholds: {report.corpus}'s labels {report.labels!r} are no values; leave it out")
     splits = make_fold(corpus, mixed, protocol, data, data.fold, report.corpus)
     setup = Setup(recipe, system, settings.overrides, splits, report, mixed, protocol, data.fold, push_to)
     say(*setup.corpus_lines(), setup.split_line())
