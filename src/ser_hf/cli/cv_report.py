@@ -1,6 +1,5 @@
 """The report of `ser-hf cv`: figures over folds and seeds, pooled predictions, completeness."""
 
-import json
 import os
 import platform
 import re
@@ -170,23 +169,19 @@ def machine(cpu: bool = False) -> dict[str, Any]:
 
 
 def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings for others: without flags of one machine or account, folders by their last part, numbers as numbers.
+    """Settings for others: without flags of one machine or account, folders by their last part.
 
-    >>> portable({"learning_rate": "1e-3", "arch": "cnn2d_2", "data_dir": "/a/b", "text_model": "/a/x_cv/fold{fold}"})
-    {'learning_rate': 0.001, 'arch': 'cnn2d_2', 'text_model': 'x_cv/fold{fold}'}
+    >>> portable({"learning_rate": 0.001, "data_dir": "/a/b", "text_model": "/a/x_cv/fold{fold}"})
+    {'learning_rate': 0.001, 'text_model': 'x_cv/fold{fold}'}
     """
 
     def value(setting: Any) -> Any:
         if isinstance(setting, list):
             return [value(item) for item in setting]
-        if not isinstance(setting, str):
-            return setting
-        try:
-            return json.loads(setting)
-        except ValueError:
-            pass
-        path = Path(setting)
-        if not path.is_absolute() and path.parts[:1] not in (("~",), ("..",)) and not path.is_dir():
+        path = Path(str(setting))
+        if not isinstance(setting, str) or not (
+            path.is_absolute() or path.parts[:1] in (("~",), ("..",)) or path.is_dir()
+        ):
             return setting
         return "/".join(path.parts[-2:]) if "{" in path.name else path.name  # a fold's folder says little alone
 
@@ -225,58 +220,51 @@ def mark(results: dict) -> str:
 
 def markdown(cv: dict) -> str:
     """The report, on screen and as `cv.md`."""
-    from ..evaluation.metrics import METRICS
-    from ..evaluation.report import COMPARABLE, warnings
+    from jinja2 import Environment, PackageLoader
 
-    corpus, protocol, model, pooled = (cv[name] for name in ("corpus", "protocol", "model", "pooled"))
-    warning, several = mark(cv), len(cv["seeds"]) > 1
-    names = [shown(name) for name in METRICS]
+    from ..evaluation.metrics import METRICS
+    from ..evaluation.report import COMPARABLE, comparison_table, warnings
+
+    names, per_seed = [shown(name) for name in METRICS], cv["pooled"]["per_seed"]
 
     def row(first: Any, figures: dict, show: Callable[[Any], str]) -> list[str]:
         return [first, *(show(figures[name]) for name in METRICS)]
 
     means = [row(one["seed"], one, spread) for one in cv["mean"]["per_seed"]]
-    pools = [[one["seed"], *(_interval(one, name) for name in METRICS)] for one in pooled["per_seed"]]
-    if several:
+    pools = [[one["seed"], *(_interval(one, name) for name in METRICS)] for one in per_seed]
+    if len(cv["seeds"]) > 1:
         over = cv["mean"]["over_seeds"]
         means.append(row("mean", over, spread))
         means.append(row("sd over seeds", over, lambda figure: _number(figure["sd_over_seeds"])))
-        pools.append(row("mean", pooled["over_seeds"]["metrics"], _number))
+        pools.append(row("mean", cv["pooled"]["over_seeds"]["metrics"], _number))
     classes = [
         [label, *(_number(one[key]) for key in ("precision", "recall", "f1")), round(one["support"])]
-        for label, one in pooled["over_seeds"]["per_class"].items()
+        for label, one in cv["pooled"]["over_seeds"]["per_class"].items()
     ]
     sizes = ("seed", "fold", "utterances", "speakers")
-    runs = [[*(one[key] for key in sizes), *row("", one["metrics"], _number)[1:]] for one in cv["runs"]]
-    absent = {(one["fold"], ", ".join(one["absent"])) for one in cv["runs"] if one["absent"]}
-    versions = ", ".join(f"{name} {version}" for name, version in cv["versions"].items())
-    parts = [
-        f"# {escape(corpus['corpus'])} ({escape(corpus['labels'])}), {escape(protocol['name'])}{warning}",
-        _completeness(cv),
-        *(COMPARABLE[name] for name in warnings(cv)),
-        f"Protocol: {escape(protocol['name'])} ({escape(protocol['source'])}). "
-        f"Speaker-independent: **{'NO' if protocol['warning'] else 'yes'}**.  \n"
-        f"Model: {escape(model['class'])}, {escape(model['encoder'])}, {model['details']}.  \n"
-        f"Seeds {', '.join(map(str, cv['seeds']))}; commit {cv['commit']}; {versions}.",
-        f"## Mean over folds{warning}",
-        markdown_table(["seed", *names], means),
-        _explain_spread(len(cv["folds"]), several),
-        f"## Pooled predictions of all folds{warning}",
-        markdown_table(["seed", *names], pools),
-        f"In brackets 95 % intervals by bootstrap over {pooled['per_seed'][0]['intervals_over']}; chance UAR "
-        f"{pooled['chance_uar']:.3f}.",
-        *_comparisons(pooled["per_seed"], warning),
-        f"## Classes, pooled{', mean over seeds' if several else ''}{warning}",
-        markdown_table(["class", "precision", "recall", "F1", "utterances"], classes),
-        f"## Folds{warning}",
-        markdown_table([*sizes, *names], runs),
-        *(f"Fold {k} tests no {words}: its UAR and macro F1 are over the others." for k, words in sorted(absent)),
-        "## Corpus",
-        f"{escape(corpus['title'])}, licence {escape(corpus['licence'])}. {escape(corpus['notes'])}",
-        "\n".join(f"- {escape(line)}" for line in corpus["lines"]),
-        f"## Run again\n\n```\n{cv['command']}\n```",
+    folds = [[*(one[key] for key in sizes), *row("", one["metrics"], _number)[1:]] for one in cv["runs"]]
+    compared = [
+        (one["seed"], comparison_table({"test": one, "comparisons": one["comparisons"]}))
+        for one in per_seed
+        if one["comparisons"]
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    rows = [[seed, system, *cells.values()] for seed, table in compared for system, cells in table.items()]
+    columns = list(next(iter(compared[0][1].values()))) if compared else []
+    environment = Environment(loader=PackageLoader("ser_hf.evaluation"))
+    text = environment.get_template("cross_validation.md").render(
+        **cv,
+        text=escape,
+        mark=mark(cv),
+        cautions=[COMPARABLE[name] for name in warnings(cv)],
+        intervals_over=per_seed[0]["intervals_over"],
+        means=markdown_table(["seed", *names], means),
+        pools=markdown_table(["seed", *names], pools),
+        compared=compared and markdown_table(["seed", "system", *map(shown, columns)], rows),
+        classes=markdown_table(["class", "precision", "recall", "F1", "utterances"], classes),
+        table_of_folds=markdown_table([*sizes, *names], folds),
+        absent=sorted({(one["fold"], ", ".join(one["absent"])) for one in cv["runs"] if one["absent"]}),
+    )
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"  # parts that are absent leave blank lines
 
 
 def _number(value: float | None) -> str:
@@ -290,46 +278,3 @@ def spread(figure: dict) -> str:
 
 def _interval(scores: dict, name: str) -> str:
     return "{:.3f} [{:.3f}, {:.3f}]".format(scores["metrics"][name], *scores["intervals"][name])
-
-
-def _comparisons(per_seed: list[dict], warning: str) -> list[str]:
-    """The pooled predictions beside those of the systems that every fold was compared with, if there are any."""
-    from ..evaluation.report import comparison_table
-
-    if not per_seed[0]["comparisons"]:
-        return []
-    tables = [(one["seed"], comparison_table({"test": one, "comparisons": one["comparisons"]})) for one in per_seed]
-    rows = [[seed, system, *cells.values()] for seed, table in tables for system, cells in table.items()]
-    columns = list(next(iter(tables[0][1].values())))
-    return [
-        f"## Compared on the pooled predictions{warning}",
-        markdown_table(["seed", "system", *map(shown, columns)], rows),
-        "A difference is this system's figure minus the other's, with a 95 % interval by paired bootstrap over "
-        f"{per_seed[0]['intervals_over']}.",
-    ]
-
-
-def _completeness(cv: dict) -> str:
-    folds, tested = f"{len(cv['folds'])} of {cv['protocol']['folds']} folds", cv["coverage"]
-    lines = [f"**PARTIAL: {folds} ({' '.join(map(str, cv['folds']))}).**" if cv["partial"] else f"{folds}, complete."]
-    expected, others = tested["in_test_sets"], tested["utterances"] - tested["in_test_sets"]
-    if tested["exactly_once"]:
-        lines.append(f"Each of the {expected} utterances in their test sets was tested exactly once.")
-    if tested["never_tested"]:
-        first = ", ".join(tested["first_never_tested"])
-        lines.append(f"**{tested['never_tested']} of their {expected} test utterances were NOT tested: {first} ...**")
-    if tested["tested_more_than_once"]:
-        first = ", ".join(tested["first_tested_more_than_once"])
-        lines.append(f"**{tested['tested_more_than_once']} utterances were tested MORE THAN ONCE: {first} ...**")
-    lines.append(f"{others} utterances of the corpus are in none." if others else "They are the whole corpus.")
-    return " ".join(lines)
-
-
-def _explain_spread(folds: int, several_seeds: bool) -> str:
-    text = f"± is the standard deviation over the {folds} folds (n - 1); every fold counts once, whatever its size."
-    if folds == 1:
-        text = "One fold: there is no standard deviation over folds."
-    if several_seeds:
-        text += " Row `mean`: the mean over seeds of the rows above it, also of their standard deviations over folds. "
-        text += "Row `sd over seeds`: the standard deviation of the seeds' means (n - 1)."
-    return text
