@@ -240,10 +240,9 @@ def withheld(
 def predicted(trainer: SerTrainer, splits: Mapping[str, Dataset], collator=None) -> dict[str, np.ndarray]:
     """Logits on validation, where there is one, and on test; `collator` instead of the trainer's own."""
     parts = [part for part in ("validation", "test") if len(splits[part])]
-    before, trainer.eval_collator = trainer.eval_collator, collator or trainer.eval_collator
-    logits = {part: trainer.predict(splits[part]).predictions for part in parts}
-    trainer.eval_collator = before
-    return logits
+    scorer = copy.copy(trainer)
+    scorer.eval_collator = collator or trainer.eval_collator
+    return {part: scorer.predict(splits[part]).predictions for part in parts}
 
 
 def averaged(systems: list[dict[str, np.ndarray]], problem_type: str) -> dict[str, np.ndarray]:
