@@ -1,8 +1,8 @@
 """Batches of clips of similar length, as many as fit into a budget in seconds of audio per batch.
 
 Random batches of eight IEMOCAP utterances compute 2.35 times the real audio; these compute about 1.02 times, and the
-largest batch is about as large as the mean one, so that memory is known in advance. The Trainer's own `group_by_length`
-has the same largest batch, reads the lengths by decoding every clip, and permutes predictions.
+largest is about as large as the mean one, so that memory is known in advance. The Trainer's own `group_by_length` reads
+the lengths by decoding every clip, and permutes predictions.
 """
 
 from collections.abc import Callable, Iterator
@@ -56,22 +56,17 @@ def sampling_weights(groups: list) -> np.ndarray:
 class LengthBatchSampler:
     """Batches of row numbers for one rank: over all ranks every clip exactly once per epoch, equally many batches each.
 
-    The batches of an epoch are a function of `seed` and the epoch alone, so that a resumed run has the batches of an
-    unbroken one; their number is the same in every epoch, because the Trainer computes its steps once. Ranks take
-    turns: an update of two ranks has the same clips as one of one rank with two accumulation steps.
+    The batches are a function of `seed` and the epoch alone, so that a resumed run has those of an unbroken one; there
+    are equally many in every epoch, because the Trainer computes its steps once. Ranks take turns: an update of two
+    ranks has the same clips as one of one rank with two accumulation steps. ValueError: fewer clips than processes.
 
     Args:
         durations: Seconds of each clip, a plain array (a datasets column would be read clip by clip).
-        seconds: Budget of padded audio per batch; None for batches of `count` clips.
-        count: Clips per batch where `seconds` is None, drawn at random like the Trainer's default.
-        seed: Seed of all randomness, with the epoch.
+        seconds: Budget of padded audio per batch; None for batches of `count` clips, drawn at random.
         rank, world_size: This process, and the number of processes.
         weights: One per clip: every epoch draws as many clips as there are, with replacement and by these weights
             (balanced sampling), instead of each exactly once.
         on_epoch: Called with each epoch (for the collator, whose randomness depends on it).
-
-    Raises:
-        ValueError: fewer clips than processes.
     """
 
     def __init__(
@@ -142,21 +137,13 @@ class LengthBatchSampler:
 def evaluation_batches(
     durations: np.ndarray, seconds: float | None, count: int = 8, exact: bool = False
 ) -> list[np.ndarray]:
-    """Batches for evaluation, longest first, so that a too large batch fails at once and not at the end.
-
-    Args:
-        durations: Seconds of each clip.
-        seconds: Budget of padded audio per batch; None for `count` clips per batch, also sorted by length.
-        count: Clips per batch where `seconds` is None.
-        exact: Only clips of equal length share a batch, so that nothing is padded: for padding-sensitive encoders.
+    """Batches for evaluation, longest first, so that a too large batch fails at once and not at the end: within a budget
+    of `seconds` of padded audio, or of `count` clips if it is None. With `exact` only clips of equal length share a
+    batch, so that nothing is padded: for padding-sensitive encoders.
     """
     durations = np.asarray(durations, dtype=np.float64)
     order = np.argsort(-durations, kind="stable")
-    if exact:
-        starts = np.flatnonzero(np.diff(durations[order], prepend=np.inf) != 0)
-        runs = np.split(order, starts[1:]) if len(order) else []
-    else:
-        runs = [order] if len(order) else []
+    runs = np.split(order, np.flatnonzero(np.diff(durations[order])) + 1) if exact else [order]
     if seconds is None:
         return [run[i : i + count] for run in runs for i in range(0, len(run), count)]
     return [batch for run in runs for batch in cut_by_seconds(durations, run, seconds)]

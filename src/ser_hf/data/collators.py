@@ -17,15 +17,9 @@ logger = logging.getLogger(__name__)
 def pad_and_normalize(
     clips: Sequence[np.ndarray], normalize: bool, padding_value: float = 0.0
 ) -> dict[str, torch.Tensor]:
-    """The output of `Wav2Vec2FeatureExtractor` for clips, three times faster.
-
-    Args:
-        clips: Mono float32 samples, one array per clip.
-        normalize: Zero mean and unit variance for each clip, over its own samples.
-        padding_value: Value of the padding after shorter clips.
-
-    Returns:
-        `input_values` `(batch, samples)`, and `attention_mask` (1 = real sample) if any clip is padded.
+    """The output of `Wav2Vec2FeatureExtractor` for mono float32 clips, three times faster: `input_values`
+    `(batch, samples)`, and `attention_mask` (1 = real sample) if any clip is padded. With `normalize` each clip has zero
+    mean and unit variance over its own samples.
     """
     lengths = torch.tensor([len(clip) for clip in clips])
     values = torch.full((len(clips), int(lengths.max())), padding_value)
@@ -43,25 +37,18 @@ def pad_and_normalize(
 
 class SpeechCollator:
     """Decodes, resamples, trims, augments, normalises and pads the clips of a batch; a class because workers must
-    pickle it.
+    pickle it. SerError: `trim_db` is not above 0.
 
-    All randomness is a function of the seed, the epoch and the clip, whatever worker or process makes the batch: two
-    processes draw the same as one, and a resumed run the same as an unbroken one.
+    All randomness is a function of the seed, the epoch and the clip: any number of workers and processes draws the same,
+    and a resumed run the same as an unbroken one.
 
     Args:
         feature_extractor: The encoder's: its rate in Hz, whether it normalises, and its padding value.
         skip_unreadable: Leave out, with a warning, a clip that has become unreadable since the corpus was scanned: for
             training. In evaluation it is an error, because every utterance must be scored.
-        trim_db: Trim silence at both ends, this many dB below the clip's loudest; None keeps it. Windows are never
-            trimmed.
-        min_seconds, max_seconds: Zero-pad shorter clips; crop longer ones, at random if `augmentation` is given and to
-            the centre otherwise.
+        trim_db, min_seconds, max_seconds: As in `read_clip`; crops are random with `augmentation`, else central.
         augmentation: Random changes, in training; None in evaluation.
-        seed: Seed of all randomness.
         num_labels: Number of classes; mixup requires it to make class labels soft.
-
-    Raises:
-        SerError: `trim_db` is not above 0.
     """
 
     columns = ("id", "audio", "label", "window_start", "window_end")  # the columns of a row that are read
