@@ -18,11 +18,7 @@ PROTOCOLS = ("name", "source", "speaker_independent")
 
 def inventory(data_dir: str | None = None) -> list[dict]:
     """One dict per corpus: the whole card, `labels`, `protocols`, `generated` (made by the code on first use) and
-    `found` (the corpus's folder, or None).
-
-    Raises:
-        SerError: `data_dir` is no folder.
-    """
+    `found` (the corpus's folder, or None). SerError: `data_dir` is no folder."""
     from dataclasses import asdict
 
     from ..data.loading import corpus_class, list_corpora
@@ -59,24 +55,21 @@ def _find(name: str, base: str | None) -> str | None:
 
 def lines(corpora: list[dict]) -> list[str]:
     """The table, and below it the folders of the corpora on this machine."""
-    header = ["name", "lang", "utts", "hours", "spk", "labels", "licence", "protocols", "here"]
-    rows = []
-    for corpus in corpora:
-        here = "made" if corpus["generated"] else "yes" if corpus["found"] else "no"
-        rows.append(
-            [
-                corpus["name"],
-                " ".join(corpus["languages"]),
-                corpus["utterances"],
-                "-" if corpus["hours"] is None else f"{corpus['hours']:.2f}",
-                corpus["speakers"] or "-",
-                " ".join(config["name"] for config in corpus["labels"]),
-                corpus["licence"].partition(" (")[0],
-                " ".join(p["name"] + "*" * (not p["speaker_independent"]) for p in corpus["protocols"]),
-                here,
-            ]
-        )
-    out = text_table(header, rows)
+    rows = [
+        {
+            "name": corpus["name"],
+            "lang": " ".join(corpus["languages"]),
+            "utts": corpus["utterances"],
+            "hours": "-" if corpus["hours"] is None else f"{corpus['hours']:.2f}",
+            "spk": corpus["speakers"] or "-",
+            "labels": " ".join(config["name"] for config in corpus["labels"]),
+            "licence": corpus["licence"].partition(" (")[0],
+            "protocols": " ".join(p["name"] + "*" * (not p["speaker_independent"]) for p in corpus["protocols"]),
+            "here": "made" if corpus["generated"] else "yes" if corpus["found"] else "no",
+        }
+        for corpus in corpora
+    ]
+    out = text_table(list(rows[0]), [list(row.values()) for row in rows])
     out += [
         "",
         "utts: utterances, spk: speakers. The first label set and the first protocol are the defaults.",

@@ -4,8 +4,6 @@ The files hold no path: you may share them with others who have the corpus. Vect
 of their values, by its name, instead of `label`.
 """
 
-import csv
-import io
 from pathlib import Path
 
 from ..errors import SerError
@@ -16,22 +14,18 @@ from .console import Parser, corpus_arguments
 
 
 def fold_csv(splits: dict, label_names: list[str]) -> str:
-    """One fold as csv, in the order train, validation, test.
-
-    Args:
-        splits: `DatasetDict` of the fold.
-        label_names: The classes in index order, or the names of a vector label's values.
-    """
+    """One fold (a `DatasetDict`) as csv, in the order train, validation, test; `label_names` in index order."""
+    import pandas as pd
     from datasets import ClassLabel
 
-    classes = isinstance(splits["train"].features["label"], ClassLabel)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["id", "part", "speaker", *(["label"] if classes else label_names)])
-    for part, rows in splits.items():
-        for name, speaker, label in zip(rows["id"], rows["speaker"], rows["label"], strict=True):
-            writer.writerow([name, part, speaker, *([label_names[label]] if classes else label)])
-    return file.getvalue()
+    columns = ["id", "speaker", "label"]
+    parts = [rows.select_columns(columns).to_pandas().assign(part=part) for part, rows in splits.items()]
+    table = pd.concat(parts, ignore_index=True)
+    if isinstance(splits["train"].features["label"], ClassLabel):
+        labels = pd.DataFrame({"label": [label_names[label] for label in table["label"]]})
+    else:
+        labels = pd.DataFrame([vector.tolist() for vector in table["label"]], columns=label_names)
+    return table[["id", "part", "speaker"]].join(labels).to_csv(index=False, lineterminator="\n")
 
 
 def main(argv: list[str]) -> int:

@@ -42,8 +42,8 @@ def _read(source: dict | str | Path, start: float | None = None, end: float | No
 
 
 def decode(source: dict | str | Path, sampling_rate: int, start: float | None = None, end: float | None = None):
-    """One clip, or its part from `start` to `end` seconds, as mono float32 in [-1, 1] at `sampling_rate` Hz, the mean of
-    its channels. AudioError: unreadable, without samples, or with NaN or infinite samples.
+    """One clip, or its part from `start` to `end` seconds, as mono float32 in [-1, 1] at `sampling_rate` Hz, the mean
+    of its channels. AudioError: unreadable, without samples, or with NaN or infinite samples.
     """
     from ..models.audio_blocks import AudioInputError, averaged, resampled
 

@@ -62,9 +62,9 @@ def speed(samples: np.ndarray, factor: float) -> np.ndarray:
 def pitch(samples: np.ndarray, rate: int, semitones: float) -> np.ndarray:
     """`samples` with pitch and formants `semitones` higher (12 are an octave), of the same length and tempo.
 
-    The algorithm of torchaudio.functional.pitch_shift (phase vocoder, 32 ms Hann windows every 8 ms), with soxr, because
-    torchaudio's resampling kernels for such ratios take 10 to 27 s for a clip of 2 s (measured; this takes 0.03 s for
-    4 s) and round the ratio; and with zero-padding, because torchaudio's reflection fails below 256 samples.
+    The algorithm of torchaudio.functional.pitch_shift (phase vocoder, 32 ms Hann windows every 8 ms), with soxr,
+    because torchaudio's resampling kernels for such ratios take 10 to 27 s for a clip of 2 s (measured; this takes 0.03
+    s for 4 s) and round the ratio; and with zero-padding, because torchaudio's reflection fails below 256 samples.
     """
     import soxr
     import torch
@@ -135,8 +135,8 @@ def spec_augment(
 ) -> np.ndarray:
     """SpecAugment without its time warp (Park et al. 2019; numbers and widths of its Switchboard mild policy).
 
-    Numbers and largest widths of the masks over rows (`freq`) and frames (`time`), and their `limit`, as in `spans`. The
-    spectrogram is log or dB and not padded: masks are filled with its mean.
+    Numbers and largest widths of the masks over rows (`freq`) and frames (`time`), and their `limit`, as in `spans`.
+    The spectrogram is log or dB and not padded: masks are filled with its mean.
     """
     rows = spans(spectrogram.shape[0], freq_masks, freq_width, generator, limit)
     frames = spans(spectrogram.shape[1], time_masks, time_width, generator, limit)

@@ -137,9 +137,9 @@ class LengthBatchSampler:
 def evaluation_batches(
     durations: np.ndarray, seconds: float | None, count: int = 8, exact: bool = False
 ) -> list[np.ndarray]:
-    """Batches for evaluation, longest first, so that a too large batch fails at once and not at the end: within a budget
-    of `seconds` of padded audio, or of `count` clips if it is None. With `exact` only clips of equal length share a
-    batch, so that nothing is padded: for padding-sensitive encoders.
+    """Batches for evaluation, longest first, so that a too large batch fails at once and not at the end: within a
+    budget of `seconds` of padded audio, or of `count` clips if it is None. With `exact` only clips of equal length
+    share a batch, so that nothing is padded: for padding-sensitive encoders.
     """
     durations = np.asarray(durations, dtype=np.float64)
     order = np.argsort(-durations, kind="stable")

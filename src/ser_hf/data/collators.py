@@ -18,8 +18,8 @@ def pad_and_normalize(
     clips: Sequence[np.ndarray], normalize: bool, padding_value: float = 0.0
 ) -> dict[str, torch.Tensor]:
     """The output of `Wav2Vec2FeatureExtractor` for mono float32 clips, three times faster: `input_values`
-    `(batch, samples)`, and `attention_mask` (1 = real sample) if any clip is padded. With `normalize` each clip has zero
-    mean and unit variance over its own samples.
+    `(batch, samples)`, and `attention_mask` (1 = real sample) if any clip is padded. With `normalize` each clip has
+    zero mean and unit variance over its own samples.
     """
     lengths = torch.tensor([len(clip) for clip in clips])
     values = torch.full((len(clips), int(lengths.max())), padding_value)
@@ -39,8 +39,8 @@ class SpeechCollator:
     """Decodes, resamples, trims, augments, normalises and pads the clips of a batch; a class because workers must
     pickle it. SerError: `trim_db` is not above 0.
 
-    All randomness is a function of the seed, the epoch and the clip: any number of workers and processes draws the same,
-    and a resumed run the same as an unbroken one.
+    All randomness is a function of the seed, the epoch and the clip: any number of workers and processes draws the
+    same, and a resumed run the same as an unbroken one.
 
     Args:
         feature_extractor: The encoder's: its rate in Hz, whether it normalises, and its padding value.

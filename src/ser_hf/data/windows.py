@@ -52,8 +52,8 @@ def to_windows(dataset: Dataset, frame: float, hop: float, last: Last = "pad") -
     """One row per window of a split, in the same order, with no audio read or copied.
 
     `id` becomes `<utterance>#<number of the window>`, `duration` the window's length; `utterance` is the former id;
-    `window_start` and `window_end` (float64) are seconds in the clip. The other columns are repeated. SerError: the rows
-    are windows already, or one has no duration.
+    `window_start` and `window_end` (float64) are seconds in the clip. The other columns are repeated. SerError: the
+    rows are windows already, or one has no duration.
     """
     if "window_start" in dataset.column_names:
         raise SerError("to_windows: the rows are windows already")
