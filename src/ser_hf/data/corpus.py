@@ -1,7 +1,6 @@
 """What a loading script builds on: the builder base, protocols as data, and the report on a loaded corpus.
 
-A loading script (`loading_scripts/<corpus>.py`) is one `SpeechCorpus` subclass: a card, label configurations,
-protocols, `root` (is this folder the corpus?) and `utterances` (one dict per utterance). Nothing else names a corpus.
+A loading script (`loading_scripts/<corpus>.py`) is one `SpeechCorpus` subclass. Nothing else names a corpus.
 """
 
 import os
@@ -11,14 +10,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow as pa
 
 from ..errors import SerError
 from .audio import AudioError, cut, scan
 from .schema import COLUMNS, CorpusCard, LabelConfig, features
 
-# The cached rows keep why a clip is unusable, so that a second run reports the same as the first.
-PROBLEM = "problem"
+PROBLEM = "problem"  # column of the cached rows: why a clip is unusable, so that every run reports the same
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,10 @@ class Protocol:
         source: Who uses it.
         by: What is kept together and held out: a column (`speaker`, `session`, `split`), `prefix` (the first six
             letters of the id), `speakers-in-five`, or `random` (clips; texts where there is no audio).
-        folds: Test groups, one tuple of `by` values per fold; empty means one fold per value. For `random` the number
-            of folds is `len(folds)`.
+        folds: Test groups, one tuple of `by` values per fold; empty for one fold per value. `random` counts them only.
         validation: `carve` (whole speakers of train, or sessions where `by` is one), `partner` (the other speaker of
-            the test speaker's session), `texts` (whole sentences of the training speakers, where only one speaker is
-            left to train on) or an explicit tuple of `by` values.
-        speaker_independent: False marks a protocol that leaks speakers by construction, or where speakers are unknown.
+            the test speaker's session), `texts` (whole sentences, where one training speaker is left) or `by` values.
+        speaker_independent: False for a protocol that leaks speakers by construction, or where speakers are unknown.
         speakers_known: False if the corpus does not say who speaks.
     """
 
@@ -81,15 +78,12 @@ def file_state(path: str | Path, name: str | Path | None = None) -> str:
 
 class SpeechCorpus(datasets.ArrowBasedBuilder):
     """Base of all corpora: scans every clip once (duration, audio hash, problems) and writes paths, not samples.
-
-    Subclasses set `CARD`, `BUILDER_CONFIGS` (of `LabelConfig`), `DEFAULT_CONFIG_NAME`, `OPTIONAL` (their optional
-    columns) and `PROTOCOLS` (the default first), and define `root` and `utterances`.
-    """
+    Subclasses set these constants, `BUILDER_CONFIGS` and `DEFAULT_CONFIG_NAME`, and define `root` and `utterances`."""
 
     BUILDER_CONFIG_CLASS = LabelConfig
     CARD: CorpusCard
-    OPTIONAL: tuple[str, ...] = ()
-    PROTOCOLS: tuple[Protocol, ...] = (SPEAKER_FOLDS, LEAVE_ONE_SPEAKER_OUT)
+    OPTIONAL: tuple[str, ...] = ()  # optional columns
+    PROTOCOLS: tuple[Protocol, ...] = (SPEAKER_FOLDS, LEAVE_ONE_SPEAKER_OUT)  # the default first
     REMARKS: tuple[str, ...] = ()  # what the report also says: rows skipped, values not read
 
     @classmethod
@@ -118,28 +112,21 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
                     yield file_state(path, path.relative_to(root))
 
     def utterances(self, root: Path) -> list[dict]:
-        """All utterances in a fixed order, one dict each.
-
-        `id`; `audio` (a path, `{"bytes", "path"}`, or None in a corpus of texts); `emotion` (a word of
-        `schema.EMOTIONS`, None where there is no single one); `text`; `speaker`; the optional columns; `scores`
-        (`{target: value}`) for vector labels. `cut: True` cuts the audio from `start` to `end` seconds out of its
-        recording; `problem` says why a clip is unusable, where the loading script knows better than the decoder.
+        """All utterances in a fixed order, one dict each: `id`; `audio` (a path, `{"bytes", "path"}`, or None in a
+        corpus of texts); `emotion` (a word of `schema.EMOTIONS`, None where there is no single one); `text`; `speaker`;
+        the optional columns; `scores` (`{target: value}`) for vector labels. `cut: True` cuts the audio from `start` to
+        `end` seconds out of its recording; `problem` says why a clip is unusable, where the decoder cannot know.
         """
         raise NotImplementedError
 
     def with_audio(self, rows: list[dict]) -> list[dict]:
-        """A block of rows with their `audio`. A corpus whose audio is in no file reads it here, a block at a time."""
+        """A block of rows with their `audio`, which a corpus whose audio is in no file reads here."""
         return rows
 
     def _info(self) -> datasets.DatasetInfo:
-        columns = features(self.config, self.OPTIONAL)
-        return datasets.DatasetInfo(
-            description=self.CARD.title,
-            citation=self.CARD.citation,
-            homepage=self.CARD.homepage,
-            license=self.CARD.licence,
-            features=datasets.Features({**columns, PROBLEM: datasets.Value("string")}),
-        )
+        columns = {**features(self.config, self.OPTIONAL), PROBLEM: datasets.Value("string")}
+        card = {"citation": self.CARD.citation, "homepage": self.CARD.homepage, "license": self.CARD.licence}
+        return datasets.DatasetInfo(description=self.CARD.title, features=datasets.Features(columns), **card)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         root = Path(self.config.data_dir or "")
@@ -188,12 +175,8 @@ def scan_row(row: dict) -> dict:
 
 @dataclass
 class CorpusReport:
-    """A loaded corpus against its official size. Written into every result and card.
-
-    `outside_labels` counts utterances that the label configuration leaves out; `problems` are the unusable clips;
-    `missing` is official minus loaded, so a negative number means files that the official corpus does not have;
-    `remarks` are the builder's.
-    """
+    """A loaded corpus against its official size, for every result and card: `outside_labels` counts utterances that the
+    label set leaves out, `problems` are the unusable clips, `remarks` the builder's."""
 
     corpus: str
     labels: str
@@ -212,6 +195,7 @@ class CorpusReport:
 
     @property
     def missing(self) -> int:
+        """Official minus loaded; negative if there are files that the official corpus does not have."""
         return self.official - self.utterances - len(self.problems)
 
     def lines(self) -> list[str]:
@@ -240,38 +224,32 @@ class CorpusReport:
 def select_usable(
     everything: datasets.Dataset, name: str, config: LabelConfig, corpus: type[SpeechCorpus], root: Path | None
 ) -> tuple[datasets.Dataset, CorpusReport]:
-    """The usable rows that carry a label, and the report on all rows.
-
-    Args:
-        everything: All rows as the builder wrote them, with the column `problem`.
-        name: The corpus's name in the report.
-        root: Its folder, which the report does not show.
-    """
+    """The usable rows with a label, without the builder's column `problem`, and the report on all rows, which has the
+    corpus's `name` and not its folder `root`."""
     table = everything.with_format("arrow")[:]
-    # Relative to the corpus: these lines go into results and cards, which name no folder of this machine.
-    problems = [text and text.replace(f"{root}/", "") for text in table[PROBLEM].to_pylist()]
-    labels = table["label"].to_pylist()
-    keep = [i for i, problem in enumerate(problems) if problem is None and labels[i] is not None]
-    usable = everything.select(keep).remove_columns(PROBLEM)
-    outside = sum(p is None and label is None for p, label in zip(problems, labels, strict=True))
-    # Without published counts of a label set, utterances outside it cannot be told from missing ones.
-    official = sum(config.counts.values()) or corpus.CARD.utterances - outside
+    labels, problems = table["label"], table[PROBLEM]
+    clean, labelled = problems.is_null().to_numpy(), labels.is_valid().to_numpy()
+    usable = everything.select(np.flatnonzero(clean & labelled)).remove_columns(PROBLEM)
+    outside = int((clean & ~labelled).sum())
     per_label = {}
     if not config.targets:
-        per_label = {word: sum(labels[i] == index for i in keep) for index, word in enumerate(config.label_names)}
+        numbers = np.bincount(np.array(usable["label"][:], dtype=int), minlength=len(config.label_names)).tolist()
+        per_label = dict(zip(config.label_names, numbers, strict=True))
     report = CorpusReport(
         corpus=name,
         labels=config.name,
         label_names=config.label_names,
         problem_type=config.problem_type,
-        utterances=len(keep),
-        official=official,
+        utterances=len(usable),
+        # Without published counts of a label set, utterances outside it cannot be told from missing ones.
+        official=sum(config.counts.values()) or corpus.CARD.utterances - outside,
         hours=round(sum(d or 0.0 for d in usable["duration"]) / 3600, 4),
         speakers=len(set(usable["speaker"]) - {None}),
         per_label=per_label,
         official_per_label=dict(config.counts) if per_label else {},
         outside_labels=outside,
-        problems=[p for p, label in zip(problems, labels, strict=True) if p is not None and label is not None],
+        # Relative to the corpus: these lines go into results and cards, which name no folder of this machine.
+        problems=[text.replace(f"{root}/", "") for text in problems.filter(labels.is_valid()).drop_null().to_pylist()],
         remarks=list(corpus.REMARKS),
         card=corpus.CARD,
     )

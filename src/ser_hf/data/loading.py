@@ -8,6 +8,7 @@ import inspect
 import os
 import pkgutil
 import re
+from collections import Counter
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,23 +29,14 @@ logger = datasets.logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved `--dataset`: nothing is loaded yet, and nothing about it has to be looked up again.
+    """A resolved `--dataset`: nothing is loaded yet, and nothing about it has to be looked up again."""
 
-    Args:
-        name: As the user wrote it.
-        shown: Its name in results and cards: a folder by `./` and its last part alone, others as they are.
-        corpus: Its builder class, with card and protocols.
-        config: The label configuration.
-        protocol: The protocol that makes its folds.
-        root: The corpus's folder, absolute; None for a dataset on the Hub.
-    """
-
-    name: str
-    shown: str
+    name: str  # as the user wrote it
+    shown: str  # in results and cards: a folder by `./` and its last part alone, others as they are
     corpus: type[SpeechCorpus]
     config: LabelConfig
     protocol: Protocol
-    root: Path | None
+    root: Path | None  # the corpus's folder, absolute; None for a dataset on the Hub
 
     @property
     def stem(self) -> str:
@@ -63,11 +55,7 @@ def list_corpora() -> list[str]:
 
 
 def corpus_class(name: str) -> type[SpeechCorpus]:
-    """The `SpeechCorpus` subclass of a loading script.
-
-    Raises:
-        SerError: no such corpus; the message suggests the nearest name.
-    """
+    """The `SpeechCorpus` subclass of a loading script. SerError: no such corpus; suggests the nearest name."""
     if name not in list_corpora():
         near = get_close_matches(name, list_corpora(), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -78,11 +66,7 @@ def corpus_class(name: str) -> type[SpeechCorpus]:
 
 
 def find_protocol(corpus: str, name: str | None = None) -> Protocol:
-    """A protocol of a corpus by the corpus's name; the default protocol if `name` is None.
-
-    Raises:
-        SerError: the corpus has no protocol of that name.
-    """
+    """A protocol of a corpus by the corpus's name; the default protocol if `name` is None. SerError: no such one."""
     kind = corpus_class(corpus) if corpus in list_corpora() else SpeechCorpus
     return _choose(kind.protocols(), name, f"{corpus} has no protocol")
 
@@ -95,21 +79,20 @@ def _choose(choices: dict, name: str | None, mistake: str) -> Any:
 
 
 def is_own(name: str) -> bool:
-    """Whether a `--dataset` value is no corpus of `list_corpora()` but the user's: a folder or a dataset on the Hub."""
+    """Whether a `--dataset` value is a folder or a dataset on the Hub, and no corpus of `list_corpora()`."""
     return name not in list_corpora() and ("/" in name or Path(name).is_dir())
 
 
 def find_source(
     name: str, labels: str | None = None, data_dir: str | Path | None = None, protocol: str | None = None
 ) -> Source:
-    """Resolve the name of a corpus, its label set, its protocol and its folder. A Hub dataset is downloaded here on
-    first use: its label set is in its data.
+    """Resolve the name of a corpus, its label set and protocol (the default ones if None) and its folder. A Hub dataset
+    is downloaded here on first use: its label set is in its data.
 
     Args:
         name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`).
-        labels: Label configuration (on the Hub: the dataset's configuration); the default one if None.
+        labels: Label configuration; on the Hub the dataset's configuration.
         data_dir: The corpus's folder, or one above it; else it is searched under `$SER_DATA_DIR`.
-        protocol: Name of a protocol; the default one if None.
 
     Raises:
         SerError: unknown corpus, label set or protocol, or the corpus is not there.
@@ -132,15 +115,13 @@ def find_source(
 def _find_root(corpus: type[SpeechCorpus], name: str, data_dir: str | Path | None) -> Path:
     if data_dir is None and (root := corpus.generate()):
         return root
-    folders = dict.fromkeys((name, *corpus.CARD.folders))
     places = []
-    if data_dir is not None:
-        base = Path(data_dir).expanduser().absolute()
-        if not base.is_dir():
+    if above := data_dir if data_dir is not None else os.environ.get("SER_DATA_DIR"):
+        base = Path(above).expanduser().absolute()
+        if data_dir is not None and not base.is_dir():
             raise SerError(f"--data_dir {data_dir}: no such folder; give the folder that holds {corpus.CARD.title}")
-        places = [base, *(base / folder for folder in folders)]
-    elif base := os.environ.get("SER_DATA_DIR"):
-        places = [Path(base).expanduser().absolute() / folder for folder in folders]
+        folders = dict.fromkeys((name, *corpus.CARD.folders))
+        places = [*([base] if data_dir is not None else []), *(base / folder for folder in folders)]
     for place in places:
         if place.is_dir() and (root := corpus.root(place)):
             return root
@@ -152,8 +133,7 @@ def _find_root(corpus: type[SpeechCorpus], name: str, data_dir: str | Path | Non
 
 
 def fingerprint(source: Source) -> str:
-    """A hash of the corpus's content and of the code that reads it: part of the cache key, because `datasets` keys a
-    builder's cache by neither."""
+    """A hash of the corpus's content and of the code that reads it; `datasets` keys a builder's cache by neither."""
     things = (source.corpus, SpeechCorpus, scan, features)
     digest = xxhash.xxh3_64((__version__ + "".join(inspect.getsource(inspect.getmodule(t)) for t in things)).encode())
     for line in source.corpus.state(source.root):
@@ -164,11 +144,7 @@ def fingerprint(source: Source) -> str:
 def load(
     source: Source, cache_dir: str | Path | None = None, num_proc: int | None = None, strict: bool = False
 ) -> tuple[datasets.Dataset, CorpusReport]:
-    """Load a resolved corpus; `load_corpus` describes the dataset and the arguments.
-
-    Raises:
-        SerError: no usable utterance, repeated ids, or (`strict`) not complete.
-    """
+    """Load a resolved corpus, as `load_corpus`."""
     builder = source.corpus(
         cache_dir=cache_dir,
         config_name=source.config.name,
@@ -187,12 +163,11 @@ def load(
     if not len(usable):
         where = source.root or f"--dataset {source.name}"
         raise SerError(f"{where}: no usable utterance of {source.shown} ({source.config.name}); {differences}")
-    ids, seen = list(usable["id"]), set()
-    repeated = [name for name in ids if name in seen or seen.add(name)]
-    if repeated:  # scores are gathered by id
+    id, number = Counter(usable["id"][:]).most_common(1)[0]
+    if number > 1:  # scores are gathered by id
         raise SerError(
-            f"--dataset {source.name}: {len(ids)} utterances have only {len(seen)} ids, {repeated[0]!r} occurs "
-            f"{ids.count(repeated[0])} times; give every utterance an id of its own"
+            f"--dataset {source.name}: {len(usable)} utterances have only {len(set(usable['id']))} ids, {id!r} occurs "
+            f"{number} times; give every utterance an id of its own"
         )
     return usable, report
 
@@ -213,17 +188,14 @@ def load_corpus(
     reported.
 
     Args:
-        name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`).
-        labels: Label configuration; the corpus's default if None.
-        data_dir: The corpus's folder; else it is searched under `$SER_DATA_DIR`.
+        name, labels, data_dir: As in `find_source`.
         cache_dir: Folder of the cached table; `datasets`' own cache if None.
         num_proc: Processes that scan; worth it from about ten thousand clips.
         strict: Make missing, surplus or unusable utterances an error.
         return_report: Also return the `CorpusReport`.
 
     Raises:
-        SerError: unknown corpus or label set, corpus not found, no usable utterance, repeated ids, or (`strict`) not
-            complete.
+        SerError: as `find_source`; no usable utterance, repeated ids, or (`strict`) not complete.
     """
     usable, report = load(find_source(name, labels, data_dir), cache_dir, num_proc, strict)
     return (usable, report) if return_report else usable

@@ -1,8 +1,7 @@
 """Folds of a corpus by its protocols, and the check that nothing leaks between their parts.
 
-The default protocol of every corpus keeps speakers apart; those that leak by construction (published random splits) say
-so in their name and in `speaker_independent`, which goes into every result. Validation is carved from train by
-speakers; it selects the model, and test is scored once.
+The default protocol of every corpus keeps speakers apart; those that leak by construction say so in their name and in
+`speaker_independent`, which goes into every result. Validation selects the model, and test is scored once.
 """
 
 import math
@@ -26,7 +25,7 @@ COPY = re.compile(r"^\W*rt\b")
 
 
 def text_key(text: str) -> str:
-    """The words of a text, for finding copies: without case, punctuation, web addresses, @names and the RT of a copied
+    """The words of a text, for finding copies: without case, punctuation, addresses, @names and the RT of a copied
     tweet. A text without a word is its own key.
 
     >>> text_key("RT @museum: Tea &  cake! http://t.co/x"), text_key("tea, cake"), text_key("@museum :)")
@@ -97,8 +96,7 @@ def split(
     """Train, validation and test of one fold.
 
     Args:
-        dataset: A corpus as `load_corpus` returns it.
-        corpus: Its name.
+        dataset, corpus: A corpus as `load_corpus` returns it, and its name.
         protocol: A protocol or its name; the corpus's default (speaker-independent) if None.
         fold: Number of the fold, from 0.
         validation_fraction: About this part of the training utterances becomes validation, as whole speakers;
@@ -158,17 +156,13 @@ def _validation(
 
 def _carve(rows: np.ndarray, keys: np.ndarray, fraction: float, seed: tuple[int, int]) -> np.ndarray:
     """Rows of randomly drawn keys, at least one key and never all, until about `fraction` of the rows is reached."""
-    names = np.unique(keys)
+    names, sizes = np.unique(keys, return_counts=True)
+    drawn = np.random.default_rng(seed).permutation(len(names))[:-1]
+    names, sizes = names[drawn], sizes[drawn]
     wanted = math.ceil(fraction * len(rows) - 1e-9)
-    chosen: list[str] = []
-    taken = 0
-    for name in np.random.default_rng(seed).permutation(names)[: len(names) - 1]:
-        size = int((keys == name).sum())
-        if chosen and taken + size / 2 > wanted:  # stops where it is nearest to the fraction
-            break
-        chosen.append(name)
-        taken += size
-    return rows[np.isin(keys, chosen)]
+    enough = np.cumsum(sizes) - sizes / 2 > wanted  # stops where it is nearest to the fraction
+    number = max(1, int(enough.argmax())) if enough.any() else len(names)
+    return rows[np.isin(keys, names[:number])]
 
 
 @dataclass
@@ -194,16 +188,8 @@ def find_leaks(splits: DatasetDict) -> list[Leak]:
 
 
 def check_disjoint(splits: DatasetDict, speaker_independent: bool = True, validation: str | tuple = "carve") -> None:
-    """Raise if two parts share a speaker (unless the protocol says that it leaks) or an identical clip.
-
-    Args:
-        splits: The parts.
-        speaker_independent: The protocol's; False allows shared speakers, never shared clips.
-        validation: The protocol's; `texts` allows train and validation to share speakers.
-
-    Raises:
-        SerError: two parts share a speaker or a clip; the message names them.
-    """
+    """Raises SerError if two parts share an identical clip, or a speaker that the protocol's `speaker_independent` and
+    `validation` (`texts`: train and validation may) do not allow; the message names them."""
     for leak in find_leaks(splits):
         pair = " and ".join(leak.parts)
         if leak.clips:
