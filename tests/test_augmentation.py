@@ -181,9 +181,10 @@ def test_spans_never_hide_more_than_the_limit():
 def test_spec_augment_masks_rows_and_columns_with_the_mean(frames):
     picture = rng(1).normal(-30, 10, (80, frames)).astype(np.float32)
     kept = picture.copy()
+    sizes = Augmentation(spec_freq_masks=2, spec_freq_width=10, spec_time_masks=2, spec_time_width=30)
     hidden_rows, hidden_frames = [], []
     for seed in range(50):
-        masked = spec_augment(picture, rng(seed), 2, 10, 2, 30)
+        masked = spec_augment(picture, rng(seed), sizes)
         assert masked.dtype == np.float32 and masked.shape == picture.shape
         changed = masked != picture
         assert not changed.all()

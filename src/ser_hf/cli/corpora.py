@@ -5,6 +5,7 @@ Corpora are searched in $SER_DATA_DIR, or in --data_dir: the folder that holds t
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import SerError
@@ -21,7 +22,7 @@ def inventory(data_dir: str | None = None) -> list[dict]:
     `found` (the corpus's folder, or None). SerError: `data_dir` is no folder."""
     from dataclasses import asdict
 
-    from ..data.loading import corpus_class, list_corpora
+    from ..data.loading import corpus_class, find_source, list_corpora
 
     base = data_dir if data_dir is not None else os.environ.get("SER_DATA_DIR")
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
@@ -30,27 +31,16 @@ def inventory(data_dir: str | None = None) -> list[dict]:
     for name in list_corpora():
         corpus = corpus_class(name)
         configs = sorted(corpus.BUILDER_CONFIGS, key=lambda config: config.name != corpus.DEFAULT_CONFIG_NAME)
-        protocols = corpus.protocols().values()
-        corpora.append(
-            {
-                "name": name,
-                **asdict(corpus.CARD),
-                "labels": [{key: getattr(config, key) for key in LABELS} for config in configs],
-                "protocols": [{key: getattr(protocol, key) for key in PROTOCOLS} for protocol in protocols],
-                "generated": "generate" in vars(corpus),
-                "found": _find(name, base),
-            }
-        )
+        facts = {"name": name, **asdict(corpus.CARD)}
+        facts["labels"] = [{key: getattr(config, key) for key in LABELS} for config in configs]
+        facts["protocols"] = [{key: getattr(p, key) for key in PROTOCOLS} for p in corpus.protocols().values()]
+        facts["generated"] = "generate" in vars(corpus)
+        facts["found"] = None
+        if base is not None:
+            with suppress(SerError, OSError):  # not there; or damaged or not readable, and `ser-hf check` says how
+                facts["found"] = str(find_source(name, data_dir=base).root)
+        corpora.append(facts)
     return corpora
-
-
-def _find(name: str, base: str | None) -> str | None:
-    from ..data.loading import find_source
-
-    try:
-        return None if base is None else str(find_source(name, data_dir=base).root)
-    except (SerError, OSError):  # not there; or damaged or not readable, and `ser-hf check` says how
-        return None
 
 
 def lines(corpora: list[dict]) -> list[str]:

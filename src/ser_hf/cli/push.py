@@ -113,11 +113,8 @@ def check_licence(card: "CorpusCard", public: bool) -> None:
 
 
 def claim_repository(repo_id: str, public: bool) -> str:
-    """Create the dataset repository if it does not exist, before anything slow; returns its address.
-
-    Raises:
-        SerError: as `login`; the repository cannot be created, or exists and is public instead of private (or reverse).
-    """
+    """Create the dataset repository if it does not exist, before anything slow; returns its address. SerError: as
+    `login`; the repository cannot be created, or exists and is public instead of private (or the reverse)."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -138,8 +135,7 @@ def claim_repository(repo_id: str, public: bool) -> str:
 
 
 def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: int | None = None) -> str:
-    """Publish a corpus; returns the repository's address. SerError: the licence forbids it, the Hub refuses it, or the
-    corpus cannot be loaded."""
+    """Publish a corpus; returns the repository's address. SerError: the licence or the Hub forbids it."""
     from huggingface_hub import DatasetCard
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 

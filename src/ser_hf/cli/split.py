@@ -33,12 +33,8 @@ def main(argv: list[str]) -> int:
     corpus_arguments(parser)
     parser.add_argument("--protocol", help="protocol of the corpus (default: its first one)")
     parser.add_argument("--out", default="folds", help="folder to write the csv files to (default: folds)")
-    parser.add_argument(
-        "--validation_fraction",
-        type=float,
-        default=0.2,
-        help="part of train that becomes validation, at least 0 and below 1 (default: 0.2)",
-    )
+    fraction = "part of train that becomes validation, at least 0 and below 1 (default: 0.2)"
+    parser.add_argument("--validation_fraction", type=float, default=0.2, help=fraction)
     parser.add_argument("--split_seed", type=int, default=42, help="seed that draws validation speakers (default: 42)")
     args = parser.parse_args(argv)
     if not 0 <= args.validation_fraction < 1:
@@ -63,16 +59,17 @@ def main(argv: list[str]) -> int:
         rows.append([fold, *sizes, path.name])
     for path, text in files.items():  # all of them or none
         write(path, text)
-    warning = ""
-    if not protocol.speaker_independent:
-        warning = f"LEAKS SPEAKERS by construction: its parts share {len(shared)} speakers"
-        warning = warning if shared else "NOT speaker-independent: the speakers are unknown"
+    warnings = []
+    if not protocol.speaker_independent and not shared:
+        warnings = ["NOT speaker-independent: the speakers are unknown"]
+    elif not protocol.speaker_independent:
+        warnings = [f"LEAKS SPEAKERS by construction: its parts share {len(shared)} speakers"]
     elif shared:  # checked above: only train and validation do
-        warning = f"validation shares {len(shared)} speakers with train and holds out their {protocol.validation}"
+        warnings = [f"validation shares {len(shared)} speakers with train and holds out their {protocol.validation}"]
     say(
         *report.lines(),
         f"{protocol.name}: {protocol.source}",
-        *([warning] if warning else []),
+        *warnings,
         "",
         *text_table(["fold", "train", "speakers", "validation", "speakers", "test", "speakers", "file"], rows),
         "",

@@ -73,16 +73,9 @@ def read_clip(
     change: Callable[[np.ndarray], np.ndarray] | None = None,
     generator: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """One clip as input of an encoder: decoded, trimmed, changed, cropped and zero-padded, in this order.
-
-    Args:
-        audio: A path or an `audio` column value.
-        rate: In Hz.
-        trim_db: Trim silence at both ends, this many dB below the loudest; None keeps it. Only whole files are trimmed:
-            a part from `start` would get other times.
-        min_seconds, max_seconds: Zero-pad shorter and crop longer clips (`crop`, which uses `generator`).
-        start, end: Seconds, to read a part of the file.
-        change: Augmentation of the samples.
+    """One clip (a path or an `audio` column value) as input of an encoder, at `rate` Hz: decoded (from `start` to `end`
+    seconds), trimmed `trim_db` below the loudest, changed, cropped (`crop`) and zero-padded, in this order. Only whole
+    files are trimmed: a part from `start` would get other times.
 
     Raises:
         AudioError: unreadable, without samples, or with NaN or infinite samples.

@@ -22,11 +22,7 @@ DIRECT_DB = 6.0
 
 
 def gain(samples: np.ndarray, db: float) -> np.ndarray:
-    """`samples` louder by `db` decibels.
-
-    >>> gain(np.array([0.5, -0.25], dtype=np.float32), 20.0).tolist()
-    [5.0, -2.5]
-    """
+    """`samples` louder by `db` decibels."""
     return samples * np.float32(10 ** (db / 20))
 
 
@@ -50,10 +46,8 @@ def noise_at_snr(
 
 
 def speed(samples: np.ndarray, factor: float) -> np.ndarray:
-    """`samples` played `factor` times as fast: `round(len / factor)` samples, pitch and formants higher by `factor`.
-
-    soxr resamples, without aliases; at least one sample stays.
-    """
+    """`samples` played `factor` times as fast: `round(len / factor)` of them, at least one; pitch and formants are
+    higher by `factor`."""
     import soxr
 
     return soxr.resample(samples, factor, 1.0) if round(len(samples) / factor) else samples[:1]
@@ -95,10 +89,8 @@ def impulse_response(seconds: float, rate: int, generator: np.random.Generator) 
 
 
 def reverb(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """`samples` in the room of an impulse response at the same rate: as long and as loud (root mean square) as before.
-
-    Not delayed: the peak of the response, its direct sound, stays at time 0. The tail after the end is cut.
-    """
+    """`samples` in the room of an impulse response at the same rate: as long and as loud (root mean square) as before,
+    and not delayed: the peak of the response, its direct sound, stays at time 0."""
     from scipy.signal import oaconvolve
 
     peak = int(np.abs(response).argmax())
@@ -124,38 +116,15 @@ def spans(length: int, count: int, width: int, generator: np.random.Generator, l
     return masked
 
 
-def spec_augment(
-    spectrogram: np.ndarray,
-    generator: np.random.Generator,
-    freq_masks: int = 2,
-    freq_width: int = 15,
-    time_masks: int = 2,
-    time_width: int = 70,
-    limit: float = 0.5,
-) -> np.ndarray:
-    """SpecAugment without its time warp (Park et al. 2019; numbers and widths of its Switchboard mild policy).
-
-    Numbers and largest widths of the masks over rows (`freq`) and frames (`time`), and their `limit`, as in `spans`.
-    The spectrogram is log or dB and not padded: masks are filled with its mean.
-    """
-    rows = spans(spectrogram.shape[0], freq_masks, freq_width, generator, limit)
-    frames = spans(spectrogram.shape[1], time_masks, time_width, generator, limit)
-    return np.where(rows[:, None] | frames, spectrogram.mean(dtype=np.float64), spectrogram).astype(spectrogram.dtype)
-
-
 def mixup(values, labels, alpha: float, generator: np.random.Generator, mask=None, p: float = 1.0):
-    """Each clip of a batch mixed with another: `lambda * clip + (1 - lambda) * other`, labels likewise (Zhang et al.
-    2018), with a lambda from Beta(alpha, alpha) for every clip.
+    """A batch in which a part `p` of the clips is mixed with others: `lambda * clip + (1 - lambda) * other`, labels
+    likewise (Zhang et al. 2018), with a lambda from Beta(alpha, alpha) for every clip.
 
     Args:
         values: `(batch, ...)` padded, normalised inputs from the collator (so that lambda is the ratio of loudness).
         labels: `(batch, labels)` floats: one-hot classes, votes, multi-label or regression vectors.
-        alpha: 0.2 mixes little, 1 evenly.
         mask: `(batch, time)` integers or booleans, 1 = real; after a clip's end `values` must be 0 (silence). A clip of
             2 s mixed with one of 3 s has 3 s, the last second from the longer alone; labels do not depend on that.
-        p: Part of the clips that are mixed; the others keep their exact values.
-
-    Returns new `(values, labels, mask)`; `mask` is None if the argument is.
     """
     import torch
 
@@ -272,12 +241,20 @@ def augment(samples: np.ndarray, rate: int, config: Augmentation, generator: np.
     return samples
 
 
+def spec_augment(
+    spectrogram: np.ndarray, generator: np.random.Generator, config: Augmentation | None = None
+) -> np.ndarray:
+    """SpecAugment without its time warp (Park et al. 2019), with the numbers and sizes of `config`, by default those of
+    its Switchboard mild policy. The spectrogram is log or dB and not padded: masks are filled with its mean."""
+    config = config or Augmentation()
+    rows = spans(spectrogram.shape[0], config.spec_freq_masks, config.spec_freq_width, generator)
+    frames = spans(spectrogram.shape[1], config.spec_time_masks, config.spec_time_width, generator)
+    return np.where(rows[:, None] | frames, spectrogram.mean(dtype=np.float64), spectrogram).astype(spectrogram.dtype)
+
+
 def augment_spectrogram(spectrogram: np.ndarray, config: Augmentation, generator: np.random.Generator) -> np.ndarray:
-    """`spec_augment` with the probability and sizes of `config`."""
-    if generator.random() >= config.spec_p:
-        return spectrogram
-    sizes = {name: getattr(config, f"spec_{name}") for name in ("freq_masks", "freq_width", "time_masks", "time_width")}
-    return spec_augment(spectrogram, generator, **sizes)
+    """`spec_augment` with the probability `config.spec_p`."""
+    return spec_augment(spectrogram, generator, config) if generator.random() < config.spec_p else spectrogram
 
 
 def draw_examples(samples: np.ndarray, rate: int, config: Augmentation, seed: int) -> bytes:

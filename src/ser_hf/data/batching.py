@@ -46,8 +46,8 @@ def split_to(batches: list[np.ndarray], count: int, durations: np.ndarray) -> li
 def sampling_weights(groups: list) -> np.ndarray:
     """One weight per clip, with which each group (class, speaker) is drawn equally often.
 
-    >>> sampling_weights(["a", "a", "a", "b"]).tolist()
-    [0.3333333333333333, 0.3333333333333333, 0.3333333333333333, 1.0]
+    >>> sampling_weights(["a", "a", "b"]).tolist()
+    [0.5, 0.5, 1.0]
     """
     _, index, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     return 1.0 / counts[index]

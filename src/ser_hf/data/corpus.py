@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -24,25 +25,19 @@ PROBLEM = "problem"  # column of the cached rows: why a clip is unusable, so tha
 class Protocol:
     """One way to make folds.
 
-    Args:
-        name: Value of `--protocol`.
-        source: Who uses it.
-        by: What is kept together and held out: a column (`speaker`, `session`, `split`), `prefix` (the first six
-            letters of the id), `speakers-in-five`, or `random` (clips; texts where there is no audio).
-        folds: Test groups, one tuple of `by` values per fold; empty for one fold per value. `random` counts them only.
-        validation: `carve` (whole speakers of train, or sessions where `by` is one), `partner` (the other speaker of
-            the test speaker's session), `texts` (whole sentences, where one training speaker is left) or `by` values.
-        speaker_independent: False for a protocol that leaks speakers by construction, or where speakers are unknown.
-        speakers_known: False if the corpus does not say who speaks.
+    `by` is what is kept together and held out: a column (`speaker`, `session`, `split`), `prefix` (the first six
+    letters of the id), `speakers-in-five`, or `random` (clips; texts where there is no audio). `validation` is `carve`
+    (whole speakers of train, or sessions where `by` is one), `partner` (the other speaker of the test speaker's
+    session), `texts` (whole sentences, where one training speaker is left) or a tuple of `by` values.
     """
 
-    name: str
-    source: str
+    name: str  # value of `--protocol`
+    source: str  # who uses it
     by: str = "speaker"
-    folds: tuple[tuple[str, ...], ...] = ()
+    folds: tuple[tuple[str, ...], ...] = ()  # test groups of `by` values; empty for one per value; `random` counts them
     validation: str | tuple[str, ...] = "carve"
-    speaker_independent: bool = True
-    speakers_known: bool = True
+    speaker_independent: bool = True  # False if it leaks speakers by construction, or they are unknown
+    speakers_known: bool = True  # False if the corpus does not say who speaks
 
     @property
     def warning(self) -> str:
@@ -54,19 +49,16 @@ class Protocol:
 
 LEAVE_ONE_SPEAKER_OUT = Protocol("leave-one-speaker-out", "each speaker is the test set once")
 SPEAKER_FOLDS = Protocol("speaker-folds", "five folds of whole speakers, of nearly equal size", by="speakers-in-five")
-RANDOM = Protocol(
+_random = partial(Protocol, by="random", speaker_independent=False)
+RANDOM = _random(
     "random",
     "utterances shuffled, 80/20: speakers are in train and test, only for comparison with papers that did so",
-    by="random",
-    folds=((), (), (), (), ()),
-    speaker_independent=False,
+    folds=((),) * 5,
 )
-EMOBOX_SIZES = Protocol(
+EMOBOX_SIZES = _random(
     "random-75-25-leaks-speakers",
     "random 75/25, the sizes of EmoBox's only fold of this corpus (its file list is not shipped here); fold 0 of four",
-    by="random",
-    folds=((), (), (), ()),
-    speaker_independent=False,
+    folds=((),) * 4,
 )
 
 
@@ -149,15 +141,14 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
         if audio and not isinstance(audio, dict):
             audio = {"bytes": None, "path": str(audio)}
         columns = {name: row.get(name) for name in (*COLUMNS, *self.OPTIONAL)}
-        return {**columns, "audio": audio, "label": self._label(row), **result}
-
-    def _label(self, row: dict) -> int | list[float] | None:
         if self.config.targets:
             values = {**row, **row.get("scores", {})}
             vector = [values.get(target) for target in self.config.targets]
-            return None if None in vector else [float(value) for value in vector]
-        word = self.config.label_map.get(row["emotion"])
-        return None if word is None else self.config.label_names.index(word)
+            label = None if None in vector else [float(value) for value in vector]
+        else:
+            word = self.config.label_map.get(row["emotion"])
+            label = None if word is None else self.config.label_names.index(word)
+        return {**columns, "audio": audio, "label": label, **result}
 
 
 def scan_row(row: dict) -> dict:

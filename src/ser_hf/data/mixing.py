@@ -66,8 +66,7 @@ def find_mixture(
         dataset: One corpus, or several joined by `+`, named as `find_source` takes them.
         labels, protocol: Of the tested corpus; with several corpora `labels` is one of `LABEL_SETS`.
         data_dir: The corpus's folder; with several corpora the one that holds all of them, as `$SER_DATA_DIR` does.
-        test_on: The corpus that is split and tested, where there are several.
-        add_labels: Take only these labels from the others (the reference work adds sad and angry to balance MOSEI).
+        test_on, add_labels: Names of the tested corpus and of the labels that the others add, where there are several.
 
     Raises:
         SerError: as `find_source`; `test_on` is missing or none of the corpora; the label set is not shared, or a label
@@ -171,8 +170,7 @@ def add_to_train(splits: datasets.DatasetDict, mixed: Mixed | None) -> datasets.
     """The same parts, with the other corpora's utterances after train's own."""
     if mixed is None:
         return splits
-    train = datasets.concatenate_datasets([splits["train"], mixed.rows])
-    return datasets.DatasetDict({**splits, "train": train})
+    return datasets.DatasetDict({**splits, "train": datasets.concatenate_datasets([splits["train"], mixed.rows])})
 
 
 def with_soft_labels(train: datasets.Dataset, num_labels: int) -> datasets.Dataset:

@@ -6,7 +6,8 @@ The default protocol of every corpus keeps speakers apart; those that leak by co
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -53,9 +54,7 @@ def _keys(dataset: Dataset, by: str) -> list[str]:
             f"not every utterance has a {column}: add a column `{column}` to the corpus, or choose --protocol random, "
             "which cannot keep speakers apart"
         )
-    if by == "speakers-in-five":
-        return _balanced_groups(dataset["speaker"], 5)
-    return [str(value) for value in dataset[by]]
+    return _balanced_groups(dataset[column], 5) if column != by else [str(value) for value in dataset[by]]
 
 
 def _clips(dataset: Dataset) -> np.ndarray:
@@ -67,12 +66,11 @@ def _clips(dataset: Dataset) -> np.ndarray:
 
 def _balanced_groups(speakers: list[str], groups: int) -> list[str]:
     """A fold name for each row: speakers dealt from the largest to the group that holds the fewest utterances."""
-    names, counts = np.unique(speakers, return_counts=True)
     sizes, fold_of = [0] * groups, {}
-    for index in sorted(range(len(names)), key=lambda i: (-counts[i], names[i])):
+    for speaker, count in sorted(Counter(speakers).items(), key=lambda item: (-item[1], item[0])):
         smallest = sizes.index(min(sizes))
-        fold_of[names[index]] = f"fold{smallest}"
-        sizes[smallest] += counts[index]
+        fold_of[speaker] = f"fold{smallest}"
+        sizes[smallest] += count
     return [fold_of[speaker] for speaker in speakers]
 
 
@@ -170,8 +168,8 @@ class Leak:
     """Speakers, and pairs of ids of equal clips, that two parts share."""
 
     parts: tuple[str, str]
-    speakers: list[str] = field(default_factory=list)
-    clips: list[tuple[str, str]] = field(default_factory=list)
+    speakers: list[str]
+    clips: list[tuple[str, str]]
 
 
 def find_leaks(splits: DatasetDict) -> list[Leak]:
