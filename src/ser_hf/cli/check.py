@@ -66,8 +66,7 @@ def check(source: "Source", num_proc: int | None = None) -> dict:
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    from ..data.corpus import select_usable
-    from ..data.loading import is_own
+    from ..data.loading import is_own, select_usable
 
     config, root = source.config, source.root
     with tempfile.TemporaryDirectory() as cache:  # the builder lists its rows; nothing is built
@@ -76,7 +75,7 @@ def check(source: "Source", num_proc: int | None = None) -> dict:
     scans = look_at_all(rows, source.shown, num_proc)
     columns = [builder.columns(row, scan) | {"audio": None} for row, scan in zip(rows, scans, strict=True)]
     everything = InMemoryTable(pa.Table.from_pylist(columns, schema=builder.info.features.arrow_schema))
-    _, report = select_usable(Dataset(everything, info=builder.info), source.shown, config, source.corpus, root)
+    _, report = select_usable(Dataset(everything, info=builder.info), source)
 
     notes = "" if is_own(source.name) else source.corpus.CARD.notes  # the official corpus's bad clips are named there
     files = [_relative(row, root) for row in rows]
@@ -172,10 +171,8 @@ def lines(report: dict) -> list[str]:
     ]
     if report["classes"]:
         heads = ("official", "found", "unusable", "missing")
-        rows = [
-            [word, *("-" if sizes[head] is None else sizes[head] for head in heads)]
-            for word, sizes in report["classes"].items()
-        ]
+        classes = report["classes"].items()
+        rows = [[word, *("-" if sizes[head] is None else sizes[head] for head in heads)] for word, sizes in classes]
         out += ["", *text_table(["label", *heads], rows), ""]
     if report["outside_labels"]:
         out.append(f"outside this label set: {report['outside_labels']}")

@@ -113,11 +113,7 @@ def crop(samples: np.ndarray, seconds: float, rate: int, generator: np.random.Ge
 
 
 def zero_pad(samples: np.ndarray, minimum: int) -> np.ndarray:
-    """The clip with at least `minimum` samples. These zeros are part of the clip, not of the batch's padding.
-
-    >>> zero_pad(np.ones(2), 4).tolist()
-    [1.0, 1.0, 0.0, 0.0]
-    """
+    """The clip with at least `minimum` samples. These zeros are part of the clip, not of the batch's padding."""
     return samples if len(samples) >= minimum else np.pad(samples, (0, minimum - len(samples)))
 
 

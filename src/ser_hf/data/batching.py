@@ -87,12 +87,10 @@ class LengthBatchSampler:
         self.rank, self.world_size, self.epoch = rank, world_size, 0
         self.weights = None if weights is None else np.asarray(weights) / np.sum(weights)
         self.on_epoch = on_epoch
-        if seconds is None:
-            fewest = -(-len(self.durations) // count)
-        else:
-            # 3 % more batches than without noise, as room for the noise; some of the longest are halved for it.
-            everything = np.arange(len(self.durations))
-            fewest = -(-len(self._cut(everything, 0.0, np.random.default_rng(seed))) * 103 // 100)
+        fewest = -(-len(self.durations) // count)
+        if seconds is not None:  # 3 % more batches than without noise, as room for it; some of the longest are halved
+            clips = np.arange(len(self.durations))
+            fewest = -(-len(self._cut(clips, 0.0, np.random.default_rng(seed))) * 103 // 100)
         most = len(self.durations) // world_size * world_size
         self.total = min(-(-fewest // world_size) * world_size, most)
 
@@ -147,9 +145,3 @@ def evaluation_batches(
     if seconds is None:
         return [run[i : i + count] for run in runs for i in range(0, len(run), count)]
     return [batch for run in runs for batch in cut_by_seconds(durations, run, seconds)]
-
-
-def padding_factor(durations: np.ndarray, batches: list[np.ndarray]) -> float:
-    """Padded seconds divided by real seconds; 1.0 is no padding."""
-    padded = sum(durations[batch].max() * len(batch) for batch in batches)
-    return float(padded / durations[np.concatenate(batches)].sum())

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-import numpy as np
 import pyarrow as pa
 
 from ..errors import SerError
@@ -210,38 +209,3 @@ class CorpusReport:
     def as_dict(self) -> dict:
         """For JSON; without the card, from which results copy single facts."""
         return {**{name: value for name, value in asdict(self).items() if name != "card"}, "missing": self.missing}
-
-
-def select_usable(
-    everything: datasets.Dataset, name: str, config: LabelConfig, corpus: type[SpeechCorpus], root: Path | None
-) -> tuple[datasets.Dataset, CorpusReport]:
-    """The usable rows with a label, without the builder's column `problem`, and the report on all rows, which has the
-    corpus's `name` and not its folder `root`."""
-    table = everything.with_format("arrow")[:]
-    labels, problems = table["label"], table[PROBLEM]
-    clean, labelled = problems.is_null().to_numpy(), labels.is_valid().to_numpy()
-    usable = everything.select(np.flatnonzero(clean & labelled)).remove_columns(PROBLEM)
-    outside = int((clean & ~labelled).sum())
-    per_label = {}
-    if not config.targets:
-        numbers = np.bincount(np.array(usable["label"][:], dtype=int), minlength=len(config.label_names)).tolist()
-        per_label = dict(zip(config.label_names, numbers, strict=True))
-    report = CorpusReport(
-        corpus=name,
-        labels=config.name,
-        label_names=config.label_names,
-        problem_type=config.problem_type,
-        utterances=len(usable),
-        # Without published counts of a label set, utterances outside it cannot be told from missing ones.
-        official=sum(config.counts.values()) or corpus.CARD.utterances - outside,
-        hours=round(sum(d or 0.0 for d in usable["duration"]) / 3600, 4),
-        speakers=len(set(usable["speaker"]) - {None}),
-        per_label=per_label,
-        official_per_label=dict(config.counts) if per_label else {},
-        outside_labels=outside,
-        # Relative to the corpus: these lines go into results and cards, which name no folder of this machine.
-        problems=[text.replace(f"{root}/", "") for text in problems.filter(labels.is_valid()).drop_null().to_pylist()],
-        remarks=list(corpus.REMARKS),
-        card=corpus.CARD,
-    )
-    return usable, report

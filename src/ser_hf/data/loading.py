@@ -1,7 +1,4 @@
-"""Corpora by name: `find_source` resolves a name once, `load` builds its dataset, `load_corpus` does both.
-
-The folder `loading_scripts/` is the registry.
-"""
+"""Corpora by name: `find_source` resolves a name once, `load` builds its dataset, `load_corpus` does both."""
 
 import importlib
 import inspect
@@ -15,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import xxhash
 
 from .. import __version__
 from ..errors import SerError
 from .audio import scan
-from .corpus import CorpusReport, Protocol, SpeechCorpus, select_usable
+from .corpus import PROBLEM, CorpusReport, Protocol, SpeechCorpus
 from .schema import LabelConfig, features
 from .sources import folder_corpus, hub_corpus
 
@@ -45,11 +43,7 @@ class Source:
 
 
 def list_corpora() -> list[str]:
-    """Names of all corpora: the files of `loading_scripts/`.
-
-    >>> "demo" in list_corpora()
-    True
-    """
+    """Names of all corpora: the files of `loading_scripts/`."""
     package = importlib.import_module("ser_hf.loading_scripts")
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name[0] != "_")
 
@@ -141,6 +135,41 @@ def fingerprint(source: Source) -> str:
     return digest.hexdigest()
 
 
+def select_usable(everything: datasets.Dataset, source: Source) -> tuple[datasets.Dataset, CorpusReport]:
+    """The usable rows with a label, without the builder's column `problem`, and the report on all rows."""
+    config, card = source.config, source.corpus.CARD
+    table = everything.with_format("arrow")[:]
+    labels, problems = table["label"], table[PROBLEM]
+    clean, labelled = problems.is_null().to_numpy(), labels.is_valid().to_numpy()
+    usable = everything.select(np.flatnonzero(clean & labelled)).remove_columns(PROBLEM)
+    outside = int((clean & ~labelled).sum())
+    per_label = {}
+    if not config.targets:
+        numbers = np.bincount(np.array(usable["label"][:], dtype=int), minlength=len(config.label_names)).tolist()
+        per_label = dict(zip(config.label_names, numbers, strict=True))
+    report = CorpusReport(
+        corpus=source.shown,
+        labels=config.name,
+        label_names=config.label_names,
+        problem_type=config.problem_type,
+        utterances=len(usable),
+        # Without published counts of a label set, utterances outside it cannot be told from missing ones.
+        official=sum(config.counts.values()) or card.utterances - outside,
+        hours=round(sum(d or 0.0 for d in usable["duration"]) / 3600, 4),
+        speakers=len(set(usable["speaker"]) - {None}),
+        per_label=per_label,
+        official_per_label=dict(config.counts) if per_label else {},
+        outside_labels=outside,
+        # Relative to the corpus: these lines go into results and cards, which name no folder of this machine.
+        problems=[
+            text.replace(f"{source.root}/", "") for text in problems.filter(labels.is_valid()).drop_null().to_pylist()
+        ],
+        remarks=list(source.corpus.REMARKS),
+        card=card,
+    )
+    return usable, report
+
+
 def load(
     source: Source, cache_dir: str | Path | None = None, num_proc: int | None = None, strict: bool = False
 ) -> tuple[datasets.Dataset, CorpusReport]:
@@ -153,8 +182,7 @@ def load(
         hash=fingerprint(source),
     )
     builder.download_and_prepare(num_proc=num_proc, verification_mode="no_checks")
-    everything = builder.as_dataset(split="train")
-    usable, report = select_usable(everything, source.shown, source.config, source.corpus, source.root)
+    usable, report = select_usable(builder.as_dataset(split="train"), source)
     differences = "; ".join(line.strip() for line in report.lines()[1:]).replace(":;", ":")
     for line in report.lines():
         logger.info(line)

@@ -113,21 +113,16 @@ def words_for(source: Source, labels: str, names: list[str]) -> LabelConfig:
 
 
 def load_mixture(
-    mixture: Mixture,
-    *,
-    with_audio: bool = True,
-    cache_dir: str | Path | None = None,
-    num_proc: int | None = None,
-    strict: bool = False,
+    mixture: Mixture, with_audio: bool = True, num_proc: int | None = None, strict: bool = False
 ) -> tuple[datasets.Dataset, CorpusReport, Mixed | None]:
     """Load a resolved mixture: the corpus that is split, its report, and what the others add to train, if any. Other
     arguments and errors as in `load_corpus`; SerError too if an added corpus has no audio and `with_audio`."""
-    corpus, report = load(mixture.tested, cache_dir, num_proc, strict)
+    corpus, report = load(mixture.tested, num_proc=num_proc, strict=strict)
     if not mixture.added:
         return corpus, report, None
     parts, counts = [], {}
     for source in mixture.added:
-        rows, added = load(source, cache_dir, num_proc, strict)
+        rows, added = load(source, num_proc=num_proc, strict=strict)
         if with_audio and rows["audio"][0] is None:
             raise SerError(f"{source.shown} has no audio and cannot be added to {report.corpus} in an audio recipe")
         rows, counts[source.shown] = _mapped(rows, added, mixture, corpus)

@@ -1,7 +1,6 @@
 """The contract that every corpus, recipe and model of this project shares: columns, emotion words, corpus cards.
 
-A corpus is a `datasets.Dataset` with one row per utterance and the columns of `COLUMNS`. Only loading scripts know how
-a corpus looks on disk; only this module names columns and emotions.
+Only loading scripts know how a corpus looks on disk; only this module names columns and emotions.
 """
 
 from dataclasses import dataclass, field
@@ -103,8 +102,8 @@ class CorpusCard:
     citation: str  # one line
     utterances: int  # official size
     speakers: int
-    hours: float | None  # None where it was never published or measured
-    folders: tuple[str, ...]  # names under which the corpus is looked for in `$SER_DATA_DIR`
+    hours: float | None = None  # None where it was never published or measured
+    folders: tuple[str, ...] = ()  # names under which the corpus is looked for in `$SER_DATA_DIR`
     notes: str = ""  # anything a reader of a result must know (synthetic, acted, known bad files)
 
 

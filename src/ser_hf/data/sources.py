@@ -153,8 +153,6 @@ def _own_corpus(
             citation="",
             utterances=sum(config.counts.values()),
             speakers=len({row["speaker"] for row in table} - {None}),
-            hours=None,
-            folders=(),
             notes="The user's own data.",
         )
         BUILDER_CONFIGS = [config]

@@ -97,10 +97,8 @@ def split(
         dataset, corpus: A corpus as `load_corpus` returns it, and its name.
         protocol: A protocol or its name; the corpus's default (speaker-independent) if None.
         fold: Number of the fold, from 0.
-        validation_fraction: About this part of the training utterances becomes validation, as whole speakers;
-            0 leaves validation empty (no model selection).
-        seed: Draws the validation speakers, and the folds of `random`; not the training seed, so that runs with
-            several seeds share their splits.
+        validation_fraction: About this part of the training utterances becomes validation, as whole speakers; 0: none.
+        seed: Draws the validation speakers, and the folds of `random`; not the training seed.
 
     Raises:
         SerError: no such protocol or fold; a part is empty; too few speakers to carve validation from.
@@ -118,16 +116,14 @@ def split(
     if len(test) and len(rest) and validation_fraction > 0:
         rows["validation"] = _validation(dataset, protocol, rest, test, validation_fraction, (seed, fold))
         rows["train"] = np.setdiff1d(rest, rows["validation"])
-    for part, numbers in rows.items():
-        if not len(numbers):
-            names = sorted({str(name) for name in dataset["speaker"]})
-            shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
-            raise SerError(
-                f"fold {fold} of {protocol.name!r} leaves {part} empty: the files of {corpus} hold the speakers "
-                f"{shown}; try another --fold or a complete corpus"
-            )
-    rows.setdefault("validation", np.array([], dtype=int))
-    return DatasetDict({part: dataset.select(rows[part]) for part in PARTS})
+    if empty := [part for part, numbers in rows.items() if not len(numbers)]:
+        names = sorted({str(name) for name in dataset["speaker"]})
+        shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+        raise SerError(
+            f"fold {fold} of {protocol.name!r} leaves {empty[0]} empty: the files of {corpus} hold the speakers "
+            f"{shown}; try another --fold or a complete corpus"
+        )
+    return DatasetDict({part: dataset.select(rows.get(part, [])) for part in PARTS})
 
 
 def _validation(

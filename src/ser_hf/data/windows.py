@@ -71,13 +71,13 @@ def to_windows(dataset: Dataset, frame: float, hop: float, last: Last = "pad") -
     arrow = dataset.with_format("arrow")
     table = arrow[:]
     only_paths = pc.struct_field(table["audio"], "bytes").null_count == len(table)
-    table = (table.take(pa.array(rows, pa.int64())) if only_paths else arrow[rows]).replace_schema_metadata(None)
+    table = table.take(pa.array(rows, pa.int64())) if only_paths else arrow[rows]
     features = dataset.features.copy()
     features |= {"utterance": Value("string"), "window_start": Value("float64"), "window_end": Value("float64")}
-    for name, values in columns.items():
-        array = pa.array(list(values), type=features.arrow_schema.field(name).type)
-        at = table.schema.get_field_index(name)
-        table = table.append_column(name, array) if at < 0 else table.set_column(at, name, array)
+    schema = pa.schema([features.arrow_schema.field(name) for name in columns])
+    new = pa.Table.from_pandas(columns, schema, preserve_index=False)
+    arrays = [dict(zip(part.column_names, part.columns, strict=True)) for part in (table, new)]
+    table = pa.table(arrays[0] | arrays[1])
     info = dataset.info.copy()
     info.features = datasets.Features(features)
     # The default fingerprint would pickle the whole table to hash it.
