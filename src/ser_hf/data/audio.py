@@ -25,31 +25,32 @@ def _name(source: dict | str | Path) -> str:
 
 
 def _read(source: dict | str | Path, start: float | None = None, end: float | None = None) -> tuple[np.ndarray, int]:
-    """Samples `(frames, channels)` as stored (int16 stays int16, all else float32), and the rate in Hz."""
+    """Samples `(frames, channels)` as stored (int16 stays int16, all else float32), and the rate in Hz. AudioError:
+    unreadable, or no samples."""
     name = _name(source)
     file = io.BytesIO(source["bytes"]) if isinstance(source, dict) and source.get("bytes") is not None else name
     try:
         with sf.SoundFile(file) as audio:
-            first = round((start or 0.0) * audio.samplerate)
+            first = round(max(0.0, start or 0.0) * audio.samplerate)
             audio.seek(min(first, audio.frames))
             frames = -1 if end is None else max(0, round(end * audio.samplerate) - first)
             dtype = "int16" if audio.subtype == "PCM_16" else "float32"
-            return audio.read(frames, dtype=dtype, always_2d=True), audio.samplerate
+            samples, rate = audio.read(frames, dtype=dtype, always_2d=True), audio.samplerate
     except (sf.LibsndfileError, OSError, RuntimeError, ValueError) as error:
         from ..models.audio_blocks import unreadable
 
         raise AudioError(f"{name}: {unreadable(file, error)}") from None
+    if not len(samples):
+        raise AudioError(f"{name}: " + ("no samples" if end is None else f"nothing between {start} s and {end} s"))
+    return samples, rate
 
 
 def decode(source: dict | str | Path, sampling_rate: int, start: float | None = None, end: float | None = None):
     """One clip, or its part from `start` to `end` seconds, as mono float32 in [-1, 1] at `sampling_rate` Hz, the mean
-    of its channels. AudioError: unreadable, without samples, or with NaN or infinite samples.
-    """
+    of its channels. AudioError: unreadable, without samples, or with NaN or infinite samples."""
     from ..models.audio_blocks import AudioInputError, averaged, resampled
 
     samples, rate = _read(source, start, end)
-    if not len(samples):
-        raise AudioError(f"{_name(source)}: no samples")
     try:
         return resampled(averaged(samples), rate, sampling_rate)
     except AudioInputError as error:
@@ -118,15 +119,10 @@ def zero_pad(samples: np.ndarray, minimum: int) -> np.ndarray:
 
 
 def scan(source: dict | str | Path) -> dict:
-    """`{"duration": seconds, "audio_hash": hex, "problem": None}` of one clip, for batching and the leak check.
-
-    `problem` says why a clip cannot be used, and the others are then None. A clip whose every sample is zero (CREMA-D's
-    1076_MTI_SAD_XX) cannot be used.
-    """
+    """`{"duration": seconds, "audio_hash": hex, "problem": None}` of one clip; or `problem` says why it cannot be used
+    (as a clip whose every sample is zero, CREMA-D's 1076_MTI_SAD_XX), and the others are None."""
     try:
         samples, rate = _read(source)
-        if not len(samples):
-            raise AudioError(f"{_name(source)}: no samples")
         if not np.isfinite(samples).all():
             raise AudioError(f"{_name(source)}: NaN or infinite samples")
         if not samples.any():
@@ -143,9 +139,7 @@ def scan(source: dict | str | Path) -> dict:
 def cut(path: str | Path, start: float, end: float) -> bytes:
     """The part of a recording from `start` to `end` seconds as FLAC bytes, lossless for 16-bit sources. AudioError:
     unreadable, or nothing lies between the two times."""
-    samples, rate = _read(path, max(0.0, start), end)
-    if not len(samples):
-        raise AudioError(f"{path}: nothing between {start} s and {end} s")
+    samples, rate = _read(path, start, end)
     buffer = io.BytesIO()
     sf.write(buffer, samples, rate, format="FLAC", subtype="PCM_16" if samples.dtype == np.int16 else "PCM_24")
     return buffer.getvalue()

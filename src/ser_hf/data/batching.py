@@ -1,8 +1,8 @@
 """Batches of clips of similar length, as many as fit into a budget in seconds of audio per batch.
 
 Random batches of eight IEMOCAP utterances compute 2.35 times the real audio; these compute about 1.02 times, and the
-largest is about as large as the mean one, so that memory is known in advance. The Trainer's own `group_by_length` reads
-the lengths by decoding every clip, and permutes predictions.
+largest is about as large as the mean one, so that memory is known in advance. The Trainer's own `group_by_length`
+decodes every clip for its length, and permutes predictions.
 """
 
 from collections.abc import Callable, Iterator
@@ -137,8 +137,7 @@ def evaluation_batches(
 ) -> list[np.ndarray]:
     """Batches for evaluation, longest first, so that a too large batch fails at once and not at the end: within a
     budget of `seconds` of padded audio, or of `count` clips if it is None. With `exact` only clips of equal length
-    share a batch, so that nothing is padded: for padding-sensitive encoders.
-    """
+    share a batch, so that nothing is padded: for padding-sensitive encoders."""
     durations = np.asarray(durations, dtype=np.float64)
     order = np.argsort(-durations, kind="stable")
     runs = np.split(order, np.flatnonzero(np.diff(durations[order])) + 1) if exact else [order]

@@ -23,8 +23,7 @@ FORMAT = 2
 
 def settings_folder(kind: str, *settings) -> Path:
     """The folder of tensors of one kind (such as `features`) with the same settings: under `$SER_CACHE`, else beside
-    the `datasets` cache. `settings` are all that the tensors depend on besides their content, with a stable `repr`.
-    """
+    the `datasets` cache. `settings` are all that the tensors depend on besides their content, with a stable `repr`."""
     import datasets
 
     home = os.environ.get("SER_CACHE") or Path(datasets.config.HF_DATASETS_CACHE).parent / "ser_hf"

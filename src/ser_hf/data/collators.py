@@ -21,8 +21,7 @@ def pad_and_normalize(
 ) -> dict[str, torch.Tensor]:
     """The output of `Wav2Vec2FeatureExtractor` for mono float32 clips, three times faster: `input_values`
     `(batch, samples)`, and `attention_mask` (1 = real sample) if any clip is padded. With `normalize` each clip has
-    zero mean and unit variance over its own samples.
-    """
+    zero mean and unit variance over its own samples."""
     lengths = torch.tensor([len(clip) for clip in clips])
     values = torch.full((len(clips), int(lengths.max())), padding_value)
     for row, clip in zip(values, clips, strict=True):

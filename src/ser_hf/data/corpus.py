@@ -1,7 +1,4 @@
-"""What a loading script builds on: the builder base, protocols as data, and the report on a loaded corpus.
-
-A loading script (`loading_scripts/<corpus>.py`) is one `SpeechCorpus` subclass. Nothing else names a corpus.
-"""
+"""What a loading script builds on: the builder base, protocols as data, and the report on a loaded corpus."""
 
 import os
 from collections.abc import Iterator
@@ -69,7 +66,7 @@ def file_state(path: str | Path, name: str | Path | None = None) -> str:
 
 class SpeechCorpus(datasets.ArrowBasedBuilder):
     """Base of all corpora: scans every clip once (duration, audio hash, problems) and writes paths, not samples.
-    Subclasses set these constants, `BUILDER_CONFIGS` and `DEFAULT_CONFIG_NAME`, and define `root` and `utterances`."""
+    A loading script is one subclass, which sets the constants and defines `root` and `utterances`."""
 
     BUILDER_CONFIG_CLASS = LabelConfig
     CARD: CorpusCard
@@ -106,8 +103,7 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
         """All utterances in a fixed order, one dict each: `id`; `audio` (a path, `{"bytes", "path"}`, or None in a
         corpus of texts); `emotion` (a word of `schema.EMOTIONS`, None where there is no single one); `text`; `speaker`;
         the optional columns; `scores` (`{target: value}`) for vector labels. `cut: True` cuts the audio from `start` to
-        `end` seconds out of its recording; `problem` says why a clip is unusable, where the decoder cannot know.
-        """
+        `end` seconds out of its recording; `problem` says why a clip is unusable, where the decoder cannot know."""
         raise NotImplementedError
 
     def with_audio(self, rows: list[dict]) -> list[dict]:
@@ -190,9 +186,8 @@ class CorpusReport:
 
     def lines(self) -> list[str]:
         """Report lines for the screen: a summary, then one line for each difference from the official corpus."""
-        lines = [
-            f"{self.corpus} ({self.labels}): {self.utterances} utterances, {self.speakers} speakers, {self.hours:.2f} h"
-        ]
+        sizes = f"{self.utterances} utterances, {self.speakers} speakers, {self.hours:.2f} h"
+        lines = [f"{self.corpus} ({self.labels}): {sizes}"]
         if self.missing > 0:
             lines.append(f"  {self.missing} of the {self.official} official utterances are missing")
         if self.missing < 0:

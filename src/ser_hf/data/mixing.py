@@ -1,8 +1,4 @@
-"""Mixing corpora: train on several, validate and test on one; and the label sets that several corpora share.
-
-A label set says which of the words of `schema.EMOTIONS` share a label; utterances with other words are left out, and
-counted.
-"""
+"""Mixing corpora: train on several, validate and test on one; and the label sets that several corpora share."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +14,8 @@ from .schema import LabelConfig
 
 _BASIC = {word: word for word in ("angry", "happy", "neutral", "sad")}
 
-# Label sets that several corpora can be mapped to. Excited counts as happy, as in IEMOCAP's usual four classes.
+# Label sets that several corpora can be mapped to; utterances with other words are left out, and counted.
+# Excited counts as happy, as in IEMOCAP's usual four classes.
 LABEL_SETS: dict[str, dict[str, str]] = {
     "3class": {"angry": "angry", "happy": "happy", "excited": "happy", "neutral": "neutral"},
     "4class": {**_BASIC, "excited": "happy"},
@@ -69,8 +66,7 @@ def find_mixture(
         test_on, add_labels: Names of the tested corpus and of the labels that the others add, where there are several.
 
     Raises:
-        SerError: as `find_source`; `test_on` is missing or none of the corpora; the label set is not shared, or a label
-            is unknown.
+        SerError: as `find_source`; unknown `test_on` or label, or a label set that is not shared.
     """
     names = [name for name in dataset.split("+") if name]
     if len(set(names)) < len(names):
@@ -91,9 +87,9 @@ def find_mixture(
         raise SerError(f"--labels {tested.config.name}: corpora can be mixed in the label sets {', '.join(LABEL_SETS)}")
     if unknown := set(add_labels or ()) - set(names):
         raise SerError(f"--add_labels {' '.join(sorted(unknown))}: the labels are {', '.join(names)}")
-    sources = [find(name) for name in others]
-    added = [replace(source, config=words_for(source, tested.config.name, names)) for source in sources]
-    return Mixture(tested, tuple(added), tuple(add_labels or names))
+    sources = (find(name) for name in others)
+    added = tuple(replace(source, config=words_for(source, tested.config.name, names)) for source in sources)
+    return Mixture(tested, added, tuple(add_labels or names))
 
 
 def words_for(source: Source, labels: str, names: list[str]) -> LabelConfig:
@@ -152,12 +148,8 @@ def _mapped(
             rows = rows.remove_columns(column)
         rows = rows.add_column(column, values, feature=like.features[column])
     left_out |= {"no single label": report.outside_labels} if report.outside_labels else {}
-    entry = {
-        "utterances": len(rows),
-        "left_out": sum(left_out.values()),
-        "left_out_words": left_out,
-        "problems": len(report.problems),
-    }
+    entry = {"utterances": len(rows), "left_out": sum(left_out.values()), "left_out_words": left_out}
+    entry["problems"] = len(report.problems)
     return rows.select_columns(like.column_names).cast(like.features), entry
 
 

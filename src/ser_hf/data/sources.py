@@ -190,10 +190,8 @@ def label_set(title: str, name: str, values: list, order: tuple[str, ...] = ()) 
             raise SerError(f"--dataset {title}: labels that are lists must hold numbers and have one length")
         targets = ("label",) if fractions else tuple(str(index) for index in range(lengths.pop()))
         kind = "regression" if fractions or {*numbers} - {0, 1} else "multi_label_classification"
-        scores = [
-            {} if vector is None or any(map(_is_missing, vector)) else dict(zip(targets, vector, strict=True))
-            for vector in vectors
-        ]
+        complete = [None if vector is None or any(map(_is_missing, vector)) else vector for vector in vectors]
+        scores = [dict(zip(targets, vector or (), strict=vector is not None)) for vector in complete]
         config = LabelConfig(name, targets=targets, problem_type=kind, counts={"": sum(map(bool, scores))})
         return config, [{"emotion": None, "scores": score} for score in scores]
     if not order and all(isinstance(value, int | float) for value in present):

@@ -38,8 +38,10 @@ def text_key(text: str) -> str:
 
 def folds_of(dataset: Dataset, protocol: Protocol, seed: int = 42) -> list[np.ndarray]:
     """Sorted test row numbers of every fold of a protocol. `seed` only matters for `random`."""
-    if protocol.by == "random":
-        return _random_folds(dataset, len(protocol.folds), seed)
+    if protocol.by == "random":  # equal clips stay together: even a leaking split must not test on a training clip
+        names, clip = np.unique(_clips(dataset), return_inverse=True)
+        fold = np.argsort(np.random.default_rng(seed).permutation(len(names))) % len(protocol.folds)
+        return [np.flatnonzero(fold[clip] == number) for number in range(len(protocol.folds))]
     keys = np.array(_keys(dataset, protocol.by))
     groups = protocol.folds or [(value,) for value in sorted(set(keys))]
     return [np.flatnonzero(np.isin(keys, group)) for group in groups]
@@ -54,7 +56,14 @@ def _keys(dataset: Dataset, by: str) -> list[str]:
             f"not every utterance has a {column}: add a column `{column}` to the corpus, or choose --protocol random, "
             "which cannot keep speakers apart"
         )
-    return _balanced_groups(dataset[column], 5) if column != by else [str(value) for value in dataset[by]]
+    if by != "speakers-in-five":
+        return [str(value) for value in dataset[by]]
+    sizes, fold_of = [0] * 5, {}  # speakers dealt from the largest to the fold that holds the fewest utterances
+    for speaker, count in sorted(Counter(dataset["speaker"]).items(), key=lambda item: (-item[1], item[0])):
+        smallest = sizes.index(min(sizes))
+        fold_of[speaker] = f"fold{smallest}"
+        sizes[smallest] += count
+    return [fold_of[speaker] for speaker in dataset["speaker"]]
 
 
 def _clips(dataset: Dataset) -> np.ndarray:
@@ -62,25 +71,6 @@ def _clips(dataset: Dataset) -> np.ndarray:
     if dataset["audio_hash"][0] is not None:
         return np.array(dataset["audio_hash"])
     return np.array([text_key(text) for text in dataset["text"]])
-
-
-def _balanced_groups(speakers: list[str], groups: int) -> list[str]:
-    """A fold name for each row: speakers dealt from the largest to the group that holds the fewest utterances."""
-    sizes, fold_of = [0] * groups, {}
-    for speaker, count in sorted(Counter(speakers).items(), key=lambda item: (-item[1], item[0])):
-        smallest = sizes.index(min(sizes))
-        fold_of[speaker] = f"fold{smallest}"
-        sizes[smallest] += count
-    return [fold_of[speaker] for speaker in speakers]
-
-
-def _random_folds(dataset: Dataset, folds: int, seed: int) -> list[np.ndarray]:
-    """Rows dealt at random; equal clips stay together, for even a leaking split must not test on a training clip."""
-    rng = np.random.default_rng(seed)
-    hashes, clip = np.unique(_clips(dataset), return_inverse=True)
-    fold = np.empty(len(hashes), dtype=int)
-    fold[rng.permutation(len(hashes))] = np.arange(len(hashes)) % folds
-    return [np.flatnonzero(fold[clip] == number) for number in range(folds)]
 
 
 def split(
@@ -134,29 +124,24 @@ def _validation(
     if protocol.validation == "partner":
         sessions = np.array(dataset["session"])
         return rest[np.isin(sessions[rest], sessions[test])]
-    if not protocol.speaker_independent:
-        return _carve(rest, _clips(dataset)[rest], fraction, seed)
-    if protocol.validation == "texts":
-        return _carve(rest, np.array(dataset["text"])[rest], fraction, seed)
     unit = "session" if protocol.by == "session" else "speaker"
-    keys = np.array(dataset[unit])[rest]
-    if len(set(keys)) < 2:
+    if not protocol.speaker_independent:
+        keys = _clips(dataset)[rest]
+    elif protocol.validation == "texts":
+        keys = np.array(dataset["text"])[rest]
+    elif len(set(keys := np.array(dataset[unit])[rest])) < 2:
         raise SerError(
             f"only one training {unit} ({keys[0]}) is left: validation cannot be kept apart from train; "
             "add files, choose another --protocol, or train without it by --validation_fraction 0"
         )
-    return _carve(rest, keys, fraction, seed)
-
-
-def _carve(rows: np.ndarray, keys: np.ndarray, fraction: float, seed: tuple[int, int]) -> np.ndarray:
-    """Rows of randomly drawn keys, at least one key and never all, until about `fraction` of the rows is reached."""
+    # Rows of randomly drawn keys, at least one key and never all, until about `fraction` of the rows is reached.
     names, sizes = np.unique(keys, return_counts=True)
     drawn = np.random.default_rng(seed).permutation(len(names))[:-1]
     names, sizes = names[drawn], sizes[drawn]
-    wanted = math.ceil(fraction * len(rows) - 1e-9)
+    wanted = math.ceil(fraction * len(rest) - 1e-9)
     enough = np.cumsum(sizes) - sizes / 2 > wanted  # stops where it is nearest to the fraction
     number = max(1, int(enough.argmax())) if enough.any() else len(names)
-    return rows[np.isin(keys, names[:number])]
+    return rest[np.isin(keys, names[:number])]
 
 
 @dataclass

@@ -103,13 +103,8 @@ def combine(
     - `attention`: `sum_i w_i s[i, j]` with `w = softmax_i(max_j |s[i, j]|)`: windows with a confident class, or with a
       strong value in regression, count more.
 
-    Args:
-        scores: `(windows, labels)` probabilities (not logits), or regression values.
-        utterances: The utterance of each window; its windows need not be neighbours.
-        problem_type: As in transformers; decides what a vote is, and whether the scores sum to 1.
-
-    Raises:
-        SerError: unknown `how`, a vote of regression values, or not one utterance per window.
+    `scores` are `(windows, labels)` probabilities (not logits), or regression values; `utterances` has the utterance of
+    each window. SerError: unknown `how`, a vote of regression values, or not one utterance per window.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 2 or len(scores) != len(utterances):
@@ -120,7 +115,6 @@ def combine(
         raise SerError("combine: regression values cannot vote: use mean, max or attention")
     group, ids = pd.factorize(np.asarray(utterances, dtype=object))  # (windows,), (utterances,)
     single = problem_type.startswith("single")
-
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))
     count = np.bincount(group)[:, None]  # (utterances, 1)
