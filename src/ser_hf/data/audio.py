@@ -76,11 +76,8 @@ def read_clip(
 ) -> np.ndarray:
     """One clip (a path or an `audio` column value) as input of an encoder, at `rate` Hz: decoded (from `start` to `end`
     seconds), trimmed `trim_db` below the loudest, changed, cropped (`crop`) and zero-padded, in this order. Only whole
-    files are trimmed: a part from `start` would get other times.
-
-    Raises:
-        AudioError: unreadable, without samples, or with NaN or infinite samples.
-        SerError: `trim_db` or `max_seconds` is not above 0.
+    files are trimmed: a part from `start` would get other times. AudioError: as `decode`; SerError: `trim_db` or
+    `max_seconds` is not above 0.
     """
     check_trim_db(trim_db)
     samples = decode(audio, rate, start, end)

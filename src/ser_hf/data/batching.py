@@ -6,6 +6,7 @@ decodes every clip for its length, and permutes predictions.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -53,46 +54,38 @@ def sampling_weights(groups: list) -> np.ndarray:
     return 1.0 / counts[index]
 
 
+@dataclass(eq=False, repr=False)
 class LengthBatchSampler:
     """Batches of row numbers for one rank: over all ranks every clip exactly once per epoch, equally many batches each.
 
     The batches are a function of `seed` and the epoch alone, so that a resumed run has those of an unbroken one; there
     are equally many in every epoch, because the Trainer computes its steps once. Ranks take turns: an update of two
     ranks has the same clips as one of one rank with two accumulation steps. ValueError: fewer clips than processes.
-
-    Args:
-        durations: Seconds of each clip, a plain array (a datasets column would be read clip by clip).
-        seconds: Budget of padded audio per batch; None for batches of `count` clips, drawn at random.
-        rank, world_size: This process, and the number of processes.
-        weights: One per clip: every epoch draws as many clips as there are, with replacement and by these weights
-            (balanced sampling), instead of each exactly once.
-        on_epoch: Called with each epoch (for the collator, whose randomness depends on it).
     """
 
-    def __init__(
-        self,
-        durations: np.ndarray,
-        seconds: float | None,
-        count: int = 8,
-        seed: int = 42,
-        rank: int = 0,
-        world_size: int = 1,
-        weights: np.ndarray | None = None,
-        on_epoch: Callable[[int], None] | None = None,
-    ):
-        self.durations = np.asarray(durations, dtype=np.float64)
-        if len(self.durations) < world_size:
-            raise ValueError(f"{len(self.durations)} clips cannot be shared by {world_size} processes")
-        self.seconds, self.count, self.seed = seconds, count, seed
-        self.rank, self.world_size, self.epoch = rank, world_size, 0
-        self.weights = None if weights is None else np.asarray(weights) / np.sum(weights)
-        self.on_epoch = on_epoch
-        fewest = -(-len(self.durations) // count)
-        if seconds is not None:  # 3 % more batches than without noise, as room for it; some of the longest are halved
-            clips = np.arange(len(self.durations))
-            fewest = -(-len(self._cut(clips, 0.0, np.random.default_rng(seed))) * 103 // 100)
-        most = len(self.durations) // world_size * world_size
-        self.total = min(-(-fewest // world_size) * world_size, most)
+    durations: np.ndarray  # seconds of each clip, a plain array (a datasets column would be read clip by clip)
+    seconds: float | None  # budget of padded audio per batch; None for batches of `count` clips, drawn at random
+    count: int = 8
+    seed: int = 42
+    rank: int = 0
+    world_size: int = 1
+    # One per clip: every epoch draws as many clips as there are, with replacement and by these weights (balanced
+    # sampling), instead of each exactly once.
+    weights: np.ndarray | None = None
+    on_epoch: Callable[[int], None] | None = None  # called with each epoch (for the collator's randomness)
+    epoch: int = field(default=0, init=False)
+
+    def __post_init__(self):
+        self.durations = np.asarray(self.durations, dtype=np.float64)
+        clips, ranks = np.arange(len(self.durations)), self.world_size
+        if len(clips) < ranks:
+            raise ValueError(f"{len(clips)} clips cannot be shared by {ranks} processes")
+        if self.weights is not None:
+            self.weights = np.asarray(self.weights) / np.sum(self.weights)
+        fewest = -(-len(clips) // self.count)
+        if self.seconds is not None:  # 3 % more than without noise, as room for it; some of the longest are halved
+            fewest = -(-len(self._cut(clips, 0.0, np.random.default_rng(self.seed))) * 103 // 100)
+        self.total = min(-(-fewest // ranks) * ranks, len(clips) // ranks * ranks)
 
     def set_epoch(self, epoch: int) -> None:
         """The Trainer calls this before each epoch."""

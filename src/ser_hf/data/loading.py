@@ -80,16 +80,14 @@ def is_own(name: str) -> bool:
 def find_source(
     name: str, labels: str | None = None, data_dir: str | Path | None = None, protocol: str | None = None
 ) -> Source:
-    """Resolve the name of a corpus, its label set and protocol (the default ones if None) and its folder. A Hub dataset
-    is downloaded here on first use: its label set is in its data.
+    """Resolve the name of a corpus, its label set and protocol (the default ones if None) and its folder. SerError:
+    unknown corpus, label set or protocol, or the corpus is not there.
 
     Args:
-        name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`).
+        name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`), which
+            is downloaded here on first use: its label set is in its data.
         labels: Label configuration; on the Hub the dataset's configuration.
         data_dir: The corpus's folder, or one above it; else it is searched under `$SER_DATA_DIR`.
-
-    Raises:
-        SerError: unknown corpus, label set or protocol, or the corpus is not there.
     """
     folder, on_hub = Path(name).expanduser().absolute(), False
     if not is_own(name):
@@ -213,17 +211,14 @@ def load_corpus(
 
     The first call reads every clip once (duration, hash, is it usable); later calls read the cache, which is renewed
     when a file or the loading script changes. Utterances outside the label set and unusable clips are left out and
-    reported.
+    reported. SerError: as `find_source`; no usable utterance, repeated ids, or with `strict` a missing, surplus or
+    unusable one.
 
     Args:
         name, labels, data_dir: As in `find_source`.
         cache_dir: Folder of the cached table; `datasets`' own cache if None.
         num_proc: Processes that scan; worth it from about ten thousand clips.
-        strict: Make missing, surplus or unusable utterances an error.
         return_report: Also return the `CorpusReport`.
-
-    Raises:
-        SerError: as `find_source`; no usable utterance, repeated ids, or (`strict`) not complete.
     """
     usable, report = load(find_source(name, labels, data_dir), cache_dir, num_proc, strict)
     return (usable, report) if return_report else usable

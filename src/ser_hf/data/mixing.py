@@ -57,16 +57,14 @@ def find_mixture(
     add_labels: list[str] | None = None,
     protocol: str | None = None,
 ) -> Mixture:
-    """Resolve a `--dataset` value. Reads no audio.
+    """Resolve a `--dataset` value. Reads no audio. SerError: as `find_source`; unknown `test_on` or label, or a label
+    set that is not shared.
 
     Args:
         dataset: One corpus, or several joined by `+`, named as `find_source` takes them.
         labels, protocol: Of the tested corpus; with several corpora `labels` is one of `LABEL_SETS`.
         data_dir: The corpus's folder; with several corpora the one that holds all of them, as `$SER_DATA_DIR` does.
         test_on, add_labels: Names of the tested corpus and of the labels that the others add, where there are several.
-
-    Raises:
-        SerError: as `find_source`; unknown `test_on` or label, or a label set that is not shared.
     """
     names = [name for name in dataset.split("+") if name]
     if len(set(names)) < len(names):

@@ -59,23 +59,16 @@ OPTIONAL_COLUMNS = {
 
 @dataclass
 class LabelConfig(datasets.BuilderConfig):
-    """One label set of a corpus (`--labels NAME`).
-
-    Args:
-        label_map: For classes: emotion word of the corpus -> label; defaults to the words of `counts`. Several words
-            may share a label (excited -> happy); utterances whose word is not a key are left out, and counted.
-        targets: For `regression` and `multi_label_classification`: the names of the label vector's elements.
-        problem_type: As in transformers.
-        counts: Official number of utterances per label (or `{"": n}` for vector labels).
-        order: Labels in index order, where it is not the alphabet's (integers; the Hub's own).
-    """
+    """One label set of a corpus (`--labels NAME`)."""
 
     version: str = "1.0.0"
+    # Emotion word of the corpus -> label, by default the words of `counts`. Several words may share a label (excited ->
+    # happy); utterances whose word is not a key are left out, and counted.
     label_map: dict[str, str] = field(default_factory=dict)
-    targets: tuple[str, ...] = ()
-    problem_type: str = "single_label_classification"
-    counts: dict[str, int] = field(default_factory=dict)
-    order: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()  # names of the elements of a vector label
+    problem_type: str = "single_label_classification"  # as in transformers
+    counts: dict[str, int] = field(default_factory=dict)  # official utterances per label; `{"": n}` for vector labels
+    order: tuple[str, ...] = ()  # labels in index order, where it is not the alphabet's (integers; the Hub's own)
 
     def __post_init__(self):
         super().__post_init__()

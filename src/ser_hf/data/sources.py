@@ -89,20 +89,19 @@ def hub_corpus(name: str, labels: str | None = None) -> type[SpeechCorpus]:
     if missing:
         columns = ", ".join(next(iter(parts.values())).features)
         raise SerError(f"--dataset {name}: no column {' and '.join(missing)}; it has {columns}")
-    orders = {tuple(getattr(data.features["label"], "names", None) or ()) for data in parts.values()}
+    classes = {part: tuple(getattr(data.features["label"], "names", None) or ()) for part, data in parts.items()}
+    order = next(iter(classes.values())) if len({*classes.values()}) == 1 else ()
     for part, data in parts.items():
-        classes = getattr(data.features["label"], "names", None)
         columns = [name for name in ("id", "label", "text", "speaker", *OPTIONAL_COLUMNS) if name in data.features]
         for index, row in enumerate(data.select_columns(columns).to_list()):
-            if classes and row["label"] is not None:  # -1 is the Hub's way to say: no label
-                row["label"] = classes[row["label"]] if row["label"] >= 0 else None
+            if classes[part] and row["label"] is not None:  # -1 is the Hub's way to say: no label
+                row["label"] = classes[part][row["label"]] if row["label"] >= 0 else None
             id = _text(row.get("id")) or f"{len(rows):06d}"
             split = {"split": part} if len(parts) > 1 else {}
             rows.append({**split, **row, "id": id, "audio": None, "part": part, "index": index})
     if len(parts) > 1 and len({row["id"] for row in rows}) < len(rows):  # each split may count from 0
         rows = [{**row, "id": f"{row['part']}/{row['id']}"} for row in rows]
     optional = tuple(column for column in OPTIONAL_COLUMNS if any(column in row for row in rows))
-    order = orders.pop() if len(orders) == 1 else ()
 
     class HubCorpus(_own_corpus(name, labels or "default", rows, optional, order)):
         @classmethod
@@ -110,11 +109,8 @@ def hub_corpus(name: str, labels: str | None = None) -> type[SpeechCorpus]:
             yield from (f"{part} {data._fingerprint}\n" for part, data in parts.items())
 
         def with_audio(self, rows: list[dict]) -> list[dict]:
-            clips = [audio[row["part"]][row["index"]]["audio"] for row in rows]
-            return [
-                {**row, "audio": clip, "problem": None if clip else f"{row['id']}: no audio"}
-                for row, clip in zip(rows, clips, strict=True)
-            ]
+            rows = [{**row, "audio": audio[row["part"]][row["index"]]["audio"]} for row in rows]
+            return [{**row, "problem": None if row["audio"] else f"{row['id']}: no audio"} for row in rows]
 
     return HubCorpus
 

@@ -81,7 +81,8 @@ def split(
     validation_fraction: float = VALIDATION_FRACTION,
     seed: int = 42,
 ) -> DatasetDict:
-    """Train, validation and test of one fold.
+    """Train, validation and test of one fold. SerError: no such protocol or fold; a part is empty; too few speakers to
+    carve validation from.
 
     Args:
         dataset, corpus: A corpus as `load_corpus` returns it, and its name.
@@ -89,9 +90,6 @@ def split(
         fold: Number of the fold, from 0.
         validation_fraction: About this part of the training utterances becomes validation, as whole speakers; 0: none.
         seed: Draws the validation speakers, and the folds of `random`; not the training seed.
-
-    Raises:
-        SerError: no such protocol or fold; a part is empty; too few speakers to carve validation from.
     """
     if not isinstance(protocol, Protocol):
         protocol = find_protocol(corpus, protocol)
