@@ -1,8 +1,7 @@
 """Random changes of training clips: of waveforms, spectrograms and batches, one function per change.
 
-All randomness comes from a `numpy.random.Generator`, so that the same generator state gives the same output in any
-worker; torchaudio's transforms draw from a global state. Waveforms are mono float32 samples, spectrograms
-`(frequencies, frames)`. Nothing is clipped: samples may exceed 1.
+All randomness comes from a `numpy.random.Generator`, the same in any worker; torchaudio's transforms draw from a global
+state. Waveforms are mono float32 samples (not clipped: they may exceed 1), spectrograms `(frequencies, frames)`.
 """
 
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+import soundfile as sf
 
 from ..errors import SerError
 from ..files import png
@@ -100,11 +100,8 @@ def reverb(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 
 def spans(length: int, count: int, width: int, generator: np.random.Generator, limit: float = 0.5) -> np.ndarray:
-    """`count` random spans of an axis, which may overlap, as `(length,)` booleans, True = masked.
-
-    Widths are drawn from 0 to `width`, at most `floor(limit * length / count)`: together the spans never mask more than
-    `limit` of the axis, and a clip too short for that is not masked.
-    """
+    """`count` random spans of an axis, which may overlap, as `(length,)` booleans, True = masked. Widths are drawn from
+    0 to `width`, at most `floor(limit * length / count)`: together they never mask more than `limit` of the axis."""
     if not 0 <= limit < 1:
         raise SerError(f"spans: limit {limit}: must be at least 0 and below 1")
     masked = np.zeros(length, dtype=bool)
@@ -123,8 +120,8 @@ def mixup(values, labels, alpha: float, generator: np.random.Generator, mask=Non
     Args:
         values: `(batch, ...)` padded, normalised inputs from the collator (so that lambda is the ratio of loudness).
         labels: `(batch, labels)` floats: one-hot classes, votes, multi-label or regression vectors.
-        mask: `(batch, time)` integers or booleans, 1 = real; after a clip's end `values` must be 0 (silence). A clip of
-            2 s mixed with one of 3 s has 3 s, the last second from the longer alone; labels do not depend on that.
+        mask: `(batch, time)`, 1 = real; after a clip's end `values` must be 0 (silence): the mixture is as long as the
+            longer clip, whose end is alone.
     """
     import torch
 
@@ -199,15 +196,13 @@ def sound_files(folder: str) -> tuple[str, ...]:
 
 def _sound(folder: str, rate: int, generator: np.random.Generator, seconds: float | None = None) -> np.ndarray:
     """A random file of a folder; a random part of `seconds` of a longer one, so that no long file is decoded."""
-    import soundfile
-
     files = sound_files(folder)
     path = files[generator.integers(len(files))]
     if seconds is None:
         return decode(path, rate)
     try:
-        spare = max(0.0, soundfile.info(path).duration - seconds)
-    except soundfile.LibsndfileError:
+        spare = max(0.0, sf.info(path).duration - seconds)
+    except sf.LibsndfileError:
         spare = 0.0  # decode raises with the reason
     start = spare * generator.random()
     return decode(path, rate, start, start + seconds)

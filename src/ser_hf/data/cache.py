@@ -1,8 +1,7 @@
 """Tensors on disk, named by the content they were computed from: features and hidden states are computed once.
 
-A store is a folder of safetensors files, named by the settings of the computation. The name of a tensor is the content
-it was computed from (an utterance's audio hash, its text): all corpora and runs share it. Files are only added, each
-whole or not at all: an interrupted run continues where it stopped, and several processes may add at the same time.
+A store is a folder of safetensors files, named by the settings of the computation; a tensor's name is the hash of the
+audio or text it was computed from. Files are only added, each whole or not at all: several processes may do so at once.
 """
 
 import os

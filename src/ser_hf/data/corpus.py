@@ -19,13 +19,10 @@ PROBLEM = "problem"  # column of the cached rows: why a clip is unusable, so tha
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to make folds.
-
-    `by` is what is kept together and held out: a column (`speaker`, `session`, `split`), `prefix` (the first six
-    letters of the id), `speakers-in-five`, or `random` (clips; texts where there is no audio). `validation` is `carve`
-    (whole speakers of train, or sessions where `by` is one), `partner` (the other speaker of the test speaker's
-    session), `texts` (whole sentences, where one training speaker is left) or a tuple of `by` values.
-    """
+    """One way to make folds. `by` is what is kept together and held out: a column (`speaker`, `session`, `split`),
+    `prefix` (the first six letters of the id), `speakers-in-five`, or `random` (clips; texts where there is no audio).
+    `validation` is `carve` (whole speakers of train, or sessions where `by` is one), `partner` (the other speaker of
+    the test speaker's session), `texts` (whole sentences, where one training speaker is left) or `by` values."""
 
     name: str  # value of `--protocol`
     source: str  # who uses it

@@ -211,8 +211,7 @@ def load_corpus(
 
     The first call reads every clip once (duration, hash, is it usable); later calls read the cache, which is renewed
     when a file or the loading script changes. Utterances outside the label set and unusable clips are left out and
-    reported. SerError: as `find_source`; no usable utterance, repeated ids, or with `strict` a missing, surplus or
-    unusable one.
+    reported. SerError: as `find_source`; no usable utterance, repeated ids, or with `strict` not all official ones.
 
     Args:
         name, labels, data_dir: As in `find_source`.

@@ -57,8 +57,7 @@ def find_mixture(
     add_labels: list[str] | None = None,
     protocol: str | None = None,
 ) -> Mixture:
-    """Resolve a `--dataset` value. Reads no audio. SerError: as `find_source`; unknown `test_on` or label, or a label
-    set that is not shared.
+    """Resolve a `--dataset` value, without audio. SerError: as `find_source`; unknown `test_on`, label or label set.
 
     Args:
         dataset: One corpus, or several joined by `+`, named as `find_source` takes them.

@@ -1,7 +1,4 @@
-"""The contract that every corpus, recipe and model of this project shares: columns, emotion words, corpus cards.
-
-Only loading scripts know how a corpus looks on disk; only this module names columns and emotions.
-"""
+"""What every corpus, recipe and model of this project shares, and only this module names: columns, emotions, cards."""
 
 from dataclasses import dataclass, field
 

@@ -1,7 +1,6 @@
 """Folds of a corpus by its protocols, and the check that nothing leaks between their parts.
 
-The default protocol of every corpus keeps speakers apart; those that leak by construction say so in their name and in
-`speaker_independent`, which goes into every result. Validation selects the model, and test is scored once.
+The default protocol of every corpus keeps speakers apart; those that leak by construction say so in every result.
 """
 
 import math
@@ -81,8 +80,7 @@ def split(
     validation_fraction: float = VALIDATION_FRACTION,
     seed: int = 42,
 ) -> DatasetDict:
-    """Train, validation and test of one fold. SerError: no such protocol or fold; a part is empty; too few speakers to
-    carve validation from.
+    """Train, validation and test of one fold. SerError: no such protocol or fold; too few speakers for every part.
 
     Args:
         dataset, corpus: A corpus as `load_corpus` returns it, and its name.

@@ -32,10 +32,8 @@ def windows(duration: float, frame: float, hop: float, last: Last = "pad") -> li
     `last` says what follows the last whole window: `pad` (one shorter window; the batch pads it), `shift` (one whole
     window that begins earlier) or `drop` (none). SerError: a length that is not above 0 seconds, or an unknown `last`.
 
-    >>> windows(2.3, 1.0, 0.5)
-    [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.5, 2.3)]
-    >>> windows(2.3, 1.0, 0.5, last="shift")
-    [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.3, 2.3)]
+    >>> windows(2.3, 1.0, 0.5), windows(2.3, 1.0, 1.0, last="shift")
+    ([(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.5, 2.3)], [(0.0, 1.0), (1.0, 2.0), (1.3, 2.3)])
     """
     from ..models.audio_blocks import spans
 
@@ -52,8 +50,7 @@ def to_windows(dataset: Dataset, frame: float, hop: float, last: Last = "pad") -
     """One row per window of a split, in the same order, with no audio read or copied.
 
     `id` becomes `<utterance>#<number of the window>`, `duration` the window's length; `utterance` is the former id;
-    `window_start` and `window_end` (float64) are seconds in the clip. The other columns are repeated. SerError: the
-    rows are windows already, or one has no duration.
+    `window_start` and `window_end` are seconds in the clip. SerError: windows already, or a row has no duration.
     """
     if "window_start" in dataset.column_names:
         raise SerError("to_windows: the rows are windows already")
@@ -97,7 +94,7 @@ def combine(
 
     - `mean`: `mean_i s[i, j]`.
     - `max`: `max_i s[i, j]`; class probabilities are then divided by their sum. For regression it is the largest
-      signed value of any window (the peak of an intensity; seldom useful for valence).
+      signed value of any window.
     - `vote`: each window votes for its most probable class (single-label) or for every label of at least 0.5
       (multi-label), and the mean breaks ties like one more vote: `(votes_j + mean_i s[i, j]) / (n + 1)`.
     - `attention`: `sum_i w_i s[i, j]` with `w = softmax_i(max_j |s[i, j]|)`: windows with a confident class, or with a
