@@ -1,7 +1,6 @@
 """Audio files to mono float32 samples, trimmed, cropped and zero-padded; scanning and cutting of recordings.
 
-`models.audio_blocks` averages, resamples and trims, because that code ships with the models. It is imported where it is
-used: that takes seconds, and scanning a corpus does not require it.
+`models.audio_blocks`, which ships with the models, is imported where it is used: that takes seconds.
 """
 
 import io

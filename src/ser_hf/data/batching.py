@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Relative noise on the lengths that are sorted, so that every epoch has other batches. 0.02 costs about 2 % padding and
-# mixes all clips of nearly equal length.
+# Relative noise on the lengths that are sorted, so that every epoch has other batches; it costs about 2 % padding.
 JITTER = 0.02
 
 
