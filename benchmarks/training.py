@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from ser_hf.data.batching import LengthBatchSampler, padding_factor
+from ser_hf.data.batching import LengthBatchSampler
 from ser_hf.data.collators import SpeechCollator
 from ser_hf.training.trainer import SerTrainer
 
 from .corpus import Clips, iemocap_like
 from .figures import Figure, Options
-from .padding import random_batches
+from .padding import padding_factor, random_batches
 from .peers import ExtractorCollator
 from .rounds import Pass, Watch, alternate, compare, rate
 from .shapes import build, mfu

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from ser_hf.data.batching import LengthBatchSampler, cut_by_seconds, evaluation_batches, padding_factor, split_to
+from ser_hf.data.batching import LengthBatchSampler, cut_by_seconds, evaluation_batches, split_to
+
+
+def padding_factor(durations: np.ndarray, batches: list[np.ndarray]) -> float:
+    """Padded seconds divided by real seconds."""
+    return sum(durations[batch].max() * len(batch) for batch in batches) / durations[np.concatenate(batches)].sum()
 
 
 def iemocap_like(clips: int) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Read every file of a corpus and compare the corpus with its official size.
 
-Training trusts the cached scan of the same files; this reads all of them each time. It never writes into the corpus's
-folder. Exit status 0: complete; 1: something differs; 2: a mistake in the command.
+It never writes into the corpus's folder. Exit status 0: complete; 1: something differs; 2: a mistake in the command.
 
 Differences are utterances that are missing, surplus or unusable (unreadable, silent), and equal audio under different
 emotions or speakers. Complete copies of RAVDESS, TESS, IEMOCAP and CREMA-D also have equal audio of one speaker and
@@ -9,6 +8,7 @@ emotion, unusual formats, audio files that are no utterance, and clips that the 
 listed and do not count as differences.
 """
 
+import glob
 import io
 import json
 import os
@@ -61,12 +61,12 @@ def look_at_all(rows: list[dict], name: str, num_proc: int | None) -> list[dict]
 
 def check(source: "Source", num_proc: int | None = None) -> dict:
     """Read a whole corpus that lies in a folder; the report as one dict, which `--json` writes."""
+    import pandas as pd
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    from ..data.corpus import select_usable
-    from ..data.loading import is_own
+    from ..data.loading import is_own, select_usable
 
     config, root = source.config, source.root
     with tempfile.TemporaryDirectory() as cache:  # the builder lists its rows; nothing is built
@@ -75,26 +75,32 @@ def check(source: "Source", num_proc: int | None = None) -> dict:
     scans = look_at_all(rows, source.shown, num_proc)
     columns = [builder.columns(row, scan) | {"audio": None} for row, scan in zip(rows, scans, strict=True)]
     everything = InMemoryTable(pa.Table.from_pylist(columns, schema=builder.info.features.arrow_schema))
-    _, report = select_usable(Dataset(everything, info=builder.info), source.shown, config, source.corpus, root)
+    _, report = select_usable(Dataset(everything, info=builder.info), source)
 
     notes = "" if is_own(source.name) else source.corpus.CARD.notes  # the official corpus's bad clips are named there
     files = [_relative(row, root) for row in rows]
     clips = {"missing": [], "unreadable": [], "silent": []}
-    for row, file, scan in zip(columns, files, scans, strict=True):
-        if scan["problem"]:
+    for row, file in zip(columns, files, strict=True):
+        if row["problem"]:
             known = row["id"] in notes or bool(file and file in notes)
             label = row["label"] if config.targets or row["label"] is None else config.label_names[row["label"]]
-            reason = scan["problem"].replace(f"{root}/", "")
-            clip = {"id": row["id"], "file": file, "label": label, "reason": reason, "known": known}
-            clips[_kind(reason)].append(clip)
-    unusable = [*clips["unreadable"], *clips["silent"]]
-    missing = report.official - report.utterances - sum(clip["label"] is not None for clip in unusable)
+            reason = row["problem"].replace(f"{root}/", "")
+            # by the messages of `audio.scan` and of loading scripts
+            kind = "missing" if "(no such file)" in reason else "silent" if ": silent (" in reason else "unreadable"
+            clips[kind].append({"id": row["id"], "file": file, "label": label, "reason": reason, "known": known})
+    labels = [clip["label"] for kind in ("unreadable", "silent") for clip in clips[kind] if clip["label"] is not None]
+    missing = report.official - report.utterances - len(labels)
     classes = {}
     for word, number in report.per_label.items():
-        official, bad = report.official_per_label.get(word), sum(clip["label"] == word for clip in unusable)
+        official, bad = report.official_per_label.get(word), labels.count(word)
         lacking = None if official is None else official - number - bad
         classes[word] = {"official": official, "found": number, "unusable": bad, "missing": lacking}
-    duplicated = _duplicated(rows, scans)
+    table = pd.DataFrame(columns, columns=["id", "speaker", "audio_hash"]).assign(emotion=[r["emotion"] for r in rows])
+    table = table[table["audio_hash"].notna() & table["audio_hash"].duplicated(keep=False)]
+    duplicated = [
+        {"ids": list(group["id"]), "contradictory": len(group[["emotion", "speaker"]].drop_duplicates()) > 1}
+        for _, group in table.groupby("audio_hash", sort=False)
+    ]
     numbers = {
         "missing": max(0, missing),
         "more than officially": max(0, -missing),
@@ -116,10 +122,7 @@ def check(source: "Source", num_proc: int | None = None) -> dict:
         "official": report.official,
         "found": report.utterances,
         "missing": missing,
-        "outside_labels": report.outside_labels,
-        "remarks": report.remarks,
-        "speakers": report.speakers,
-        "hours": report.hours,
+        **{name: getattr(report, name) for name in ("outside_labels", "remarks", "speakers", "hours")},
         "classes": classes,
         "missing_files": clips["missing"],  # those that the corpus's own tables name
         "unreadable": clips["unreadable"],
@@ -136,48 +139,28 @@ def _relative(row: dict, root: Path) -> str | None:
     return str(path).removeprefix(f"{root}/") if path else None
 
 
-def _kind(problem: str) -> str:
-    """The kind of a problem, by the messages of `audio.scan` and of loading scripts."""
-    return "missing" if "(no such file)" in problem else "silent" if ": silent (" in problem else "unreadable"
-
-
-def _duplicated(rows: list[dict], scans: list[dict]) -> list[dict]:
-    """Groups of equal audio; contradictory if their emotions or speakers differ."""
-    groups = {}
-    for row, scan in zip(rows, scans, strict=True):
-        if scan.get("audio_hash"):
-            groups.setdefault(scan["audio_hash"], []).append(row)
-    return [
-        {"ids": [row["id"] for row in group], "contradictory": len({(r["emotion"], r["speaker"]) for r in group}) > 1}
-        for group in groups.values()
-        if len(group) > 1
-    ]
-
-
 def _wrong_formats(files: list[str | None], scans: list[dict]) -> list[dict]:
     """Files whose format does not fit their suffix, or whose rate or channels differ from most files'."""
     headers = {file: scan["header"] for file, scan in zip(files, scans, strict=True) if file and scan["header"]}
-    rates = Counter(rate for _, rate, _ in headers.values()).most_common(1)
-    channels = Counter(number for *_, number in headers.values()).most_common(1)
+    if not headers:
+        return []
+    columns = zip(*headers.values(), strict=True)
+    _, usual_rate, usual_channels = (Counter(column).most_common(1)[0][0] for column in columns)
     wrong = []
-    for file, (kind, rate, number) in headers.items():
+    for file, (kind, rate, channels) in headers.items():
         if kind not in FORMATS.get(Path(file).suffix.lower(), (kind,)):
             wrong.append({"file": file, "reason": f"content is {kind}"})
-        if rate != rates[0][0]:
-            wrong.append({"file": file, "reason": f"{rate} Hz, most have {rates[0][0]} Hz"})
-        if number != channels[0][0]:
-            wrong.append({"file": file, "reason": f"channels: {number}, most have {channels[0][0]}"})
+        if rate != usual_rate:
+            wrong.append({"file": file, "reason": f"{rate} Hz, most have {usual_rate} Hz"})
+        if channels != usual_channels:
+            wrong.append({"file": file, "reason": f"channels: {channels}, most have {usual_channels}"})
     return wrong
 
 
 def _extra(root: Path, files: list[str | None]) -> list[str]:
     """Audio files in the corpus's folder that are no utterance of it."""
-    used, extra = set(files), []
-    for folder, folders, names in os.walk(root, followlinks=True):
-        folders.sort()
-        paths = (str(Path(folder, name).relative_to(root)) for name in sorted(names))
-        extra += [path for path in paths if Path(path).suffix.lower() in FORMATS and path not in used]
-    return extra
+    paths = set(glob.glob("**", root_dir=root, recursive=True, include_hidden=True)) - set(files)
+    return sorted(path for path in paths if Path(path).suffix.lower() in FORMATS and not (root / path).is_dir())
 
 
 def lines(report: dict) -> list[str]:
@@ -188,14 +171,14 @@ def lines(report: dict) -> list[str]:
     ]
     if report["classes"]:
         heads = ("official", "found", "unusable", "missing")
-        cells = {word: [sizes[head] for head in heads] for word, sizes in report["classes"].items()}
-        rows = [[word, *("-" if cell is None else cell for cell in row)] for word, row in cells.items()]
+        classes = report["classes"].items()
+        rows = [[word, *("-" if sizes[head] is None else sizes[head] for head in heads)] for word, sizes in classes]
         out += ["", *text_table(["label", *heads], rows), ""]
     if report["outside_labels"]:
         out.append(f"outside this label set: {report['outside_labels']}")
     out += report["remarks"]
-    tables = ("missing_files", "missing, though the corpus's tables name them")
-    for kind, what in (tables, ("unreadable", "unreadable"), ("silent", "silent")):
+    for kind in ("missing_files", "unreadable", "silent"):
+        what = "missing, though the corpus's tables name them" if kind == "missing_files" else kind
         out += _listed(what, [c["reason"] + " (known, as in the original)" * c["known"] for c in report[kind]])
     equal = [" = ".join(group["ids"]) + " CONTRADICTORY" * group["contradictory"] for group in report["duplicated"]]
     out += _listed("equal audio, groups", equal)

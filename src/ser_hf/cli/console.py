@@ -8,34 +8,26 @@ from ..errors import SerError
 
 
 class Parser(argparse.ArgumentParser):
-    """Flags as the recipes spell them: `--data_dir`, `--data-dir` and `--data_dir=D` are the same.
-
-    Args:
-        command: What follows `ser-hf`, such as `check`.
-        doc: The command's docstring: what its `--help` says.
-    """
+    """The parser of `ser-hf COMMAND`, whose `--help` says `doc`. Flags as the recipes spell them: `--data_dir`,
+    `--data-dir` and `--data_dir=D` are the same."""
 
     def __init__(self, command: str = "", doc: str = "", **options):
         options = {"prog": f"ser-hf {command}", "description": doc, **options}
-        kind = argparse.RawDescriptionHelpFormatter
-        super().__init__(allow_abbrev=False, formatter_class=kind, **options)
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def parse_args(self, argv: list[str]) -> argparse.Namespace:
         argv = [re.sub("^--[^=]*", lambda flag: flag[0].replace("-", "_").replace("__", "--", 1), a) for a in argv]
         found, unknown = self.parse_known_args(argv)
         if unknown:
-            known = [flag for parser in (self, *_children(self)) for flag in parser._option_string_actions]
+            groups = self._subparsers._group_actions if self._subparsers else []
+            parsers = [self, *(child for group in groups for child in group.choices.values())]
+            known = [flag for parser in parsers for flag in parser._option_string_actions]
             near = get_close_matches(unknown[0].partition("=")[0], known, n=1)
             self.error(f"unknown argument {unknown[0]}" + (f", did you mean {near[0]}?" if near else ""))
         return found
 
     def error(self, message: str):
         raise SerError(f"{message}; see {self.prog} --help")
-
-
-def _children(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    groups = parser._subparsers._group_actions if parser._subparsers else []
-    return [child for group in groups for child in group.choices.values()]
 
 
 def corpus_arguments(parser: argparse.ArgumentParser) -> None:

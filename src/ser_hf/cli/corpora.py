@@ -5,6 +5,7 @@ Corpora are searched in $SER_DATA_DIR, or in --data_dir: the folder that holds t
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import SerError
@@ -18,14 +19,10 @@ PROTOCOLS = ("name", "source", "speaker_independent")
 
 def inventory(data_dir: str | None = None) -> list[dict]:
     """One dict per corpus: the whole card, `labels`, `protocols`, `generated` (made by the code on first use) and
-    `found` (the corpus's folder, or None).
-
-    Raises:
-        SerError: `data_dir` is no folder.
-    """
+    `found` (the corpus's folder, or None). SerError: `data_dir` is no folder."""
     from dataclasses import asdict
 
-    from ..data.loading import corpus_class, list_corpora
+    from ..data.loading import corpus_class, find_source, list_corpora
 
     base = data_dir if data_dir is not None else os.environ.get("SER_DATA_DIR")
     if data_dir is not None and not Path(data_dir).expanduser().is_dir():
@@ -34,49 +31,35 @@ def inventory(data_dir: str | None = None) -> list[dict]:
     for name in list_corpora():
         corpus = corpus_class(name)
         configs = sorted(corpus.BUILDER_CONFIGS, key=lambda config: config.name != corpus.DEFAULT_CONFIG_NAME)
-        protocols = corpus.protocols().values()
-        corpora.append(
-            {
-                "name": name,
-                **asdict(corpus.CARD),
-                "labels": [{key: getattr(config, key) for key in LABELS} for config in configs],
-                "protocols": [{key: getattr(protocol, key) for key in PROTOCOLS} for protocol in protocols],
-                "generated": "generate" in vars(corpus),
-                "found": _find(name, base),
-            }
-        )
+        facts = {"name": name, **asdict(corpus.CARD)}
+        facts["labels"] = [{key: getattr(config, key) for key in LABELS} for config in configs]
+        facts["protocols"] = [{key: getattr(p, key) for key in PROTOCOLS} for p in corpus.protocols().values()]
+        facts["generated"] = "generate" in vars(corpus)
+        facts["found"] = None
+        if base is not None:
+            with suppress(SerError, OSError):  # not there; or damaged or not readable, and `ser-hf check` says how
+                facts["found"] = str(find_source(name, data_dir=base).root)
+        corpora.append(facts)
     return corpora
-
-
-def _find(name: str, base: str | None) -> str | None:
-    from ..data.loading import find_source
-
-    try:
-        return None if base is None else str(find_source(name, data_dir=base).root)
-    except (SerError, OSError):  # not there; or damaged or not readable, and `ser-hf check` says how
-        return None
 
 
 def lines(corpora: list[dict]) -> list[str]:
     """The table, and below it the folders of the corpora on this machine."""
-    header = ["name", "lang", "utts", "hours", "spk", "labels", "licence", "protocols", "here"]
-    rows = []
-    for corpus in corpora:
-        here = "made" if corpus["generated"] else "yes" if corpus["found"] else "no"
-        rows.append(
-            [
-                corpus["name"],
-                " ".join(corpus["languages"]),
-                corpus["utterances"],
-                "-" if corpus["hours"] is None else f"{corpus['hours']:.2f}",
-                corpus["speakers"] or "-",
-                " ".join(config["name"] for config in corpus["labels"]),
-                corpus["licence"].partition(" (")[0],
-                " ".join(p["name"] + "*" * (not p["speaker_independent"]) for p in corpus["protocols"]),
-                here,
-            ]
-        )
-    out = text_table(header, rows)
+    rows = [
+        {
+            "name": corpus["name"],
+            "lang": " ".join(corpus["languages"]),
+            "utts": corpus["utterances"],
+            "hours": "-" if corpus["hours"] is None else f"{corpus['hours']:.2f}",
+            "spk": corpus["speakers"] or "-",
+            "labels": " ".join(config["name"] for config in corpus["labels"]),
+            "licence": corpus["licence"].partition(" (")[0],
+            "protocols": " ".join(p["name"] + "*" * (not p["speaker_independent"]) for p in corpus["protocols"]),
+            "here": "made" if corpus["generated"] else "yes" if corpus["found"] else "no",
+        }
+        for corpus in corpora
+    ]
+    out = text_table(list(rows[0]), [list(row.values()) for row in rows])
     out += [
         "",
         "utts: utterances, spk: speakers. The first label set and the first protocol are the defaults.",

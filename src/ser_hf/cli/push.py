@@ -28,11 +28,8 @@ SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_0
 
 
 def as_published(audio: dict | None) -> dict | None:
-    """An `audio` value with its bytes and the file's base name: as FLAC if that is lossless, else unchanged.
-
-    Raises:
-        SerError: the file is gone.
-    """
+    """An `audio` value with its bytes and the file's base name: as FLAC if that is lossless, else unchanged. SerError:
+    the file is gone."""
     import numpy as np
     import soundfile as sf
 
@@ -43,20 +40,18 @@ def as_published(audio: dict | None) -> dict | None:
         data = audio["bytes"] if audio["bytes"] is not None else name.read_bytes()
     except OSError as error:
         raise SerError(f"{name}: cannot be read ({error.strerror}); the corpus changed meanwhile, push again") from None
+    flac = io.BytesIO()
     try:
         with sf.SoundFile(io.BytesIO(data)) as file:
-            if file.format == "FLAC" or file.subtype not in LOSSLESS:
-                return {"bytes": data, "path": name.name}
-            rate, subtype = file.samplerate, LOSSLESS[file.subtype]
-            samples = file.read(dtype="int32", always_2d=True)
-        flac = io.BytesIO()
-        sf.write(flac, samples, rate, format="FLAC", subtype=subtype)
-        read, read_rate = sf.read(io.BytesIO(flac.getvalue()), dtype="int32", always_2d=True)
+            if file.format != "FLAC" and file.subtype in LOSSLESS:
+                samples, rate = file.read(dtype="int32", always_2d=True), file.samplerate
+                sf.write(flac, samples, rate, format="FLAC", subtype=LOSSLESS[file.subtype])
+                read, read_rate = sf.read(io.BytesIO(flac.getvalue()), dtype="int32", always_2d=True)
+                if rate == read_rate and np.array_equal(read, samples):
+                    return {"bytes": flac.getvalue(), "path": name.with_suffix(".flac").name}
     except sf.LibsndfileError:  # a rate or a number of channels that FLAC does not have
-        return {"bytes": data, "path": name.name}
-    if rate != read_rate or not np.array_equal(read, samples):
-        return {"bytes": data, "path": name.name}
-    return {"bytes": flac.getvalue(), "path": name.with_suffix(".flac").name}
+        pass
+    return {"bytes": data, "path": name.name}
 
 
 def _publish_table(table):
@@ -70,19 +65,12 @@ def _publish_table(table):
 def publishable(dataset: "Dataset", folder: Path, num_proc: int | None = None) -> "Dataset":
     """A corpus with the bytes of its audio instead of this machine's paths. Its table is written to `folder`."""
     arrow = dataset.with_format("arrow")  # `Audio.encode_example` of datasets 5.2 imports torchcodec
-    arrow = arrow.map(
-        _publish_table,
-        batched=True,
-        batch_size=100,
-        num_proc=num_proc,
-        cache_file_name=str(folder / "audio.arrow"),
-        desc="reading audio",
-    )
-    return arrow.with_format(None)
+    options = {"batch_size": 100, "num_proc": num_proc, "cache_file_name": str(folder / "audio.arrow")}
+    return arrow.map(_publish_table, batched=True, desc="reading audio", **options).with_format(None)
 
 
 def metadata(card: "CorpusCard", utterances: int, has_audio: bool) -> dict:
-    """YAML of a dataset card, without `configs` and `dataset_info`, which push_to_hub writes."""
+    """Metadata of a dataset card, without `configs` and `dataset_info`, which push_to_hub writes."""
     from ..evaluation.report import HUB_LICENCES
 
     data = {
@@ -99,71 +87,20 @@ def metadata(card: "CorpusCard", utterances: int, has_audio: bool) -> dict:
     return data
 
 
-SECTION = "## Label set "
-FORBIDDEN = """
-**The licence does not allow publishing this corpus again: keep this repository private.**
-"""
-READ_TEXT = """from datasets import load_dataset
-
-corpus = load_dataset("{repo_id}", "{labels}", split="train")"""
-READ_AUDIO = f"""import io
-
-import soundfile as sf
-{READ_TEXT}
-samples, rate = sf.read(io.BytesIO(corpus[0]["audio"]["bytes"]))"""
-ABOUT_AUDIO = """`audio` holds the file's bytes: FLAC, bit-equal to the original samples;
-files that FLAC cannot hold exactly are unchanged. With torchcodec, `corpus.cast_column("audio", datasets.Audio())`
-decodes them. `audio_hash` is equal for equal audio, and `speaker` is the real speaker: keep both apart between training
-and test."""
-
-
 def card_text(card: "CorpusCard", report: "CorpusReport", repo_id: str, has_audio: bool, older: str = "") -> str:
-    """Markdown of a dataset card: the corpus, how to read it, and one section per label set of the repository.
+    """Markdown of a dataset card: the corpus, how to read it, and one section per label set of the repository: that of
+    `report`, and the others as they are in the repository's present card `older`."""
+    from jinja2 import Template
 
-    Args:
-        card: Describes the corpus.
-        report: On the pushed label set.
-        repo_id: The repository.
-        has_audio: False for a corpus of texts.
-        older: The repository's present card, whose sections on other label sets stay.
-    """
-    from ..evaluation.report import escape
+    from ..evaluation.report import TEMPLATE
+    from ..evaluation.tables import escape
 
-    rows = [f"{'  - ' if line.startswith('    ') else '- '}{escape(line)}" for line in report.lines()]
-    if report.per_label:
-        rows += ["", "| label | utterances | officially |", "|---|---|---|"]
-        rows += [
-            f"| {escape(name)} | {number} | {report.official_per_label.get(name, '-')} |"
-            for name, number in report.per_label.items()
-        ]
-    else:
-        rows += ["", f"`label` is a list of numbers ({report.problem_type}): {', '.join(report.label_names)}."]
-    section = "\n".join([f"`{report.labels}`", "", *rows])
-    sections = {part.partition("\n")[0]: part for part in re.split(f"^{SECTION}", older, flags=re.MULTILINE)[1:]}
-    sections[f"`{report.labels}`"] = section
-    parts = "\n\n".join(SECTION + sections[name].strip() for name in sorted(sections))
-    return f"""
-# {escape(card.title)}
-
-{card.notes}
-{"" if card.redistributable else FORBIDDEN}
-Licence: {escape(card.licence)}. Homepage: {card.homepage}
-
-Cite: {escape(card.citation)}
-
-```python
-{(READ_AUDIO if has_audio else READ_TEXT).format(repo_id=repo_id, labels=report.labels)}
-```
-
-All utterances are in one split: folds belong to a protocol. Left out are unusable clips, and utterances without a label
-of the label set. {ABOUT_AUDIO if has_audio else "`audio` is empty: this corpus has texts only."}
-
-{parts}
-"""
-
-
-def _reason(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    this = f"`{report.labels}`"
+    parts = re.split("^## Label set ", older, flags=re.MULTILINE)[1:]
+    sections = {name: text.strip() for name, _, text in (part.partition("\n") for part in parts)}
+    template = Template(TEMPLATE.with_name("dataset_card.md").read_text(), trim_blocks=True, lstrip_blocks=True)
+    facts = {"card": card, "report": report, "repo_id": repo_id, "has_audio": has_audio}
+    return template.render(facts, sections=sections | {this: ""}, this=this, text=escape)
 
 
 def check_licence(card: "CorpusCard", public: bool) -> None:
@@ -176,27 +113,20 @@ def check_licence(card: "CorpusCard", public: bool) -> None:
 
 
 def claim_repository(repo_id: str, public: bool) -> str:
-    """Create the dataset repository if it does not exist, before anything slow; returns its address.
-
-    Raises:
-        SerError: malformed name; the Hub cannot be reached or does not accept this machine's token; the repository
-            cannot be created, or it exists and is public instead of private (or the reverse).
-    """
+    """Create the dataset repository if it does not exist, before anything slow; returns its address. SerError: as
+    `login`; the repository cannot be created, or exists and is public instead of private (or the reverse)."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise SerError(f"--repo_id {repo_id}: must be user/name")
+    from ..training.hub import login, reason
+
+    login(repo_id, "--repo_id")
     api = HfApi()
-    try:
-        api.whoami()
-    except Exception as error:  # of any kind: it would come again after the corpus is read
-        raise SerError(f"the Hub does not accept this machine ({_reason(error)}); run `hf auth login`") from None
     try:
         url = api.create_repo(repo_id, repo_type="dataset", private=not public, exist_ok=True)
         private = api.repo_info(repo_id, repo_type="dataset").private
     except HfHubHTTPError as error:
-        raise SerError(f"--repo_id {repo_id}: {_reason(error)}") from None
+        raise SerError(f"--repo_id {repo_id}: {reason(error)}") from None
     if private and public:
         raise SerError(f"--public: {repo_id} exists and is private; make it public on the Hub, or leave --public out")
     if not private and not public:
@@ -205,22 +135,18 @@ def claim_repository(repo_id: str, public: bool) -> str:
 
 
 def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: int | None = None) -> str:
-    """Publish a corpus; returns the repository's address.
+    """Publish a corpus; returns the repository's address. SerError: the licence or the Hub forbids it."""
+    from huggingface_hub import DatasetCard
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
-    Raises:
-        SerError: the licence forbids it, the Hub refuses it, or the corpus cannot be loaded.
-    """
     from ..data.loading import load
+    from ..training.hub import reason
 
     config, card = source.config, source.corpus.CARD
     check_licence(card, public)
     url = claim_repository(repo_id, public)
     dataset, report = load(source, num_proc=num_proc)
     say(*report.lines())
-
-    from huggingface_hub import DatasetCard
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-
     try:
         with tempfile.TemporaryDirectory() as folder:
             publishable(dataset, Path(folder), num_proc).push_to_hub(
@@ -242,7 +168,7 @@ def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: 
             raise SerError(f"the dataset card names the local path {source.root}: not pushed")
         page.push_to_hub(repo_id, commit_message="Dataset card")
     except (HfHubHTTPError, EntryNotFoundError) as error:
-        raise SerError(f"the Hub refused {repo_id}: {_reason(error)}") from None
+        raise SerError(f"the Hub refused {repo_id}: {reason(error)}") from None
     return url
 
 

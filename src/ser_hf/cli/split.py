@@ -4,8 +4,6 @@ The files hold no path: you may share them with others who have the corpus. Vect
 of their values, by its name, instead of `label`.
 """
 
-import csv
-import io
 from pathlib import Path
 
 from ..errors import SerError
@@ -16,22 +14,18 @@ from .console import Parser, corpus_arguments
 
 
 def fold_csv(splits: dict, label_names: list[str]) -> str:
-    """One fold as csv, in the order train, validation, test.
-
-    Args:
-        splits: `DatasetDict` of the fold.
-        label_names: The classes in index order, or the names of a vector label's values.
-    """
+    """One fold (a `DatasetDict`) as csv, in the order train, validation, test; `label_names` in index order."""
+    import pandas as pd
     from datasets import ClassLabel
 
-    classes = isinstance(splits["train"].features["label"], ClassLabel)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["id", "part", "speaker", *(["label"] if classes else label_names)])
-    for part, rows in splits.items():
-        for name, speaker, label in zip(rows["id"], rows["speaker"], rows["label"], strict=True):
-            writer.writerow([name, part, speaker, *([label_names[label]] if classes else label)])
-    return file.getvalue()
+    columns = ["id", "speaker", "label"]
+    parts = [rows.select_columns(columns).to_pandas().assign(part=part) for part, rows in splits.items()]
+    table = pd.concat(parts, ignore_index=True)
+    if isinstance(splits["train"].features["label"], ClassLabel):
+        labels = pd.DataFrame({"label": [label_names[label] for label in table["label"]]})
+    else:
+        labels = pd.DataFrame([vector.tolist() for vector in table["label"]], columns=label_names)
+    return table[["id", "part", "speaker"]].join(labels).to_csv(index=False, lineterminator="\n")
 
 
 def main(argv: list[str]) -> int:
@@ -39,12 +33,8 @@ def main(argv: list[str]) -> int:
     corpus_arguments(parser)
     parser.add_argument("--protocol", help="protocol of the corpus (default: its first one)")
     parser.add_argument("--out", default="folds", help="folder to write the csv files to (default: folds)")
-    parser.add_argument(
-        "--validation_fraction",
-        type=float,
-        default=0.2,
-        help="part of train that becomes validation, at least 0 and below 1 (default: 0.2)",
-    )
+    fraction = "part of train that becomes validation, at least 0 and below 1 (default: 0.2)"
+    parser.add_argument("--validation_fraction", type=float, default=0.2, help=fraction)
     parser.add_argument("--split_seed", type=int, default=42, help="seed that draws validation speakers (default: 42)")
     args = parser.parse_args(argv)
     if not 0 <= args.validation_fraction < 1:
@@ -69,16 +59,17 @@ def main(argv: list[str]) -> int:
         rows.append([fold, *sizes, path.name])
     for path, text in files.items():  # all of them or none
         write(path, text)
-    warning = ""
-    if not protocol.speaker_independent:
-        warning = f"LEAKS SPEAKERS by construction: its parts share {len(shared)} speakers"
-        warning = warning if shared else "NOT speaker-independent: the speakers are unknown"
+    warnings = []
+    if not protocol.speaker_independent and not shared:
+        warnings = ["NOT speaker-independent: the speakers are unknown"]
+    elif not protocol.speaker_independent:
+        warnings = [f"LEAKS SPEAKERS by construction: its parts share {len(shared)} speakers"]
     elif shared:  # checked above: only train and validation do
-        warning = f"validation shares {len(shared)} speakers with train and holds out their {protocol.validation}"
+        warnings = [f"validation shares {len(shared)} speakers with train and holds out their {protocol.validation}"]
     say(
         *report.lines(),
         f"{protocol.name}: {protocol.source}",
-        *([warning] if warning else []),
+        *warnings,
         "",
         *text_table(["fold", "train", "speakers", "validation", "speakers", "test", "speakers", "file"], rows),
         "",

@@ -1,7 +1,6 @@
 """Audio files to mono float32 samples, trimmed, cropped and zero-padded; scanning and cutting of recordings.
 
-`models.audio_blocks` averages, resamples and trims, because that code ships with the models. It is imported where it is
-used: importing `ser_hf.models` takes seconds, and scanning a corpus does not require it.
+`models.audio_blocks`, which ships with the models, is imported where it is used: that takes seconds.
 """
 
 import io
@@ -25,36 +24,32 @@ def _name(source: dict | str | Path) -> str:
 
 
 def _read(source: dict | str | Path, start: float | None = None, end: float | None = None) -> tuple[np.ndarray, int]:
-    """Samples `(frames, channels)` as stored (int16 stays int16, all else float32), and the rate in Hz."""
+    """Samples `(frames, channels)` as stored (int16 stays int16, all else float32), and the rate in Hz. AudioError:
+    unreadable, or no samples."""
     name = _name(source)
     file = io.BytesIO(source["bytes"]) if isinstance(source, dict) and source.get("bytes") is not None else name
     try:
         with sf.SoundFile(file) as audio:
-            if start is not None:
-                audio.seek(min(round(start * audio.samplerate), audio.frames))
-            frames = -1
-            if end is not None:
-                frames = max(0, round(end * audio.samplerate) - round((start or 0.0) * audio.samplerate))
+            first = round(max(0.0, start or 0.0) * audio.samplerate)
+            audio.seek(min(first, audio.frames))
+            frames = -1 if end is None else max(0, round(end * audio.samplerate) - first)
             dtype = "int16" if audio.subtype == "PCM_16" else "float32"
-            return audio.read(frames, dtype=dtype, always_2d=True), audio.samplerate
+            samples, rate = audio.read(frames, dtype=dtype, always_2d=True), audio.samplerate
     except (sf.LibsndfileError, OSError, RuntimeError, ValueError) as error:
         from ..models.audio_blocks import unreadable
 
         raise AudioError(f"{name}: {unreadable(file, error)}") from None
+    if not len(samples):
+        raise AudioError(f"{name}: " + ("no samples" if end is None else f"nothing between {start} s and {end} s"))
+    return samples, rate
 
 
 def decode(source: dict | str | Path, sampling_rate: int, start: float | None = None, end: float | None = None):
-    """One clip as mono float32 in [-1, 1] at `sampling_rate` Hz, the mean of its channels; `start` and `end` in seconds
-    cut a part of it.
-
-    Raises:
-        AudioError: unreadable, without samples, or with NaN or infinite samples.
-    """
+    """One clip, or its part from `start` to `end` seconds, as mono float32 in [-1, 1] at `sampling_rate` Hz, the mean
+    of its channels. AudioError: unreadable, without samples, or with NaN or infinite samples."""
     from ..models.audio_blocks import AudioInputError, averaged, resampled
 
     samples, rate = _read(source, start, end)
-    if not len(samples):
-        raise AudioError(f"{_name(source)}: no samples")
     try:
         return resampled(averaged(samples), rate, sampling_rate)
     except AudioInputError as error:
@@ -78,21 +73,10 @@ def read_clip(
     change: Callable[[np.ndarray], np.ndarray] | None = None,
     generator: np.random.Generator | None = None,
 ) -> np.ndarray:
-    """One clip as input of an encoder: decoded, trimmed, changed, cropped and zero-padded, in this order.
-
-    Args:
-        audio: A path or an `audio` column value.
-        rate: In Hz.
-        trim_db: Trim silence at both ends, so many dB below the loudest; None keeps it. Only whole files are trimmed: a
-            part from `start` would get other times.
-        min_seconds, max_seconds: Zero-pad shorter and crop longer clips (`crop`); None for no limit.
-        start, end: Seconds, to read a part of the file.
-        change: Augmentation of the samples.
-        generator: Draws the position of the crop; without it the centre is taken.
-
-    Raises:
-        AudioError: unreadable, without samples, or with NaN or infinite samples.
-        SerError: `trim_db` or `max_seconds` is not above 0.
+    """One clip (a path or an `audio` column value) as input of an encoder, at `rate` Hz: decoded (from `start` to `end`
+    seconds), trimmed `trim_db` below the loudest, changed, cropped (`crop`) and zero-padded, in this order. Only whole
+    files are trimmed: a part from `start` would get other times. AudioError: as `decode`; SerError: `trim_db` or
+    `max_seconds` is not above 0.
     """
     check_trim_db(trim_db)
     samples = decode(audio, rate, start, end)
@@ -126,36 +110,21 @@ def crop(samples: np.ndarray, seconds: float, rate: int, generator: np.random.Ge
 
 
 def zero_pad(samples: np.ndarray, minimum: int) -> np.ndarray:
-    """The clip with at least `minimum` samples. These zeros are part of the clip, not padding: a clip shorter than the
-    receptive field of an encoder has no real frame without them.
-
-    >>> zero_pad(np.ones(2), 4).tolist()
-    [1.0, 1.0, 0.0, 0.0]
-    """
+    """The clip with at least `minimum` samples. These zeros are part of the clip, not of the batch's padding."""
     return samples if len(samples) >= minimum else np.pad(samples, (0, minimum - len(samples)))
 
 
 def scan(source: dict | str | Path) -> dict:
-    """Duration and hash of one clip, for batching and the leak check, read once.
-
-    Returns:
-        `{"duration": seconds, "audio_hash": hex, "problem": None}`; for a clip that cannot be used `problem` says why
-        and the others are None. A clip whose every sample is zero (CREMA-D's 1076_MTI_SAD_XX) cannot be used.
-    """
-    problem = None
+    """`{"duration": seconds, "audio_hash": hex, "problem": None}` of one clip; or `problem` says why it cannot be used
+    (as a clip whose every sample is zero, CREMA-D's 1076_MTI_SAD_XX), and the others are None."""
     try:
         samples, rate = _read(source)
-        if not len(samples):
-            problem = "no samples"
-        elif samples.dtype != np.int16 and not np.isfinite(samples).all():
-            problem = "NaN or infinite samples"
-        elif not samples.any():
-            problem = "silent (every sample is zero)"
-        problem = problem and f"{_name(source)}: {problem}"
+        if not np.isfinite(samples).all():
+            raise AudioError(f"{_name(source)}: NaN or infinite samples")
+        if not samples.any():
+            raise AudioError(f"{_name(source)}: silent (every sample is zero)")
     except AudioError as error:
-        problem = str(error)
-    if problem:
-        return {"duration": None, "audio_hash": None, "problem": problem}
+        return {"duration": None, "audio_hash": None, "problem": str(error)}
     # One channel is hashed where all are equal, and the rate: a stereo copy of a mono clip is the same audio.
     first = samples[:, :1]
     distinct = first if (samples == first).all() else samples
@@ -164,14 +133,9 @@ def scan(source: dict | str | Path) -> dict:
 
 
 def cut(path: str | Path, start: float, end: float) -> bytes:
-    """The part of a recording from `start` to `end` seconds as FLAC bytes, lossless for 16-bit sources.
-
-    Raises:
-        AudioError: unreadable, or nothing lies between the two times.
-    """
-    samples, rate = _read(path, max(0.0, start), end)
-    if not len(samples):
-        raise AudioError(f"{path}: nothing between {start} s and {end} s")
+    """The part of a recording from `start` to `end` seconds as FLAC bytes, lossless for 16-bit sources. AudioError:
+    unreadable, or nothing lies between the two times."""
+    samples, rate = _read(path, start, end)
     buffer = io.BytesIO()
     sf.write(buffer, samples, rate, format="FLAC", subtype="PCM_16" if samples.dtype == np.int16 else "PCM_24")
     return buffer.getvalue()

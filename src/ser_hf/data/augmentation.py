@@ -1,17 +1,16 @@
 """Random changes of training clips: of waveforms, spectrograms and batches, one function per change.
 
-Every function that draws takes a `numpy.random.Generator` and draws from nothing else, so that the same generator state
-gives the same output in any worker; torchaudio's transforms draw from a global state. Waveforms are mono float32
-samples, spectrograms `(frequencies, frames)`. Nothing is clipped: samples may exceed 1. `augment` applies the flags of
-`Augmentation` to one clip; `mixup` works on a padded batch.
+All randomness comes from a `numpy.random.Generator`, the same in any worker; torchaudio's transforms draw from a global
+state. Waveforms are mono float32 samples (not clipped: they may exceed 1), spectrograms `(frequencies, frames)`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
+import soundfile as sf
 
 from ..errors import SerError
 from ..files import png
@@ -23,28 +22,17 @@ DIRECT_DB = 6.0
 
 
 def gain(samples: np.ndarray, db: float) -> np.ndarray:
-    """`samples` louder by `db` decibels.
-
-    >>> gain(np.array([0.5, -0.25], dtype=np.float32), 20.0).tolist()
-    [5.0, -2.5]
-    """
+    """`samples` louder by `db` decibels."""
     return samples * np.float32(10 ** (db / 20))
 
 
 def noise_at_snr(
     samples: np.ndarray, snr_db: float, generator: np.random.Generator, noise: np.ndarray | None = None
 ) -> np.ndarray:
-    """`samples` plus noise whose power, over the clip, is `snr_db` below the clip's (pauses included).
+    """`samples` plus noise whose power over the clip (pauses included) is exactly `snr_db` below the clip's.
 
-    Args:
-        samples: The clip.
-        snr_db: Signal-to-noise ratio in dB; exact, because the noise is scaled by its own power.
-        generator: Draws white Gaussian noise, or the position in `noise`.
-        noise: A recording at the clip's rate: a random part of a longer one, a shorter one repeated from a random
-            position.
-
-    Returns:
-        The sum; the clip unchanged if it or the noise is digital silence.
+    The noise is white and Gaussian, or a random part of the recording `noise` at the clip's rate, repeated if it is
+    shorter. The clip is unchanged if it or the noise is digital silence.
     """
     if noise is None:
         added = generator.standard_normal(len(samples))
@@ -58,10 +46,8 @@ def noise_at_snr(
 
 
 def speed(samples: np.ndarray, factor: float) -> np.ndarray:
-    """`samples` played `factor` times as fast: `round(len / factor)` samples, pitch and formants higher by `factor`.
-
-    soxr resamples, without aliases; at least one sample stays.
-    """
+    """`samples` played `factor` times as fast: `round(len / factor)` of them, at least one; pitch and formants are
+    higher by `factor`."""
     import soxr
 
     return soxr.resample(samples, factor, 1.0) if round(len(samples) / factor) else samples[:1]
@@ -70,10 +56,9 @@ def speed(samples: np.ndarray, factor: float) -> np.ndarray:
 def pitch(samples: np.ndarray, rate: int, semitones: float) -> np.ndarray:
     """`samples` with pitch and formants `semitones` higher (12 are an octave), of the same length and tempo.
 
-    The algorithm of torchaudio.functional.pitch_shift: stretched by a phase vocoder (32 ms Hann windows every 8 ms),
-    then resampled back. soxr resamples, because torchaudio's kernels for such ratios take 10 to 27 s for a clip of 2 s
-    (measured; this takes 0.03 s for 4 s) and round the ratio; and the clip is zero-padded at both ends, because
-    torchaudio reflects and fails on clips below 256 samples.
+    The algorithm of torchaudio.functional.pitch_shift (phase vocoder, 32 ms Hann windows every 8 ms), with soxr,
+    because torchaudio's resampling kernels for such ratios take 10 to 27 s for a clip of 2 s (measured; this takes 0.03
+    s for 4 s) and round the ratio; and with zero-padding, because torchaudio's reflection fails below 256 samples.
     """
     import soxr
     import torch
@@ -104,10 +89,8 @@ def impulse_response(seconds: float, rate: int, generator: np.random.Generator) 
 
 
 def reverb(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """`samples` in the room of an impulse response at the same rate: as long and as loud (root mean square) as before.
-
-    Not delayed: the peak of the response, its direct sound, stays at time 0. The tail after the end is cut.
-    """
+    """`samples` in the room of an impulse response at the same rate: as long and as loud (root mean square) as before,
+    and not delayed: the peak of the response, its direct sound, stays at time 0."""
     from scipy.signal import oaconvolve
 
     peak = int(np.abs(response).argmax())
@@ -117,12 +100,8 @@ def reverb(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 
 def spans(length: int, count: int, width: int, generator: np.random.Generator, limit: float = 0.5) -> np.ndarray:
-    """`count` random spans of an axis as `(length,)` booleans, True = masked.
-
-    Each span's width is drawn from 0 to `width`, then its position within the axis; spans may overlap. No span is wider
-    than `floor(limit * length / count)`: together they never mask more than `limit` of the axis, and a clip too short
-    for that is not masked.
-    """
+    """`count` random spans of an axis, which may overlap, as `(length,)` booleans, True = masked. Widths are drawn from
+    0 to `width`, at most `floor(limit * length / count)`: together they never mask more than `limit` of the axis."""
     if not 0 <= limit < 1:
         raise SerError(f"spans: limit {limit}: must be at least 0 and below 1")
     masked = np.zeros(length, dtype=bool)
@@ -134,44 +113,15 @@ def spans(length: int, count: int, width: int, generator: np.random.Generator, l
     return masked
 
 
-def spec_augment(
-    spectrogram: np.ndarray,
-    generator: np.random.Generator,
-    freq_masks: int = 2,
-    freq_width: int = 15,
-    time_masks: int = 2,
-    time_width: int = 70,
-    limit: float = 0.5,
-) -> np.ndarray:
-    """SpecAugment without its time warp (Park et al. 2019; numbers and widths of its Switchboard mild policy).
-
-    Args:
-        spectrogram: `(frequencies, frames)`, log or dB, not padded: masks are filled with its mean.
-        generator: Draws the masks.
-        freq_masks, freq_width: Number of masks over rows, and the widest.
-        time_masks, time_width: The same over frames.
-        limit: Largest part of each axis that is masked, see `spans`.
-    """
-    rows = spans(spectrogram.shape[0], freq_masks, freq_width, generator, limit)
-    frames = spans(spectrogram.shape[1], time_masks, time_width, generator, limit)
-    return np.where(rows[:, None] | frames, spectrogram.mean(dtype=np.float64), spectrogram).astype(spectrogram.dtype)
-
-
 def mixup(values, labels, alpha: float, generator: np.random.Generator, mask=None, p: float = 1.0):
-    """Each clip of a batch mixed with another: `lambda * clip + (1 - lambda) * other`, labels likewise (Zhang et al.
-    2018), with a lambda from Beta(alpha, alpha) for every clip.
+    """A batch in which a part `p` of the clips is mixed with others: `lambda * clip + (1 - lambda) * other`, labels
+    likewise (Zhang et al. 2018), with a lambda from Beta(alpha, alpha) for every clip.
 
     Args:
         values: `(batch, ...)` padded, normalised inputs from the collator (so that lambda is the ratio of loudness).
         labels: `(batch, labels)` floats: one-hot classes, votes, multi-label or regression vectors.
-        alpha: Parameter of the beta distribution; 0.2 mixes little, 1 evenly.
-        generator: Draws which clips are mixed, with which others and how much.
-        mask: `(batch, time)` integers or booleans, 1 = real; after a clip's end `values` must be 0 (silence). A clip of
-            2 s mixed with one of 3 s has 3 s, the last second from the longer alone; labels do not depend on that.
-        p: Part of the clips that are mixed; the others keep their exact values.
-
-    Returns:
-        `(values, labels, mask)` as new tensors; `mask` is None if the argument is.
+        mask: `(batch, time)`, 1 = real; after a clip's end `values` must be 0 (silence): the mixture is as long as the
+            longer clip, whose end is alone.
     """
     import torch
 
@@ -193,10 +143,13 @@ def mixup(values, labels, alpha: float, generator: np.random.Generator, mask=Non
     return mixed(values), mixed(labels.float()), mask
 
 
-def _flag(default, text: str):
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+def _flag(default, help: str, **limits):
+    """A flag and the limits of its values, which `training.arguments` shows in `--help` and holds."""
+    value = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**value, metadata={"help": help, **limits})
+
+
+_probability = partial(_flag, 0.0, least=0, most=1)
 
 
 @dataclass
@@ -204,65 +157,54 @@ class Augmentation:
     """Random changes of training clips. Every `_p` is a probability per clip; 0, the default, is never. A range is two
     numbers, between which a value is drawn uniformly, or one number that is always used."""
 
-    crop_p: float = _flag(0.0, "Crop the clip at random.")
-    crop_keep: list[float] = _flag([0.6, 1.0], "Range of the length after the crop, relative to the clip.")
-    speed_p: float = _flag(0.0, "Play faster or slower (pitch changes too).")
-    speed_factor: list[float] = _flag([0.9, 1.1], "Range of the speed; above 1 is faster and shorter.")
-    pitch_p: float = _flag(0.0, "Shift the pitch, at the same tempo.")
+    crop_p: float = _probability("Crop the clip at random.")
+    crop_keep: list[float] = _flag([0.6, 1.0], "Range of the length kept, relative to the clip.", above=0, most=1)
+    speed_p: float = _probability("Play faster or slower (pitch changes too).")
+    speed_factor: list[float] = _flag([0.9, 1.1], "Range of the speed; above 1 is faster and shorter.", above=0)
+    pitch_p: float = _probability("Shift the pitch, at the same tempo.")
     pitch_semitones: list[float] = _flag([-2.0, 2.0], "Range of the shift in semitones.")
-    reverb_p: float = _flag(0.0, "Add reverberation.")
-    reverb_seconds: list[float] = _flag([0.1, 0.6], "Range of a synthetic room's reverberation time (60 dB).")
+    reverb_p: float = _probability("Add reverberation.")
+    reverb_seconds: list[float] = _flag([0.1, 0.6], "Range of a synthetic room's reverberation time (60 dB).", above=0)
     reverb_dir: str | None = _flag(None, "Folder of impulse responses to draw from instead of synthetic rooms.")
-    noise_p: float = _flag(0.0, "Add noise.")
+    noise_p: float = _probability("Add noise.")
     noise_snr_db: list[float] = _flag([10.0, 30.0], "Range of the signal-to-noise ratio in dB.")
     noise_dir: str | None = _flag(None, "Folder of noise recordings to draw from instead of white noise.")
-    gain_p: float = _flag(0.0, "Change the level; no effect if the feature extractor normalises clips.")
+    gain_p: float = _probability("Change the level; no effect if the feature extractor normalises clips.")
     gain_db: list[float] = _flag([-6.0, 6.0], "Range of the change in dB.")
-    spec_p: float = _flag(0.0, "Mask bands and times of the spectrogram (SpecAugment).")
-    spec_freq_masks: int = _flag(2, "Number of masked bands.")
-    spec_freq_width: int = _flag(15, "Widest masked band, in rows of the spectrogram.")
-    spec_time_masks: int = _flag(2, "Number of masked times.")
-    spec_time_width: int = _flag(70, "Longest masked time, in frames.")
-    mixup_p: float = _flag(0.0, "Mix the clip and its label with another clip of the batch.")
-    mixup_alpha: float = _flag(0.2, "Parameter of mixup's Beta(alpha, alpha): near 0 mixes little, 1 evenly.")
+    spec_p: float = _probability("Mask bands and times of the spectrogram (SpecAugment).")
+    spec_freq_masks: int = _flag(2, "Number of masked bands.", least=0)
+    spec_freq_width: int = _flag(15, "Widest masked band, in rows of the spectrogram.", least=0)
+    spec_time_masks: int = _flag(2, "Number of masked times.", least=0)
+    spec_time_width: int = _flag(70, "Longest masked time, in frames.", least=0)
+    mixup_p: float = _probability("Mix the clip and its label with another clip of the batch.")
+    mixup_alpha: float = _flag(0.2, "Parameter of Beta(alpha, alpha): near 0 mixes little, 1 evenly.", above=0)
 
     def __post_init__(self):
-        for entry in fields(self):
-            name, value = entry.name, getattr(self, entry.name)
+        for name, value in vars(self).items():
             if name.endswith("_p") and not 0 <= value <= 1:
                 raise SerError(f"--{name} {value}: must be a probability, 0 to 1")
-            if isinstance(value, list) and not (len(value) in (1, 2) and -np.inf < value[0] <= value[-1] < np.inf):
+            if isinstance(value, list) and not (len(value) in (1, 2) and value[0] <= value[-1]):
                 raise SerError(f"--{name} {' '.join(map(str, value))}: must be one number or two, the lowest first")
-            if name in ("crop_keep", "speed_factor", "reverb_seconds") and value[0] <= 0:
-                raise SerError(f"--{name} {value[0]}: must be above 0")
-            if name == "crop_keep" and value[-1] > 1:
-                raise SerError(f"--{name} {value[-1]}: must be at most 1, the whole clip")
-            if isinstance(value, int) and value < 0:
-                raise SerError(f"--{name} {value}: must be at least 0")
-            if name.endswith("_dir") and value is not None and not sound_files(value):
+            if isinstance(value, str) and not sound_files(value):
                 raise SerError(f"--{name} {value}: no audio file below this folder ({', '.join(SOUND_FILES)})")
-        if self.mixup_alpha <= 0:
-            raise SerError(f"--mixup_alpha {self.mixup_alpha}: must be above 0")
 
 
 @lru_cache(maxsize=16)
 def sound_files(folder: str) -> tuple[str, ...]:
-    """Audio files below a folder, sorted, so that the same draw is the same file on every machine."""
+    """Audio files below a folder, sorted: the same draw is the same file on every machine."""
     files = Path(folder).expanduser().rglob("*")
     return tuple(sorted(str(file) for file in files if file.suffix.lower() in SOUND_FILES))
 
 
 def _sound(folder: str, rate: int, generator: np.random.Generator, seconds: float | None = None) -> np.ndarray:
     """A random file of a folder; a random part of `seconds` of a longer one, so that no long file is decoded."""
-    import soundfile
-
     files = sound_files(folder)
     path = files[generator.integers(len(files))]
     if seconds is None:
         return decode(path, rate)
     try:
-        spare = max(0.0, soundfile.info(path).duration - seconds)
-    except soundfile.LibsndfileError:
+        spare = max(0.0, sf.info(path).duration - seconds)
+    except sf.LibsndfileError:
         spare = 0.0  # decode raises with the reason
     start = spare * generator.random()
     return decode(path, rate, start, start + seconds)
@@ -274,10 +216,7 @@ def _between(limits: Sequence[float], generator: np.random.Generator) -> float:
 
 def augment(samples: np.ndarray, rate: int, config: Augmentation, generator: np.random.Generator) -> np.ndarray:
     """One clip's samples changed by `config`: cropped, then in the order in which sound travels: voice (speed, pitch),
-    room, noise, level. With every probability 0 the result is the clip itself.
-
-    Raises:
-        AudioError: a file of `noise_dir` or `reverb_dir` cannot be read.
+    room, noise, level. With every probability 0 the result is the clip itself. AudioError: unreadable file of a folder.
     """
     if config.crop_p and generator.random() < config.crop_p:  # 0 draws nothing
         samples = crop(samples, _between(config.crop_keep, generator) * len(samples), 1, generator)
@@ -299,19 +238,25 @@ def augment(samples: np.ndarray, rate: int, config: Augmentation, generator: np.
     return samples
 
 
+def spec_augment(
+    spectrogram: np.ndarray, generator: np.random.Generator, config: Augmentation | None = None
+) -> np.ndarray:
+    """SpecAugment without its time warp (Park et al. 2019), with the numbers and sizes of `config`, by default those of
+    its Switchboard mild policy. The spectrogram is log or dB and not padded: masks are filled with its mean."""
+    config = config or Augmentation()
+    rows = spans(spectrogram.shape[0], config.spec_freq_masks, config.spec_freq_width, generator)
+    frames = spans(spectrogram.shape[1], config.spec_time_masks, config.spec_time_width, generator)
+    return np.where(rows[:, None] | frames, spectrogram.mean(dtype=np.float64), spectrogram).astype(spectrogram.dtype)
+
+
 def augment_spectrogram(spectrogram: np.ndarray, config: Augmentation, generator: np.random.Generator) -> np.ndarray:
-    """`spec_augment` with the probability and sizes of `config`."""
-    if generator.random() >= config.spec_p:
-        return spectrogram
-    sizes = {name: getattr(config, f"spec_{name}") for name in ("freq_masks", "freq_width", "time_masks", "time_width")}
-    return spec_augment(spectrogram, generator, **sizes)
+    """`spec_augment` with the probability `config.spec_p`."""
+    return spec_augment(spectrogram, generator, config) if generator.random() < config.spec_p else spectrogram
 
 
 def draw_examples(samples: np.ndarray, rate: int, config: Augmentation, seed: int) -> bytes:
-    """PNG: waveform and spectrogram of a clip, after each transform in use alone, and after two draws of all together.
-
-    Mixup is not drawn (it requires two clips); SpecAugment is drawn on the spectrogram.
-    """
+    """PNG: waveform and spectrogram of a clip, after each transform in use alone, and after two draws of all together,
+    without mixup, which requires two clips."""
     from matplotlib.figure import Figure
 
     never = {entry.name: 0.0 for entry in fields(config) if entry.name.endswith("_p")}
@@ -319,21 +264,20 @@ def draw_examples(samples: np.ndarray, rate: int, config: Augmentation, seed: in
     rows = [("as recorded", replace(config, **never))]
     rows += [(name.removesuffix("_p"), replace(config, **{**never, name: 1.0})) for name in used]
     rows += [(f"as in training, draw {number}", config) for number in (1, 2)] if used else []
-    generators = [np.random.default_rng((seed, index)) for index in range(len(rows))]
-    clips = [augment(samples, rate, row, generator) for (_, row), generator in zip(rows, generators, strict=True)]
-    longest = max(map(len, clips)) / rate
-    figure = Figure(figsize=(10, 1.8 * len(rows)), layout="constrained")
-    for index, ((name, row), clip) in enumerate(zip(rows, clips, strict=True)):
-        wave = figure.add_subplot(len(rows), 2, 2 * index + 1, xlim=(0, longest))
+    figure, longest = Figure(figsize=(10, 1.8 * len(rows)), layout="constrained"), 0.0
+    panels = figure.subplots(len(rows), 2, squeeze=False, sharex=True)
+    for index, (name, row) in enumerate(rows):
+        generator, (wave, image) = np.random.default_rng((seed, index)), panels[index]
+        clip = augment(samples, rate, row, generator)
+        picture = augment_spectrogram(_decibels(clip, rate), row, generator)
+        longest = max(longest, len(clip) / rate)
         wave.set_title(name, loc="left", fontsize="medium")
         wave.plot(np.arange(len(clip)) / rate, clip, linewidth=0.4)
-        picture = augment_spectrogram(_decibels(clip, rate), row, generators[index])
-        image = figure.add_subplot(len(rows), 2, 2 * index + 2)
         extent = (0, len(clip) / rate, 0, rate / 2000)
         image.imshow(picture, origin="lower", aspect="auto", extent=extent, vmin=picture.max() - 80, cmap="magma")
-        image.set(xlim=(0, longest), ylabel="kHz")
-    for axes in figure.axes[-2:]:
-        axes.set_xlabel("seconds")
+        image.set_ylabel("kHz")
+    for axes in panels[-1]:
+        axes.set(xlabel="seconds", xlim=(0, longest))
     return png(figure)
 
 

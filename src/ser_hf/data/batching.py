@@ -1,16 +1,15 @@
 """Batches of clips of similar length, as many as fit into a budget in seconds of audio per batch.
 
 Random batches of eight IEMOCAP utterances compute 2.35 times the real audio; these compute about 1.02 times, and the
-largest batch is about as large as the mean one, so that memory is known in advance. The Trainer's own `group_by_length`
-has the same largest batch, reads the lengths by decoding every clip, and permutes predictions.
+largest is about as large as the mean one. The Trainer's own `group_by_length` decodes every clip for its length.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
-# Relative noise on the lengths that are sorted, so that every epoch has other batches. 0.02 costs about 2 % padding and
-# mixes all clips of nearly equal length.
+# Relative noise on the lengths that are sorted, so that every epoch has other batches; it costs about 2 % padding.
 JITTER = 0.02
 
 
@@ -44,62 +43,43 @@ def split_to(batches: list[np.ndarray], count: int, durations: np.ndarray) -> li
 
 
 def sampling_weights(groups: list) -> np.ndarray:
-    """One weight per clip, with which each group (class, speaker) is drawn equally often.
-
-    >>> sampling_weights(["a", "a", "a", "b"]).tolist()
-    [0.3333333333333333, 0.3333333333333333, 0.3333333333333333, 1.0]
-    """
+    """One weight per clip, with which each group (class, speaker) is drawn equally often: 1 / size of its group."""
     _, index, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     return 1.0 / counts[index]
 
 
+@dataclass(eq=False, repr=False)
 class LengthBatchSampler:
     """Batches of row numbers for one rank: over all ranks every clip exactly once per epoch, equally many batches each.
 
-    The batches of an epoch are a function of `seed` and the epoch alone, so that a resumed run has the batches of an
-    unbroken one; their number is the same in every epoch, because the Trainer computes its steps once. Ranks take
-    turns: an update of two ranks has the same clips as one of one rank with two accumulation steps.
-
-    Args:
-        durations: Seconds of each clip, a plain array (a datasets column would be read clip by clip).
-        seconds: Budget of padded audio per batch; None for batches of `count` clips.
-        count: Clips per batch where `seconds` is None, drawn at random like the Trainer's default.
-        seed: Seed of all randomness, with the epoch.
-        rank, world_size: This process, and the number of processes.
-        weights: One per clip: every epoch draws as many clips as there are, with replacement and by these weights
-            (balanced sampling), instead of each exactly once.
-        on_epoch: Called with each epoch (for the collator, whose randomness depends on it).
-
-    Raises:
-        ValueError: fewer clips than processes.
+    The batches are a function of `seed` and the epoch alone, so that a resumed run has those of an unbroken one; there
+    are equally many in every epoch, because the Trainer computes its steps once. Ranks take turns: an update of two
+    ranks has the same clips as one of one rank with two accumulation steps. ValueError: fewer clips than processes.
     """
 
-    def __init__(
-        self,
-        durations: np.ndarray,
-        seconds: float | None,
-        count: int = 8,
-        seed: int = 42,
-        rank: int = 0,
-        world_size: int = 1,
-        weights: np.ndarray | None = None,
-        on_epoch: Callable[[int], None] | None = None,
-    ):
-        self.durations = np.asarray(durations, dtype=np.float64)
-        if len(self.durations) < world_size:
-            raise ValueError(f"{len(self.durations)} clips cannot be shared by {world_size} processes")
-        self.seconds, self.count, self.seed = seconds, count, seed
-        self.rank, self.world_size, self.epoch = rank, world_size, 0
-        self.weights = None if weights is None else np.asarray(weights) / np.sum(weights)
-        self.on_epoch = on_epoch
-        if seconds is None:
-            fewest = -(-len(self.durations) // count)
-        else:
-            # 3 % more batches than without noise, as room for the noise; some of the longest are halved for it.
-            everything = np.arange(len(self.durations))
-            fewest = -(-len(self._cut(everything, 0.0, np.random.default_rng(seed))) * 103 // 100)
-        most = len(self.durations) // world_size * world_size
-        self.total = min(-(-fewest // world_size) * world_size, most)
+    durations: np.ndarray  # seconds of each clip, a plain array (a datasets column would be read clip by clip)
+    seconds: float | None  # budget of padded audio per batch; None for batches of `count` clips, drawn at random
+    count: int = 8
+    seed: int = 42
+    rank: int = 0
+    world_size: int = 1
+    # One per clip: every epoch draws as many clips as there are, with replacement and by these weights (balanced
+    # sampling), instead of each exactly once.
+    weights: np.ndarray | None = None
+    on_epoch: Callable[[int], None] | None = None  # called with each epoch (for the collator's randomness)
+    epoch: int = field(default=0, init=False)
+
+    def __post_init__(self):
+        self.durations = np.asarray(self.durations, dtype=np.float64)
+        clips, ranks = np.arange(len(self.durations)), self.world_size
+        if len(clips) < ranks:
+            raise ValueError(f"{len(clips)} clips cannot be shared by {ranks} processes")
+        if self.weights is not None:
+            self.weights = np.asarray(self.weights) / np.sum(self.weights)
+        fewest = -(-len(clips) // self.count)
+        if self.seconds is not None:  # 3 % more than without noise, as room for it; some of the longest are halved
+            fewest = -(-len(self._cut(clips, 0.0, np.random.default_rng(self.seed))) * 103 // 100)
+        self.total = min(-(-fewest // ranks) * ranks, len(clips) // ranks * ranks)
 
     def set_epoch(self, epoch: int) -> None:
         """The Trainer calls this before each epoch."""
@@ -142,27 +122,12 @@ class LengthBatchSampler:
 def evaluation_batches(
     durations: np.ndarray, seconds: float | None, count: int = 8, exact: bool = False
 ) -> list[np.ndarray]:
-    """Batches for evaluation, longest first, so that a too large batch fails at once and not at the end.
-
-    Args:
-        durations: Seconds of each clip.
-        seconds: Budget of padded audio per batch; None for `count` clips per batch, also sorted by length.
-        count: Clips per batch where `seconds` is None.
-        exact: Only clips of equal length share a batch, so that nothing is padded: for padding-sensitive encoders.
-    """
+    """Batches for evaluation, longest first, so that a too large batch fails at once and not at the end: within a
+    budget of `seconds` of padded audio, or of `count` clips if it is None. With `exact` only clips of equal length
+    share a batch, so that nothing is padded: for padding-sensitive encoders."""
     durations = np.asarray(durations, dtype=np.float64)
     order = np.argsort(-durations, kind="stable")
-    if exact:
-        starts = np.flatnonzero(np.diff(durations[order], prepend=np.inf) != 0)
-        runs = np.split(order, starts[1:]) if len(order) else []
-    else:
-        runs = [order] if len(order) else []
+    runs = np.split(order, np.flatnonzero(np.diff(durations[order])) + 1) if exact else [order]
     if seconds is None:
         return [run[i : i + count] for run in runs for i in range(0, len(run), count)]
     return [batch for run in runs for batch in cut_by_seconds(durations, run, seconds)]
-
-
-def padding_factor(durations: np.ndarray, batches: list[np.ndarray]) -> float:
-    """Padded seconds divided by real seconds; 1.0 is no padding."""
-    padded = sum(durations[batch].max() * len(batch) for batch in batches)
-    return float(padded / durations[np.concatenate(batches)].sum())

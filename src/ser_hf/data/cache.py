@@ -1,9 +1,7 @@
 """Tensors on disk, named by the content they were computed from: features and hidden states are computed once.
 
-A store is a folder of safetensors files, named by the settings of the computation (`settings_folder`). The name of a
-tensor is the content it was computed from (an utterance's audio hash, its text): a changed clip is computed anew, all
-corpora and runs share an unchanged one. Files are only added, each written whole or not at all, so that an interrupted
-run continues where it stopped and several processes may add at the same time. Nothing is ever deleted here.
+A store is a folder of safetensors files, named by the settings of the computation; a tensor's name is the hash of the
+audio or text it was computed from. Files are only added, each whole or not at all: several processes may do so at once.
 """
 
 import os
@@ -23,12 +21,8 @@ FORMAT = 2
 
 
 def settings_folder(kind: str, *settings) -> Path:
-    """The folder of tensors of one kind with the same settings: under `$SER_CACHE`, else beside the `datasets` cache.
-
-    Args:
-        kind: First part of the folder's name, such as `features`.
-        settings: Everything the tensors depend on besides their content, as values whose `repr` is stable.
-    """
+    """The folder of tensors of one kind (such as `features`) with the same settings: under `$SER_CACHE`, else beside
+    the `datasets` cache. `settings` are all that the tensors depend on besides their content, with a stable `repr`."""
     import datasets
 
     home = os.environ.get("SER_CACHE") or Path(datasets.config.HF_DATASETS_CACHE).parent / "ser_hf"
@@ -37,11 +31,7 @@ def settings_folder(kind: str, *settings) -> Path:
 
 
 def content_hash(*parts: str | None) -> str:
-    """A short name for texts.
-
-    >>> content_hash("a", "b") == content_hash("a", "b") != content_hash("ab")
-    True
-    """
+    """A short name for texts, in their order."""
     return xxhash.xxh3_128("\0".join("" if part is None else part for part in parts).encode()).hexdigest()
 
 
@@ -51,17 +41,10 @@ class Store:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self._open()
-
-    def _open(self) -> None:
         self._parts, self._file_of = {}, {}
 
-    def __getstate__(self) -> dict:
-        return {"folder": self.folder}
-
-    def __setstate__(self, state: dict) -> None:
-        self.folder = state["folder"]
-        self._open()
+    def __reduce__(self):
+        return type(self), (self.folder,)
 
     def refresh(self) -> None:
         """Open the files that this or another process has added."""
@@ -77,20 +60,14 @@ class Store:
     def missing(self, names: Iterable[str]) -> list[int]:
         """Positions of the names that the store lacks, each distinct name once."""
         self.refresh()
-        seen, positions = set(), []
+        first = {}
         for position, name in enumerate(names):
-            if name not in self._file_of and name not in seen:
-                seen.add(name)
-                positions.append(position)
-        return positions
+            first.setdefault(name, position)
+        return [position for name, position in first.items() if name not in self]
 
     def __getitem__(self, name: str) -> torch.Tensor:
-        """One tensor, read from its file.
-
-        Raises:
-            KeyError: no tensor has that name.
-        """
-        if name not in self._file_of:
+        """One tensor, read from its file; KeyError if no tensor has that name."""
+        if name not in self:
             self.refresh()
         return self._file_of[name].get_tensor(name)
 

@@ -3,7 +3,9 @@
 import logging
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,16 +19,9 @@ logger = logging.getLogger(__name__)
 def pad_and_normalize(
     clips: Sequence[np.ndarray], normalize: bool, padding_value: float = 0.0
 ) -> dict[str, torch.Tensor]:
-    """The output of `Wav2Vec2FeatureExtractor` for clips, three times faster.
-
-    Args:
-        clips: Mono float32 samples, one array per clip.
-        normalize: Zero mean and unit variance for each clip, over its own samples.
-        padding_value: Value of the padding after shorter clips.
-
-    Returns:
-        `input_values` `(batch, samples)`, and `attention_mask` (1 = real sample) if any clip is padded.
-    """
+    """The output of `Wav2Vec2FeatureExtractor` for mono float32 clips, three times faster: `input_values`
+    `(batch, samples)`, and `attention_mask` (1 = real sample) if any clip is padded. With `normalize` each clip has
+    zero mean and unit variance over its own samples."""
     lengths = torch.tensor([len(clip) for clip in clips])
     values = torch.full((len(clips), int(lengths.max())), padding_value)
     for row, clip in zip(values, clips, strict=True):
@@ -41,51 +36,32 @@ def pad_and_normalize(
     return batch
 
 
+@dataclass(eq=False)
 class SpeechCollator:
     """Decodes, resamples, trims, augments, normalises and pads the clips of a batch; a class because workers must
-    pickle it.
+    pickle it. SerError: `trim_db` is not above 0.
 
-    All randomness is a function of the seed, the epoch and the clip, whatever worker or process makes the batch: two
-    processes draw the same as one, and a resumed run the same as an unbroken one.
-
-    Args:
-        feature_extractor: The encoder's: its rate in Hz, whether it normalises, and its padding value.
-        skip_unreadable: Leave out, with a warning, a clip that has become unreadable since the corpus was scanned: for
-            training. In evaluation it is an error, because every utterance must be scored.
-        trim_db: Trim silence at both ends, this many dB below the clip's loudest; None keeps it. Windows are never
-            trimmed.
-        min_seconds, max_seconds: Zero-pad shorter clips; crop longer ones, at random if `augmentation` is given and to
-            the centre otherwise.
-        augmentation: Random changes, in training; None in evaluation.
-        seed: Seed of all randomness.
-        num_labels: Number of classes; mixup requires it to make class labels soft.
-
-    Raises:
-        SerError: `trim_db` is not above 0.
+    All randomness is a function of the seed, the epoch and the clip: any number of workers and processes draws the
+    same, and a resumed run the same as an unbroken one.
     """
 
-    columns = ("id", "audio", "label", "window_start", "window_end")  # the columns of a row that are read
-    values = "input_values"  # name of the model's input
+    feature_extractor: Any  # of the encoder
+    # Leave out, with a warning, a clip that has become unreadable since the corpus was scanned: for training. In
+    # evaluation it is an error, because every utterance must be scored.
+    skip_unreadable: bool = False
+    trim_db: float | None = None  # these three as in `read_clip`; crops are random with `augmentation`, else central
+    min_seconds: float = 0.0
+    max_seconds: float | None = None
+    augmentation: Augmentation | None = None  # in training
+    seed: int = 42
+    num_labels: int | None = None  # mixup requires it to make class labels soft
+    epoch: int = field(default=0, init=False)
 
-    def __init__(
-        self,
-        feature_extractor,
-        skip_unreadable: bool = False,
-        trim_db: float | None = None,
-        min_seconds: float = 0.0,
-        max_seconds: float | None = None,
-        augmentation: Augmentation | None = None,
-        seed: int = 42,
-        num_labels: int | None = None,
-    ):
-        check_trim_db(trim_db)
-        self.sampling_rate = feature_extractor.sampling_rate
-        self.normalize = getattr(feature_extractor, "do_normalize", False)
-        self.padding_value = feature_extractor.padding_value
-        self.skip_unreadable = skip_unreadable
-        self.trim_db, self.min_seconds, self.max_seconds = trim_db, min_seconds, max_seconds
-        self.augmentation, self.seed, self.num_labels = augmentation, seed, num_labels
-        self.epoch = 0
+    columns: ClassVar = ("id", "audio", "label", "window_start", "window_end")  # the columns of a row that are read
+    values: ClassVar = "input_values"  # name of the model's input
+
+    def __post_init__(self):
+        check_trim_db(self.trim_db)
 
     def set_epoch(self, epoch: int) -> None:
         """The batch sampler calls this, so that every epoch draws anew."""
@@ -96,24 +72,19 @@ class SpeechCollator:
 
     def samples(self, row: dict, generator: np.random.Generator, trim_db: float | None) -> np.ndarray:
         """The samples of a row, with augmentation in training; raises `AudioError` if it cannot be read."""
-        rate, config = self.sampling_rate, self.augmentation
-        return read_clip(
-            row["audio"],
-            rate,
-            trim_db,
-            self.min_seconds,
-            self.max_seconds,
-            row.get("window_start"),
-            row.get("window_end"),
-            change=None if config is None else partial(augment, rate=rate, config=config, generator=generator),
-            generator=None if config is None else generator,
-        )
+        rate, config, random = self.feature_extractor.sampling_rate, self.augmentation, {}
+        if config is not None:
+            change = partial(augment, rate=rate, config=config, generator=generator)
+            random = {"change": change, "generator": generator}
+        times = row.get("window_start"), row.get("window_end")
+        return read_clip(row["audio"], rate, trim_db, self.min_seconds, self.max_seconds, *times, **random)
 
     def _clip(self, row: dict) -> np.ndarray:
         return self.samples(row, self._generator(row["id"]), self.trim_db)
 
     def _batch(self, clips: list) -> dict[str, torch.Tensor]:
-        return pad_and_normalize(clips, self.normalize, self.padding_value)
+        normalize = getattr(self.feature_extractor, "do_normalize", False)
+        return pad_and_normalize(clips, normalize, self.feature_extractor.padding_value)
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         clips, labels = [], []

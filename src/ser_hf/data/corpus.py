@@ -1,13 +1,10 @@
-"""What a loading script builds on: the builder base, protocols as data, and the report on a loaded corpus.
-
-A loading script (`loading_scripts/<corpus>.py`) is one `SpeechCorpus` subclass: a card, label configurations,
-protocols, `root` (is this folder the corpus?) and `utterances` (one dict per utterance). Nothing else names a corpus.
-"""
+"""What a loading script builds on: the builder base, protocols as data, and the report on a loaded corpus."""
 
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -17,35 +14,23 @@ from ..errors import SerError
 from .audio import AudioError, cut, scan
 from .schema import COLUMNS, CorpusCard, LabelConfig, features
 
-# The cached rows keep why a clip is unusable, so that a second run reports the same as the first.
-PROBLEM = "problem"
+PROBLEM = "problem"  # column of the cached rows: why a clip is unusable, so that every run reports the same
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """One way to make folds.
+    """One way to make folds. `by` is what is kept together and held out: a column (`speaker`, `session`, `split`),
+    `prefix` (the first six letters of the id), `speakers-in-five`, or `random` (clips; texts where there is no audio).
+    `validation` is `carve` (whole speakers of train, or sessions where `by` is one), `partner` (the other speaker of
+    the test speaker's session), `texts` (whole sentences, where one training speaker is left) or `by` values."""
 
-    Args:
-        name: Value of `--protocol`.
-        source: Who uses it.
-        by: What is kept together and held out: a column (`speaker`, `session`, `split`), `prefix` (the first six
-            letters of the id), `speakers-in-five`, or `random` (clips; texts where there is no audio).
-        folds: Test groups, one tuple of `by` values per fold; empty means one fold per value. For `random` the number
-            of folds is `len(folds)`.
-        validation: `carve` (whole speakers of train, or sessions where `by` is one), `partner` (the other speaker of
-            the test speaker's session), `texts` (whole sentences of the training speakers, where only one speaker is
-            left to train on) or an explicit tuple of `by` values.
-        speaker_independent: False marks a protocol that leaks speakers by construction, or where speakers are unknown.
-        speakers_known: False if the corpus does not say who speaks.
-    """
-
-    name: str
-    source: str
+    name: str  # value of `--protocol`
+    source: str  # who uses it
     by: str = "speaker"
-    folds: tuple[tuple[str, ...], ...] = ()
+    folds: tuple[tuple[str, ...], ...] = ()  # test groups of `by` values; empty for one per value; `random` counts them
     validation: str | tuple[str, ...] = "carve"
-    speaker_independent: bool = True
-    speakers_known: bool = True
+    speaker_independent: bool = True  # False if it leaks speakers by construction, or they are unknown
+    speakers_known: bool = True  # False if the corpus does not say who speaks
 
     @property
     def warning(self) -> str:
@@ -57,19 +42,16 @@ class Protocol:
 
 LEAVE_ONE_SPEAKER_OUT = Protocol("leave-one-speaker-out", "each speaker is the test set once")
 SPEAKER_FOLDS = Protocol("speaker-folds", "five folds of whole speakers, of nearly equal size", by="speakers-in-five")
-RANDOM = Protocol(
+_random = partial(Protocol, by="random", speaker_independent=False)
+RANDOM = _random(
     "random",
     "utterances shuffled, 80/20: speakers are in train and test, only for comparison with papers that did so",
-    by="random",
-    folds=((), (), (), (), ()),
-    speaker_independent=False,
+    folds=((),) * 5,
 )
-EMOBOX_SIZES = Protocol(
+EMOBOX_SIZES = _random(
     "random-75-25-leaks-speakers",
     "random 75/25, the sizes of EmoBox's only fold of this corpus (its file list is not shipped here); fold 0 of four",
-    by="random",
-    folds=((), (), (), ()),
-    speaker_independent=False,
+    folds=((),) * 4,
 )
 
 
@@ -81,15 +63,12 @@ def file_state(path: str | Path, name: str | Path | None = None) -> str:
 
 class SpeechCorpus(datasets.ArrowBasedBuilder):
     """Base of all corpora: scans every clip once (duration, audio hash, problems) and writes paths, not samples.
-
-    Subclasses set `CARD`, `BUILDER_CONFIGS` (of `LabelConfig`), `DEFAULT_CONFIG_NAME`, `OPTIONAL` (their optional
-    columns) and `PROTOCOLS` (the default first), and define `root` and `utterances`.
-    """
+    A loading script is one subclass, which sets the constants and defines `root` and `utterances`."""
 
     BUILDER_CONFIG_CLASS = LabelConfig
     CARD: CorpusCard
-    OPTIONAL: tuple[str, ...] = ()
-    PROTOCOLS: tuple[Protocol, ...] = (SPEAKER_FOLDS, LEAVE_ONE_SPEAKER_OUT)
+    OPTIONAL: tuple[str, ...] = ()  # optional columns
+    PROTOCOLS: tuple[Protocol, ...] = (SPEAKER_FOLDS, LEAVE_ONE_SPEAKER_OUT)  # the default first
     REMARKS: tuple[str, ...] = ()  # what the report also says: rows skipped, values not read
 
     @classmethod
@@ -118,28 +97,20 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
                     yield file_state(path, path.relative_to(root))
 
     def utterances(self, root: Path) -> list[dict]:
-        """All utterances in a fixed order, one dict each.
-
-        `id`; `audio` (a path, `{"bytes", "path"}`, or None in a corpus of texts); `emotion` (a word of
-        `schema.EMOTIONS`, None where there is no single one); `text`; `speaker`; the optional columns; `scores`
-        (`{target: value}`) for vector labels. `cut: True` cuts the audio from `start` to `end` seconds out of its
-        recording; `problem` says why a clip is unusable, where the loading script knows better than the decoder.
-        """
+        """All utterances in a fixed order, one dict each: `id`; `audio` (a path, `{"bytes", "path"}`, or None in a
+        corpus of texts); `emotion` (a word of `schema.EMOTIONS`, None where there is no single one); `text`; `speaker`;
+        the optional columns; `scores` (`{target: value}`) for vector labels. `cut: True` cuts the audio from `start` to
+        `end` seconds out of its recording; `problem` says why a clip is unusable, where the decoder cannot know."""
         raise NotImplementedError
 
     def with_audio(self, rows: list[dict]) -> list[dict]:
-        """A block of rows with their `audio`. A corpus whose audio is in no file reads it here, a block at a time."""
+        """A block of rows with their `audio`, which a corpus whose audio is in no file reads here."""
         return rows
 
     def _info(self) -> datasets.DatasetInfo:
-        columns = features(self.config, self.OPTIONAL)
-        return datasets.DatasetInfo(
-            description=self.CARD.title,
-            citation=self.CARD.citation,
-            homepage=self.CARD.homepage,
-            license=self.CARD.licence,
-            features=datasets.Features({**columns, PROBLEM: datasets.Value("string")}),
-        )
+        columns = {**features(self.config, self.OPTIONAL), PROBLEM: datasets.Value("string")}
+        card = {"citation": self.CARD.citation, "homepage": self.CARD.homepage, "license": self.CARD.licence}
+        return datasets.DatasetInfo(description=self.CARD.title, features=datasets.Features(columns), **card)
 
     def _split_generators(self, dl_manager) -> list[datasets.SplitGenerator]:
         root = Path(self.config.data_dir or "")
@@ -162,15 +133,14 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
         if audio and not isinstance(audio, dict):
             audio = {"bytes": None, "path": str(audio)}
         columns = {name: row.get(name) for name in (*COLUMNS, *self.OPTIONAL)}
-        return {**columns, "audio": audio, "label": self._label(row), **result}
-
-    def _label(self, row: dict) -> int | list[float] | None:
         if self.config.targets:
             values = {**row, **row.get("scores", {})}
             vector = [values.get(target) for target in self.config.targets]
-            return None if None in vector else [float(value) for value in vector]
-        word = self.config.label_map.get(row["emotion"])
-        return None if word is None else self.config.label_names.index(word)
+            label = None if None in vector else [float(value) for value in vector]
+        else:
+            word = self.config.label_map.get(row["emotion"])
+            label = None if word is None else self.config.label_names.index(word)
+        return {**columns, "audio": audio, "label": label, **result}
 
 
 def scan_row(row: dict) -> dict:
@@ -188,12 +158,8 @@ def scan_row(row: dict) -> dict:
 
 @dataclass
 class CorpusReport:
-    """A loaded corpus against its official size. Written into every result and card.
-
-    `outside_labels` counts utterances that the label configuration leaves out; `problems` are the unusable clips;
-    `missing` is official minus loaded, so a negative number means files that the official corpus does not have;
-    `remarks` are the builder's.
-    """
+    """A loaded corpus against its official size, for every result and card: `outside_labels` counts utterances that the
+    label set leaves out, `problems` are the unusable clips, `remarks` the builder's."""
 
     corpus: str
     labels: str
@@ -212,13 +178,13 @@ class CorpusReport:
 
     @property
     def missing(self) -> int:
+        """Official minus loaded; negative if there are files that the official corpus does not have."""
         return self.official - self.utterances - len(self.problems)
 
     def lines(self) -> list[str]:
         """Report lines for the screen: a summary, then one line for each difference from the official corpus."""
-        lines = [
-            f"{self.corpus} ({self.labels}): {self.utterances} utterances, {self.speakers} speakers, {self.hours:.2f} h"
-        ]
+        sizes = f"{self.utterances} utterances, {self.speakers} speakers, {self.hours:.2f} h"
+        lines = [f"{self.corpus} ({self.labels}): {sizes}"]
         if self.missing > 0:
             lines.append(f"  {self.missing} of the {self.official} official utterances are missing")
         if self.missing < 0:
@@ -235,44 +201,3 @@ class CorpusReport:
     def as_dict(self) -> dict:
         """For JSON; without the card, from which results copy single facts."""
         return {**{name: value for name, value in asdict(self).items() if name != "card"}, "missing": self.missing}
-
-
-def select_usable(
-    everything: datasets.Dataset, name: str, config: LabelConfig, corpus: type[SpeechCorpus], root: Path | None
-) -> tuple[datasets.Dataset, CorpusReport]:
-    """The usable rows that carry a label, and the report on all rows.
-
-    Args:
-        everything: All rows as the builder wrote them, with the column `problem`.
-        name: The corpus's name in the report.
-        root: Its folder, which the report does not show.
-    """
-    table = everything.with_format("arrow")[:]
-    # Relative to the corpus: these lines go into results and cards, which name no folder of this machine.
-    problems = [text and text.replace(f"{root}/", "") for text in table[PROBLEM].to_pylist()]
-    labels = table["label"].to_pylist()
-    keep = [i for i, problem in enumerate(problems) if problem is None and labels[i] is not None]
-    usable = everything.select(keep).remove_columns(PROBLEM)
-    outside = sum(p is None and label is None for p, label in zip(problems, labels, strict=True))
-    # Without published counts of a label set, utterances outside it cannot be told from missing ones.
-    official = sum(config.counts.values()) or corpus.CARD.utterances - outside
-    per_label = {}
-    if not config.targets:
-        per_label = {word: sum(labels[i] == index for i in keep) for index, word in enumerate(config.label_names)}
-    report = CorpusReport(
-        corpus=name,
-        labels=config.name,
-        label_names=config.label_names,
-        problem_type=config.problem_type,
-        utterances=len(keep),
-        official=official,
-        hours=round(sum(d or 0.0 for d in usable["duration"]) / 3600, 4),
-        speakers=len(set(usable["speaker"]) - {None}),
-        per_label=per_label,
-        official_per_label=dict(config.counts) if per_label else {},
-        outside_labels=outside,
-        problems=[p for p, label in zip(problems, labels, strict=True) if p is not None and label is not None],
-        remarks=list(corpus.REMARKS),
-        card=corpus.CARD,
-    )
-    return usable, report

@@ -1,25 +1,24 @@
-"""Corpora by name: `find_source` resolves a name once, `load` builds its dataset, `load_corpus` does both.
-
-The folder `loading_scripts/` is the registry.
-"""
+"""Corpora by name: `find_source` resolves a name once, `load` builds its dataset, `load_corpus` does both."""
 
 import importlib
 import inspect
 import os
 import pkgutil
 import re
+from collections import Counter
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import xxhash
 
 from .. import __version__
 from ..errors import SerError
 from .audio import scan
-from .corpus import CorpusReport, Protocol, SpeechCorpus, select_usable
+from .corpus import PROBLEM, CorpusReport, Protocol, SpeechCorpus
 from .schema import LabelConfig, features
 from .sources import folder_corpus, hub_corpus
 
@@ -28,23 +27,14 @@ logger = datasets.logging.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Source:
-    """A resolved `--dataset`: nothing is loaded yet, and nothing about it has to be looked up again.
+    """A resolved `--dataset`: nothing is loaded yet, and nothing about it has to be looked up again."""
 
-    Args:
-        name: As the user wrote it.
-        shown: Its name in results and cards: a folder by `./` and its last part alone, others as they are.
-        corpus: Its builder class, with card and protocols.
-        config: The label configuration.
-        protocol: The protocol that makes its folds.
-        root: The corpus's folder, absolute; None for a dataset on the Hub.
-    """
-
-    name: str
-    shown: str
+    name: str  # as the user wrote it
+    shown: str  # in results and cards: a folder by `./` and its last part alone, others as they are
     corpus: type[SpeechCorpus]
     config: LabelConfig
     protocol: Protocol
-    root: Path | None
+    root: Path | None  # the corpus's folder, absolute; None for a dataset on the Hub
 
     @property
     def stem(self) -> str:
@@ -53,21 +43,13 @@ class Source:
 
 
 def list_corpora() -> list[str]:
-    """Names of all corpora: the files of `loading_scripts/`.
-
-    >>> "demo" in list_corpora()
-    True
-    """
+    """Names of all corpora: the files of `loading_scripts/`."""
     package = importlib.import_module("ser_hf.loading_scripts")
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name[0] != "_")
 
 
 def corpus_class(name: str) -> type[SpeechCorpus]:
-    """The `SpeechCorpus` subclass of a loading script.
-
-    Raises:
-        SerError: no such corpus; the message suggests the nearest name.
-    """
+    """The `SpeechCorpus` subclass of a loading script. SerError: no such corpus; suggests the nearest name."""
     if name not in list_corpora():
         near = get_close_matches(name, list_corpora(), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -78,11 +60,7 @@ def corpus_class(name: str) -> type[SpeechCorpus]:
 
 
 def find_protocol(corpus: str, name: str | None = None) -> Protocol:
-    """A protocol of a corpus by the corpus's name; the default protocol if `name` is None.
-
-    Raises:
-        SerError: the corpus has no protocol of that name.
-    """
+    """A protocol of a corpus by the corpus's name; the default protocol if `name` is None. SerError: no such one."""
     kind = corpus_class(corpus) if corpus in list_corpora() else SpeechCorpus
     return _choose(kind.protocols(), name, f"{corpus} has no protocol")
 
@@ -95,24 +73,21 @@ def _choose(choices: dict, name: str | None, mistake: str) -> Any:
 
 
 def is_own(name: str) -> bool:
-    """Whether a `--dataset` value is no corpus of `list_corpora()` but the user's: a folder or a dataset on the Hub."""
+    """Whether a `--dataset` value is a folder or a dataset on the Hub, and no corpus of `list_corpora()`."""
     return name not in list_corpora() and ("/" in name or Path(name).is_dir())
 
 
 def find_source(
     name: str, labels: str | None = None, data_dir: str | Path | None = None, protocol: str | None = None
 ) -> Source:
-    """Resolve the name of a corpus, its label set, its protocol and its folder. A Hub dataset is downloaded here on
-    first use: its label set is in its data.
+    """Resolve the name of a corpus, its label set and protocol (the default ones if None) and its folder. SerError:
+    unknown corpus, label set or protocol, or the corpus is not there.
 
     Args:
-        name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`).
-        labels: Label configuration (on the Hub: the dataset's configuration); the default one if None.
+        name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`), which
+            is downloaded here on first use: its label set is in its data.
+        labels: Label configuration; on the Hub the dataset's configuration.
         data_dir: The corpus's folder, or one above it; else it is searched under `$SER_DATA_DIR`.
-        protocol: Name of a protocol; the default one if None.
-
-    Raises:
-        SerError: unknown corpus, label set or protocol, or the corpus is not there.
     """
     folder, on_hub = Path(name).expanduser().absolute(), False
     if not is_own(name):
@@ -132,15 +107,13 @@ def find_source(
 def _find_root(corpus: type[SpeechCorpus], name: str, data_dir: str | Path | None) -> Path:
     if data_dir is None and (root := corpus.generate()):
         return root
-    folders = dict.fromkeys((name, *corpus.CARD.folders))
     places = []
-    if data_dir is not None:
-        base = Path(data_dir).expanduser().absolute()
-        if not base.is_dir():
+    if above := data_dir if data_dir is not None else os.environ.get("SER_DATA_DIR"):
+        base = Path(above).expanduser().absolute()
+        if data_dir is not None and not base.is_dir():
             raise SerError(f"--data_dir {data_dir}: no such folder; give the folder that holds {corpus.CARD.title}")
-        places = [base, *(base / folder for folder in folders)]
-    elif base := os.environ.get("SER_DATA_DIR"):
-        places = [Path(base).expanduser().absolute() / folder for folder in folders]
+        folders = dict.fromkeys((name, *corpus.CARD.folders))
+        places = [*([base] if data_dir is not None else []), *(base / folder for folder in folders)]
     for place in places:
         if place.is_dir() and (root := corpus.root(place)):
             return root
@@ -152,8 +125,7 @@ def _find_root(corpus: type[SpeechCorpus], name: str, data_dir: str | Path | Non
 
 
 def fingerprint(source: Source) -> str:
-    """A hash of the corpus's content and of the code that reads it: part of the cache key, because `datasets` keys a
-    builder's cache by neither."""
+    """A hash of the corpus's content and of the code that reads it; `datasets` keys a builder's cache by neither."""
     things = (source.corpus, SpeechCorpus, scan, features)
     digest = xxhash.xxh3_64((__version__ + "".join(inspect.getsource(inspect.getmodule(t)) for t in things)).encode())
     for line in source.corpus.state(source.root):
@@ -161,14 +133,45 @@ def fingerprint(source: Source) -> str:
     return digest.hexdigest()
 
 
+def select_usable(everything: datasets.Dataset, source: Source) -> tuple[datasets.Dataset, CorpusReport]:
+    """The usable rows with a label, without the builder's column `problem`, and the report on all rows."""
+    config, card = source.config, source.corpus.CARD
+    table = everything.with_format("arrow")[:]
+    labels, problems = table["label"], table[PROBLEM]
+    clean, labelled = problems.is_null().to_numpy(), labels.is_valid().to_numpy()
+    usable = everything.select(np.flatnonzero(clean & labelled)).remove_columns(PROBLEM)
+    outside = int((clean & ~labelled).sum())
+    per_label = {}
+    if not config.targets:
+        numbers = np.bincount(np.array(usable["label"][:], dtype=int), minlength=len(config.label_names)).tolist()
+        per_label = dict(zip(config.label_names, numbers, strict=True))
+    report = CorpusReport(
+        corpus=source.shown,
+        labels=config.name,
+        label_names=config.label_names,
+        problem_type=config.problem_type,
+        utterances=len(usable),
+        # Without published counts of a label set, utterances outside it cannot be told from missing ones.
+        official=sum(config.counts.values()) or card.utterances - outside,
+        hours=round(sum(d or 0.0 for d in usable["duration"]) / 3600, 4),
+        speakers=len(set(usable["speaker"]) - {None}),
+        per_label=per_label,
+        official_per_label=dict(config.counts) if per_label else {},
+        outside_labels=outside,
+        # Relative to the corpus: these lines go into results and cards, which name no folder of this machine.
+        problems=[
+            text.replace(f"{source.root}/", "") for text in problems.filter(labels.is_valid()).drop_null().to_pylist()
+        ],
+        remarks=list(source.corpus.REMARKS),
+        card=card,
+    )
+    return usable, report
+
+
 def load(
     source: Source, cache_dir: str | Path | None = None, num_proc: int | None = None, strict: bool = False
 ) -> tuple[datasets.Dataset, CorpusReport]:
-    """Load a resolved corpus; `load_corpus` describes the dataset and the arguments.
-
-    Raises:
-        SerError: no usable utterance, repeated ids, or (`strict`) not complete.
-    """
+    """Load a resolved corpus, as `load_corpus`."""
     builder = source.corpus(
         cache_dir=cache_dir,
         config_name=source.config.name,
@@ -177,8 +180,7 @@ def load(
         hash=fingerprint(source),
     )
     builder.download_and_prepare(num_proc=num_proc, verification_mode="no_checks")
-    everything = builder.as_dataset(split="train")
-    usable, report = select_usable(everything, source.shown, source.config, source.corpus, source.root)
+    usable, report = select_usable(builder.as_dataset(split="train"), source)
     differences = "; ".join(line.strip() for line in report.lines()[1:]).replace(":;", ":")
     for line in report.lines():
         logger.info(line)
@@ -187,12 +189,11 @@ def load(
     if not len(usable):
         where = source.root or f"--dataset {source.name}"
         raise SerError(f"{where}: no usable utterance of {source.shown} ({source.config.name}); {differences}")
-    ids, seen = list(usable["id"]), set()
-    repeated = [name for name in ids if name in seen or seen.add(name)]
-    if repeated:  # scores are gathered by id
+    id, number = Counter(usable["id"][:]).most_common(1)[0]
+    if number > 1:  # scores are gathered by id
         raise SerError(
-            f"--dataset {source.name}: {len(ids)} utterances have only {len(seen)} ids, {repeated[0]!r} occurs "
-            f"{ids.count(repeated[0])} times; give every utterance an id of its own"
+            f"--dataset {source.name}: {len(usable)} utterances have only {len(set(usable['id']))} ids, {id!r} occurs "
+            f"{number} times; give every utterance an id of its own"
         )
     return usable, report
 
@@ -210,20 +211,13 @@ def load_corpus(
 
     The first call reads every clip once (duration, hash, is it usable); later calls read the cache, which is renewed
     when a file or the loading script changes. Utterances outside the label set and unusable clips are left out and
-    reported.
+    reported. SerError: as `find_source`; no usable utterance, repeated ids, or with `strict` not all official ones.
 
     Args:
-        name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`).
-        labels: Label configuration; the corpus's default if None.
-        data_dir: The corpus's folder; else it is searched under `$SER_DATA_DIR`.
+        name, labels, data_dir: As in `find_source`.
         cache_dir: Folder of the cached table; `datasets`' own cache if None.
         num_proc: Processes that scan; worth it from about ten thousand clips.
-        strict: Make missing, surplus or unusable utterances an error.
         return_report: Also return the `CorpusReport`.
-
-    Raises:
-        SerError: unknown corpus or label set, corpus not found, no usable utterance, repeated ids, or (`strict`) not
-            complete.
     """
     usable, report = load(find_source(name, labels, data_dir), cache_dir, num_proc, strict)
     return (usable, report) if return_report else usable

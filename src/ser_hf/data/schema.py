@@ -1,8 +1,4 @@
-"""The contract that every corpus, recipe and model of this project shares: columns, emotion words, corpus cards.
-
-A corpus is a `datasets.Dataset` with one row per utterance and the columns of `COLUMNS`. Only loading scripts know how
-a corpus looks on disk; only this module names columns and emotions.
-"""
+"""What every corpus, recipe and model of this project shares, and only this module names: columns, emotions, cards."""
 
 from dataclasses import dataclass, field
 
@@ -60,25 +56,16 @@ OPTIONAL_COLUMNS = {
 
 @dataclass
 class LabelConfig(datasets.BuilderConfig):
-    """One label set of a corpus (`--labels NAME`).
-
-    Args:
-        label_map (`dict[str, str]`): For single-label configurations: emotion word of the corpus -> label; defaults to
-            the words of `counts`. Several words may share a label (excited -> happy); utterances whose word is not a
-            key are left out, and counted.
-        targets (`tuple[str, ...]`): For `regression` and `multi_label`: the names of the label vector's elements.
-        problem_type (`str`): As in transformers: `single_label_classification`, `multi_label_classification`,
-            `regression`.
-        counts (`dict[str, int]`): Official number of utterances per label (or `{"": n}` for vector labels).
-        order (`tuple[str, ...]`): Labels in index order, where it is not the alphabet's (integers; the Hub's own).
-    """
+    """One label set of a corpus (`--labels NAME`)."""
 
     version: str = "1.0.0"
+    # Emotion word of the corpus -> label, by default the words of `counts`. Several words may share a label (excited ->
+    # happy); utterances whose word is not a key are left out, and counted.
     label_map: dict[str, str] = field(default_factory=dict)
-    targets: tuple[str, ...] = ()
-    problem_type: str = "single_label_classification"
-    counts: dict[str, int] = field(default_factory=dict)
-    order: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()  # names of the elements of a vector label
+    problem_type: str = "single_label_classification"  # as in transformers
+    counts: dict[str, int] = field(default_factory=dict)  # official utterances per label; `{"": n}` for vector labels
+    order: tuple[str, ...] = ()  # labels in index order, where it is not the alphabet's (integers; the Hub's own)
 
     def __post_init__(self):
         super().__post_init__()
@@ -93,49 +80,29 @@ class LabelConfig(datasets.BuilderConfig):
 
 @dataclass(frozen=True)
 class CorpusCard:
-    """What a user must know about a corpus before using it. The conformance suite checks that it is complete.
-
-    Args:
-        title: Full name.
-        languages: BCP-47 codes.
-        licence: SPDX id or the licence's name; `redistributable` says whether its audio may be published again.
-        homepage: Where the corpus is described.
-        how_to_get: One sentence: what to download or sign.
-        layout: The contents of the `--data_dir` folder (a few lines).
-        citation: Reference to cite, one line.
-        utterances, speakers, hours: Official size (hours may be None where it was never published or measured).
-        folders: Names under which the corpus is looked for in `$SER_DATA_DIR`.
-        notes: Anything a reader of a result must know (synthetic, acted, known bad files).
-    """
+    """What a user must know about a corpus before using it. The conformance suite checks that it is complete."""
 
     title: str
-    languages: tuple[str, ...]
-    licence: str
-    redistributable: bool
+    languages: tuple[str, ...]  # BCP-47 codes
+    licence: str  # SPDX id or the licence's name
+    redistributable: bool  # may its audio be published again?
     homepage: str
-    how_to_get: str
-    layout: str
-    citation: str
-    utterances: int
+    how_to_get: str  # one sentence: what to download or sign
+    layout: str  # the contents of the `--data_dir` folder, a few lines
+    citation: str  # one line
+    utterances: int  # official size
     speakers: int
-    hours: float | None
-    folders: tuple[str, ...]
-    notes: str = ""
+    hours: float | None = None  # None where it was never published or measured
+    folders: tuple[str, ...] = ()  # names under which the corpus is looked for in `$SER_DATA_DIR`
+    notes: str = ""  # anything a reader of a result must know (synthetic, acted, known bad files)
 
 
 def features(config: LabelConfig, optional: tuple[str, ...] = ()) -> Features:
     """The `datasets.Features` of a corpus under one label configuration, optional columns in `OPTIONAL_COLUMNS` order.
-
-    Raises:
-        KeyError: `optional` names a column that `OPTIONAL_COLUMNS` does not type.
-    """
-    if config.problem_type == "single_label_classification":
-        label = ClassLabel(names=config.label_names)
-    else:
-        label = List(Value("float32"), length=len(config.targets))
-    columns = {**COLUMNS, "label": label}
-    unknown = set(optional) - set(OPTIONAL_COLUMNS)
-    if unknown:
+    KeyError: `optional` names a column that `OPTIONAL_COLUMNS` does not type."""
+    if unknown := set(optional) - set(OPTIONAL_COLUMNS):
         raise KeyError(f"columns {sorted(unknown)} are not typed in schema.OPTIONAL_COLUMNS")
-    columns |= {name: kind for name, kind in OPTIONAL_COLUMNS.items() if name in optional}
-    return Features(columns)
+    vector = List(Value("float32"), length=len(config.targets))
+    label = vector if config.targets else ClassLabel(names=config.label_names)
+    more = {name: kind for name, kind in OPTIONAL_COLUMNS.items() if name in optional}
+    return Features({**COLUMNS, "label": label, **more})

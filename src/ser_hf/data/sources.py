@@ -1,15 +1,14 @@
 """The user's own corpora, without a loading script: a folder with a `metadata.csv`, and a dataset on the Hub.
 
-The folder follows `datasets`' audiofolder convention: the columns `file_name` (relative to the folder) and `label`, and
-optionally `text`, `speaker` and any optional column of `schema`. `datasets`' own audiofolder needs torchcodec even to
-build; this does not.
+The folder follows `datasets`' audiofolder convention (which needs torchcodec even to build): the columns `file_name`
+(relative to the folder) and `label`, and optionally `text`, `speaker` and any optional column of `schema`.
 """
 
 import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,9 @@ METADATA = "metadata.csv"
 
 
 def folder_corpus(folder: Path) -> type[SpeechCorpus]:
-    """A corpus class for a folder (absolute) with a `metadata.csv`.
-
-    An id is the file's path without suffix, or with it where two files differ in nothing else.
-
-    Raises:
-        SerError: no `metadata.csv`, a column is missing, no label, or a file is named twice.
-    """
+    """A corpus class for a folder (absolute) with a `metadata.csv`. An id is the file's path without suffix, or with it
+    where two files differ in nothing else. SerError: no `metadata.csv`, a column is missing, no label, or a file is
+    named twice."""
     import pandas as pd
 
     path = folder / METADATA
@@ -43,17 +38,15 @@ def folder_corpus(folder: Path) -> type[SpeechCorpus]:
         raise SerError(f"{path}: no column {' and '.join(missing)}; it has {', '.join(table)}")
     nameless = int((table["file_name"] == "").sum())
     table = table[table["file_name"] != ""]
-    files = [os.path.normpath(folder / name) for name in table["file_name"]]
-    for file, number in Counter(files).most_common(1):
-        if number > 1:
-            name = table["file_name"].iloc[files.index(file)]
-            raise SerError(f"{path}: {name} is named {number} times; name it once")
-    outside = dict.fromkeys(file for file in files if not Path(file).is_relative_to(folder))
+    files = table["file_name"].map(lambda name: os.path.normpath(folder / name))
+    if files.duplicated().any():
+        same = table["file_name"][files == files[files.duplicated()].iloc[0]]
+        raise SerError(f"{path}: {same.iloc[0]} is named {len(same)} times; name it once")
+    outside = [file for file in files if not Path(file).is_relative_to(folder)]
     base = os.path.commonpath(map(os.path.dirname, outside)) if outside else ""  # ids name no folder of this machine
-    names = [Path(file).relative_to(base if file in outside else folder) for file in files]
-    stems = [name.with_suffix("") for name in names]
-    numbers = Counter(stems)
-    ids = [str(name if numbers[stem] > 1 else stem) for name, stem in zip(names, stems, strict=True)]
+    names = files.map(lambda file: os.path.relpath(file, folder if Path(file).is_relative_to(folder) else base))
+    stems = names.map(lambda name: os.path.splitext(name)[0])
+    ids = names.where(stems.duplicated(keep=False), stems)
     rows = table.assign(id=ids, audio=files, label=_parsed(list(table["label"]))).to_dict("records")
     remarks = [f"rows of {METADATA} that name no file: {nameless}; they are skipped"] if nameless else []
     optional = tuple(name for name in OPTIONAL_COLUMNS if name in table and name != "votes")
@@ -82,50 +75,42 @@ def _parsed(cells: list[str]) -> list:
 
 def hub_corpus(name: str, labels: str | None = None) -> type[SpeechCorpus]:
     """A corpus class for a dataset on the Hub (or in the cache): what `ser-hf push corpus` wrote, or any dataset with
-    `audio` and `label`. All its splits are read; the name of each goes into the column `split`.
-
-    Raises:
-        SerError: not found, without the two columns, or without a label.
-    """
-    rows, audio, state, orders = [], {}, [], set()
+    `audio` and `label`. All its splits are read; the name of each goes into the column `split`. SerError: not found,
+    without the two columns, or without a label."""
+    rows, audio, missing = [], {}, []
     try:
         parts = datasets.load_dataset(name, labels)
         for part, data in parts.items():
-            if missing := [column for column in ("audio", "label") if column not in data.features]:
-                columns = ", ".join(data.features)
-                raise SerError(f"--dataset {name}: no column {' and '.join(missing)}; it has {columns}")
-            audio[part] = data.select_columns("audio").cast_column("audio", datasets.Audio(decode=False))
-    except SerError:
-        raise
+            missing = missing or [column for column in ("audio", "label") if column not in data.features]
+            if not missing:
+                audio[part] = data.select_columns("audio").cast_column("audio", datasets.Audio(decode=False))
     except Exception as error:  # the client raises a dozen classes that all mean: not available
         raise SerError(f"--dataset {name}: cannot be loaded ({' '.join(str(error).split())[:200]})") from None
+    if missing:
+        columns = ", ".join(next(iter(parts.values())).features)
+        raise SerError(f"--dataset {name}: no column {' and '.join(missing)}; it has {columns}")
+    classes = {part: tuple(getattr(data.features["label"], "names", None) or ()) for part, data in parts.items()}
+    order = next(iter(classes.values())) if len({*classes.values()}) == 1 else ()
     for part, data in parts.items():
-        state.append(f"{part} {data._fingerprint}\n")
-        classes = getattr(data.features["label"], "names", None)
-        orders.add(tuple(classes or ()))
         columns = [name for name in ("id", "label", "text", "speaker", *OPTIONAL_COLUMNS) if name in data.features]
         for index, row in enumerate(data.select_columns(columns).to_list()):
-            if classes and row["label"] is not None:  # -1 is the Hub's way to say: no label
-                row["label"] = classes[row["label"]] if row["label"] >= 0 else None
+            if classes[part] and row["label"] is not None:  # -1 is the Hub's way to say: no label
+                row["label"] = classes[part][row["label"]] if row["label"] >= 0 else None
             id = _text(row.get("id")) or f"{len(rows):06d}"
             split = {"split": part} if len(parts) > 1 else {}
             rows.append({**split, **row, "id": id, "audio": None, "part": part, "index": index})
     if len(parts) > 1 and len({row["id"] for row in rows}) < len(rows):  # each split may count from 0
         rows = [{**row, "id": f"{row['part']}/{row['id']}"} for row in rows]
     optional = tuple(column for column in OPTIONAL_COLUMNS if any(column in row for row in rows))
-    order = orders.pop() if len(orders) == 1 else ()
 
     class HubCorpus(_own_corpus(name, labels or "default", rows, optional, order)):
         @classmethod
         def state(cls, root: None) -> Iterator[str]:
-            yield from state
+            yield from (f"{part} {data._fingerprint}\n" for part, data in parts.items())
 
         def with_audio(self, rows: list[dict]) -> list[dict]:
-            clips = [audio[row["part"]][row["index"]]["audio"] for row in rows]
-            return [
-                {**row, "audio": clip, "problem": None if clip else f"{row['id']}: no audio"}
-                for row, clip in zip(rows, clips, strict=True)
-            ]
+            rows = [{**row, "audio": audio[row["part"]][row["index"]]["audio"]} for row in rows]
+            return [{**row, "problem": None if row["audio"] else f"{row['id']}: no audio"} for row in rows]
 
     return HubCorpus
 
@@ -136,20 +121,21 @@ def _own_corpus(
     rows: list[dict],
     optional: tuple[str, ...],
     order: tuple[str, ...] = (),
-    remarks: list[str] | None = None,
+    remarks: Sequence[str] = (),
 ) -> type[SpeechCorpus]:
     """The corpus class of these rows, whose columns are converted to the schema's types."""
     config, targets = label_set(title, config_name, [row["label"] for row in rows], order)
-    remarks, table = remarks or [], {name: [row.get(name) for row in rows] for name in ("id", "audio", "part", "index")}
-    for column in ("text", "speaker", *optional):
-        values = [row.get(column) for row in rows]
-        table[column] = [_typed(column, value) for value in values]
-        wrong = [v for v, new in zip(values, table[column], strict=True) if new is None and not _is_missing(v)]
-        if wrong:
-            remark = f"values of `{column}` that are not numbers: {len(wrong)}, such as {wrong[0]!r}; left empty"
-            remarks = [*remarks, remark]
-    columns = zip(*table.values(), strict=True)
-    rows = [{**dict(zip(table, row, strict=True)), **target} for row, target in zip(columns, targets, strict=True)]
+    table = [
+        {name: row.get(name) for name in ("id", "audio", "part", "index")}
+        | {name: _typed(name, row.get(name)) for name in ("text", "speaker", *optional)}
+        | target
+        for row, target in zip(rows, targets, strict=True)
+    ]
+    remarks = list(remarks)
+    for name in optional:
+        values = [row.get(name) for row, new in zip(rows, table, strict=True) if new[name] is None]
+        if wrong := [value for value in values if not _is_missing(value)]:
+            remarks.append(f"values of `{name}` that are not numbers: {len(wrong)}, such as {wrong[0]!r}; left empty")
 
     class OwnCorpus(SpeechCorpus):
         CARD = CorpusCard(
@@ -162,9 +148,7 @@ def _own_corpus(
             layout=f"{METADATA} with the columns file_name and label, and the files it names",
             citation="",
             utterances=sum(config.counts.values()),
-            speakers=len({row["speaker"] for row in rows} - {None}),
-            hours=None,
-            folders=(),
+            speakers=len({row["speaker"] for row in table} - {None}),
             notes="The user's own data.",
         )
         BUILDER_CONFIGS = [config]
@@ -173,7 +157,7 @@ def _own_corpus(
         REMARKS = tuple(remarks)
 
         def utterances(self, root: Path) -> list[dict]:
-            return rows
+            return table
 
     return OwnCorpus
 
@@ -181,17 +165,9 @@ def _own_corpus(
 def label_set(title: str, name: str, values: list, order: tuple[str, ...] = ()) -> tuple[LabelConfig, list[dict]]:
     """The label configuration that a column of labels makes, and the `emotion` or `scores` of each of its rows.
 
-    Words, booleans and whole numbers are classes. Fractions are one value to regress; lists of numbers, all of one
-    length, are a vector: several labels if they hold only 0 and 1, else values to regress.
-
-    Args:
-        title: The dataset, for messages.
-        name: Of the configuration.
-        values: One label per row; None, NaN or "" where there is none.
-        order: Class names in index order, where the dataset says so.
-
-    Raises:
-        SerError: no row has a label; lists of several lengths, or not of numbers.
+    Words, booleans and whole numbers are classes, in the given `order` of names if any. Fractions are one value to
+    regress; lists of numbers, all of one length, are a vector: several labels if they hold only 0 and 1, else values to
+    regress. None, NaN and "" are no label. SerError: no row has a label; lists of several lengths, or not of numbers.
 
     >>> config, rows = label_set("calls", "labels", [10, 9, None])
     >>> config.label_names, [row["emotion"] for row in rows]
@@ -210,10 +186,8 @@ def label_set(title: str, name: str, values: list, order: tuple[str, ...] = ()) 
             raise SerError(f"--dataset {title}: labels that are lists must hold numbers and have one length")
         targets = ("label",) if fractions else tuple(str(index) for index in range(lengths.pop()))
         kind = "regression" if fractions or {*numbers} - {0, 1} else "multi_label_classification"
-        scores = [
-            {} if vector is None or any(map(_is_missing, vector)) else dict(zip(targets, vector, strict=True))
-            for vector in vectors
-        ]
+        complete = [None if vector is None or any(map(_is_missing, vector)) else vector for vector in vectors]
+        scores = [dict(zip(targets, vector or (), strict=vector is not None)) for vector in complete]
         config = LabelConfig(name, targets=targets, problem_type=kind, counts={"": sum(map(bool, scores))})
         return config, [{"emotion": None, "scores": score} for score in scores]
     if not order and all(isinstance(value, int | float) for value in present):

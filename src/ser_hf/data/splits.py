@@ -1,13 +1,12 @@
 """Folds of a corpus by its protocols, and the check that nothing leaks between their parts.
 
-The default protocol of every corpus keeps speakers apart; those that leak by construction (published random splits) say
-so in their name and in `speaker_independent`, which goes into every result. Validation is carved from train by
-speakers; it selects the model, and test is scored once.
+The default protocol of every corpus keeps speakers apart; those that leak by construction say so in every result.
 """
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -26,7 +25,7 @@ COPY = re.compile(r"^\W*rt\b")
 
 
 def text_key(text: str) -> str:
-    """The words of a text, for finding copies: without case, punctuation, web addresses, @names and the RT of a copied
+    """The words of a text, for finding copies: without case, punctuation, addresses, @names and the RT of a copied
     tweet. A text without a word is its own key.
 
     >>> text_key("RT @museum: Tea &  cake! http://t.co/x"), text_key("tea, cake"), text_key("@museum :)")
@@ -38,8 +37,10 @@ def text_key(text: str) -> str:
 
 def folds_of(dataset: Dataset, protocol: Protocol, seed: int = 42) -> list[np.ndarray]:
     """Sorted test row numbers of every fold of a protocol. `seed` only matters for `random`."""
-    if protocol.by == "random":
-        return _random_folds(dataset, len(protocol.folds), seed)
+    if protocol.by == "random":  # equal clips stay together: even a leaking split must not test on a training clip
+        names, clip = np.unique(_clips(dataset), return_inverse=True)
+        fold = np.argsort(np.random.default_rng(seed).permutation(len(names))) % len(protocol.folds)
+        return [np.flatnonzero(fold[clip] == number) for number in range(len(protocol.folds))]
     keys = np.array(_keys(dataset, protocol.by))
     groups = protocol.folds or [(value,) for value in sorted(set(keys))]
     return [np.flatnonzero(np.isin(keys, group)) for group in groups]
@@ -54,9 +55,14 @@ def _keys(dataset: Dataset, by: str) -> list[str]:
             f"not every utterance has a {column}: add a column `{column}` to the corpus, or choose --protocol random, "
             "which cannot keep speakers apart"
         )
-    if by == "speakers-in-five":
-        return _balanced_groups(dataset["speaker"], 5)
-    return [str(value) for value in dataset[by]]
+    if by != "speakers-in-five":
+        return [str(value) for value in dataset[by]]
+    sizes, fold_of = [0] * 5, {}  # speakers dealt from the largest to the fold that holds the fewest utterances
+    for speaker, count in sorted(Counter(dataset["speaker"]).items(), key=lambda item: (-item[1], item[0])):
+        smallest = sizes.index(min(sizes))
+        fold_of[speaker] = f"fold{smallest}"
+        sizes[smallest] += count
+    return [fold_of[speaker] for speaker in dataset["speaker"]]
 
 
 def _clips(dataset: Dataset) -> np.ndarray:
@@ -64,26 +70,6 @@ def _clips(dataset: Dataset) -> np.ndarray:
     if dataset["audio_hash"][0] is not None:
         return np.array(dataset["audio_hash"])
     return np.array([text_key(text) for text in dataset["text"]])
-
-
-def _balanced_groups(speakers: list[str], groups: int) -> list[str]:
-    """A fold name for each row: speakers dealt from the largest to the group that holds the fewest utterances."""
-    names, counts = np.unique(speakers, return_counts=True)
-    sizes, fold_of = [0] * groups, {}
-    for index in sorted(range(len(names)), key=lambda i: (-counts[i], names[i])):
-        smallest = sizes.index(min(sizes))
-        fold_of[names[index]] = f"fold{smallest}"
-        sizes[smallest] += counts[index]
-    return [fold_of[speaker] for speaker in speakers]
-
-
-def _random_folds(dataset: Dataset, folds: int, seed: int) -> list[np.ndarray]:
-    """Rows dealt at random; equal clips stay together, for even a leaking split must not test on a training clip."""
-    rng = np.random.default_rng(seed)
-    hashes, clip = np.unique(_clips(dataset), return_inverse=True)
-    fold = np.empty(len(hashes), dtype=int)
-    fold[rng.permutation(len(hashes))] = np.arange(len(hashes)) % folds
-    return [np.flatnonzero(fold[clip] == number) for number in range(folds)]
 
 
 def split(
@@ -94,20 +80,14 @@ def split(
     validation_fraction: float = VALIDATION_FRACTION,
     seed: int = 42,
 ) -> DatasetDict:
-    """Train, validation and test of one fold.
+    """Train, validation and test of one fold. SerError: no such protocol or fold; too few speakers for every part.
 
     Args:
-        dataset: A corpus as `load_corpus` returns it.
-        corpus: Its name.
+        dataset, corpus: A corpus as `load_corpus` returns it, and its name.
         protocol: A protocol or its name; the corpus's default (speaker-independent) if None.
         fold: Number of the fold, from 0.
-        validation_fraction: About this part of the training utterances becomes validation, as whole speakers;
-            0 leaves validation empty (no model selection).
-        seed: Draws the validation speakers, and the folds of `random`; not the training seed, so that runs with
-            several seeds share their splits.
-
-    Raises:
-        SerError: no such protocol or fold; a part is empty; too few speakers to carve validation from.
+        validation_fraction: About this part of the training utterances becomes validation, as whole speakers; 0: none.
+        seed: Draws the validation speakers, and the folds of `random`; not the training seed.
     """
     if not isinstance(protocol, Protocol):
         protocol = find_protocol(corpus, protocol)
@@ -122,16 +102,14 @@ def split(
     if len(test) and len(rest) and validation_fraction > 0:
         rows["validation"] = _validation(dataset, protocol, rest, test, validation_fraction, (seed, fold))
         rows["train"] = np.setdiff1d(rest, rows["validation"])
-    for part, numbers in rows.items():
-        if not len(numbers):
-            names = sorted({str(name) for name in dataset["speaker"]})
-            shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
-            raise SerError(
-                f"fold {fold} of {protocol.name!r} leaves {part} empty: the files of {corpus} hold the speakers "
-                f"{shown}; try another --fold or a complete corpus"
-            )
-    rows.setdefault("validation", np.array([], dtype=int))
-    return DatasetDict({part: dataset.select(rows[part]) for part in PARTS})
+    if empty := [part for part, numbers in rows.items() if not len(numbers)]:
+        names = sorted({str(name) for name in dataset["speaker"]})
+        shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+        raise SerError(
+            f"fold {fold} of {protocol.name!r} leaves {empty[0]} empty: the files of {corpus} hold the speakers "
+            f"{shown}; try another --fold or a complete corpus"
+        )
+    return DatasetDict({part: dataset.select(rows.get(part, [])) for part in PARTS})
 
 
 def _validation(
@@ -142,33 +120,24 @@ def _validation(
     if protocol.validation == "partner":
         sessions = np.array(dataset["session"])
         return rest[np.isin(sessions[rest], sessions[test])]
-    if not protocol.speaker_independent:
-        return _carve(rest, _clips(dataset)[rest], fraction, seed)
-    if protocol.validation == "texts":
-        return _carve(rest, np.array(dataset["text"])[rest], fraction, seed)
     unit = "session" if protocol.by == "session" else "speaker"
-    keys = np.array(dataset[unit])[rest]
-    if len(set(keys)) < 2:
+    if not protocol.speaker_independent:
+        keys = _clips(dataset)[rest]
+    elif protocol.validation == "texts":
+        keys = np.array(dataset["text"])[rest]
+    elif len(set(keys := np.array(dataset[unit])[rest])) < 2:
         raise SerError(
             f"only one training {unit} ({keys[0]}) is left: validation cannot be kept apart from train; "
             "add files, choose another --protocol, or train without it by --validation_fraction 0"
         )
-    return _carve(rest, keys, fraction, seed)
-
-
-def _carve(rows: np.ndarray, keys: np.ndarray, fraction: float, seed: tuple[int, int]) -> np.ndarray:
-    """Rows of randomly drawn keys, at least one key and never all, until about `fraction` of the rows is reached."""
-    names = np.unique(keys)
-    wanted = math.ceil(fraction * len(rows) - 1e-9)
-    chosen: list[str] = []
-    taken = 0
-    for name in np.random.default_rng(seed).permutation(names)[: len(names) - 1]:
-        size = int((keys == name).sum())
-        if chosen and taken + size / 2 > wanted:  # stops where it is nearest to the fraction
-            break
-        chosen.append(name)
-        taken += size
-    return rows[np.isin(keys, chosen)]
+    # Rows of randomly drawn keys, at least one key and never all, until about `fraction` of the rows is reached.
+    names, sizes = np.unique(keys, return_counts=True)
+    drawn = np.random.default_rng(seed).permutation(len(names))[:-1]
+    names, sizes = names[drawn], sizes[drawn]
+    wanted = math.ceil(fraction * len(rest) - 1e-9)
+    enough = np.cumsum(sizes) - sizes / 2 > wanted  # stops where it is nearest to the fraction
+    number = max(1, int(enough.argmax())) if enough.any() else len(names)
+    return rest[np.isin(keys, names[:number])]
 
 
 @dataclass
@@ -176,8 +145,8 @@ class Leak:
     """Speakers, and pairs of ids of equal clips, that two parts share."""
 
     parts: tuple[str, str]
-    speakers: list[str] = field(default_factory=list)
-    clips: list[tuple[str, str]] = field(default_factory=list)
+    speakers: list[str]
+    clips: list[tuple[str, str]]
 
 
 def find_leaks(splits: DatasetDict) -> list[Leak]:
@@ -194,16 +163,8 @@ def find_leaks(splits: DatasetDict) -> list[Leak]:
 
 
 def check_disjoint(splits: DatasetDict, speaker_independent: bool = True, validation: str | tuple = "carve") -> None:
-    """Raise if two parts share a speaker (unless the protocol says that it leaks) or an identical clip.
-
-    Args:
-        splits: The parts.
-        speaker_independent: The protocol's; False allows shared speakers, never shared clips.
-        validation: The protocol's; `texts` allows train and validation to share speakers.
-
-    Raises:
-        SerError: two parts share a speaker or a clip; the message names them.
-    """
+    """Raises SerError if two parts share an identical clip, or a speaker that the protocol's `speaker_independent` and
+    `validation` (`texts`: train and validation may) do not allow; the message names them."""
     for leak in find_leaks(splits):
         pair = " and ".join(leak.parts)
         if leak.clips:
