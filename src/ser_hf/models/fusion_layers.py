@@ -1,5 +1,4 @@
-"""The trained parts of a fusion model between its encoders and its classifier. Ships to the Hub beside the weights:
-imports nothing of this project but its siblings."""
+"""The trained parts of a fusion model between its encoders and its classifier. Ships to the Hub."""
 
 import torch
 from torch import nn
@@ -15,13 +14,13 @@ class Modality(nn.Module):
     mean of the norm's output.
 
     Args:
-        dim: Width of the hidden states.
         layers: Number of layers; more than one are summed with learned weights.
+        dim: Width of the hidden states.
         pooling: A pooling that cannot be done before (learned, or not linear after a layer sum); None for hidden
             states that are pooled already or stay a sequence.
     """
 
-    def __init__(self, dim: int, layers: int, pooling: str | None):
+    def __init__(self, layers: int, dim: int, pooling: str | None):
         super().__init__()
         self.pooling = pooling
         self.layers = LayerSum(layers) if layers > 1 else None

@@ -1,27 +1,28 @@
-"""The pipeline `speech-emotion-recognition`. Ships to the Hub beside the weights: imports nothing of this project
-but its siblings.
+"""The pipeline `speech-emotion-recognition`. Ships to the Hub.
 
-    from transformers import pipeline
+from transformers import pipeline
 
-    recognize = pipeline("speech-emotion-recognition", model="you/your-model", trust_remote_code=True)
-    recognize("clip.wav")  # [{"label": "happy", "score": 0.91}, {"label": "sad", "score": 0.05}, ...]
-    recognize("interview.mp3", window_s=4.0, hop_s=2.0, batch_size=16)
-    # {"scores": [...], "segments": [{"start": 0.0, "end": 4.0, "scores": [...]}, {"start": 2.0, "end": 6.0, ...}, ...]}
-    recognize({"audio": "clip.wav", "text": "I can't believe it"})  # a fusion model also reads
+recognize = pipeline("speech-emotion-recognition", model="you/your-model", trust_remote_code=True)
+recognize("clip.wav")  # [{"label": "happy", "score": 0.91}, {"label": "sad", "score": 0.05}, ...]
+recognize("interview.mp3", window_s=4.0, hop_s=2.0, batch_size=16)
+# {"scores": [...], "segments": [{"start": 0.0, "end": 4.0, "scores": [...]}, {"start": 2.0, "end": 6.0, ...}, ...]}
+recognize({"audio": "clip.wav", "text": "I can't believe it"})  # a fusion model also reads
 """
 
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from itertools import islice
+from itertools import chain, islice, pairwise
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers.models.auto import modeling_auto
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
 from .audio_blocks import AudioInputError, read, windows
+from .common import check_choice
 from .encoders import padding_sensitive, shortest_input
 
 logger = logging.get_logger(__name__)
@@ -32,16 +33,12 @@ LONG_S = 60.0  # attention grows with the square of the length: above this a war
 AUDIO_KEYS = {"array", "raw", "bytes", "path"}  # one of them is in every dict that is audio
 # The layer after the pooling in our two heads, and in the stock classes.
 AFTER_POOLING = ("ser_dense", "ser_classifier", "classifier")
-
-
-def _with_last(pieces: Iterable) -> Iterator[tuple]:
-    """`(piece, whether it is the last)`; each piece is yielded once the next is known."""
-    pieces = iter(pieces)
-    current = next(pieces)
-    for following in pieces:
-        yield current, False
-        current = following
-    yield current, True
+# Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
+modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.update(
+    ser="SerForAudioClassification",
+    ser_spectrogram="SerForSpectrogramClassification",
+    ser_fusion="SerFusionForClassification",
+)
 
 
 class SerPipeline(ChunkPipeline):
@@ -105,9 +102,8 @@ class SerPipeline(ChunkPipeline):
         names = dict.fromkeys(name for step in steps for name in step)
         if unknown := set(options) - set(names):
             raise TypeError(f"unknown argument {', '.join(sorted(unknown))}; there are {', '.join(names)}, batch_size")
-        for name, choices in (("on_error", ("raise", "return")), ("window_last", ("pad", "shift", "drop"))):
-            if options.get(name, choices[0]) not in choices:
-                raise ValueError(f"{name} {options[name]!r}: must be one of {', '.join(choices)}")
+        check_choice("on_error", options.get("on_error", "raise"), ("raise", "return"))
+        check_choice("window_last", options.get("window_last", "pad"), ("pad", "shift", "drop"))
         if options.get("top_k") is not None and (options["top_k"] < 1 or self.problem_type == "regression"):
             raise ValueError(f"top_k {options['top_k']}: must be at least 1, and the model must have classes")
         if options.get("asr") is not None and not self._takes_text:
@@ -278,15 +274,16 @@ class SerPipeline(ChunkPipeline):
                     yield self.postprocess(answered, **postprocess_params)
                     answered = []
 
-    def _pieces(self, inputs, parameters) -> Iterator[tuple[dict, bool]]:
+    def _pieces(self, inputs: Iterable, parameters: dict) -> Iterator[tuple[dict, bool]]:
+        """Windows of all inputs, and whether each is the last of its input."""
         for number, source in enumerate(inputs):
             path = source.get("audio", source) if isinstance(source, dict) else source
             path = path.get("path") if isinstance(path, dict) else path
             name = str(path) if isinstance(path, str | os.PathLike) else f"input {number} ({type(source).__name__})"
             try:
-                for piece, last in _with_last(self.preprocess(source, **parameters)):
+                for piece, following in pairwise(chain(self.preprocess(source, **parameters), [None])):
                     if "error" in piece:
                         piece["error"] = f"{name}: {piece['error']}"
-                    yield piece, last
+                    yield piece, following is None
             except (AudioInputError, TypeError) as error:
                 raise type(error)(f"{name}: {error}") from error
