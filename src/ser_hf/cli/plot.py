@@ -30,7 +30,7 @@ def draw(samples, extractor, window_seconds: float | None, window_hop: float | N
     mel = type(extractor)(**{**settings, "kind": "mel", "reference": "max"})
     count = min(extractor.n_mfcc, extractor.n_mels)
     mfcc = type(extractor)(**{**settings, "kind": "mfcc", "reference": 1.0, "n_mfcc": count})
-    picture, coefficients = mel.features(samples).numpy(), mfcc.features(samples).numpy()
+    picture, coefficients = (kind(samples)["input_features"][0] for kind in (mel, mfcc))
     generator, rate = np.random.default_rng(seed), extractor.sampling_rate
     rows = [("mel", picture, f"{mel.n_mels} mel bands"), ("mfcc", coefficients, f"{mfcc.n_mfcc} MFCC")]
     rows += [("mel", spec_augment(picture, generator), f"SpecAugment, draw {n + 1}") for n in range(EXAMPLES)]

@@ -5,6 +5,7 @@ Each module's `forward` maps `(batch, in_channels, rows, frames)` to the feature
 the classifier exists only with `num_classes`.
 """
 
+from collections import OrderedDict
 from functools import partial
 
 import torch
@@ -100,13 +101,10 @@ class DenseLayer(nn.Module):
         return torch.cat([x, out], dim=1)
 
 
-class Transition(nn.Module):
-    def __init__(self, channels_in: int):
-        super().__init__()
-        self.norm, self.conv = nn.BatchNorm2d(channels_in), nn.Conv2d(channels_in, channels_in // 2, 1, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.avg_pool2d(self.conv(F.relu(self.norm(x))), 2)
+def transition(channels: int) -> nn.Sequential:
+    conv = nn.Conv2d(channels, channels // 2, 1, bias=False)
+    layers = {"norm": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True), "conv": conv, "pool": nn.AvgPool2d(2)}
+    return nn.Sequential(OrderedDict(layers))
 
 
 class DenseNet(nn.Module):
@@ -127,7 +125,7 @@ class DenseNet(nn.Module):
             channels += 32 * depth
             self.features.add_module(f"denseblock{number}", block)
             if number < 4:
-                self.features.add_module(f"transition{number}", Transition(channels))
+                self.features.add_module(f"transition{number}", transition(channels))
                 channels //= 2
         self.features.add_module("norm5", nn.BatchNorm2d(channels))
         if num_classes is not None:

@@ -1,4 +1,4 @@
-"""Small convolutional networks over features, for clips of any length. Ships to the Hub beside the weights.
+"""Small convolutional networks over features, for clips of any length. Ships to the Hub.
 
 After every layer the frames after a clip's end are set to zero, because convolutions read zeros there when the clip is
 alone: in evaluation the output for a clip is the same alone and in a padded batch.
@@ -25,14 +25,6 @@ LAYERS_2D = {
 def real_frames(frames: int, lengths: torch.Tensor) -> torch.Tensor:
     """`(batch, frames)`, True where the frame belongs to the clip."""
     return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(-1)
-
-
-def silenced(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """`x` `(batch, ..., frames)` with zeros after the clips' ends."""
-    if lengths is None:
-        return x
-    real = real_frames(x.shape[-1], lengths)
-    return x * real.view(len(x), *[1] * (x.ndim - 2), x.shape[-1]).to(x.dtype)
 
 
 class InputNorm(nn.BatchNorm1d):
@@ -66,7 +58,10 @@ class Layer(nn.Module):
             x = self.pool(x, self.pooled)
             by = self.pooled if isinstance(self.pooled, int) else self.pooled[1]
             lengths = lengths if lengths is None else lengths // by  # an odd last frame is dropped, as in a clip alone
-        return silenced(x, lengths), lengths
+        if lengths is not None:
+            real = real_frames(x.shape[-1], lengths)
+            x = x * real.view(len(x), *[1] * (x.ndim - 2), x.shape[-1]).to(x.dtype)
+        return x, lengths
 
 
 class SmallCnn(nn.Module):

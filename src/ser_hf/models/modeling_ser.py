@@ -44,8 +44,7 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         if config.head == "linear":
             self.ser_projector = nn.Linear(width, config.head_size)
             width = config.head_size
-        if pooling.parameters is not None:
-            self.ser_pool = pooling.parameters(width)
+        self.ser_pool = None if pooling.parameters is None else pooling.parameters(width)
         width *= pooling.width
         if config.head == "mlp":
             self.ser_dense = nn.Linear(width, width)
@@ -115,13 +114,11 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
 
     def _head(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         linear, pooling = self.config.head == "linear", POOLINGS[self.config.pooling]
-        if linear and pooling.linear:
-            # It commutes with the projection: the stock head's result at 1/frames of its cost.
+        if linear and pooling.linear:  # it commutes with the projection: the stock head at 1/frames of its cost
             return self.ser_classifier(self.ser_projector(pool(frames, mask, self.config.pooling)))
         if linear:
             frames = self.ser_projector(frames)
-        scores = None if pooling.parameters is None else self.ser_pool(frames)
-        pooled = pool(frames, mask, self.config.pooling, scores)
+        pooled = pool(frames, mask, self.config.pooling, self.ser_pool)
         if not linear:
             pooled = self.ser_dropout(torch.tanh(self.ser_dense(self.ser_dropout(pooled))))
         return self.ser_classifier(pooled)

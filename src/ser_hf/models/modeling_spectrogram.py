@@ -92,9 +92,7 @@ class SerSpectrogramModel(SerSpectrogramPreTrainedModel):
         if lengths is None:
             lengths = torch.full((len(frames),), frames.shape[1], device=frames.device)
         real = real_frames(frames.shape[1], lengths)
-        if self.attention is not None:
-            return pool(frames, real, "attentive", self.attention(frames))
-        return pool(frames, real, self.config.pooling)
+        return pool(frames, real, self.config.pooling if self.attention is None else "attentive", self.attention)
 
 
 class SerForSpectrogramClassification(SerSpectrogramPreTrainedModel):
@@ -114,13 +112,7 @@ class SerForSpectrogramClassification(SerSpectrogramPreTrainedModel):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """`logits` `(batch, labels)` of clips, and with labels the `loss` of `classification_output`.
-
-        Args:
-            input_features: `(batch, rows, frames)`, output of the feature extractor.
-            attention_mask: `(batch, frames)`, 1 = real frame; None when no clip is padded.
-            labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
-        """
+        """`logits` `(batch, labels)` of the encoder's inputs, and with labels the `loss` of `classification_output`."""
         vector = self.encoder(input_features, attention_mask).pooler_output
         logits = self.ser_classifier(self.ser_dropout(vector))
         return classification_output(logits, labels, self.config.problem_type, return_dict)
