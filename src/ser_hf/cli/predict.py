@@ -29,7 +29,7 @@ import pandas as pd
 
 from .. import torchaudio_cpu
 from ..errors import SerError
-from ..evaluation.tables import text_table
+from ..evaluation.tables import number, text_table
 from ..files import claim, write
 from ..training.run import say
 from .console import Parser, positive
@@ -184,11 +184,6 @@ def decode(file: Path, columns: dict[str, str]) -> list[dict]:
     return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def complete_lines(partial: Path) -> list[str]:
-    """One line per file, without a last one that was being written when the command was stopped."""
-    return partial.read_text().split("\n")[:-1] if partial.exists() else []
-
-
 def earlier(out: Path, partial: Path, columns: dict[str, str], settings: dict) -> dict[str, list[dict]]:
     """The rows of each file from an earlier call with the same model, finished or not.
 
@@ -196,8 +191,9 @@ def earlier(out: Path, partial: Path, columns: dict[str, str], settings: dict) -
         SerError: the table is not one of this command, or has another model or other windows.
     """
     files = {}
+    lines = partial.read_text().split("\n")[:-1] if partial.exists() else []  # the last may be cut off
     try:
-        for rows in [decode(out, columns) if out.exists() else [], *map(json.loads, complete_lines(partial))]:
+        for rows in [decode(out, columns) if out.exists() else [], *map(json.loads, lines)]:
             for row in rows:
                 if list(row) != list(columns):
                     raise SerError(f"--out {out} has other columns ({', '.join(map(str, row))}): choose another file")
@@ -219,8 +215,6 @@ def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options
 
     # The longest first: clips of similar length are batched, and a batch too large for the memory fails at once.
     files, rows = sorted(files, key=lambda file: -Path(file).stat().st_size), {}
-    if partial:
-        write(partial, "".join(f"{line}\n" for line in complete_lines(partial)))
     with partial.open("a") if partial else nullcontext() as lines:
         answers = pipe(iter(files), on_error="return", **options)
         try:
@@ -239,18 +233,16 @@ def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options
     return rows
 
 
-def lines_of(rows: list[dict], columns: dict[str, type]) -> list[str]:
-    """The table for the screen."""
-    shown = [name for name in columns if name not in ("error", "model", "window", "window_s", "hop_s", "window_last")]
-    cells = [
-        [
-            "-" if row[name] is None else f"{row[name]:.3f}" if columns[name] == "Float64" else row[name]
-            for name in shown
-        ]
+def lines_of(rows: list[dict]) -> list[str]:
+    """The table for the screen: rows without an error, and neither settings nor the windows' numbers."""
+    hidden = {"error", "model", "window", "window_s", "hop_s", "window_last"}
+    rows = [
+        {name.removeprefix("score_"): row[name] for name in row if name not in hidden}
         for row in rows
         if not row["error"]
     ]
-    return text_table([name.removeprefix("score_") for name in shown], cells) if cells else []
+    cells = [["-" if value is None else number(value) for value in row.values()] for row in rows]
+    return text_table(list(rows[0]), cells) if rows else []
 
 
 def main(argv: list[str]) -> int:
@@ -293,10 +285,11 @@ def main(argv: list[str]) -> int:
     columns = columns_of(labels, bool(windows), pipe.problem_type != "regression")
     partial = out.with_name(f".{out.name}.partial") if out else None
     done = earlier(out, partial, columns, settings) if out else {}
+    if out:
+        write(partial, "".join(json.dumps(rows) + "\n" for rows in done.values()))
     todo = [file for file in files if file not in done or done[file][0]["error"]]
     scored = predict(pipe, todo, dict.fromkeys(columns) | settings, partial, batch_size=args.batch_size, **windows)
-    done = done | scored
-
+    done |= scored
     named = set(files)
     rows = [row for file in [*(file for file in done if file not in named), *files] for row in done[file]]
     failed = [done[file][0]["error"] for file in files if done[file][0]["error"]]
@@ -304,13 +297,12 @@ def main(argv: list[str]) -> int:
         write(out, encode(rows, columns, out.suffix))
         partial.unlink(missing_ok=True)
     else:
-        say(*lines_of(rows, columns))
-    skipped = len(files) - len(todo)
-    parts = [f"{len(todo) - len(failed)} scored", f"{skipped} scored before" if skipped else ""]
-    parts.append(f"{len(failed)} cannot be read" if failed else "")
+        say(*lines_of(rows))
+    others = {"scored before": len(files) - len(todo), "cannot be read": len(failed)}
+    parts = [f"{len(todo) - len(failed)} scored", *(f"{count} {text}" for text, count in others.items() if count)]
     say(
         "",
-        f"{len(files)} files: {', '.join(filter(None, parts))}" + (f"; written: {out}" if out else ""),
+        f"{len(files)} files: {', '.join(parts)}" + (f"; written: {out}" if out else ""),
         *(f"  {error}" for error in failed[:MOST]),
         *([f"  ... and {len(failed) - MOST} more"] if len(failed) > MOST else []),
     )
