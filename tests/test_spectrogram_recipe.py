@@ -370,6 +370,10 @@ def test_plot_draws_a_file(folder, tmp_path, capsys):
     assert console(["plot", str(folder / "none.wav"), "--out", str(tmp_path / "x.png")]) == 2
     assert "no such file" in capsys.readouterr().err
     assert not os.path.exists(tmp_path / "x.png")
+    speaker_mean = SerSpectrogramFeatureExtractor(n_mels=20, n_mfcc=12, mean_spectrum=[-40.0] * 20)
+    speaker_mean.save_pretrained(tmp_path / "model")
+    flags = ("--model", str(tmp_path / "model"), "--out", str(tmp_path / "model.png"))
+    assert console(["plot", str(folder / "s0_3.wav"), *flags]) == 0
     for flags, error in (
         (("--out", str(tmp_path)), f"--out {tmp_path}: is a folder"),
         (("--trim_db", "0", "--out", str(tmp_path / "y.png")), "--trim_db 0: must be above 0 dB"),

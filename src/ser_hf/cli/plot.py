@@ -24,7 +24,8 @@ def draw(samples, extractor, window_seconds: float | None, window_hop: float | N
     from ..data.augmentation import spec_augment
     from ..data.windows import windows
 
-    settings = {key: value for key, value in extractor.to_dict().items() if key not in ("padding_value", "auto_map")}
+    dropped = ("padding_value", "auto_map", "mean_spectrum")  # the mean is of one kind of rows
+    settings = {key: value for key, value in extractor.to_dict().items() if key not in dropped}
     settings["n_mfcc"] = min(extractor.n_mfcc, extractor.n_mels)
     kinds = {"mel": "max", "mfcc": 1.0}  # with the power of 0 dB
     extractors = [type(extractor)(**{**settings, "kind": kind, "reference": kinds[kind]}) for kind in kinds]

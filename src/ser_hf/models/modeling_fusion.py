@@ -122,9 +122,8 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
     def freeze_encoders(self) -> None:
         """No gradients for the encoders, and no dropout or SpecAugment in them from now on, also in training."""
         self._frozen = True
-        for encoder in (self.audio_encoder, self.text_encoder):
-            encoder.requires_grad_(False)
-            encoder.eval()
+        self.audio_encoder.requires_grad_(False).eval()
+        self.text_encoder.requires_grad_(False).eval()
 
     def freeze_feature_encoder(self) -> None:
         """Stop the gradients of the convolutions that read the waveform."""
@@ -147,17 +146,16 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         return (layers, encoder.hidden_size * (pooling.width if pools else 1)), pools
 
     def encode_audio(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None):
-        """Hidden states of the audio encoder.
+        """Hidden states `(batch, layers, frames, dim)` of the audio encoder, and their mask `(batch, frames)`.
+
+        True is a real frame. There is one layer without layer sum, one frame where `pools_audio`, no True for a missing
+        clip.
 
         Args:
             inputs: `(batch, samples)`, each clip normalised as its feature extractor does, or `(batch, rows, frames)`
                 for a spectrogram model.
             attention_mask: `(batch, samples)` or `(batch, frames)`, 1 = real; a row of zeros is a clip that is missing
                 and does not reach the encoder. None when no clip is padded.
-
-        Returns:
-            Hidden states `(batch, layers, frames, dim)`: one layer without layer sum, one frame where `pools_audio`;
-            and their mask `(batch, frames)`, True = real, all False where the clip is missing.
         """
         pooling = self.config.pooling if self.pools_audio else None
         return self._encode(audio_states, self.audio_encoder, inputs, attention_mask, self.audio_shape, pooling)
