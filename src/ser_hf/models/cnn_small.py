@@ -75,15 +75,13 @@ class SmallCnn(nn.Module):
     def __init__(self, arch: str, rows: int):
         super().__init__()
         self.flat = arch in LAYERS_1D
-        layers = (LAYERS_1D if self.flat else LAYERS_2D)[arch]
-        self.layers, channels_in, self.least, high = nn.ModuleList(), rows if self.flat else 1, 1, 1
-        for channels, pooled in layers:
+        self.layers, channels_in, self.least, self.least_rows = nn.ModuleList(), rows if self.flat else 1, 1, 1
+        for channels, pooled in (LAYERS_1D | LAYERS_2D)[arch]:
             self.layers.append(Layer(channels_in, channels, pooled))
             channels_in = channels
             self.least *= pooled if self.flat else pooled[1]
-            high *= 1 if self.flat else pooled[0]
-        self.least_rows = high
-        read = channels_in * max(1, rows // high)
+            self.least_rows *= 1 if self.flat else pooled[0]
+        read = channels_in * max(1, rows // self.least_rows)
         self.project = nn.Linear(read, 256) if arch == "cnn2d_2" else None
         self.lstm = nn.LSTM(read, 128, batch_first=True, bidirectional=True) if arch.startswith("cnn_lstm") else None
 

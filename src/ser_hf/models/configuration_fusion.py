@@ -14,20 +14,16 @@ class SerFusionConfig(PipelineConfig):
     """Audio encoder + text encoder, each pooled to one vector, fused, and a head; either input may be missing.
 
     Args:
-        audio_config: The audio encoder's configuration (wav2vec2, XLSR, HuBERT, WavLM, data2vec-audio, ..., or our
-            `ser_spectrogram`).
+        audio_config: The audio encoder's configuration, of a kind in `encoders.ENCODERS`.
         text_config: The text encoder's configuration (BERT, RoBERTa, XLM-R, DistilBERT, DeBERTa, ...).
-        fusion: `concat` (both vectors side by side through one layer: the reference system), `gated` (a learned
-            weight between them, a Gated Multimodal Unit) or `cross_attention` (frames attend to words and words to
-            frames, then the mean of each).
+        fusion: `concat`, `gated` or `cross_attention`, see `Concat`, `Gated` and `CrossAttention`.
         pooling: Pooling of frames for `concat` and `gated`, a name of `POOLINGS`.
         text_pooling: Pooling of tokens for `concat` and `gated`, a name of `TEXT_POOLINGS`.
         use_weighted_layer_sum: Learn a softmax-weighted sum of all layers, one for each encoder (SUPERB).
         head_size: Width of the fused vector (of each half of it with `cross_attention`).
         head_dropout: Dropout before and after the fusion.
         attention_heads: Attention heads of `cross_attention`; `head_size` must be a multiple.
-        modality_dropout: In training, the probability that one of the two inputs, audio or text by even odds, is
-            treated as missing; never both.
+        modality_dropout: In training, the probability that audio or text, by even odds, is treated as missing.
         initializer_range: Standard deviation of the head's initial weights.
     """
 

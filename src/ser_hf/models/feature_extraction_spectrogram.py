@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
@@ -167,13 +168,11 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         """Features `(rows, frames)` of clips of any lengths as one padded batch: `input_features` `(batch, rows,
         frames)`, and `attention_mask` `(batch, frames)`, 1 = real frame, if any clip is padded."""
         lengths = torch.tensor([values.shape[1] for values in features])
-        frames = int(lengths.max())
-        padded = torch.full((len(features), features[0].shape[0], frames), float(self.padding_value))
-        for row, values in zip(padded, features, strict=True):
-            row[:, : values.shape[1]] = values
-        batch = {"input_features": padded}
-        if int(lengths.min()) < frames:
-            batch["attention_mask"] = (torch.arange(frames) < lengths.unsqueeze(-1)).long()
+        frames_first = [values.T for values in features]
+        padded = pad_sequence(frames_first, batch_first=True, padding_value=float(self.padding_value))
+        batch = {"input_features": padded.transpose(1, 2).contiguous()}
+        if lengths.min() < lengths.max():
+            batch["attention_mask"] = (torch.arange(padded.shape[1]) < lengths.unsqueeze(-1)).long()
         return batch
 
     def __call__(

@@ -4,8 +4,7 @@ from transformers import pipeline
 
 recognize = pipeline("speech-emotion-recognition", model="you/your-model", trust_remote_code=True)
 recognize("clip.wav")  # [{"label": "happy", "score": 0.91}, {"label": "sad", "score": 0.05}, ...]
-recognize("interview.mp3", window_s=4.0, hop_s=2.0, batch_size=16)
-# {"scores": [...], "segments": [{"start": 0.0, "end": 4.0, "scores": [...]}, {"start": 2.0, "end": 6.0, ...}, ...]}
+recognize("interview.mp3", window_s=4.0)["segments"]  # [{"start": 0.0, "end": 4.0, "scores": [...]}, ...]
 recognize({"audio": "clip.wav", "text": "I can't believe it"})  # a fusion model also reads
 """
 
