@@ -63,7 +63,7 @@ def test_pooling_by_hand():
     assert pool(frames, mask, "max").tolist() == [[3.0, 8.0]]
     assert pool(frames, mask, "meanmax").tolist() == [[2.0, 5.0, 3.0, 8.0]]
     scores = torch.tensor([[[0.0], [torch.log(torch.tensor(3.0))], [50.0]]])  # weights 1/4, 3/4, and padding nothing
-    assert torch.allclose(pool(frames, mask, "attentive", scores), torch.tensor([[2.5, 3.5]]))
+    assert torch.allclose(pool(frames, mask, "attentive", lambda _: scores), torch.tensor([[2.5, 3.5]]))
     negative = pool(-frames, mask, "max")  # a maximum below zero is not the padding's zero
     assert negative.tolist() == [[-1.0, -2.0]]
 

@@ -323,7 +323,7 @@ def test_wrong_arguments(pipe):
         ({"hop_s": 1.0}, "window_s None"),
         ({"top_k": 0}, "top_k 0"),
         ({"on_error": "ignore"}, "on_error 'ignore'"),
-        ({"window_last": "cut"}, "window_last 'cut': must be one of pad, shift, drop"),
+        ({"window_last": "cut"}, "window_last 'cut': choose one of pad, shift, drop"),
     ):
         with pytest.raises(ValueError, match=message):
             pipe(clip, **options)

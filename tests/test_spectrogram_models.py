@@ -17,7 +17,7 @@ from ser_hf.models import (
     SerSpectrogramConfig,
     SerSpectrogramFeatureExtractor,
 )
-from ser_hf.models.cnn_image import image_network
+from ser_hf.models.cnn_image import IMAGE_NETWORKS
 from ser_hf.models.cnn_small import InputNorm
 from ser_hf.models.configuration_spectrogram import ARCHS, IMAGE_ARCHS
 from ser_hf.training.spectrogram_model import load_imagenet
@@ -173,7 +173,7 @@ def test_reduced_features_by_hand():
 )
 def test_published_parameter_counts(arch, parameters):
     with torch.device("meta"):
-        network = image_network(arch, in_channels=3, num_classes=1000)
+        network = IMAGE_NETWORKS[arch](in_channels=3, num_classes=1000)
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
 
 
@@ -182,7 +182,7 @@ def test_imagenet_weights(arch, first, tmp_path):
     from safetensors.torch import save_file
 
     torch.manual_seed(1)
-    source = image_network(arch, in_channels=3, num_classes=1000).eval()
+    source = IMAGE_NETWORKS[arch](in_channels=3, num_classes=1000).eval()
     save_file(source.state_dict(), tmp_path / "model.safetensors")
     model = make(arch).eval()
     load_imagenet(model, str(tmp_path / "model.safetensors"))

@@ -100,7 +100,8 @@ def test_features_of_windows_are_those_of_their_samples(folder, own_store):
     samples = sf.read(folder / "s0_0.wav", dtype="float32")[0]
     for row in (rows[0], rows[1]):
         part = samples[round(row["window_start"] * 16000) : round(row["window_end"] * 16000)]
-        assert torch.equal(collator([row])["input_features"][0], extractor.features(part))
+        expected = extractor(part, return_tensors="pt")["input_features"]
+        assert torch.equal(collator([row])["input_features"], expected)
 
 
 def test_waveforms_are_changed_before_and_spectrograms_behind_the_store(folder, own_store):
@@ -382,6 +383,10 @@ def test_plot_draws_a_file(folder, tmp_path, capsys):
     assert console(["plot", str(folder / "none.wav"), "--out", str(tmp_path / "x.png")]) == 2
     assert "no such file" in capsys.readouterr().err
     assert not os.path.exists(tmp_path / "x.png")
+    speaker_mean = SerSpectrogramFeatureExtractor(n_mels=20, n_mfcc=12, mean_spectrum=[-40.0] * 20)
+    speaker_mean.save_pretrained(tmp_path / "model")
+    flags = ("--model", str(tmp_path / "model"), "--out", str(tmp_path / "model.png"))
+    assert console(["plot", str(folder / "s0_3.wav"), *flags]) == 0
     for flags, error in (
         (("--out", str(tmp_path)), f"--out {tmp_path}: is a folder"),
         (("--trim_db", "0", "--out", str(tmp_path / "y.png")), "--trim_db 0: must be above 0 dB"),

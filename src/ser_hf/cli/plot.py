@@ -13,52 +13,47 @@ EXAMPLES = 3  # draws of SpecAugment
 
 
 def draw(samples, extractor, window_seconds: float | None, window_hop: float | None, seed: int) -> bytes:
-    """PNG of one clip.
+    """PNG of one clip, mono float32 `samples` at the extractor's rate and not trimmed.
 
-    Args:
-        samples: Mono float32 samples at the extractor's rate, not trimmed.
-        extractor: `SerSpectrogramFeatureExtractor`; mel and MFCC share its rate, sizes and trimming.
-        window_seconds, window_hop: Windows to draw over the waveform, in seconds; None for no windows.
-        seed: Seed of the SpecAugment examples.
+    Mel and MFCC share the rate, sizes and trimming of `extractor`, a `SerSpectrogramFeatureExtractor`. Windows over the
+    waveform are in seconds, None for none; `seed` is that of the SpecAugment examples.
     """
     import numpy as np
     from matplotlib.figure import Figure
 
     from ..data.augmentation import spec_augment
+    from ..data.windows import windows
 
-    settings = {key: value for key, value in extractor.to_dict().items() if key not in ("padding_value", "auto_map")}
-    mel = type(extractor)(**{**settings, "kind": "mel", "reference": "max"})
-    count = min(extractor.n_mfcc, extractor.n_mels)
-    mfcc = type(extractor)(**{**settings, "kind": "mfcc", "reference": 1.0, "n_mfcc": count})
-    picture, coefficients = mel.features(samples).numpy(), mfcc.features(samples).numpy()
+    dropped = ("padding_value", "auto_map", "mean_spectrum")  # the mean is of one kind of rows
+    settings = {key: value for key, value in extractor.to_dict().items() if key not in dropped}
+    settings["n_mfcc"] = min(extractor.n_mfcc, extractor.n_mels)
+    kinds = {"mel": "max", "mfcc": 1.0}  # with the power of 0 dB
+    extractors = [type(extractor)(**{**settings, "kind": kind, "reference": kinds[kind]}) for kind in kinds]
+    mel, mfcc = (one(samples)["input_features"][0] for one in extractors)
     generator, rate = np.random.default_rng(seed), extractor.sampling_rate
-    rows = [("mel", picture, f"{mel.n_mels} mel bands"), ("mfcc", coefficients, f"{mfcc.n_mfcc} MFCC")]
-    rows += [("mel", spec_augment(picture, generator), f"SpecAugment, draw {n + 1}") for n in range(EXAMPLES)]
+    rows = {f"{len(mel)} mel bands": mel, f"{len(mfcc)} MFCC": mfcc}
+    rows |= {f"SpecAugment, draw {n + 1}": spec_augment(mel, generator) for n in range(EXAMPLES)}
+    trimmed = "" if extractor.trim_db is None else f", trimmed at {extractor.trim_db:g} dB"
 
     figure = Figure(figsize=(9, 1.9 * (len(rows) + 1)), layout="constrained")
     axes = figure.subplots(len(rows) + 1)
     axes[0].plot(np.arange(len(samples)) / rate, samples, linewidth=0.4)
     axes[0].set(xlim=(0, len(samples) / rate), title=f"waveform, {len(samples) / rate:.2f} s at {rate} Hz")
     if window_seconds is not None:
-        _draw_windows(axes[0], len(samples) / rate, window_seconds, window_hop or window_seconds / 2)
-    for panel, (kind, values, title) in zip(axes[1:], rows, strict=True):
-        lowest = 0 if kind == "mel" else 1  # the range of coefficient 0, the loudness, would hide the others
-        shown = values[lowest:]
+        low, high = axes[0].get_ylim()
+        spans = windows(len(samples) / rate, window_seconds, window_hop or window_seconds / 2)
+        for number, span in enumerate(spans):
+            level = low + (high - low) * (0.04 + 0.05 * (number % 4))  # overlapping windows on different levels
+            color = f"C{1 + number % 4}"
+            axes[0].plot(span, [level, level], color=color, linewidth=3, solid_capstyle="butt")
+    for panel, (title, values) in zip(axes[1:], rows.items(), strict=True):
+        lowest = 1 if values is mfcc else 0  # the range of coefficient 0, the loudness, would hide the others
         extent = (0, values.shape[1] * extractor.hop_length / rate, lowest, values.shape[0])
-        panel.imshow(shown, origin="lower", aspect="auto", extent=extent, cmap="magma", interpolation="nearest")
-        trimmed = "" if extractor.trim_db is None else f", trimmed at {extractor.trim_db:g} dB"
+        options = {"aspect": "auto", "cmap": "magma", "interpolation": "nearest"}
+        panel.imshow(values[lowest:], origin="lower", extent=extent, **options)
         panel.set(title=f"{title}, {values.shape[1]} frames{trimmed}", ylabel="row")
     axes[-1].set_xlabel("seconds")
     return png(figure)
-
-
-def _draw_windows(axes, duration: float, seconds: float, hop: float) -> None:
-    from ..data.windows import windows
-
-    low, high = axes.get_ylim()
-    for number, (start, end) in enumerate(windows(duration, seconds, hop)):
-        level = low + (high - low) * (0.04 + 0.05 * (number % 4))  # overlapping windows on different levels
-        axes.plot([start, end], [level, level], color=f"C{1 + number % 4}", linewidth=3, solid_capstyle="butt")
 
 
 def main(argv: list[str]) -> int:
@@ -85,11 +80,11 @@ def main(argv: list[str]) -> int:
     from ..models import SerSpectrogramFeatureExtractor
     from ..training.run import say
 
+    sizes = {"n_mels": args.n_mels, "n_mfcc": args.n_mfcc, "trim_db": args.trim_db}
     try:
         if args.model:
             extractor = SerSpectrogramFeatureExtractor.from_pretrained(args.model)
         else:
-            sizes = {"n_mels": args.n_mels, "n_mfcc": args.n_mfcc, "trim_db": args.trim_db}
             extractor = SerSpectrogramFeatureExtractor(args.sampling_rate, **sizes)
     except (OSError, ValueError, TypeError) as error:
         raise SerError(" ".join(str(error).split())) from None

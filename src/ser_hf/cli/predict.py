@@ -17,18 +17,19 @@ The same command continues after an interruption and adds new files to a finishe
 mistake in the command.
 """
 
-import csv
-import io
 import json
 import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import groupby
 from pathlib import Path
+
+import pandas as pd
 
 from .. import torchaudio_cpu
 from ..errors import SerError
-from ..evaluation.tables import text_table
+from ..evaluation.tables import number, text_table
 from ..files import claim, write
 from ..training.run import say
 from .console import Parser, positive
@@ -43,11 +44,7 @@ MOST = 20  # errors that are listed
 
 
 def find_files(places: list[str]) -> list[str]:
-    """The named files, and all audio files below the named folders; each once.
-
-    Raises:
-        SerError: a file or folder does not exist, or a folder has no audio.
-    """
+    """The named files, and all audio files below the named folders; each once. SerError if there are none."""
     files = []
     for place in places:
         path = Path(place).expanduser()
@@ -61,22 +58,15 @@ def find_files(places: list[str]) -> list[str]:
         else:
             raise SerError(f"{place}: no such file or folder")
     for file in files:
-        try:
-            file.encode()
-        except UnicodeEncodeError:
-            raise SerError(
-                f"{ascii(file)}: the name is not UTF-8 and cannot be written to a table; rename the file"
-            ) from None
+        if file.encode(errors="ignore").decode() != file:
+            raise SerError(f"{ascii(file)}: the name is not UTF-8 and cannot be written to a table; rename the file")
     return list(dict.fromkeys(files))
 
 
 def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = None):
-    """The pipeline of a fine-tuned model, ours or any audio classifier of transformers.
+    """The `SerPipeline` of a fine-tuned model, ours or any audio classifier of transformers.
 
-    Args:
-        name: Its folder or Hub id.
-        trust_remote_code: Run code that comes with it.
-        speaker_clips: Files of the speaker, for speaker normalisation (`SerSpectrogramFeatureExtractor.adapted`).
+    `speaker_clips` are files of the speaker, for speaker normalisation (`SerSpectrogramFeatureExtractor.adapted`).
 
     Raises:
         SerError: not found, no audio classifier, its own code is not trusted, weights are missing, or speaker clips for
@@ -106,14 +96,15 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
             f"--model {name}: incomplete checkpoint, the weights {', '.join(missing[:4])} are missing; "
             "give a fine-tuned checkpoint"
         )
+    normalises_speakers = getattr(extractor, "mean_spectrum", None) is not None
+    if speaker_clips and not normalises_speakers:
+        raise SerError(f"--speaker_clips: {name} was trained without --speaker_norm; leave it out")
     if speaker_clips:
-        if getattr(extractor, "mean_spectrum", None) is None:
-            raise SerError(f"--speaker_clips: {name} was trained without --speaker_norm; leave it out")
         try:
             extractor = extractor.adapted(_readable(speaker_clips, extractor.sampling_rate))
         except ValueError as error:
             raise SerError(f"--speaker_clips: {error}") from None
-    elif getattr(extractor, "mean_spectrum", None) is not None:
+    elif normalises_speakers:
         sys.stderr.write(f"{name}: trained with --speaker_norm; without --speaker_clips it assumes a mean speaker\n")
     return SerPipeline(model=model, feature_extractor=extractor)
 
@@ -140,22 +131,19 @@ def fingerprint(model) -> str:
     return digest.hexdigest()[:8]
 
 
-def columns_of(labels: list[str], windowed: bool, predicts: bool) -> dict[str, type]:
-    """The table's columns and their types; `predicts` is False for regression, which has only scores."""
-    times = {"window": int, "start": float, "end": float} if windowed else {}
-    settings = {"model": str} | ({"window_s": float, "hop_s": float, "window_last": str} if windowed else {})
-    scores = {f"score_{label}": float for label in labels}
-    return {"file": str, **times, **({"prediction": str} if predicts else {}), **scores, "error": str, **settings}
+def columns_of(labels: list[str], windowed: bool, predicts: bool) -> dict[str, str]:
+    """The table's columns and their pandas types; `predicts` is False for regression, which has only scores."""
+    times = {"window": "Int64", "start": "Float64", "end": "Float64"} if windowed else {}
+    settings = {"window_s": "Float64", "hop_s": "Float64", "window_last": "string"} if windowed else {}
+    prediction = {"prediction": "string"} if predicts else {}
+    scores = {f"score_{label}": "Float64" for label in labels}
+    return {"file": "string", **times, **prediction, **scores, "error": "string", "model": "string", **settings}
 
 
 def rows_of(file: str, answer: list | dict, problem_type: str, fixed: dict) -> list[dict]:
-    """The row of one file, then the rows of its windows.
+    """The row of one file, then the rows of its windows, from the answer of `SerPipeline`.
 
-    Args:
-        file: Its name in the table.
-        answer: The answer of `SerPipeline`.
-        problem_type: The model's.
-        fixed: The values that all rows share, with all columns in their order.
+    `fixed` has all columns in their order, with the values that all rows share.
     """
 
     def row(scores: list[dict], **values) -> dict:
@@ -164,74 +152,48 @@ def rows_of(file: str, answer: list | dict, problem_type: str, fixed: dict) -> l
             values["prediction"] = "+".join(labels) or None
         elif problem_type != "regression" and scores:
             values["prediction"] = scores[0]["label"]
-        numbers = {f"score_{entry['label']}": round(entry["score"], 6) for entry in scores}
-        return fixed | {"file": file} | values | numbers
+        values |= {f"score_{entry['label']}": entry["score"] for entry in scores}
+        rounded = {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
+        return fixed | {"file": file} | rounded
 
     if isinstance(answer, list):
         return [row(answer)]
     if "error" in answer:
         return [row([], error=answer["error"])]
-    spans = [{"start": round(part["start"], 6), "end": round(part["end"], 6)} for part in answer["segments"]]
-    parts = enumerate(zip(answer["segments"], spans, strict=True))
-    return [
-        row(answer["scores"], start=0.0, end=spans[-1]["end"]),
-        *(row(part["scores"], window=number, **span) for number, (part, span) in parts),
-    ]
+    parts = answer["segments"]
+    windows = [row(p["scores"], window=n, start=p["start"], end=p["end"]) for n, p in enumerate(parts)]
+    return [row(answer["scores"], start=0.0, end=parts[-1]["end"]), *windows]
 
 
-def encode(rows: list[dict], columns: dict[str, type], suffix: str) -> str | bytes:
+def encode(rows: list[dict], columns: dict[str, str], suffix: str) -> str | bytes:
     """Rows as the content of a csv, json or parquet file."""
     if suffix == ".json":
         return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"
-    if suffix == ".csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), buffer := io.BytesIO())
-    return buffer.getvalue()
+    table = pd.DataFrame(rows, columns=list(columns)).astype(columns)
+    return table.to_csv(index=False, lineterminator="\n") if suffix == ".csv" else table.to_parquet(index=False)
 
 
-def decode(file: Path, columns: dict[str, type]) -> list[dict]:
-    """The rows of a file written by `encode`.
-
-    Raises:
-        ValueError: it is no such file (the errors of pyarrow and json are ValueErrors).
-    """
+def decode(file: Path, columns: dict[str, str]) -> list[dict]:
+    """The rows of a file written by `encode`; ValueError if it is no such file."""
     if file.suffix == ".json":
         return json.loads(file.read_text())
     if file.suffix == ".csv":
-        with file.open(newline="") as lines:
-            return [
-                {name: None if text == "" else columns.get(name, str)(text) for name, text in row.items()}
-                for row in csv.DictReader(lines)
-            ]
-    import pyarrow.parquet as pq
-
-    return pq.read_table(file).to_pylist()
+        table = pd.read_csv(file, dtype=columns, keep_default_na=False, na_values=[""])
+    else:
+        table = pd.read_parquet(file)
+    return table.astype(object).where(table.notna(), None).to_dict("records")
 
 
-def complete_lines(partial: Path) -> list[str]:
-    """One line per file, without a last one that was being written when the command was stopped."""
-    return partial.read_text().split("\n")[:-1] if partial.exists() else []
-
-
-def earlier(out: Path, partial: Path, columns: dict[str, type], settings: dict) -> dict[str, list[dict]]:
+def earlier(out: Path, partial: Path, columns: dict[str, str], settings: dict) -> dict[str, list[dict]]:
     """The rows of each file from an earlier call with the same model, finished or not.
 
     Raises:
         SerError: the table is not one of this command, or has another model or other windows.
     """
     files = {}
+    lines = partial.read_text().split("\n")[:-1] if partial.exists() else []  # the last may be cut off
     try:
-        for rows in [decode(out, columns) if out.exists() else [], *map(json.loads, complete_lines(partial))]:
-            rows_by_file = {}
+        for rows in [decode(out, columns) if out.exists() else [], *map(json.loads, lines)]:
             for row in rows:
                 if list(row) != list(columns):
                     raise SerError(f"--out {out} has other columns ({', '.join(map(str, row))}): choose another file")
@@ -239,8 +201,7 @@ def earlier(out: Path, partial: Path, columns: dict[str, type], settings: dict) 
                     if row[name] != value:
                         problem = f"holds rows of {name} {row[name]}, now it is {value}"
                         raise SerError(f"--out {out} {problem}: choose another file")
-                rows_by_file.setdefault(row["file"], []).append(row)
-            files |= rows_by_file
+            files |= {file: list(group) for file, group in groupby(rows, key=lambda row: row["file"])}
     except (ValueError, TypeError, AttributeError) as error:
         raise SerError(f"--out {out}: not a table of this command ({' '.join(str(error).split())})") from None
     return files
@@ -248,18 +209,12 @@ def earlier(out: Path, partial: Path, columns: dict[str, type], settings: dict) 
 
 def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options) -> dict[str, list[dict]]:
     """The rows of each file from a `SerPipeline`, called with `options`; also appended to the file `partial`, for the
-    next call if this one is interrupted. `fixed` as in `rows_of`.
-
-    Raises:
-        SerError: the device's memory is too small.
-    """
+    next call if this one is interrupted. `fixed` as in `rows_of`. SerError if the device's memory is too small."""
     import torch
     from tqdm import tqdm
 
     # The longest first: clips of similar length are batched, and a batch too large for the memory fails at once.
     files, rows = sorted(files, key=lambda file: -Path(file).stat().st_size), {}
-    if partial:
-        write(partial, "".join(f"{line}\n" for line in complete_lines(partial)))
     with partial.open("a") if partial else nullcontext() as lines:
         answers = pipe(iter(files), on_error="return", **options)
         try:
@@ -278,15 +233,16 @@ def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options
     return rows
 
 
-def lines_of(rows: list[dict], columns: dict[str, type]) -> list[str]:
-    """The table for the screen."""
-    shown = [name for name in columns if name not in ("error", "model", "window", "window_s", "hop_s", "window_last")]
-    cells = [
-        ["-" if row[name] is None else f"{row[name]:.3f}" if columns[name] is float else row[name] for name in shown]
+def lines_of(rows: list[dict]) -> list[str]:
+    """The table for the screen: rows without an error, and neither settings nor the windows' numbers."""
+    hidden = {"error", "model", "window", "window_s", "hop_s", "window_last"}
+    rows = [
+        {name.removeprefix("score_"): row[name] for name in row if name not in hidden}
         for row in rows
         if not row["error"]
     ]
-    return text_table([name.removeprefix("score_") for name in shown], cells) if cells else []
+    cells = [["-" if value is None else number(value) for value in row.values()] for row in rows]
+    return text_table(list(rows[0]), cells) if rows else []
 
 
 def main(argv: list[str]) -> int:
@@ -329,10 +285,11 @@ def main(argv: list[str]) -> int:
     columns = columns_of(labels, bool(windows), pipe.problem_type != "regression")
     partial = out.with_name(f".{out.name}.partial") if out else None
     done = earlier(out, partial, columns, settings) if out else {}
+    if out:
+        write(partial, "".join(json.dumps(rows) + "\n" for rows in done.values()))
     todo = [file for file in files if file not in done or done[file][0]["error"]]
     scored = predict(pipe, todo, dict.fromkeys(columns) | settings, partial, batch_size=args.batch_size, **windows)
-    done = done | scored
-
+    done |= scored
     named = set(files)
     rows = [row for file in [*(file for file in done if file not in named), *files] for row in done[file]]
     failed = [done[file][0]["error"] for file in files if done[file][0]["error"]]
@@ -340,13 +297,12 @@ def main(argv: list[str]) -> int:
         write(out, encode(rows, columns, out.suffix))
         partial.unlink(missing_ok=True)
     else:
-        say(*lines_of(rows, columns))
-    skipped = len(files) - len(todo)
-    parts = [f"{len(todo) - len(failed)} scored", f"{skipped} scored before" if skipped else ""]
-    parts.append(f"{len(failed)} cannot be read" if failed else "")
+        say(*lines_of(rows))
+    others = {"scored before": len(files) - len(todo), "cannot be read": len(failed)}
+    parts = [f"{len(todo) - len(failed)} scored", *(f"{count} {text}" for text, count in others.items() if count)]
     say(
         "",
-        f"{len(files)} files: {', '.join(filter(None, parts))}" + (f"; written: {out}" if out else ""),
+        f"{len(files)} files: {', '.join(parts)}" + (f"; written: {out}" if out else ""),
         *(f"  {error}" for error in failed[:MOST]),
         *([f"  ... and {len(failed) - MOST} more"] if len(failed) > MOST else []),
     )

@@ -1,5 +1,4 @@
-"""Audio of any kind as blocks of mono samples, their windows, and silence at both ends. Ships to the Hub beside the
-weights: imports nothing of this project.
+"""Audio of any kind as blocks of mono samples, their windows, and silence at both ends. Ships to the Hub.
 
 soundfile decodes files (WAV, FLAC, MP3, OGG, AIFF, ...: no FFmpeg), soxr resamples; both are imported when needed. The
 default kernel of torchaudio leaves aliases (8.3 kHz at -9 dB for 48 to 16 kHz) and loses 3.7 dB at 7.5 kHz; soxr HQ has
@@ -34,13 +33,8 @@ def spans(total: float, size: float, hop: float, last: str = "pad", rest: float 
 
     Window `k` is `k * hop` to `k * hop + size` as long as it ends within the clip (or at most `rest` after its end, and
     is then cut there). A clip shorter than a window is one window. The audio after the last whole window, if it is more
-    than `rest`, is treated as `last` says:
-
-    - `pad`: one more window, from the next hop to the end; it is shorter than the others.
-    - `shift`: one more window, as long as the others, that ends where the clip ends.
-    - `drop`: it is in no window.
-
-    With `hop` above `size`, audio in the gaps between windows is in none.
+    than `rest`, is one more window, from the next hop to the end and shorter than the others (`pad`) or as long as they
+    and up to the clip's end (`shift`), or in no window (`drop`); so are the gaps where `hop` is above `size`.
 
     >>> spans(7, size=4, hop=2), spans(7, size=4, hop=2, last="shift")
     ([(0, 4), (2, 6), (4, 7)], [(0, 4), (2, 6), (3, 7)])
@@ -73,25 +67,26 @@ def windows(blocks: Iterable, size: int, hop: int, last: str = "pad", rest: int 
 # ---- silence
 
 
+def check_trim_db(trim_db: float | None) -> None:
+    """Raises ValueError unless it is above 0 dB, or None, which keeps the silence."""
+    if trim_db is not None and not trim_db > 0:
+        raise ValueError(f"trim_db {trim_db}: must be above 0 dB; None keeps the silence")
+
+
 def trim(samples: np.ndarray, rate: int, trim_db: float = 30.0) -> tuple[int, int]:
     """First sample and end (one past the last) of a clip without leading and trailing silence.
 
     As in librosa.effects.trim: root mean square of centred frames (`FRAME_S` every `HOP_S`, zeros outside the clip); a
     frame is silent if it is more than `trim_db` below the loudest frame *of this clip*; the result begins at the centre
     of the first frame that is not silent and ends one hop after the centre of the last. Unlike librosa there is no
-    floor on the level (its 1e-5 of full scale): quiet recordings (clips of RAVDESS peak at 0.02) and their copies at
-    any gain are trimmed at the same samples. The loudest frame always stays; digital silence stays as it is.
-
-    Raises:
-        ValueError: `trim_db` is not above 0.
+    floor on the level: quiet recordings (clips of RAVDESS peak at 0.02) are trimmed as loud ones. Silence stays.
 
     >>> clip = np.zeros(48000, dtype=np.float32)
     >>> clip[16000:32000] = 0.001
     >>> trim(clip, 16000)
     (15624, 33108)
     """
-    if not trim_db > 0:
-        raise ValueError(f"trim_db {trim_db}: must be above 0 dB; None keeps the silence")
+    check_trim_db(trim_db)
     hop, half = max(1, round(HOP_S * rate)), max(1, round(FRAME_S * rate / 2))
     # A frame's energy is the difference of two running sums: exact enough for 140 dB in float64.
     running = np.concatenate([[0.0], np.cumsum(np.square(samples, dtype=np.float64))])
@@ -105,8 +100,7 @@ def trim(samples: np.ndarray, rate: int, trim_db: float = 30.0) -> tuple[int, in
 
 
 def package(name: str):
-    """A package that only some inputs require. `import` is not used, because transformers demands the imports of a
-    shipped file, also those inside its functions, of everybody who loads it."""
+    """A package that only some inputs require: transformers demands every `import` in a shipped file of all users."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:

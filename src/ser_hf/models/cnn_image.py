@@ -1,9 +1,12 @@
 """AlexNet, ResNet-50, ResNeXt-50 and DenseNet-201 with torchvision's layout and names, so that its weights load.
-Written here because remote code must load without torchvision. Ships to the Hub beside the weights.
+Written here because remote code must load without torchvision. Ships to the Hub.
 
 Each module's `forward` maps `(batch, in_channels, rows, frames)` to the feature map `(batch, channels, rows, frames)`;
 the classifier exists only with `num_classes`.
 """
+
+from collections import OrderedDict
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,21 +18,13 @@ class AlexNet(nn.Module):
 
     def __init__(self, in_channels: int = 1, num_classes: int | None = None):
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(in_channels, 64, 11, stride=4, padding=2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, 2),
-            nn.Conv2d(64, 192, 5, padding=2),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, 2),
-            nn.Conv2d(192, 384, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(384, 256, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(256, 256, 3, padding=1),
-            nn.ReLU(inplace=True),
-            nn.MaxPool2d(3, 2),
-        )
+        layers = [nn.Conv2d(in_channels, 64, 11, stride=4, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)]
+        channels_in = 64
+        for channels, kernel, pooled in ((192, 5, True), (384, 3, False), (256, 3, False), (256, 3, True)):
+            layers += [nn.Conv2d(channels_in, channels, kernel, padding=kernel // 2), nn.ReLU(inplace=True)]
+            layers += [nn.MaxPool2d(3, 2)] if pooled else []
+            channels_in = channels
+        self.features = nn.Sequential(*layers)
         self.classifier = nn.Sequential(
             nn.Dropout(),
             nn.Linear(256 * 36, 4096),
@@ -106,13 +101,10 @@ class DenseLayer(nn.Module):
         return torch.cat([x, out], dim=1)
 
 
-class Transition(nn.Module):
-    def __init__(self, channels_in: int):
-        super().__init__()
-        self.norm, self.conv = nn.BatchNorm2d(channels_in), nn.Conv2d(channels_in, channels_in // 2, 1, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.avg_pool2d(self.conv(F.relu(self.norm(x))), 2)
+def transition(channels: int) -> nn.Sequential:
+    conv = nn.Conv2d(channels, channels // 2, 1, bias=False)
+    layers = {"norm": nn.BatchNorm2d(channels), "relu": nn.ReLU(inplace=True), "conv": conv, "pool": nn.AvgPool2d(2)}
+    return nn.Sequential(OrderedDict(layers))
 
 
 class DenseNet(nn.Module):
@@ -133,7 +125,7 @@ class DenseNet(nn.Module):
             channels += 32 * depth
             self.features.add_module(f"denseblock{number}", block)
             if number < 4:
-                self.features.add_module(f"transition{number}", Transition(channels))
+                self.features.add_module(f"transition{number}", transition(channels))
                 channels //= 2
         self.features.add_module("norm5", nn.BatchNorm2d(channels))
         if num_classes is not None:
@@ -143,10 +135,9 @@ class DenseNet(nn.Module):
         return F.relu(self.features(x))
 
 
-def image_network(arch: str, in_channels: int = 1, num_classes: int | None = None) -> nn.Module:
-    """The network of that name: alexnet, resnet50, resnext50 or densenet201."""
-    if arch == "alexnet":
-        return AlexNet(in_channels, num_classes)
-    if arch == "densenet201":
-        return DenseNet(in_channels, num_classes)
-    return ResNet(in_channels, num_classes, **({"groups": 32, "base": 4} if arch == "resnext50" else {}))
+IMAGE_NETWORKS = {
+    "alexnet": AlexNet,
+    "resnet50": ResNet,
+    "resnext50": partial(ResNet, groups=32, base=4),
+    "densenet201": DenseNet,
+}

@@ -1,4 +1,4 @@
-"""Small convolutional networks over features, for clips of any length. Ships to the Hub beside the weights.
+"""Small convolutional networks over features, for clips of any length. Ships to the Hub.
 
 After every layer the frames after a clip's end are set to zero, because convolutions read zeros there when the clip is
 alone: in evaluation the output for a clip is the same alone and in a padded batch.
@@ -25,14 +25,6 @@ LAYERS_2D = {
 def real_frames(frames: int, lengths: torch.Tensor) -> torch.Tensor:
     """`(batch, frames)`, True where the frame belongs to the clip."""
     return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(-1)
-
-
-def silenced(x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-    """`x` `(batch, ..., frames)` with zeros after the clips' ends."""
-    if lengths is None:
-        return x
-    real = real_frames(x.shape[-1], lengths)
-    return x * real.view(len(x), *[1] * (x.ndim - 2), x.shape[-1]).to(x.dtype)
 
 
 class InputNorm(nn.BatchNorm1d):
@@ -66,7 +58,10 @@ class Layer(nn.Module):
             x = self.pool(x, self.pooled)
             by = self.pooled if isinstance(self.pooled, int) else self.pooled[1]
             lengths = lengths if lengths is None else lengths // by  # an odd last frame is dropped, as in a clip alone
-        return silenced(x, lengths), lengths
+        if lengths is not None:
+            real = real_frames(x.shape[-1], lengths)
+            x = x * real.view(len(x), *[1] * (x.ndim - 2), x.shape[-1]).to(x.dtype)
+        return x, lengths
 
 
 class SmallCnn(nn.Module):
@@ -80,15 +75,13 @@ class SmallCnn(nn.Module):
     def __init__(self, arch: str, rows: int):
         super().__init__()
         self.flat = arch in LAYERS_1D
-        layers = (LAYERS_1D if self.flat else LAYERS_2D)[arch]
-        self.layers, channels_in, self.least, high = nn.ModuleList(), rows if self.flat else 1, 1, 1
-        for channels, pooled in layers:
+        self.layers, channels_in, self.least, self.least_rows = nn.ModuleList(), rows if self.flat else 1, 1, 1
+        for channels, pooled in (LAYERS_1D | LAYERS_2D)[arch]:
             self.layers.append(Layer(channels_in, channels, pooled))
             channels_in = channels
             self.least *= pooled if self.flat else pooled[1]
-            high *= 1 if self.flat else pooled[0]
-        self.least_rows = high
-        read = channels_in * max(1, rows // high)
+            self.least_rows *= 1 if self.flat else pooled[0]
+        read = channels_in * max(1, rows // self.least_rows)
         self.project = nn.Linear(read, 256) if arch == "cnn2d_2" else None
         self.lstm = nn.LSTM(read, 128, batch_first=True, bidirectional=True) if arch.startswith("cnn_lstm") else None
 

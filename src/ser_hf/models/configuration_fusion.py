@@ -1,33 +1,29 @@
-"""Configuration of the fusion model. Ships to the Hub beside the weights: imports nothing of this project but its
-siblings."""
+"""Configuration of the fusion model. Ships to the Hub."""
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .common import PipelineConfig, check_choice
 from .configuration_spectrogram import SerSpectrogramConfig
 from .pooling import POOLINGS, TEXT_POOLINGS
 
 FUSIONS = ("concat", "gated", "cross_attention")
 
 
-class SerFusionConfig(PreTrainedConfig):
+class SerFusionConfig(PipelineConfig):
     """Audio encoder + text encoder, each pooled to one vector, fused, and a head; either input may be missing.
 
     Args:
-        audio_config: The audio encoder's configuration (wav2vec2, XLSR, HuBERT, WavLM, data2vec-audio, ..., or our
-            `ser_spectrogram`).
+        audio_config: The audio encoder's configuration, of a kind in `encoders.ENCODERS`.
         text_config: The text encoder's configuration (BERT, RoBERTa, XLM-R, DistilBERT, DeBERTa, ...).
-        fusion: `concat` (both vectors side by side through one layer: the reference system), `gated` (a learned
-            weight between them, a Gated Multimodal Unit) or `cross_attention` (frames attend to words and words to
-            frames, then the mean of each).
+        fusion: `concat`, `gated` or `cross_attention`, see `Concat`, `Gated` and `CrossAttention`.
         pooling: Pooling of frames for `concat` and `gated`, a name of `POOLINGS`.
         text_pooling: Pooling of tokens for `concat` and `gated`, a name of `TEXT_POOLINGS`.
         use_weighted_layer_sum: Learn a softmax-weighted sum of all layers, one for each encoder (SUPERB).
         head_size: Width of the fused vector (of each half of it with `cross_attention`).
         head_dropout: Dropout before and after the fusion.
         attention_heads: Attention heads of `cross_attention`; `head_size` must be a multiple.
-        modality_dropout: In training, the probability that one of the two inputs, audio or text by even odds, is
-            treated as missing; never both.
+        modality_dropout: In training, the probability that audio or text, by even odds, is treated as missing.
         initializer_range: Standard deviation of the head's initial weights.
     """
 
@@ -53,15 +49,12 @@ class SerFusionConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        # In every saved config.json, so that pipeline("speech-emotion-recognition") finds its code.
-        task = {"impl": "pipeline_ser.SerPipeline", "pt": ["AutoModelForAudioClassification"]}
-        kwargs.setdefault("custom_pipelines", {"speech-emotion-recognition": task})
         if isinstance(self.audio_config, dict) and self.audio_config.get("model_type") == "ser_spectrogram":
             self.audio_config = SerSpectrogramConfig(**self.audio_config)  # AutoConfig does not know it everywhere
         super().__post_init__(**kwargs)
-        for name, choices in (("fusion", FUSIONS), ("pooling", POOLINGS), ("text_pooling", TEXT_POOLINGS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        check_choice("fusion", self.fusion, FUSIONS)
+        check_choice("pooling", self.pooling, POOLINGS)
+        check_choice("text_pooling", self.text_pooling, TEXT_POOLINGS)
         if not 0.0 <= self.modality_dropout < 1.0:
             raise ValueError(f"modality_dropout {self.modality_dropout}: must be at least 0 and below 1")
         if self.fusion == "cross_attention" and self.head_size % self.attention_heads:

@@ -1,15 +1,15 @@
-"""Configuration of the audio model. Ships to the Hub beside the weights: imports nothing of this project but its
-siblings."""
+"""Configuration of the audio model. Ships to the Hub."""
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from .common import PipelineConfig, check_choice
 from .pooling import POOLINGS
 
 HEADS = ("linear", "mlp")
 
 
-class SerConfig(PreTrainedConfig):
+class SerConfig(PipelineConfig):
     """Speech encoder + optional learned layer sum + pooling + head.
 
     Args:
@@ -39,14 +39,9 @@ class SerConfig(PreTrainedConfig):
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
-        # In every saved config.json, so that pipeline("speech-emotion-recognition") finds its code.
-        task = {"impl": "pipeline_ser.SerPipeline", "pt": ["AutoModelForAudioClassification"]}
-        kwargs.setdefault("custom_pipelines", {"speech-emotion-recognition": task})
         super().__post_init__(**kwargs)
-        if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling {self.pooling!r}: choose one of {', '.join(POOLINGS)}")
-        if self.head not in HEADS:
-            raise ValueError(f"head {self.head!r}: choose one of {', '.join(HEADS)}")
+        check_choice("pooling", self.pooling, POOLINGS)
+        check_choice("head", self.head, HEADS)
         self.hidden_size = self.audio_config.hidden_size
         if self.use_weighted_layer_sum:
             self.audio_config.layerdrop = 0.0  # a dropped layer leaves no hidden state to weigh

@@ -1,8 +1,6 @@
-"""Configuration of the spectrogram models. Ships to the Hub beside the weights: imports nothing of this project but its
-siblings."""
+"""Configuration of the spectrogram models. Ships to the Hub."""
 
-from transformers import PreTrainedConfig
-
+from .common import PipelineConfig, check_choice
 from .pooling import POOLINGS
 
 # Width of each architecture's output frames, and so of a clip's vector after mean or max pooling.
@@ -24,7 +22,7 @@ IMAGE_ARCHS = ("alexnet", "resnet50", "densenet201", "resnext50")
 OWN_POOLING = ("alexnet", "cnn_lstm_attention")  # pools to six by six; pools by learned weights
 
 
-class SerSpectrogramConfig(PreTrainedConfig):
+class SerSpectrogramConfig(PipelineConfig):
     """A convolutional network over `(rows, frames)` features, and a linear head.
 
     Args:
@@ -47,18 +45,11 @@ class SerSpectrogramConfig(PreTrainedConfig):
     weights: str = "random"
 
     def __post_init__(self, **kwargs):
-        # In every saved config.json, so that pipeline("speech-emotion-recognition") finds its code.
-        task = {"impl": "pipeline_ser.SerPipeline", "pt": ["AutoModelForAudioClassification"]}
-        kwargs.setdefault("custom_pipelines", {"speech-emotion-recognition": task})
         super().__post_init__(**kwargs)
-        for name, value, choices in (
-            ("arch", self.arch, ARCHS),
-            ("reduce", self.reduce, (None, "time", "frequency")),
-            ("pooling", self.pooling, [name for name, pooling in POOLINGS.items() if pooling.parameters is None]),
-            ("weights", self.weights, ("random", "imagenet")),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} {value!r}: choose one of {', '.join(map(str, choices))}")
+        check_choice("arch", self.arch, ARCHS)
+        check_choice("reduce", self.reduce, (None, "time", "frequency"))
+        check_choice("pooling", self.pooling, [name for name, entry in POOLINGS.items() if entry.parameters is None])
+        check_choice("weights", self.weights, ("random", "imagenet"))
         if self.reduce is not None and not self.arch.startswith("cnn1d"):
             raise ValueError(
                 f"reduce {self.reduce!r}: only the cnn1d architectures read one dimension, {self.arch} reads two"

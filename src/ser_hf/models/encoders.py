@@ -1,6 +1,5 @@
-"""Pretrained encoders: what each kind reads and how it behaves, loading one, and its hidden states. Ships to the Hub
-beside the weights: imports nothing of this project. To add an audio encoder, add an entry to `ENCODERS`.
-"""
+"""Pretrained encoders: what each kind reads and how it behaves, loading one, and its hidden states. Ships to the Hub.
+To add an audio encoder, add an entry to `ENCODERS`."""
 
 import inspect
 from collections.abc import Callable
@@ -100,13 +99,10 @@ TEXT = Encoder(
 
 
 def describe(config: PreTrainedConfig) -> Encoder | None:
-    """The description of an encoder; None if it is of a kind that is not supported.
-
-    An encoder with code of its own is taken for one of waveforms if its configuration has the same convolutions.
-    """
-    own_code = not type(config).__module__.startswith("transformers.")
+    """The description of an encoder; None if it is of a kind that is not supported."""
     if config.model_type in ENCODERS:
         return ENCODERS[config.model_type]
+    own_code = not type(config).__module__.startswith("transformers.")
     if own_code and hasattr(config, "conv_kernel") and hasattr(config, "conv_stride"):
         return WAVEFORM
     texts = modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
@@ -114,11 +110,7 @@ def describe(config: PreTrainedConfig) -> Encoder | None:
 
 
 def describe_audio(config: PreTrainedConfig, *reads: str) -> Encoder:
-    """The description of an audio encoder that reads one of `reads` (default: `waveform` and `spectrogram`).
-
-    Raises:
-        ValueError: not supported, or it reads something else.
-    """
+    """The description of an audio encoder; ValueError unless it reads one of `reads` (default: either audio)."""
     description, reads = describe(config), reads or ("waveform", "spectrogram")
     if description is None or description.reads not in reads:
         names = ", ".join(name for name, entry in ENCODERS.items() if entry.reads in reads)
@@ -128,11 +120,13 @@ def describe_audio(config: PreTrainedConfig, *reads: str) -> Encoder:
 
 def check_text(config: PreTrainedConfig) -> None:
     """Raises ValueError unless it is an encoder of texts that takes a mask."""
+    problem = ""
     if config.is_encoder_decoder or describe(config) is not TEXT:
-        names = "BERT, RoBERTa, XLM-R, DistilBERT, DeBERTa or the like"
-        raise ValueError(f"text encoder {config.model_type!r} is not supported: use {names}")
-    if TEXT.padding_sensitive(config):
-        raise ValueError(f"text encoder {config.model_type!r} takes no mask: padding would change its hidden states")
+        problem = "is not supported: use BERT, RoBERTa, XLM-R, DistilBERT, DeBERTa or the like"
+    elif TEXT.padding_sensitive(config):
+        problem = "takes no mask: padding would change its hidden states"
+    if problem:
+        raise ValueError(f"text encoder {config.model_type!r} {problem}")
 
 
 def padding_sensitive(config: PreTrainedConfig) -> bool:
@@ -168,12 +162,8 @@ def freeze_feature_encoder(encoder: nn.Module) -> None:
 
 
 def load_encoder(name_or_path: str, config: PreTrainedConfig, **options):
-    """A pretrained encoder of transformers, or that of any model with one (its head is dropped), in float32: a
-    checkpoint in half precision does not train.
-
-    Raises:
-        ValueError: weights of the encoder itself are missing from the checkpoint.
-    """
+    """A pretrained encoder of transformers, or that of any model with one, in float32: half precision does not train.
+    ValueError if weights of the encoder itself are missing from the checkpoint."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # a dropped head is not worth its table; missing weights are an error below
     try:
@@ -190,22 +180,17 @@ def load_encoder(name_or_path: str, config: PreTrainedConfig, **options):
 
 
 def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
-    """The argument that leaves out BERT's pooler, for the text encoders that take it: nothing here uses its output, and
-    its weights would be random."""
+    """The argument that leaves out BERT's pooler, where it is taken: its weights would be random, its output unused."""
     kind = modeling_auto.MODEL_MAPPING.get(type(config), None)  # None brings its own code
     takes = inspect.signature(kind.__init__).parameters if kind else ()
     return {"add_pooling_layer": False} if "add_pooling_layer" in takes else {}
 
 
 def long_enough(values: torch.Tensor, mask: torch.Tensor | None, config: PreTrainedConfig, training: bool):
-    """Inputs that transformers accepts: it refuses clips too short for one frame or for SpecAugment's masks.
+    """`values` `(batch, ..., steps)` and `mask` `(batch, steps)`, 1 = real, or None, as long as transformers demands.
 
     Clips too short for one frame are zero-padded, and these zeros count as real, for a clip alone and in a batch alike.
-    Batches too short for SpecAugment (in training) are zero-padded too, and these zeros count as padding.
-
-    Args:
-        values: `(batch, ..., steps)`, returned with as many steps or more.
-        mask: `(batch, steps)`, 1 = real, or None; likewise.
+    Batches too short for SpecAugment's masks (in training) are zero-padded too, and these zeros count as padding.
     """
     description, length = describe_audio(config), values.shape[-1]
     needed = description.steps(config, 1)
@@ -225,8 +210,8 @@ def long_enough(values: torch.Tensor, mask: torch.Tensor | None, config: PreTrai
 
 
 def frame_mask(config: PreTrainedConfig, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """`(batch, frames)`, True where a frame of the output `(batch, frames, dim)` belongs to the clip and not to its
-    padding, by the mask `(batch, steps)` of the input (1 = real, or None)."""
+    """`(batch, frames)`, True where an output frame `(batch, frames, dim)` is no padding by the input's `mask` `(batch,
+    steps)`, 1 = real, or None."""
     if mask is None:
         return torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
     lengths = describe_audio(config).frames(config, mask.sum(dim=-1)).clamp(min=1)
@@ -234,16 +219,12 @@ def frame_mask(config: PreTrainedConfig, frames: torch.Tensor, mask: torch.Tenso
 
 
 def audio_states(encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False):
-    """Hidden states of an audio encoder for clips, none of which is missing.
+    """Hidden states `(batch, layers, frames, dim)` of an audio encoder, and their mask `(batch, frames)`, True = real.
 
     Args:
-        encoder: An encoder of `ENCODERS`.
-        inputs: `(batch, samples)`, or `(batch, rows, frames)` of a spectrogram model.
+        inputs: `(batch, samples)`, or `(batch, rows, frames)` of a spectrogram model; no clip is missing.
         mask: `(batch, samples)` or `(batch, frames)`, 1 = real; None when no clip is padded.
         every_layer: Also the layers before the last, and the input of the first.
-
-    Returns:
-        Hidden states `(batch, layers, frames, dim)` and their mask `(batch, frames)`, True = real.
     """
     description = describe_audio(encoder.config)
     values, mask = long_enough(inputs, mask, encoder.config, encoder.training)

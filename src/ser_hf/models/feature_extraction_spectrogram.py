@@ -1,5 +1,5 @@
-"""Samples to mel spectrograms in dB, or to MFCC, as librosa computes them. Ships to the Hub beside the weights: imports
-nothing of this project but its siblings, and neither librosa nor torchaudio.
+"""Samples to mel spectrograms in dB, or to MFCC, as librosa computes them, without librosa or torchaudio. Ships to the
+Hub.
 
 The defaults are the reference work's: 8 kHz, trimmed at 30 dB, n_fft 1024, Hamming windows of 512 samples every 100,
 128 mels up to half the rate, dB against the maximum. RAVDESS's 03-01-01-01-01-02-01.wav has shape (128, 108) with them.
@@ -11,13 +11,14 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
-from .audio_blocks import trim
+from .audio_blocks import check_trim_db, trim
+from .common import check_choice
 
-KINDS = ("mel", "mfcc")
 LEAST_POWER = 1e-10  # librosa.power_to_db's amin
 
 
@@ -81,19 +82,14 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         padding_value: float | None = None,
         **kwargs,
     ):
-        for name, value, choices in (
-            ("kind", kind, KINDS),
-            ("window_type", window_type, ("hamming", "hann")),
-            ("normalize", normalize, ("none", "clip")),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} {value!r}: choose one of {', '.join(choices)}")
+        check_choice("kind", kind, ("mel", "mfcc"))
+        check_choice("window_type", window_type, ("hamming", "hann"))
+        check_choice("normalize", normalize, ("none", "clip"))
         if not 0 < win_length <= n_fft or hop_length < 1:
             raise ValueError(
                 f"win_length {win_length}, hop_length {hop_length}: must be 1 or more, n_fft {n_fft} at most"
             )
-        if trim_db is not None and not trim_db > 0:
-            raise ValueError(f"trim_db {trim_db}: must be above 0 dB; None keeps the silence")
+        check_trim_db(trim_db)
         if kind == "mfcc" and not 0 < n_mfcc <= n_mels:
             raise ValueError(f"n_mfcc {n_mfcc}: must be 1 to n_mels {n_mels}")
         rows = n_mels if kind == "mel" else n_mfcc
@@ -111,40 +107,28 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         self.f_min, self.f_max, self.trim_db, self.top_db = f_min, f_max, trim_db, top_db
         self.reference, self.normalize, self.mean_spectrum = reference, normalize, mean_spectrum
 
-    def decibel(self, power: torch.Tensor) -> torch.Tensor:
-        """Power spectrograms `(batch, rows, frames)` in dB, each on its own (librosa.power_to_db)."""
-        power = power.clamp(min=LEAST_POWER)
-        highest = power.amax(dim=(1, 2), keepdim=True)
-        zero = highest if self.reference == "max" else torch.full_like(highest, max(self.reference, LEAST_POWER))
-        values = 10 * (power.log10() - zero.log10())
-        return values if self.top_db is None else torch.maximum(values, values.amax((1, 2), keepdim=True) - self.top_db)
-
     def spectra(self, samples: torch.Tensor) -> torch.Tensor:
         """Features of clips `(batch, samples)` before `mean_spectrum` and `normalize`, untrimmed, on their device:
         `(batch, rows, 1 + samples // hop_length)`, in float64 where the device has it."""
         # In float32 torch's transform is wrong by 0.001 dB or more at -80 dB; Apple's devices have no float64.
         samples = samples.to(torch.float32 if samples.device.type == "mps" else torch.float64)
         shape = torch.hamming_window if self.window_type == "hamming" else torch.hann_window
-        spectrum = torch.stft(
-            samples,
-            self.n_fft,
-            self.hop_length,
-            self.win_length,
-            window=shape(self.win_length, dtype=samples.dtype, device=samples.device),
-            pad_mode="constant",
-            return_complex=True,
-        )
+        window = shape(self.win_length, dtype=samples.dtype, device=samples.device)
+        sizes = self.n_fft, self.hop_length, self.win_length
+        spectrum = torch.stft(samples, *sizes, window, pad_mode="constant", return_complex=True)
         top = self.f_max or self.sampling_rate / 2
         filters = mel_filters(self.n_fft, self.n_mels, self.f_min, top, self.sampling_rate)
-        values = self.decibel(filters.to(samples) @ spectrum.abs().square())
+        power = (filters.to(samples) @ spectrum.abs().square()).clamp(min=LEAST_POWER)
+        zero = power.amax(dim=(1, 2), keepdim=True) if self.reference == "max" else max(self.reference, LEAST_POWER)
+        values = 10 * (power / zero).log10()
+        if self.top_db is not None:
+            values = torch.maximum(values, values.amax(dim=(1, 2), keepdim=True) - self.top_db)
         return cosines(self.n_mfcc, self.n_mels).to(samples) @ values if self.kind == "mfcc" else values
 
     def scaled(self, values: torch.Tensor, mean_spectrum: torch.Tensor | None = None) -> torch.Tensor:
-        """Float32 features from `spectra`, `(..., rows, frames)`, each clip on its own.
+        """Float32 features from `spectra`, `(..., rows, frames)` without padding, each clip on its own.
 
-        Args:
-            values: Not padded.
-            mean_spectrum: `(rows,)` of the speaker, where it is known; defaults to this extractor's, if it has one.
+        `mean_spectrum` is the speaker's `(rows,)`, where it is known; it defaults to this extractor's, if it has one.
         """
         if mean_spectrum is None and self.mean_spectrum is not None:
             mean_spectrum = torch.tensor(self.mean_spectrum)
@@ -165,19 +149,11 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
             samples = samples[first:end]
         return self.spectra(torch.from_numpy(np.ascontiguousarray(samples)).unsqueeze(0))[0]
 
-    def features(self, clip) -> torch.Tensor:
-        """`(rows, frames)` float32 of one clip `(samples,)`, after trimming by `trim_db`."""
-        return self.scaled(self.unscaled(clip))
-
     def adapted(self, clips: Iterable) -> "SerSpectrogramFeatureExtractor":
-        """A copy of this extractor for one speaker: its `mean_spectrum` is the mean over the speaker's clips.
+        """A copy of this extractor for one speaker: its `mean_spectrum` is the mean over the speaker's `clips`.
 
-        Args:
-            clips: `(samples,)` each, ten or more, of this speaker in various emotions: if all are angry, the anger is
-                subtracted with the voice. Silent clips are left out.
-
-        Raises:
-            ValueError: no clips, or a model without speaker normalisation.
+        These are `(samples,)` each, ten or more in various emotions: if all are angry, the anger is subtracted with the
+        voice. Silent clips are left out. ValueError: no clips, or a model without speaker normalisation.
         """
         if self.mean_spectrum is None:
             raise ValueError("this model was not trained with --speaker_norm: it has no use for a speaker's mean")
@@ -192,13 +168,11 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         """Features `(rows, frames)` of clips of any lengths as one padded batch: `input_features` `(batch, rows,
         frames)`, and `attention_mask` `(batch, frames)`, 1 = real frame, if any clip is padded."""
         lengths = torch.tensor([values.shape[1] for values in features])
-        frames = int(lengths.max())
-        padded = torch.full((len(features), features[0].shape[0], frames), float(self.padding_value))
-        for row, values in zip(padded, features, strict=True):
-            row[:, : values.shape[1]] = values
-        batch = {"input_features": padded}
-        if int(lengths.min()) < frames:
-            batch["attention_mask"] = (torch.arange(frames) < lengths.unsqueeze(-1)).long()
+        frames_first = [values.T for values in features]
+        padded = pad_sequence(frames_first, batch_first=True, padding_value=float(self.padding_value))
+        batch = {"input_features": padded.transpose(1, 2).contiguous()}
+        if lengths.min() < lengths.max():
+            batch["attention_mask"] = (torch.arange(padded.shape[1]) < lengths.unsqueeze(-1)).long()
         return batch
 
     def __call__(
@@ -209,7 +183,7 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """Features of one clip or several.
+        """`input_features` `(batch, rows, frames)` of one clip or several, with their `attention_mask`.
 
         Args:
             clips: `(samples,)`, or a list of such or `(batch, samples)`.
@@ -223,17 +197,14 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(f"clips at {sampling_rate} Hz: resample them to this extractor's {self.sampling_rate} Hz")
-        single = not isinstance(clips, list | tuple) or (len(clips) > 0 and np.ndim(clips[0]) == 0)
-        single = single and np.ndim(clips) == 1
-        batch = self.batch([self.features(clip) for clip in ([clips] if single else clips)])
+        single = np.ndim(clips[0]) == 0 if len(clips) else not isinstance(clips, list | tuple)
+        batch = self.batch([self.scaled(self.unscaled(clip)) for clip in ([clips] if single else clips)])
         mask = batch.pop("attention_mask", None)
         if padding in (False, "do_not_pad") and mask is not None:
             raise ValueError("clips of unequal lengths: give padding=True")
-        if return_attention_mask is not False and (mask is not None or return_attention_mask):
-            if mask is None:
-                shape = (len(batch["input_features"]), batch["input_features"].shape[2])
-                mask = torch.ones(shape, dtype=torch.long)
+        if mask is None and return_attention_mask:
+            mask = torch.ones_like(batch["input_features"][:, 0], dtype=torch.long)
+        if mask is not None and return_attention_mask is not False:
             batch["attention_mask"] = mask
-        return BatchFeature(
-            {name: values.numpy() for name, values in batch.items()}, tensor_type=return_tensors or "np"
-        )
+        arrays = {name: values.numpy() for name, values in batch.items()}
+        return BatchFeature(arrays, tensor_type=return_tensors or "np")

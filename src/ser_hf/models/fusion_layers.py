@@ -1,5 +1,4 @@
-"""The trained parts of a fusion model between its encoders and its classifier. Ships to the Hub beside the weights:
-imports nothing of this project but its siblings."""
+"""The trained parts of a fusion model between its encoders and its classifier. Ships to the Hub."""
 
 import torch
 from torch import nn
@@ -8,20 +7,14 @@ from .pooling import POOLINGS, TEXT_POOLINGS, LayerSum, pool
 
 
 class Modality(nn.Module):
-    """Hidden states of one modality, prepared for fusion: layer sum, pooling, norm, and a learned vector where the
-    modality is missing.
+    """Hidden states of one modality, prepared for fusion: learned sum of the layers, pooling, norm (encoders differ in
+    scale by orders of magnitude), and a learned vector where the modality is missing (first zeros, the norm's mean).
 
-    The norm is needed because encoders differ in scale by orders of magnitude. The learned vector begins as zeros, the
-    mean of the norm's output.
-
-    Args:
-        dim: Width of the hidden states.
-        layers: Number of layers; more than one are summed with learned weights.
-        pooling: A pooling that cannot be done before (learned, or not linear after a layer sum); None for hidden
-            states that are pooled already or stay a sequence.
+    `pooling` is one that cannot be done before (learned, or not linear after a layer sum); None for hidden states that
+    are pooled already or stay a sequence.
     """
 
-    def __init__(self, dim: int, layers: int, pooling: str | None):
+    def __init__(self, layers: int, dim: int, pooling: str | None):
         super().__init__()
         self.pooling = pooling
         self.layers = LayerSum(layers) if layers > 1 else None
@@ -32,15 +25,10 @@ class Modality(nn.Module):
         self.missing = nn.Parameter(torch.zeros(self.width))
 
     def forward(self, states: torch.Tensor, mask: torch.Tensor, present: torch.Tensor):
-        """Hidden states to frames: one frame where this pools or the modality is missing.
+        """States `(batch, layers, frames, dim)` to frames `(batch, frames, width)` and their mask, with a True in each
+        row: one frame where this pools or the modality is missing.
 
-        Args:
-            states: `(batch, layers, frames, dim)`.
-            mask: `(batch, frames)`, True = real frame.
-            present: `(batch,)`, False = missing; overrides the mask.
-
-        Returns:
-            `(batch, frames, width)` and its mask `(batch, frames)`, with a True in every row.
+        `mask` is `(batch, frames)`, True = real frame; `present` `(batch,)`, False = missing, overrides it.
         """
         frames = states[:, 0] if self.layers is None else self.layers(states)  # (batch, frames, dim)
         absent = ~present.unsqueeze(-1)
@@ -48,8 +36,7 @@ class Modality(nn.Module):
         first[:, 0] = True
         mask = (mask & ~absent) | (first & absent)
         if self.pooling is not None:
-            scores = None if self.scores is None else self.scores(frames)
-            frames = pool(frames, mask, self.pooling, scores).unsqueeze(1)
+            frames = pool(frames, mask, self.pooling, self.scores).unsqueeze(1)
             mask = torch.ones_like(mask[:, :1])
         return torch.where(absent.unsqueeze(-1), self.missing.to(frames), self.norm(frames)), mask
 

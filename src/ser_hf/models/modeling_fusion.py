@@ -1,15 +1,17 @@
-"""The fusion model. Ships to the Hub beside the weights: imports nothing of this project but its siblings.
+"""The fusion model. Ships to the Hub.
 
 It has two halves, so that frozen encoders run over a corpus only once: `encode_audio` and `encode_text` return hidden
 states, `fuse` turns them into logits; `forward` takes either inputs or hidden states.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.models.auto import modeling_auto
 
+from .common import StrictLoading, classification_output
 from .configuration_fusion import SerFusionConfig
 from .encoders import (
     audio_states,
@@ -26,25 +28,18 @@ from .fusion_layers import Concat, CrossAttention, Gated, Modality
 from .modeling_ser import SerForAudioClassification
 from .modeling_spectrogram import SerSpectrogramModel
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
-from .pooling import POOLINGS, TEXT_POOLINGS, LayerSum, pool_layers
-from .strict_loading import StrictLoading, classification_output
-
-# Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
-modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser_fusion", "SerFusionForClassification")
+from .pooling import POOLINGS, TEXT_POOLINGS, Pooling, pool_layers
 
 
 def load_audio_encoder(
     name_or_path: str, overrides: dict | None = None, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, str | None]:
-    """A pretrained audio encoder, and the pooling of our model that it was fine-tuned in, if it was.
+    """A pretrained audio encoder, or that of a model with one, and the pooling of the `ser` model it is from, if it is.
 
-    Args:
-        name_or_path: Hub id or folder of an encoder, or of a model with one, ours or not (its head is dropped).
-        overrides: Changes to the configuration of an encoder of transformers.
-        trust_remote_code: Run code that comes with the checkpoint.
+    `overrides` change the configuration of an encoder of transformers.
 
     Raises:
-        ValueError: weights of the encoder are missing from the checkpoint, or it is not supported.
+        ValueError: the encoder is not supported, or its weights are missing from the checkpoint.
     """
     kind = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
     if kind == "ser":
@@ -88,32 +83,21 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         if layers := transformer_layers(self.audio_encoder):  # for FSDP; text encoders name theirs themselves
             self._no_split_modules = [type(layers[0]).__name__]
         self._frozen = False
+        # Layers and width of the hidden states that `encode_audio` and `encode_text` return, and whether those pool.
+        self.audio_shape, self.pools_audio = self._encoded(audio, POOLINGS[config.pooling])
+        self.text_shape, self.pools_text = self._encoded(text, TEXT_POOLINGS[config.text_pooling])
         sequence = config.fusion == "cross_attention"
-        pooling = None if sequence or self.pools_audio else config.pooling
         # No encoder has modules of these names: PEFT's modules_to_save matches by the end of a name.
-        layers, width = self.audio_shape
-        self.ser_audio = Modality(width, layers, pooling)
-        pooling = None if sequence or self.pools_text else config.text_pooling
-        layers, width = self.text_shape
-        self.ser_text = Modality(width, layers, pooling)
-        widths = self.ser_audio.width, self.ser_text.width
-        if config.fusion == "concat":
-            self.ser_fusion = Concat(*widths, config.head_size)
-        elif config.fusion == "gated":
-            self.ser_fusion = Gated(*widths, config.head_size)
+        self.ser_audio = Modality(*self.audio_shape, None if sequence or self.pools_audio else config.pooling)
+        self.ser_text = Modality(*self.text_shape, None if sequence or self.pools_text else config.text_pooling)
+        sizes = self.ser_audio.width, self.ser_text.width, config.head_size
+        if sequence:
+            self.ser_fusion = CrossAttention(*sizes, config.attention_heads)
         else:
-            self.ser_fusion = CrossAttention(*widths, config.head_size, config.attention_heads)
+            self.ser_fusion = (Gated if config.fusion == "gated" else Concat)(*sizes)
         self.ser_dropout = nn.Dropout(config.head_dropout)
         self.ser_classifier = nn.Linear(self.ser_fusion.width, config.num_labels)
         self.post_init()
-
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, LayerSum):
-            module.weight.fill_(1.0 / len(module.weight))
-        elif isinstance(module, Modality):
-            module.missing.zero_()
 
     @classmethod
     def from_encoders(
@@ -122,14 +106,10 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         """Two pretrained encoders under a new, random head, to be trained.
 
         Args:
-            audio: See `load_audio_encoder`; the pooling of a `ser` model becomes the default.
-            text: See `load_text_encoder`.
-            audio_overrides: Changes to the configuration of an audio encoder of transformers.
+            audio, text: Hub ids or folders; the pooling of a `ser` model becomes the default.
+            audio_overrides: See `load_audio_encoder`; this raises as it does.
             trust_remote_code: Run code that comes with the checkpoints.
-            config: Arguments of `SerFusionConfig`: fusion, pooling, id2label, problem_type, ...
-
-        Raises:
-            ValueError: weights of an encoder are missing from its checkpoint, or it is not supported.
+            config: Arguments of `SerFusionConfig`.
         """
         audio_encoder, pooling = load_audio_encoder(audio, audio_overrides, trust_remote_code)
         config = {**({"pooling": pooling} if pooling else {}), **config}
@@ -142,9 +122,8 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
     def freeze_encoders(self) -> None:
         """No gradients for the encoders, and no dropout or SpecAugment in them from now on, also in training."""
         self._frozen = True
-        for encoder in (self.audio_encoder, self.text_encoder):
-            encoder.requires_grad_(False)
-            encoder.eval()
+        self.audio_encoder.requires_grad_(False).eval()
+        self.text_encoder.requires_grad_(False).eval()
 
     def freeze_feature_encoder(self) -> None:
         """Stop the gradients of the convolutions that read the waveform."""
@@ -159,74 +138,46 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
 
     # ---- inputs to hidden states
 
-    def _layers(self, encoder: PreTrainedConfig) -> int:
-        return layer_count(encoder) if self.config.use_weighted_layer_sum else 1
-
-    @property
-    def audio_shape(self) -> tuple[int, int]:
-        """Layers and width of the hidden states that `encode_audio` returns."""
-        audio = self.config.audio_config
-        width = POOLINGS[self.config.pooling].width if self.pools_audio else 1
-        return self._layers(audio), audio.hidden_size * width
-
-    @property
-    def text_shape(self) -> tuple[int, int]:
-        """Layers and width of the hidden states that `encode_text` returns."""
-        text = self.config.text_config
-        width = TEXT_POOLINGS[self.config.text_pooling].width if self.pools_text else 1
-        return self._layers(text), text.hidden_size * width
-
-    @property
-    def pools_audio(self) -> bool:
-        """Whether `encode_audio` pools: then no trained weights come before the pooling or belong to it."""
-        return self._pools(POOLINGS[self.config.pooling], self.config.audio_config)
-
-    @property
-    def pools_text(self) -> bool:
-        """Whether `encode_text` pools."""
-        return self._pools(TEXT_POOLINGS[self.config.text_pooling], self.config.text_config)
-
-    def _pools(self, pooling, encoder: PreTrainedConfig) -> bool:
-        if self.config.fusion == "cross_attention" or pooling.parameters is not None:
-            return False
-        return pooling.linear or self._layers(encoder) == 1
+    def _encoded(self, encoder: PreTrainedConfig, pooling: Pooling) -> tuple[tuple[int, int], bool]:
+        layers = layer_count(encoder) if self.config.use_weighted_layer_sum else 1
+        # Pooled before the fusion where no trained weights come before the pooling or belong to it.
+        pools = self.config.fusion != "cross_attention" and pooling.parameters is None
+        pools = pools and (pooling.linear or layers == 1)
+        return (layers, encoder.hidden_size * (pooling.width if pools else 1)), pools
 
     def encode_audio(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None):
-        """Hidden states of the audio encoder.
+        """Hidden states `(batch, layers, frames, dim)` of the audio encoder, and their mask `(batch, frames)`.
+
+        True is a real frame. There is one layer without layer sum, one frame where `pools_audio`, no True for a missing
+        clip.
 
         Args:
             inputs: `(batch, samples)`, each clip normalised as its feature extractor does, or `(batch, rows, frames)`
                 for a spectrogram model.
             attention_mask: `(batch, samples)` or `(batch, frames)`, 1 = real; a row of zeros is a clip that is missing
                 and does not reach the encoder. None when no clip is padded.
-
-        Returns:
-            Hidden states `(batch, layers, frames, dim)`: one layer without layer sum, one frame where `pools_audio`;
-            and their mask `(batch, frames)`, True = real, all False where the clip is missing.
         """
-        return self._encode(self._audio_states, inputs, attention_mask, self.audio_shape)
+        pooling = self.config.pooling if self.pools_audio else None
+        return self._encode(audio_states, self.audio_encoder, inputs, attention_mask, self.audio_shape, pooling)
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None):
-        """Hidden states of the text encoder.
+        """As `encode_audio`, for `(batch, tokens)` padded on the right and their mask; one frame where `pools_text`."""
+        pooling = self.config.text_pooling if self.pools_text else None
+        return self._encode(text_states, self.text_encoder, input_ids, attention_mask, self.text_shape, pooling)
 
-        Args:
-            input_ids: `(batch, tokens)`, padded on the right.
-            attention_mask: `(batch, tokens)`, 1 = real; a row of zeros is a text that is missing.
-
-        Returns:
-            As `encode_audio`; one frame where `pools_text`.
-        """
-        return self._encode(self._text_states, input_ids, attention_mask, self.text_shape)
-
-    def _encode(self, encode, inputs, mask, shape: tuple[int, int]):
+    def _encode(self, states_of: Callable, encoder, inputs, mask, shape: tuple[int, int], pooling: str | None):
         """Only rows with a real step go through the encoder: attention over none is NaN."""
         present = None if mask is None else mask.any(dim=-1)  # (batch,)
+        if present is not None and not present.any():
+            return self._nothing(len(inputs), shape)
+        partly = present is not None and not present.all()
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
-            if present is None or present.all():
-                return encode(inputs, mask)
-            if not present.any():
-                return self._nothing(len(inputs), shape)
-            states, real = encode(inputs[present], mask[present])
+            rows = (inputs[present], mask[present]) if partly else (inputs, mask)
+            states, real = states_of(encoder, *rows, every_layer=shape[0] > 1)
+            if pooling is not None:
+                states, real = pool_layers(states, real, pooling)
+            if not partly:
+                return states, real
             all_states = states.new_zeros((len(inputs), *states.shape[1:]))
             all_real = real.new_zeros((len(inputs), real.shape[1]))
             all_states[present], all_real[present] = states, real
@@ -236,14 +187,6 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         """Hidden states and mask of a modality that no row has."""
         states = torch.zeros((batch, shape[0], 1, shape[1]), dtype=self.dtype, device=self.device)
         return states, torch.zeros((batch, 1), dtype=torch.bool, device=self.device)
-
-    def _audio_states(self, inputs, mask):
-        states, real = audio_states(self.audio_encoder, inputs, mask, every_layer=self.audio_shape[0] > 1)
-        return pool_layers(states, real, self.config.pooling) if self.pools_audio else (states, real)
-
-    def _text_states(self, input_ids, mask):
-        states, real = text_states(self.text_encoder, input_ids, mask, every_layer=self.text_shape[0] > 1)
-        return pool_layers(states, real, self.config.text_pooling) if self.pools_text else (states, real)
 
     # ---- hidden states to logits
 
@@ -296,19 +239,15 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """Logits of a batch, from inputs or from hidden states. A modality is missing where its argument is None or its
-        mask has a row of zeros.
+        """`logits` `(batch, labels)` of clips and texts, and with labels the `loss` of `classification_output`.
+
+        A modality is missing where its argument is None or its mask has a row of zeros.
 
         Args:
-            input_values: `(batch, samples)`, or `input_features` `(batch, rows, frames)`: see `encode_audio`.
-            attention_mask: Mask of the audio.
-            input_ids: `(batch, tokens)`, with its `text_attention_mask`: see `encode_text`.
-            audio_states: Output of `encode_audio`, with its `audio_mask`, instead of audio.
-            text_states: Output of `encode_text`, with its `text_mask`, instead of text.
+            input_values, input_features, attention_mask: Either audio, and its mask, as `encode_audio` takes it.
+            input_ids, text_attention_mask: As `encode_text` takes them.
+            audio_states, audio_mask, text_states, text_mask: Outputs of those two, instead of their inputs.
             labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
-
-        Returns:
-            `logits` `(batch, labels)`; `loss` (batch mean) when labels are given.
 
         Raises:
             ValueError: neither audio nor text is given at all.

@@ -1,11 +1,11 @@
-"""The audio model. Ships to the Hub beside the weights: imports nothing of this project but its siblings."""
+"""The audio model. Ships to the Hub."""
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
-from transformers.models.auto import modeling_auto
 
+from .common import StrictLoading, classification_output
 from .configuration_ser import SerConfig
 from .encoders import (
     describe_audio,
@@ -18,10 +18,6 @@ from .encoders import (
 )
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; SerConfig names it
 from .pooling import POOLINGS, LayerSum, pool
-from .strict_loading import StrictLoading, classification_output
-
-# Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
-modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault("ser", "SerForAudioClassification")
 
 
 class SerForAudioClassification(StrictLoading, PreTrainedModel):
@@ -48,8 +44,7 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         if config.head == "linear":
             self.ser_projector = nn.Linear(width, config.head_size)
             width = config.head_size
-        if pooling.parameters is not None:
-            self.ser_pool = pooling.parameters(width)
+        self.ser_pool = None if pooling.parameters is None else pooling.parameters(width)
         width *= pooling.width
         if config.head == "mlp":
             self.ser_dense = nn.Linear(width, width)
@@ -57,26 +52,20 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         self.ser_classifier = nn.Linear(width, config.num_labels)
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if isinstance(module, LayerSum):
-            module.weight.fill_(1.0 / len(module.weight))
-
     @classmethod
     def from_encoder(
         cls, name_or_path: str, overrides: dict | None = None, trust_remote_code: bool = False, **config
     ) -> "SerForAudioClassification":
-        """A pretrained encoder under a new, random head, to be trained.
+        """A pretrained encoder, or that of any model with one, under a new, random head, to be trained.
 
         Args:
-            name_or_path: Hub id or folder of an encoder, or of any model with one (its own head is dropped).
+            name_or_path: Hub id or folder.
             overrides: Changes to the encoder's configuration.
             trust_remote_code: Run code that comes with the checkpoint.
-            config: Arguments of `SerConfig`: pooling, head, id2label, problem_type, ...
+            config: Arguments of `SerConfig`.
 
         Raises:
-            ValueError: the encoder is not supported, or weights of the encoder itself are missing from the checkpoint.
+            ValueError: the encoder is not supported, or its weights are missing from the checkpoint.
         """
         audio = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **(overrides or {}))
         if audio.model_type == "ser":
@@ -101,15 +90,12 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """Logits of a batch of clips.
+        """`logits` `(batch, labels)` of clips, and with labels the `loss` of `classification_output`.
 
         Args:
             input_values: `(batch, samples)`, each clip normalised as its feature extractor does.
             attention_mask: `(batch, samples)`, 1 = real sample; None when no clip is padded.
             labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
-
-        Returns:
-            `logits` `(batch, labels)`; `loss` (batch mean) when labels are given.
         """
         values, mask = long_enough(input_values, attention_mask, self.config.audio_config, self.training)
         out = self.encoder(
@@ -128,13 +114,11 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
 
     def _head(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         linear, pooling = self.config.head == "linear", POOLINGS[self.config.pooling]
-        if linear and pooling.linear:
-            # It commutes with the projection: the stock head's result at 1/frames of its cost.
+        if linear and pooling.linear:  # it commutes with the projection: the stock head at 1/frames of its cost
             return self.ser_classifier(self.ser_projector(pool(frames, mask, self.config.pooling)))
         if linear:
             frames = self.ser_projector(frames)
-        scores = None if pooling.parameters is None else self.ser_pool(frames)
-        pooled = pool(frames, mask, self.config.pooling, scores)
+        pooled = pool(frames, mask, self.config.pooling, self.ser_pool)
         if not linear:
             pooled = self.ser_dropout(torch.tanh(self.ser_dense(self.ser_dropout(pooled))))
         return self.ser_classifier(pooled)

@@ -1,23 +1,17 @@
-"""The spectrogram models. Ships to the Hub beside the weights: imports nothing of this project but its siblings."""
+"""The spectrogram models. Ships to the Hub."""
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, SequenceClassifierOutput
-from transformers.models.auto import modeling_auto
 
-from .cnn_image import image_network
+from .cnn_image import IMAGE_NETWORKS
 from .cnn_small import InputNorm, SmallCnn, real_frames
+from .common import StrictLoading, classification_output
 from .configuration_spectrogram import IMAGE_ARCHS, SerSpectrogramConfig
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
 from .pooling import attention_scores, pool
-from .strict_loading import StrictLoading, classification_output
-
-# Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
-modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.setdefault(
-    "ser_spectrogram", "SerForSpectrogramClassification"
-)
 
 # Rows and frames that AlexNet requires for one output; the others have two outputs of 64, enough for batch norm of one
 # clip.
@@ -50,38 +44,22 @@ class SerSpectrogramModel(SerSpectrogramPreTrainedModel):
     def __init__(self, config: SerSpectrogramConfig):
         super().__init__(config)
         self.norm = InputNorm(config.rows)
-        image = config.arch in IMAGE_ARCHS
-        if image:
-            self.backbone = image_network(config.arch)
+        if config.arch in IMAGE_ARCHS:
+            self.backbone = IMAGE_NETWORKS[config.arch]()
             self.least = self.least_rows = LEAST_IMAGE
         else:
             self.backbone = SmallCnn(config.arch, 1 if config.reduce else config.rows)
             self.least, self.least_rows = self.backbone.least, self.backbone.least_rows
-        self.attention = None
-        if config.arch == "cnn_lstm_attention":
-            self.attention = attention_scores(256)
+        self.attention = attention_scores(256) if config.arch == "cnn_lstm_attention" else None
         self.post_init()
 
-    def _long_enough(self, x: torch.Tensor, lengths: torch.Tensor | None):
-        """Zero-pad clips too short for one output frame (after the norm, zero is the mean) and count the zeros as real,
-        for a clip alone and in a batch alike; and add rows of zeros where there are too few."""
-        x = F.pad(x, (0, max(0, self.least - x.shape[2]), 0, max(0, self.least_rows - x.shape[1])))
-        return x, lengths if lengths is None else lengths.clamp(min=self.least)
-
     def forward(
-        self,
-        input_features: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        return_dict: bool | None = None,
+        self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, return_dict: bool | None = None
     ) -> BaseModelOutputWithPooling | tuple:
-        """One vector per clip.
+        """One vector per clip: `pooler_output` `(batch, hidden_size)`, `last_hidden_state` `(batch, 1, hidden_size)`.
 
-        Args:
-            input_features: `(batch, rows, frames)`.
-            attention_mask: `(batch, frames)`, 1 = real frame; None when no clip is padded.
-
-        Returns:
-            `pooler_output` `(batch, hidden_size)`, and the same as `last_hidden_state` `(batch, 1, hidden_size)`.
+        `input_features` are `(batch, rows, frames)`; `attention_mask` `(batch, frames)` is 1 for real frames, None when
+        no clip is padded.
         """
         lengths = None if attention_mask is None else attention_mask.sum(dim=-1)
         x = self.norm(input_features, lengths)
@@ -90,15 +68,17 @@ class SerSpectrogramModel(SerSpectrogramPreTrainedModel):
             x, lengths = (x.sum(dim=2) / frames).unsqueeze(1), None
         elif self.config.reduce == "frequency":
             x = x.mean(dim=1, keepdim=True)
-        x, lengths = self._long_enough(x, lengths)
-        vector = self._image(x, lengths) if self.config.arch in IMAGE_ARCHS else self._small(x, lengths)
+        # Zero-pad what is too short for one output frame, or has too few rows (after the norm, zero is the mean); the
+        # zeros count as real, for a clip alone and in a batch alike.
+        x = F.pad(x, (0, max(0, self.least - x.shape[2]), 0, max(0, self.least_rows - x.shape[1])))
+        lengths = None if lengths is None else lengths.clamp(min=self.least)
+        if self.config.arch in IMAGE_ARCHS:
+            vector = self._image(x, lengths)
+        else:
+            vector = self._pool(*self.backbone(x if self.backbone.flat else x.unsqueeze(1), lengths))
         if return_dict is False:
             return vector.unsqueeze(1), vector
         return BaseModelOutputWithPooling(last_hidden_state=vector.unsqueeze(1), pooler_output=vector)
-
-    def _small(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
-        frames, lengths = self.backbone(x if self.backbone.flat else x.unsqueeze(1), lengths)
-        return self._pool(frames, lengths)
 
     def _image(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         maps = self.backbone(x.unsqueeze(1))  # (batch, channels, rows, frames)
@@ -112,9 +92,7 @@ class SerSpectrogramModel(SerSpectrogramPreTrainedModel):
         if lengths is None:
             lengths = torch.full((len(frames),), frames.shape[1], device=frames.device)
         real = real_frames(frames.shape[1], lengths)
-        if self.attention is not None:
-            return pool(frames, real, "attentive", self.attention(frames))
-        return pool(frames, real, self.config.pooling)
+        return pool(frames, real, self.config.pooling if self.attention is None else "attentive", self.attention)
 
 
 class SerForSpectrogramClassification(SerSpectrogramPreTrainedModel):
@@ -134,16 +112,7 @@ class SerForSpectrogramClassification(SerSpectrogramPreTrainedModel):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """Logits of a batch of clips.
-
-        Args:
-            input_features: `(batch, rows, frames)`, output of the feature extractor.
-            attention_mask: `(batch, frames)`, 1 = real frame; None when no clip is padded.
-            labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
-
-        Returns:
-            `logits` `(batch, labels)`; `loss` (batch mean) when labels are given.
-        """
+        """`logits` `(batch, labels)` of the encoder's inputs, and with labels the `loss` of `classification_output`."""
         vector = self.encoder(input_features, attention_mask).pooler_output
         logits = self.ser_classifier(self.ser_dropout(vector))
         return classification_output(logits, labels, self.config.problem_type, return_dict)

@@ -1,27 +1,28 @@
-"""The pipeline `speech-emotion-recognition`. Ships to the Hub beside the weights: imports nothing of this project
-but its siblings.
+"""The pipeline `speech-emotion-recognition`. Ships to the Hub.
 
-    from transformers import pipeline
+from transformers import pipeline
 
-    recognize = pipeline("speech-emotion-recognition", model="you/your-model", trust_remote_code=True)
-    recognize("clip.wav")  # [{"label": "happy", "score": 0.91}, {"label": "sad", "score": 0.05}, ...]
-    recognize("interview.mp3", window_s=4.0, hop_s=2.0, batch_size=16)
-    # {"scores": [...], "segments": [{"start": 0.0, "end": 4.0, "scores": [...]}, {"start": 2.0, "end": 6.0, ...}, ...]}
-    recognize({"audio": "clip.wav", "text": "I can't believe it"})  # a fusion model also reads
+recognize = pipeline("speech-emotion-recognition", model="you/your-model", trust_remote_code=True)
+recognize("clip.wav")  # [{"label": "happy", "score": 0.91}, {"label": "sad", "score": 0.05}, ...]
+recognize("interview.mp3", window_s=4.0)["segments"]  # [{"start": 0.0, "end": 4.0, "scores": [...]}, ...]
+recognize({"audio": "clip.wav", "text": "I can't believe it"})  # a fusion model also reads
 """
 
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Sized
-from itertools import islice
+from contextlib import nullcontext
+from itertools import chain, islice, pairwise
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers.models.auto import modeling_auto
 from transformers.pipelines.base import ChunkPipeline
 from transformers.utils import logging
 
 from .audio_blocks import AudioInputError, read, windows
+from .common import check_choice
 from .encoders import padding_sensitive, shortest_input
 
 logger = logging.get_logger(__name__)
@@ -32,40 +33,33 @@ LONG_S = 60.0  # attention grows with the square of the length: above this a war
 AUDIO_KEYS = {"array", "raw", "bytes", "path"}  # one of them is in every dict that is audio
 # The layer after the pooling in our two heads, and in the stock classes.
 AFTER_POOLING = ("ser_dense", "ser_classifier", "classifier")
-
-
-def _with_last(pieces: Iterable) -> Iterator[tuple]:
-    """`(piece, whether it is the last)`; each piece is yielded once the next is known."""
-    pieces = iter(pieces)
-    current = next(pieces)
-    for following in pieces:
-        yield current, False
-        current = following
-    yield current, True
+# Without this the stock pipeline prints "The model is not supported for audio-classification" and then works.
+modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.update(
+    ser="SerForAudioClassification",
+    ser_spectrogram="SerForSpectrogramClassification",
+    ser_fusion="SerFusionForClassification",
+)
 
 
 class SerPipeline(ChunkPipeline):
     """Emotions of speech: of a clip, or along a recording of any length.
 
     Inputs are a path, the `bytes` of a file, an array or tensor at the model's rate (`(samples,)`, `(channels,
-    samples)` or `(samples, channels)`), a dict `{"array", "sampling_rate"}`, `{"bytes"}` or `{"path"}` (a row's `audio`
-    of a dataset), a list of these (gives a list), or a generator or torch dataset of these (gives an iterator).
-    A dict `{"audio"}` holds one of them under that name; its other entries are ignored (a row of a dataset). Fusion
-    models also take `{"audio", "text"}`, `{"text"}`, and a dict of audio
-    with a `text`; a text that is None or empty is missing.
+    samples)` or `(samples, channels)`), a dict `{"array", "sampling_rate"}`, `{"bytes"}` or `{"path"}`, a dict with one
+    of these as `audio` (a row of a dataset), a list of these (gives a list), or a generator or torch dataset of these
+    (gives an iterator). For fusion models a dict may have a `text`, also alone; None or empty is missing.
 
     Args, at construction or in the call:
         window_s: Seconds of a window, each normalised on its own as a clip is. None takes the whole input at once.
         hop_s: Seconds from one window to the next; defaults to half a window.
-        window_last: Audio after the last whole window: `pad` makes a shorter window, `shift` one as long as the others
-            that begins earlier, `drop` none. The recipes' --window_last.
+        window_last: Audio after the last whole window: `pad`, `shift` or `drop`, see `audio_blocks.spans`.
         batch_size: Windows, or clips, that go through the model together; the answers do not depend on it.
         top_k: Only the k most probable labels. None returns all.
         return_embeddings: Adds the pooled vector of each clip (for fusion models, of audio and text) as a numpy array;
             with windows, also their mean.
-        asr: For fusion models: transcribes audio that has no text, `pipeline("automatic-speech-recognition")` or any
-            function of `{"array", "sampling_rate"}` that returns `{"text"}`. It transcribes each window on its own. A
-            text in the input belongs to the whole input and goes with every window.
+        asr: For fusion models: transcribes each clip or window without a text, `pipeline("automatic-speech-
+            recognition")` or any function of `{"array", "sampling_rate"}` that returns `{"text"}`. A text in the input
+            goes with every window.
         on_error: `raise` a ValueError that names the input, or `return` `{"error": ...}` in its place and continue.
 
     Returns:
@@ -105,9 +99,8 @@ class SerPipeline(ChunkPipeline):
         names = dict.fromkeys(name for step in steps for name in step)
         if unknown := set(options) - set(names):
             raise TypeError(f"unknown argument {', '.join(sorted(unknown))}; there are {', '.join(names)}, batch_size")
-        for name, choices in (("on_error", ("raise", "return")), ("window_last", ("pad", "shift", "drop"))):
-            if options.get(name, choices[0]) not in choices:
-                raise ValueError(f"{name} {options[name]!r}: must be one of {', '.join(choices)}")
+        check_choice("on_error", options.get("on_error", "raise"), ("raise", "return"))
+        check_choice("window_last", options.get("window_last", "pad"), ("pad", "shift", "drop"))
         if options.get("top_k") is not None and (options["top_k"] < 1 or self.problem_type == "regression"):
             raise ValueError(f"top_k {options['top_k']}: must be at least 1, and the model must have classes")
         if options.get("asr") is not None and not self._takes_text:
@@ -170,11 +163,10 @@ class SerPipeline(ChunkPipeline):
         return audio, text
 
     def _samples(self, window_s, hop_s) -> tuple[int | None, int | None]:
-        rate = self.feature_extractor.sampling_rate
         if window_s is None and hop_s is None:
             return None, None
-        size = round((window_s or 0) * rate)
-        hop = round((window_s / 2 if hop_s is None else hop_s) * rate) if size else 0
+        seconds = window_s or 0, (window_s or 0) / 2 if hop_s is None else hop_s
+        size, hop = (round(value * self.feature_extractor.sampling_rate) for value in seconds)
         if not 0 < hop <= size:
             raise ValueError(f"window_s {window_s}, hop_s {hop_s}: must be above 0, and a hop at most a window")
         return size, hop
@@ -185,22 +177,18 @@ class SerPipeline(ChunkPipeline):
         for index, clip in enumerate(clips):  # a group goes through the model together
             size = None if clip is None else index if self._trims else len(clip)
             groups[clip is None, size if self._padding_sensitive else None].append(index)
-        out, hooks = defaultdict(list), []  # out has one entry per group
+        out, hook = defaultdict(list), nullcontext()  # out has one entry per group
         if return_embeddings:
-            layers = dict(self.model.named_children())
-            layer = next((layers[name] for name in AFTER_POOLING if name in layers), None)
+            layer = next((layer for name in AFTER_POOLING if (layer := getattr(self.model, name, None))), None)
             if layer is None:
                 raise ValueError(f"return_embeddings: {type(self.model).__name__} has no layer called {AFTER_POOLING}")
-            hooks = [layer.register_forward_pre_hook(lambda _layer, inputs: out["embeddings"].append(inputs[0]))]
-        try:
+            hook = layer.register_forward_pre_hook(lambda _layer, inputs: out["embeddings"].append(inputs[0]))
+        with hook:
             for group in groups.values():
                 inputs = {} if clips[group[0]] is None else self._batch([clips[index] for index in group])
                 if self._takes_text:
                     inputs |= self.processor(text=[texts[index] for index in group]).to(self.device)
                 out["logits"].append(self.model(**inputs).logits)
-        finally:
-            for hook in hooks:
-                hook.remove()
         back = torch.tensor([index for group in groups.values() for index in group]).argsort()
         return {name: torch.cat(parts).float().cpu()[back] for name, parts in out.items()}
 
@@ -224,21 +212,18 @@ class SerPipeline(ChunkPipeline):
         values = torch.stack([piece["logits"] for piece in pieces]).double()  # (windows, labels)
         if self.problem_type != "regression":
             values = values.sigmoid() if self.problem_type.startswith("multi") else values.softmax(dim=-1)
-        scores = self._scores(values.mean(dim=0).tolist(), top_k)
-        embeds = "embeddings" in pieces[0]
-        if window_s is None and not embeds:
-            return scores
-        answer = {"scores": scores}
-        if embeds:
-            answer["embedding"] = torch.stack([piece["embeddings"] for piece in pieces]).mean(dim=0).numpy()
+
+        def entry(rows: list[int]) -> dict:
+            scores = {"scores": self._scores(values[rows].mean(dim=0).tolist(), top_k)}
+            if "embeddings" not in pieces[0]:
+                return scores
+            return scores | {"embedding": torch.stack([pieces[row]["embeddings"] for row in rows]).mean(dim=0).numpy()}
+
+        answer = entry(list(range(len(pieces))))
         if window_s is not None:
-            answer["segments"] = [
-                {"start": piece["start"], "end": piece["end"], "scores": self._scores(row, top_k)}
-                | ({"embedding": piece["embeddings"].numpy()} if embeds else {})
-                for piece, row in zip(pieces, values.tolist(), strict=True)
-                if piece["start"] is not None
-            ]
-        return answer
+            times = [{"start": piece["start"], "end": piece["end"]} for piece in pieces]
+            answer["segments"] = [t | entry([row]) for row, t in enumerate(times) if t["start"] is not None]
+        return answer if len(answer) > 1 else answer["scores"]
 
     def _scores(self, values: list[float], top_k: int | None) -> list[dict]:
         config, problem_type = self.model.config, self.problem_type
@@ -268,8 +253,7 @@ class SerPipeline(ChunkPipeline):
             usable = [piece for piece, _ in batch if "error" not in piece]
             if usable:
                 parts = {name: [piece.pop(name) for piece in usable] for name in ("samples", "text")}
-                out = self.forward(parts, **forward_params)
-                for name, values in out.items():
+                for name, values in self.forward(parts, **forward_params).items():
                     for piece, value in zip(usable, values, strict=True):
                         piece[name] = value
             for piece, last in batch:
@@ -278,15 +262,16 @@ class SerPipeline(ChunkPipeline):
                     yield self.postprocess(answered, **postprocess_params)
                     answered = []
 
-    def _pieces(self, inputs, parameters) -> Iterator[tuple[dict, bool]]:
+    def _pieces(self, inputs: Iterable, parameters: dict) -> Iterator[tuple[dict, bool]]:
+        """Windows of all inputs, and whether each is the last of its input."""
         for number, source in enumerate(inputs):
             path = source.get("audio", source) if isinstance(source, dict) else source
             path = path.get("path") if isinstance(path, dict) else path
             name = str(path) if isinstance(path, str | os.PathLike) else f"input {number} ({type(source).__name__})"
             try:
-                for piece, last in _with_last(self.preprocess(source, **parameters)):
+                for piece, following in pairwise(chain(self.preprocess(source, **parameters), [None])):
                     if "error" in piece:
                         piece["error"] = f"{name}: {piece['error']}"
-                    yield piece, last
+                    yield piece, following is None
             except (AudioInputError, TypeError) as error:
                 raise type(error)(f"{name}: {error}") from error

@@ -1,6 +1,5 @@
-"""From frames to one vector per clip, and from layers to one sequence of frames. Ships to the Hub beside the weights:
-imports nothing of this project. To add a pooling, add an entry to `POOLINGS`; everything else follows it.
-"""
+"""From frames to one vector per clip, and from layers to one sequence of frames. Ships to the Hub. To add a pooling,
+add an entry to `POOLINGS`; everything else follows it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import nn
 class Pooling:
     """One pooling."""
 
-    function: Callable[..., torch.Tensor]  # (frames, mask, scores) to (batch, width * dim), see `pool`
+    function: Callable[..., torch.Tensor]  # (frames, mask, scores or None) to (batch, width * dim), see `pool`
     width: int = 1  # of the result, relative to the frames
     parameters: Callable[[int], nn.Module] | None = None  # if learned: dim to the module from frames to scores
     linear: bool = False  # commutes with projections and layer sums, which may follow it at 1 / frames of their cost
@@ -53,28 +52,21 @@ POOLINGS = {
     "attentive": Pooling(_attentive, parameters=attention_scores),
 }
 # Poolings of texts; `first` is the vector at [CLS] or <s>.
-TEXT_POOLINGS = {
-    "first": Pooling(_first, linear=True),
-    "mean": POOLINGS["mean"],
-    "max": POOLINGS["max"],
-}
+TEXT_POOLINGS = {"first": Pooling(_first, linear=True), "mean": POOLINGS["mean"], "max": POOLINGS["max"]}
 
 
-def pool(frames: torch.Tensor, mask: torch.Tensor, pooling: str, scores: torch.Tensor | None = None) -> torch.Tensor:
-    """One vector per clip from its real frames; padding never counts.
+def pool(frames: torch.Tensor, mask: torch.Tensor, pooling: str, scorer: nn.Module | None = None) -> torch.Tensor:
+    """`frames` `(batch, frames, dim)` to one vector per clip, `(batch, width * dim)`; padding never counts.
 
     Args:
-        frames: `(batch, frames, dim)`.
         mask: `(batch, frames)`, True = real frame; every clip has at least one.
         pooling: A name of `POOLINGS` or `TEXT_POOLINGS`.
-        scores: `(batch, frames, 1)`, for a learned pooling: the output of its `parameters` module.
-
-    Returns:
-        `(batch, width * dim)`.
+        scorer: The `parameters` module of a learned pooling, which gives `(batch, frames, 1)` scores.
 
     >>> pool(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]), "meanmax")
     tensor([[2., 3.]])
     """
+    scores = None if scorer is None else scorer(frames)
     return (POOLINGS | TEXT_POOLINGS)[pooling].function(frames, mask, scores)
 
 

@@ -1,4 +1,4 @@
-"""The fusion model's inputs. Ships to the Hub beside the weights: imports nothing of this project but its siblings."""
+"""The fusion model's inputs. Ships to the Hub."""
 
 import numpy as np
 from transformers import BatchFeature
@@ -10,11 +10,7 @@ from .text_cleaning import clean_text
 class SerFusionProcessor(ProcessorMixin):
     """Clips and texts, some of them missing, to one padded batch.
 
-    Args:
-        feature_extractor: The audio encoder's.
-        tokenizer: The text encoder's.
-        max_text_length: Truncate texts to this many tokens, including the special ones.
-        text_cleaning: `none`, `unicode` or `words`, see `clean_text`.
+    Texts are cleaned by `clean_text` and truncated to `max_text_length` tokens, including the special ones.
     """
 
     # ProcessorMixin finds its parts by their parameters' names, and saves the other parameters beside them.
@@ -35,8 +31,7 @@ class SerFusionProcessor(ProcessorMixin):
             audio: An array of float samples, or a list of them, None where a clip is missing.
             text: A string, or a list of them, None or "" where a text is missing (also when cleaning leaves nothing).
             sampling_rate: Rate of the audio in Hz; must be the feature extractor's.
-            padding: As in transformers: True pads to the longest.
-            return_tensors: `pt` or `np`.
+            padding, return_tensors: As in transformers.
 
         Returns:
             The feature extractor's output, `input_values` `(batch, samples)` or `input_features` `(batch, rows,
@@ -48,39 +43,27 @@ class SerFusionProcessor(ProcessorMixin):
         """
         if audio is None and text is None:
             raise ValueError("neither audio nor text: give at least one")
+        clips = audio if audio is None or isinstance(audio, list | tuple) else [audio]
+        texts = [text] if isinstance(text, str) else text
+        if clips is not None and texts is not None and len(texts) != len(clips):
+            raise ValueError(f"{len(clips)} clips and {len(texts)} texts: give None for what is missing")
         batch = {}
-        if audio is not None:
-            clips = audio if isinstance(audio, list | tuple) else [audio]
-            batch |= self._clips(clips, sampling_rate, padding)
-        if text is not None:
-            texts = [text] if isinstance(text, str) else text
-            batch |= self._texts(texts, padding)
-            if audio is not None and len(texts) != len(clips):
-                raise ValueError(f"{len(clips)} clips and {len(texts)} texts: give None for what is missing")
+        if rows := [index for index, clip in enumerate(clips or ()) if clip is not None]:
+            features = self.feature_extractor(
+                [np.asarray(clips[index], dtype=np.float32) for index in rows],  # int16 would become float64
+                sampling_rate=sampling_rate, padding=padding, return_attention_mask=True, return_tensors="np",
+            )  # fmt: skip
+            batch |= {name: _spread(values, rows, len(clips)) for name, values in features.items()}
+        cleaned = [clean_text(entry, self.text_cleaning) for entry in (() if texts is None else texts)]
+        if rows := [index for index, entry in enumerate(cleaned) if entry.strip()]:
+            tokens = self.tokenizer(
+                [cleaned[index] for index in rows],
+                padding=padding, truncation=True, max_length=self.max_text_length, padding_side="right",
+                return_attention_mask=True, return_token_type_ids=False, return_tensors="np",
+            )  # fmt: skip
+            batch["input_ids"] = _spread(tokens["input_ids"], rows, len(texts), self.tokenizer.pad_token_id)
+            batch["text_attention_mask"] = _spread(tokens["attention_mask"], rows, len(texts))
         return BatchFeature(batch, tensor_type=return_tensors)
-
-    def _clips(self, clips, sampling_rate, padding) -> dict[str, np.ndarray]:
-        rows = [index for index, clip in enumerate(clips) if clip is not None]
-        if not rows:
-            return {}
-        features = self.feature_extractor(
-            [np.asarray(clips[index], dtype=np.float32) for index in rows],  # int16 would become float64
-            sampling_rate=sampling_rate, padding=padding, return_attention_mask=True, return_tensors="np",
-        )  # fmt: skip
-        return {name: _spread(values, rows, len(clips)) for name, values in features.items()}
-
-    def _texts(self, texts, padding) -> dict[str, np.ndarray]:
-        cleaned = [clean_text(text, self.text_cleaning) for text in texts]
-        rows = [index for index, text in enumerate(cleaned) if text.strip()]
-        if not rows:
-            return {}
-        tokens = self.tokenizer(
-            [cleaned[index] for index in rows],
-            padding=padding, truncation=True, max_length=self.max_text_length, padding_side="right",
-            return_attention_mask=True, return_token_type_ids=False, return_tensors="np",
-        )  # fmt: skip
-        ids = _spread(tokens["input_ids"], rows, len(texts), self.tokenizer.pad_token_id)
-        return {"input_ids": ids, "text_attention_mask": _spread(tokens["attention_mask"], rows, len(texts))}
 
 
 def _spread(values: np.ndarray, rows: list[int], count: int, fill=0) -> np.ndarray:

@@ -1,8 +1,10 @@
-"""Cleaning of transcripts. Ships to the Hub beside the weights: imports nothing of this project."""
+"""Cleaning of transcripts. Ships to the Hub."""
 
 import re
 import string
 import unicodedata
+
+from .common import check_choice
 
 TEXT_CLEANING = ("none", "unicode", "words")
 # Tags for sounds other than words: IEMOCAP's [LAUGHTER], [BREATHING], [GARBAGE] and, in its alignments,
@@ -34,8 +36,7 @@ def clean_text(text: str | None, how: str = "unicode") -> str:
     >>> clean_text("\u201cI don\u2019t\u2026 know\u201d [LAUGHTER]", "words")
     "i don't know"
     """
-    if how not in TEXT_CLEANING:
-        raise ValueError(f"text_cleaning {how!r}: choose one of {', '.join(TEXT_CLEANING)}")
+    check_choice("text_cleaning", how, TEXT_CLEANING)
     if text is None or how == "none":
         return text or ""
     text = unicodedata.normalize("NFKC", NOISE.sub(" ", text.translate(ASCII)))

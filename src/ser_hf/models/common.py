@@ -1,8 +1,25 @@
-"""What all our models share: incomplete checkpoints are refused, and the loss follows the problem type. Ships to the
-Hub beside the weights: imports nothing of this project."""
+"""What all our models and configurations share. Ships to the Hub."""
+
+from collections.abc import Iterable
 
 import torch.nn.functional as F
+from transformers import PreTrainedConfig
 from transformers.modeling_outputs import SequenceClassifierOutput
+
+
+def check_choice(name: str, value, choices: Iterable) -> None:
+    """Raises ValueError unless the value of the argument `name` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} {value!r}: choose one of {', '.join(map(str, choices))}")
+
+
+class PipelineConfig(PreTrainedConfig):
+    """A configuration that names our pipeline in every saved config.json, where `pipeline` looks for its code."""
+
+    def __post_init__(self, **kwargs):
+        task = {"impl": "pipeline_ser.SerPipeline", "pt": ["AutoModelForAudioClassification"]}
+        kwargs.setdefault("custom_pipelines", {"speech-emotion-recognition": task})
+        super().__post_init__(**kwargs)
 
 
 class StrictLoading:
@@ -14,11 +31,7 @@ class StrictLoading:
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers, but an incomplete checkpoint is refused: missing weights would be random.
-
-        Raises:
-            ValueError: weights are missing; it names them.
-        """
+        """As in transformers; ValueError names weights that are missing, because they would be random."""
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         missing = sorted(info["missing_keys"])
         if missing:
@@ -35,13 +48,8 @@ def classification_output(
 ):
     """The output of a model's `forward`: a `SequenceClassifierOutput`, or for `return_dict=False` a tuple.
 
-    The loss, with labels, is the batch mean of cross-entropy, of binary cross-entropy (multi-label) or of the squared
-    error (regression).
-
-    Args:
-        logits: `(batch, labels)`.
-        labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
-        problem_type: As in transformers; None is single-label.
+    `logits` are `(batch, labels)`. With `labels`, the loss is the batch mean of cross-entropy (class indices
+    `(batch,)`), of binary cross-entropy (multi-label) or of the squared error (regression; both `(batch, labels)`).
     """
     loss = None
     if labels is not None and problem_type == "regression":
