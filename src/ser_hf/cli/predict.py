@@ -25,8 +25,6 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-import pandas as pd
-
 from .. import torchaudio_cpu
 from ..errors import SerError
 from ..evaluation.tables import number, text_table
@@ -160,6 +158,8 @@ def rows_of(file: str, answer: list | dict, problem_type: str, fixed: dict) -> l
 
 def encode(rows: list[dict], columns: dict[str, str], suffix: str) -> str | bytes:
     """Rows as the content of a csv, json or parquet file."""
+    import pandas as pd
+
     if suffix == ".json":
         return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"
     table = pd.DataFrame(rows, columns=list(columns)).astype(columns)
@@ -168,6 +168,8 @@ def encode(rows: list[dict], columns: dict[str, str], suffix: str) -> str | byte
 
 def decode(file: Path, columns: dict[str, str]) -> list[dict]:
     """The rows of a file written by `encode`; ValueError if it is no such file."""
+    import pandas as pd
+
     if file.suffix == ".json":
         return json.loads(file.read_text())
     if file.suffix == ".csv":
@@ -223,6 +225,8 @@ def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options
 
 def lines_of(rows: list[dict]) -> list[str]:
     """The table for the screen: rows without an error, and neither settings nor the windows' numbers."""
+    import pandas as pd
+
     hidden = ["error", "model", "window", "window_s", "hop_s", "window_last"]
     table = pd.DataFrame([row for row in rows if not row["error"]]).drop(columns=hidden, errors="ignore")
     cells = [["-" if pd.isna(value) else number(value) for value in row] for row in table.itertuples(index=False)]
