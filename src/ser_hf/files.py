@@ -16,15 +16,8 @@ def write(path: Path, content: str | bytes) -> None:
 
 
 def claim(folder: Path, flag: str) -> None:
-    """Make a folder and prove that files can be written there.
-
-    Args:
-        folder: The folder.
-        flag: How the user named it, for the message.
-
-    Raises:
-        SerError: the folder or a file in it cannot be written.
-    """
+    """Make a folder and prove that files can be written there. SerError, with `flag` as the user's name for the folder,
+    if not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (probe := folder / f".writable.{os.getpid()}").touch()

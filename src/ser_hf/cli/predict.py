@@ -18,14 +18,12 @@ mistake in the command.
 """
 
 import json
+import os
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
-
-import pandas as pd
 
 from .. import torchaudio_cpu
 from ..errors import SerError
@@ -64,14 +62,9 @@ def find_files(places: list[str]) -> list[str]:
 
 
 def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = None):
-    """The `SerPipeline` of a fine-tuned model, ours or any audio classifier of transformers.
-
-    `speaker_clips` are files of the speaker, for speaker normalisation (`SerSpectrogramFeatureExtractor.adapted`).
-
-    Raises:
-        SerError: not found, no audio classifier, its own code is not trusted, weights are missing, or speaker clips for
-            a model without speaker normalisation.
-    """
+    """The `SerPipeline` of a fine-tuned model, ours or any audio classifier of transformers. `speaker_clips` are files
+    of the speaker, for speaker normalisation (`SerSpectrogramFeatureExtractor.adapted`). SerError: not found, no audio
+    classifier, its own code is not trusted, weights are missing, or the model has no speaker normalisation."""
     torchaudio_cpu.check()
     import transformers
     from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
@@ -92,10 +85,8 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
             reason = f"no such folder, and no model on the Hub that this machine can load ({reason})"
         raise SerError(f"--model {name}: {reason}") from None
     if missing := sorted(info["missing_keys"]):
-        raise SerError(
-            f"--model {name}: incomplete checkpoint, the weights {', '.join(missing[:4])} are missing; "
-            "give a fine-tuned checkpoint"
-        )
+        problem = f"incomplete checkpoint, the weights {', '.join(missing[:4])} are missing"
+        raise SerError(f"--model {name}: {problem}; give a fine-tuned checkpoint")
     normalises_speakers = getattr(extractor, "mean_spectrum", None) is not None
     if speaker_clips and not normalises_speakers:
         raise SerError(f"--speaker_clips: {name} was trained without --speaker_norm; leave it out")
@@ -167,6 +158,8 @@ def rows_of(file: str, answer: list | dict, problem_type: str, fixed: dict) -> l
 
 def encode(rows: list[dict], columns: dict[str, str], suffix: str) -> str | bytes:
     """Rows as the content of a csv, json or parquet file."""
+    import pandas as pd
+
     if suffix == ".json":
         return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"
     table = pd.DataFrame(rows, columns=list(columns)).astype(columns)
@@ -175,6 +168,8 @@ def encode(rows: list[dict], columns: dict[str, str], suffix: str) -> str | byte
 
 def decode(file: Path, columns: dict[str, str]) -> list[dict]:
     """The rows of a file written by `encode`; ValueError if it is no such file."""
+    import pandas as pd
+
     if file.suffix == ".json":
         return json.loads(file.read_text())
     if file.suffix == ".csv":
@@ -185,11 +180,8 @@ def decode(file: Path, columns: dict[str, str]) -> list[dict]:
 
 
 def earlier(out: Path, partial: Path, columns: dict[str, str], settings: dict) -> dict[str, list[dict]]:
-    """The rows of each file from an earlier call with the same model, finished or not.
-
-    Raises:
-        SerError: the table is not one of this command, or has another model or other windows.
-    """
+    """The rows of each file from an earlier call with the same model, finished or not. SerError: the table is not one
+    of this command, or has another model or other windows."""
     files = {}
     lines = partial.read_text().split("\n")[:-1] if partial.exists() else []  # the last may be cut off
     try:
@@ -215,19 +207,17 @@ def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options
 
     # The longest first: clips of similar length are batched, and a batch too large for the memory fails at once.
     files, rows = sorted(files, key=lambda file: -Path(file).stat().st_size), {}
-    with partial.open("a") if partial else nullcontext() as lines:
+    with (partial or Path(os.devnull)).open("a", buffering=1) as lines:  # each line is written at once
         answers = pipe(iter(files), on_error="return", **options)
         try:
             for file, answer in zip(files, tqdm(answers, total=len(files), unit=" files", disable=None), strict=True):
                 rows[file] = rows_of(file, answer, pipe.problem_type, fixed)
-                if lines:
-                    lines.write(json.dumps(rows[file]) + "\n")
-                    lines.flush()
+                lines.write(json.dumps(rows[file]) + "\n")
         except torch.OutOfMemoryError:
             size = options["batch_size"]
             raise SerError(f"--batch_size {size}: the GPU's memory is full; give less, or --window_s") from None
         except KeyboardInterrupt:
-            if lines:
+            if partial:
                 sys.stderr.write(f"the scores of {len(rows)} more files are saved: the same command continues there\n")
             raise
     return rows
@@ -235,14 +225,12 @@ def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options
 
 def lines_of(rows: list[dict]) -> list[str]:
     """The table for the screen: rows without an error, and neither settings nor the windows' numbers."""
-    hidden = {"error", "model", "window", "window_s", "hop_s", "window_last"}
-    rows = [
-        {name.removeprefix("score_"): row[name] for name in row if name not in hidden}
-        for row in rows
-        if not row["error"]
-    ]
-    cells = [["-" if value is None else number(value) for value in row.values()] for row in rows]
-    return text_table(list(rows[0]), cells) if rows else []
+    import pandas as pd
+
+    hidden = ["error", "model", "window", "window_s", "hop_s", "window_last"]
+    table = pd.DataFrame([row for row in rows if not row["error"]]).drop(columns=hidden, errors="ignore")
+    cells = [["-" if pd.isna(value) else number(value) for value in row] for row in table.itertuples(index=False)]
+    return text_table([name.removeprefix("score_") for name in table], cells)
 
 
 def main(argv: list[str]) -> int:

@@ -106,10 +106,8 @@ def card_text(card: "CorpusCard", report: "CorpusReport", repo_id: str, has_audi
 def check_licence(card: "CorpusCard", public: bool) -> None:
     """Raises SerError if the corpus may not be published as asked."""
     if public and not card.redistributable:
-        raise SerError(
-            f"--public: {card.title} may not be published again (licence: {card.licence}); "
-            "leave --public out to push it to a private repository"
-        )
+        problem = f"{card.title} may not be published again (licence: {card.licence})"
+        raise SerError(f"--public: {problem}; leave --public out to push it to a private repository")
 
 
 def claim_repository(repo_id: str, public: bool) -> str:
@@ -149,13 +147,9 @@ def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: 
     say(*report.lines())
     try:
         with tempfile.TemporaryDirectory() as folder:
-            publishable(dataset, Path(folder), num_proc).push_to_hub(
-                repo_id,
-                config_name=config.name,
-                private=not public,
-                embed_external_files=False,  # there are none any more
-                commit_message=f"{card.title}, label set {config.name}",
-            )
+            options = {"config_name": config.name, "commit_message": f"{card.title}, label set {config.name}"}
+            options |= {"private": not public, "embed_external_files": False}  # no external file is left
+            publishable(dataset, Path(folder), num_proc).push_to_hub(repo_id, **options)
         has_audio = any(dataset["duration"])
         page = DatasetCard.load(repo_id)
         for key, value in metadata(card, len(dataset), has_audio).items():

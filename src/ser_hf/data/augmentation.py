@@ -14,7 +14,7 @@ import soundfile as sf
 
 from ..errors import SerError
 from ..files import png
-from .audio import crop, decode
+from .audio import crop, decode, zero_pad
 
 SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
 # Level in dB of the direct sound of a synthetic room above all its reverberation: a speaker about one metre away.
@@ -284,6 +284,5 @@ def draw_examples(samples: np.ndarray, rate: int, config: Augmentation, seed: in
 def _decibels(samples: np.ndarray, rate: int) -> np.ndarray:
     """Power spectrogram in dB, `(frequencies, frames)`: 25 ms Hann windows every 10 ms."""
     size, hop = max(2, round(0.025 * rate)), max(1, round(0.010 * rate))
-    padded = np.pad(samples, (0, max(0, size - len(samples))))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop] * np.hanning(size)
+    frames = np.lib.stride_tricks.sliding_window_view(zero_pad(samples, size), size)[::hop] * np.hanning(size)
     return 20 * np.log10(np.abs(np.fft.rfft(frames)).T + 1e-6)

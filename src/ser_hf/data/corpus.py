@@ -43,11 +43,8 @@ class Protocol:
 LEAVE_ONE_SPEAKER_OUT = Protocol("leave-one-speaker-out", "each speaker is the test set once")
 SPEAKER_FOLDS = Protocol("speaker-folds", "five folds of whole speakers, of nearly equal size", by="speakers-in-five")
 _random = partial(Protocol, by="random", speaker_independent=False)
-RANDOM = _random(
-    "random",
-    "utterances shuffled, 80/20: speakers are in train and test, only for comparison with papers that did so",
-    folds=((),) * 5,
-)
+_SHUFFLED = "utterances shuffled, 80/20: speakers are in train and test, only for comparison with papers that did so"
+RANDOM = _random("random", _SHUFFLED, folds=((),) * 5)
 EMOBOX_SIZES = _random(
     "random-75-25-leaks-speakers",
     "random 75/25, the sizes of EmoBox's only fold of this corpus (its file list is not shipped here); fold 0 of four",

@@ -9,19 +9,8 @@ from ..errors import SerError as SerError  # loading scripts take everything fro
 
 # Full words, one spelling for all corpora, so that a model trained on one can be tested on another.
 EMOTIONS = (
-    "angry",
-    "bored",
-    "calm",
-    "disgust",
-    "excited",
-    "fearful",
-    "frustrated",
-    "happy",
-    "neutral",
-    "not_relevant",
-    "other",
-    "sad",
-    "surprised",
+    *("angry", "bored", "calm", "disgust", "excited", "fearful", "frustrated", "happy", "neutral", "not_relevant"),
+    *("other", "sad", "surprised"),
     "undecided",  # the raters did not agree (IEMOCAP's `xxx`)
 )
 

@@ -80,15 +80,10 @@ def split(
     validation_fraction: float = VALIDATION_FRACTION,
     seed: int = 42,
 ) -> DatasetDict:
-    """Train, validation and test of one fold. SerError: no such protocol or fold; too few speakers for every part.
-
-    Args:
-        dataset, corpus: A corpus as `load_corpus` returns it, and its name.
-        protocol: A protocol or its name; the corpus's default (speaker-independent) if None.
-        fold: Number of the fold, from 0.
-        validation_fraction: About this part of the training utterances becomes validation, as whole speakers; 0: none.
-        seed: Draws the validation speakers, and the folds of `random`; not the training seed.
-    """
+    """Train, validation and test of one fold, counted from 0, of a corpus by its name. The protocol is the corpus's
+    default (speaker-independent) if None. About `validation_fraction` of the training utterances become validation, as
+    whole speakers. `seed` draws these, and the folds of `random`; it is not the training seed. SerError: no such
+    protocol or fold; too few speakers for every part."""
     if not isinstance(protocol, Protocol):
         protocol = find_protocol(corpus, protocol)
     tests = folds_of(dataset, protocol, seed)

@@ -17,19 +17,12 @@ from .tasks import CLASSES, LABELS, TASKS, VALUES
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)
 RARE = 1e-6  # stands for a frequency of 0 or 1 where a logarithm is taken
 
-Answer = Callable[[np.ndarray], np.ndarray]  # TF-IDF rows to logits `(rows, labels)`
-
 
 def text_baselines(
     splits: Mapping[str, Dataset], names: list[str], problem_type: str, seed: int = 42
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Fit the baselines on train, choose on validation, predict test.
-
-    Args:
-        splits: Parts with the columns `text` (cleaned, never null) and `label` (class indices or vectors).
-        names: Label names in index order.
-        problem_type: As in transformers.
-        seed: Seed of the solver.
+    """Fit the baselines on train, choose on validation, predict test. The parts have the columns `text` (cleaned, never
+    null) and `label` (class indices or vectors), `names` are in index order.
 
     Returns:
         Logits on test, `(utterances, labels)`, by name: `majority` (classes), `frequency` (several labels) or `mean`
@@ -60,25 +53,24 @@ def _tfidf(splits: Mapping[str, Dataset], names: list[str], problem_type: str, s
     if problem_type == CLASSES and len(set(labels.tolist())) < 2:
         return None
     strengths = STRENGTHS if len(validation) else (1.0,)
-    fitted = {strength: fit(features, labels, len(names), strength, seed) for strength in strengths}
+    rows, count = vectorizer.transform([*validation["text"], *splits["test"]["text"]]), len(validation)
+    logits = {strength: fit(features, labels, len(names), rows, strength, seed) for strength in strengths}
     best, shift, about = 1.0, 0.0, "C = 1"
-    if len(validation):
-        truth, rows = np.array(validation["label"]), vectorizer.transform(validation["text"])
-        scores = {strength: task.scores(answer(rows)) for strength, answer in fitted.items()}
+    if count:
+        truth, scores = np.array(validation["label"]), {s: task.scores(logits[s][:count]) for s in strengths}
         quality = {s: task.metrics(truth, scores[s], names)[task.selected_by] or 0.0 for s in strengths}
         best = max(strengths, key=lambda strength: (quality[strength], -abs(np.log10(strength))))  # ties: nearest to 1
         about = f"C = {best:g}, chosen on validation"
         if task.has_thresholds:
             shift = task.logits(np.clip(tune_thresholds(truth, scores[best], names), RARE, 1 - RARE))
-    return fitted[best](vectorizer.transform(splits["test"]["text"])) - shift, about
+    return logits[best][count:] - shift, about
 
 
 def _logistic(features, target: np.ndarray, strength: float, seed: int):
     from sklearn.linear_model import LogisticRegression
 
-    return LogisticRegression(C=strength, class_weight="balanced", max_iter=1000, random_state=seed).fit(
-        features, target
-    )
+    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000, random_state=seed)
+    return model.fit(features, target)
 
 
 def _class_constant(labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -89,36 +81,25 @@ def _label_constant(labels: np.ndarray, num_labels: int) -> np.ndarray:
     return TASKS[LABELS].logits(np.clip(labels.mean(axis=0), RARE, 1 - RARE))
 
 
-def _fit_classes(features, labels: np.ndarray, num_labels: int, strength: float, seed: int) -> Answer:
+def _class_logits(features, labels: np.ndarray, num_labels: int, rows, strength: float, seed: int) -> np.ndarray:
     model = _logistic(features, labels, strength, seed)
-
-    def answer(rows) -> np.ndarray:
-        logits = np.full((rows.shape[0], num_labels), np.log(RARE))  # stays for a class that train does not have
-        logits[:, model.classes_] = model.predict_log_proba(rows)
-        return logits
-
-    return answer
+    logits = np.full((rows.shape[0], num_labels), np.log(RARE))  # stays for a class that train does not have
+    logits[:, model.classes_] = model.predict_log_proba(rows)
+    return logits
 
 
-def _fit_labels(features, labels: np.ndarray, num_labels: int, strength: float, seed: int) -> Answer:
-    constants, targets = _label_constant(labels, num_labels), (labels > 0.5).T
-    models = [_logistic(features, t, strength, seed) if 0 < t.sum() < len(t) else None for t in targets]
-
-    def answer(rows) -> np.ndarray:
-        logits = np.tile(constants, (rows.shape[0], 1))
-        for column, model in enumerate(models):
-            if model is not None:
-                logits[:, column] = model.decision_function(rows)
-        return logits
-
-    return answer
+def _label_logits(features, labels: np.ndarray, num_labels: int, rows, strength: float, seed: int) -> np.ndarray:
+    logits = np.tile(_label_constant(labels, num_labels), (rows.shape[0], 1))
+    for column, target in enumerate((labels > 0.5).T):
+        if 0 < target.sum() < len(target):
+            logits[:, column] = _logistic(features, target, strength, seed).decision_function(rows)
+    return logits
 
 
-def _fit_values(features, labels: np.ndarray, num_labels: int, strength: float, seed: int) -> Answer:
+def _value_logits(features, labels: np.ndarray, num_labels: int, rows, strength: float, seed: int) -> np.ndarray:
     from sklearn.linear_model import Ridge
 
-    model = Ridge(alpha=1 / strength).fit(features, labels)
-    return lambda rows: model.predict(rows).reshape(rows.shape[0], num_labels)
+    return Ridge(alpha=1 / strength).fit(features, labels).predict(rows).reshape(rows.shape[0], num_labels)
 
 
 class Baseline(NamedTuple):
@@ -128,12 +109,12 @@ class Baseline(NamedTuple):
     about: str
     constant: Callable[[np.ndarray, int], np.ndarray]  # training labels and their number to logits `(labels,)`
     model: str  # the linear model
-    fit: Callable[..., Answer]
+    fit: Callable[..., np.ndarray]  # TF-IDF and labels of train, number of labels, TF-IDF rows to logits of those rows
 
 
 BALANCED = "logistic regression with balanced classes"
 BASELINES = {
-    CLASSES: Baseline("majority", "the most frequent training class", _class_constant, BALANCED, _fit_classes),
-    LABELS: Baseline("frequency", "each label with its frequency in train", _label_constant, BALANCED, _fit_labels),
-    VALUES: Baseline("mean", "each value's mean in train", lambda y, _: y.mean(axis=0), "ridge", _fit_values),
+    CLASSES: Baseline("majority", "the most frequent training class", _class_constant, BALANCED, _class_logits),
+    LABELS: Baseline("frequency", "each label with its frequency in train", _label_constant, BALANCED, _label_logits),
+    VALUES: Baseline("mean", "each value's mean in train", lambda y, _: y.mean(axis=0), "ridge", _value_logits),
 }

@@ -14,15 +14,8 @@ from .metrics import from_counts
 
 
 def draw(clusters: Sequence[str | None], samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Resample clusters with replacement.
-
-    Args:
-        clusters: One name per utterance.
-        samples, seed: Number and seed of the draws.
-
-    Returns:
-        `(utterances,)` the number of each utterance's cluster, and `(samples, clusters)` the clusters of each draw.
-    """
+    """Resample clusters, one name per utterance, with replacement: `(utterances,)` the number of each utterance's
+    cluster, and `(samples, clusters)` the clusters of each draw."""
     names, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     if len(names) < 2:
         cluster = np.arange(len(clusters))
@@ -51,12 +44,8 @@ def class_draws(
 def metric_draws(
     compute: Callable[[np.ndarray], dict], clusters: Sequence[str | None], samples: int = 500, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Any metrics of every draw, `{metric: (samples,)}`, NaN where undefined.
-
-    Args:
-        compute: Row numbers to metrics, None where undefined.
-        clusters, samples, seed: As in `draw`.
-    """
+    """Any metrics of every draw, `{metric: (samples,)}`, NaN where undefined; `compute` takes row numbers and returns
+    None for an undefined metric."""
     cluster, drawn = draw(clusters, samples, seed)
     groups = [np.flatnonzero(cluster == number) for number in range(drawn.shape[1])]
     tables = [compute(np.concatenate([groups[number] for number in numbers])) for numbers in drawn]

@@ -11,12 +11,8 @@ MAX_PANELS = 6  # side by side
 
 
 def confusion_figure(matrix: list[list[int]], label_names: list[str], title: str) -> bytes:
-    """Confusion matrix, coloured by the share of each labelled class, with counts.
-
-    Args:
-        matrix: `(labels, labels)` counts: row = reference, column = prediction.
-        label_names: In index order.
-    """
+    """Confusion matrix `(labels, labels)`, row = reference, column = prediction, coloured by the share of each labelled
+    class, with counts. `label_names` are in index order."""
     from matplotlib.figure import Figure
 
     counts, classes = np.array(matrix, dtype=float), len(label_names)

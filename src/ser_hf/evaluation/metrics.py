@@ -140,14 +140,22 @@ def _precision_recall_f1(both: np.ndarray, support: np.ndarray, predicted: np.nd
     return both / np.maximum(predicted, 1), both / np.maximum(support, 1), f1
 
 
-def per_label(references, scores, names: list[str], thresholds) -> dict[str, dict]:
-    """Average precision of each label's scores; precision, recall and F1 of `score >= threshold`; support.
+def _averages(truth: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Precision, recall and F1 `(3, labels)` of `(rows, labels)` booleans, and each of `AVERAGES` of them, `(3,)`."""
+    each, rows = (
+        np.stack(_precision_recall_f1((truth & decided).sum(axis), truth.sum(axis), decided.sum(axis)))
+        for axis in (0, 1)
+    )
+    support = truth.sum(axis=0)
+    micro = np.stack(_precision_recall_f1((truth & decided).sum(), truth.sum(), decided.sum()))
+    weighted = (each * support).sum(axis=1) / max(support.sum(), 1)
+    averages = (micro, each.mean(axis=1), weighted, rows.mean(axis=1))
+    return each, dict(zip(AVERAGES, averages, strict=True))
 
-    Args:
-        references: `(rows, labels)`, 1 where the label is present.
-        scores: `(rows, labels)`.
-        thresholds: `(labels,)` or one number.
-    """
+
+def per_label(references, scores, names: list[str], thresholds) -> dict[str, dict]:
+    """Average precision of each label's scores; precision, recall and F1 of `score >= threshold`; support. References
+    (1 where the label is present) and scores are `(rows, labels)`, thresholds `(labels,)` or one number."""
     truth = np.asarray(references) > 0.5
     decided = np.asarray(scores) >= thresholds
     support = truth.sum(axis=0)
@@ -180,17 +188,11 @@ def averaged_f1(references: np.ndarray, decided: np.ndarray) -> dict[str, float 
     """F1 by scikit-learn's averages; `macro` over labels that occur. Rows without label and decision are 0 in
     `samples`, as the reference work's classification report counts them."""
     truth, decided = np.asarray(references, dtype=bool), np.asarray(decided, dtype=bool)
-    support, predicted, both = truth.sum(axis=0), decided.sum(axis=0), (truth & decided).sum(axis=0)
-    if not support.any():
+    present = truth.any(axis=0)
+    if not present.any():
         return dict.fromkeys(AVERAGES)
-    each = _precision_recall_f1(both, support, predicted)[2]
-    rows = _precision_recall_f1((truth & decided).sum(axis=1), truth.sum(axis=1), decided.sum(axis=1))[2]
-    return {
-        "micro": float(2 * both.sum() / (support.sum() + predicted.sum())),
-        "macro": float(each[support > 0].mean()),
-        "weighted": float((each * support).sum() / support.sum()),
-        "samples": float(rows.mean()),
-    }
+    each, averages = _averages(truth, decided)
+    return {name: float(f1) for name, (_, _, f1) in averages.items()} | {"macro": float(each[2, present].mean())}
 
 
 def weighted_accuracy(references: np.ndarray, decided: np.ndarray) -> float | None:
@@ -225,18 +227,13 @@ def classification_report(references, predictions, names: list[str], threshold: 
     """The reference work's report of regressed intensities read at one threshold: present is `value >= threshold` on
     both sides; one row a name and one an average, with MOSEI's weighted accuracy, precision, recall, F1, support."""
     truth, decided = np.asarray(references) >= threshold, np.asarray(predictions) >= threshold
-    both, support = truth & decided, truth.sum(axis=0)
+    support, (each, averages) = truth.sum(axis=0), _averages(truth, decided)
     accuracies = [weighted_accuracy(truth[:, i], decided[:, i]) for i in range(len(names))]
-    each = np.stack(_precision_recall_f1(both.sum(axis=0), support, decided.sum(axis=0)))
-    micro = _precision_recall_f1(both.sum(), truth.sum(), decided.sum())
-    rows = np.stack(_precision_recall_f1(both.sum(axis=1), truth.sum(axis=1), decided.sum(axis=1)))
-    weighted = (each * support).sum(axis=1) / max(support.sum(), 1)
 
     def row(accuracy: float | None, figures, count: int) -> dict:
         named = dict(zip(("precision", "recall", "f1"), map(float, figures), strict=True))
         return {"weighted_accuracy": accuracy, **named, "support": int(count)}
 
-    averages = {"micro": micro, "macro": each.mean(axis=1), "weighted": weighted, "samples": rows.mean(axis=1)}
     return {name: row(accuracies[i], each[:, i], support[i]) for i, name in enumerate(names)} | {
         f"{average} avg": row(mean_defined(accuracies) if average == "macro" else None, figures, support.sum())
         for average, figures in averages.items()
@@ -270,11 +267,7 @@ def _metric_class():
 
 def load_metric(name: str = "all"):
     """An `evaluate.Metric` of `uar`, `wa`, `macro_f1`, `weighted_f1`, or of `all`; works with `add_batch` and
-    `evaluate.combine`, and offline.
-
-    Raises:
-        ValueError: no such metric.
-    """
+    `evaluate.combine`, and offline. ValueError: no such metric."""
     if name not in (*METRICS, "all"):
         raise ValueError(f"metric {name!r}: choose one of {', '.join(METRICS)} or all")
     return _metric_class()(config_name=name, keep_in_memory=True)

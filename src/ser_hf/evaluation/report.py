@@ -1,6 +1,5 @@
 """The report of a run: text on the screen, model card, figures, `results.json`, `predictions.parquet`."""
 
-import io
 import json
 import re
 from pathlib import Path
@@ -174,9 +173,7 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
 
 def write_report(folder: Path, results: dict, table: pd.DataFrame, repo_id: str | None = None) -> None:
     """`predictions.parquet`, `figures/`, `README.md`, and last `results.json`, which marks the run as finished."""
-    buffer = io.BytesIO()
-    table.to_parquet(buffer, index=False)
-    write(folder / "predictions.parquet", buffer.getvalue())
+    write(folder / "predictions.parquet", table.to_parquet(index=False))
     title = f"{results['corpus']['corpus']}, {results['protocol']['name']} fold {results['protocol']['fold']}"
     for name in results["test"]["figures"]:
         write(folder / "figures" / f"{name}.png", FIGURES[name](results, table, title))

@@ -23,10 +23,8 @@ def score(
     """Score one part.
 
     Args:
-        dataset: The part, in the order of `logits`: its columns `label` and `speaker` are read.
-        logits: `(utterances, labels)`.
+        dataset: The part, in the order of `logits` `(utterances, labels)`: its columns `label` and `speaker` are read.
         names: Label names in index order.
-        problem_type: As in transformers.
         thresholds: Several labels: one decision threshold per label (0.5 each if None).
         report_at: Values: thresholds at which the classification report is made.
 
@@ -60,13 +58,12 @@ def compare(
     problem_type: str = CLASSES,
     thresholds: list[float] | None = None,
 ) -> dict[str, dict]:
-    """Compare a system with others on the same utterances.
+    """Compare a system with others on the same utterances. ValueError: a system has not as many rows as the part.
 
     Two intervals that overlap do not say that two systems are equal: both depend on which speakers were tested. Here
     every bootstrap draw scores both systems on the same resampled speakers, and the interval is of the difference.
 
     Args:
-        dataset, names, problem_type: As in `score`.
         logits: `(utterances, labels)` of the main system.
         others: `{name: logits}` of the same shape; for classes also `(utterances,)` predicted class indices.
         thresholds: Several labels: the main system's decision threshold of each label (0.5 each if None). The others'
@@ -76,9 +73,6 @@ def compare(
         For each other system `metrics` and `intervals` (95 %), `difference` (main minus other) and
         `difference_intervals` (95 %, paired). An undefined figure is None. A negative difference of an error (MAE, MSE,
         RMSE) is the better one.
-
-    Raises:
-        ValueError: a system has not as many rows as the part.
     """
     task, labels, speakers = TASKS[problem_type], np.array(dataset["label"]), dataset["speaker"]
     for name, rows in {"the main system": logits, **others}.items():

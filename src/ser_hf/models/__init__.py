@@ -37,16 +37,3 @@ for config, classes in CLASSES.items():
 
 # For the stock classes that our mean-pooled models are published as; the others name their pipeline in their config.
 PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=SerPipeline, pt_model=AutoModelForAudioClassification)
-
-__all__ = [
-    "SerConfig",
-    "SerForAudioClassification",
-    "SerForSpectrogramClassification",
-    "SerFusionConfig",
-    "SerFusionForClassification",
-    "SerFusionProcessor",
-    "SerPipeline",
-    "SerSpectrogramConfig",
-    "SerSpectrogramFeatureExtractor",
-    "SerSpectrogramModel",
-]

@@ -138,12 +138,8 @@ def resampled(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
 
 
 def read(source, rate: int) -> Iterator[np.ndarray]:
-    """One input as blocks of mono float32 samples at `rate` Hz; a file is never in memory as a whole.
-
-    Raises:
-        AudioInputError: unreadable, without samples, with NaN or infinite ones, or no audio.
-        TypeError: not a kind of input that `SerPipeline` takes.
-    """
+    """One input as blocks of mono float32 samples at `rate` Hz; a file is never in memory as a whole. AudioInputError:
+    unreadable, without samples, or with NaN or infinite ones. TypeError: no kind of input that `SerPipeline` takes."""
     if isinstance(source, dict):
         array = source["array"] if source.get("array") is not None else source.get("raw")
         if array is not None:

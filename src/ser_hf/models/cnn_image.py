@@ -25,15 +25,9 @@ class AlexNet(nn.Module):
             layers += [nn.MaxPool2d(3, 2)] if pooled else []
             channels_in = channels
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Sequential(
-            nn.Dropout(),
-            nn.Linear(256 * 36, 4096),
-            nn.ReLU(inplace=True),
-            nn.Dropout(),
-            nn.Linear(4096, 4096),
-            nn.ReLU(inplace=True),
-            *([] if num_classes is None else [nn.Linear(4096, num_classes)]),
-        )
+        dense = [nn.Dropout(), nn.Linear(256 * 36, 4096), nn.ReLU(inplace=True)]
+        dense += [nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(inplace=True)]
+        self.classifier = nn.Sequential(*dense, *([] if num_classes is None else [nn.Linear(4096, num_classes)]))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.features(x)
@@ -54,9 +48,8 @@ class Bottleneck(nn.Module):
         self.conv3, self.bn3 = nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels)
         self.downsample = None
         if stride > 1 or channels_in != channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(channels_in, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+            conv = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(conv, nn.BatchNorm2d(channels))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
@@ -112,22 +105,17 @@ class DenseNet(nn.Module):
 
     def __init__(self, in_channels: int = 1, num_classes: int | None = None):
         super().__init__()
-        self.features = nn.Sequential()
-        self.features.add_module("conv0", nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False))
-        self.features.add_module("norm0", nn.BatchNorm2d(64))
-        self.features.add_module("relu0", nn.ReLU(inplace=True))
-        self.features.add_module("pool0", nn.MaxPool2d(3, 2, padding=1))
+        modules = {"conv0": nn.Conv2d(in_channels, 64, 7, 2, padding=3, bias=False), "norm0": nn.BatchNorm2d(64)}
+        modules |= {"relu0": nn.ReLU(inplace=True), "pool0": nn.MaxPool2d(3, 2, padding=1)}
         channels = 64
         for number, depth in enumerate((6, 12, 48, 32), start=1):
-            block = nn.Sequential()
-            for layer in range(depth):
-                block.add_module(f"denselayer{layer + 1}", DenseLayer(channels + 32 * layer, 32))
+            layers = {f"denselayer{layer + 1}": DenseLayer(channels + 32 * layer, 32) for layer in range(depth)}
+            modules[f"denseblock{number}"] = nn.Sequential(OrderedDict(layers))
             channels += 32 * depth
-            self.features.add_module(f"denseblock{number}", block)
             if number < 4:
-                self.features.add_module(f"transition{number}", transition(channels))
+                modules[f"transition{number}"] = transition(channels)
                 channels //= 2
-        self.features.add_module("norm5", nn.BatchNorm2d(channels))
+        self.features = nn.Sequential(OrderedDict(modules, norm5=nn.BatchNorm2d(channels)))
         if num_classes is not None:
             self.classifier = nn.Linear(channels, num_classes)
 

@@ -45,12 +45,11 @@ class Layer(nn.Module):
     def __init__(self, channels_in: int, channels: int, pooled):
         super().__init__()
         flat = isinstance(pooled, int)
-        self.conv = (nn.Conv1d if flat else nn.Conv2d)(
-            channels_in, channels, 5 if flat else 3, padding="same", bias=False
-        )
-        self.norm = (nn.BatchNorm1d if flat else nn.BatchNorm2d)(channels)
+        kinds = (nn.Conv1d, nn.BatchNorm1d, F.max_pool1d) if flat else (nn.Conv2d, nn.BatchNorm2d, F.max_pool2d)
+        conv, norm, self.pool = kinds
         self.pooled = pooled
-        self.pool = F.max_pool1d if flat else F.max_pool2d
+        self.conv = conv(channels_in, channels, 5 if flat else 3, padding="same", bias=False)
+        self.norm = norm(channels)
 
     def forward(self, x, lengths):
         x = F.relu(self.norm(self.conv(x)))

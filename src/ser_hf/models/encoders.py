@@ -22,11 +22,11 @@ class Encoder:
     frames: Callable[[PreTrainedConfig, torch.Tensor], torch.Tensor]  # (config, real steps) to real output frames
     steps: Callable[[PreTrainedConfig, int], int]  # (config, output frames) to the input steps they require
     padding_sensitive: Callable[[PreTrainedConfig], bool]  # whether padding changes real frames even with a mask
-    layers: str | None  # path of the list of transformer layers, which FSDP wraps; None: no hidden states of layers
-    feature_encoder: str | None  # path of the convolutions over the waveform, which fine-tuning usually freezes
     # Last names of the linear layers that LoRA adapts by default: queries and values (Hu et al. 2021, section 7.1), or
     # the layer that makes queries, keys and values together.
-    lora: tuple[str, ...]
+    lora: tuple[str, ...] = ()
+    layers: str | None = None  # path of the list of transformer layers, which FSDP wraps; None: no states of layers
+    feature_encoder: str | None = None  # path of the convolutions over the waveform, which fine-tuning usually freezes
 
 
 def _convolved(config: PreTrainedConfig, samples):
@@ -72,9 +72,6 @@ ENCODERS = {
         frames=lambda config, lengths: lengths * 0 + 1,
         steps=lambda config, frames: 1,
         padding_sensitive=lambda config: config.padding_sensitive,
-        layers=None,
-        feature_encoder=None,
-        lora=(),
     ),
 }
 
@@ -85,8 +82,6 @@ TEXT = Encoder(
     frames=lambda config, tokens: tokens,
     steps=lambda config, frames: frames,
     padding_sensitive=lambda config: config.model_type == "fnet",  # it takes no mask
-    layers=None,
-    feature_encoder=None,
     lora=(
         *("query", "value"),  # BERT, RoBERTa, XLM-R, ELECTRA, ALBERT
         *("q_lin", "v_lin"),  # DistilBERT
@@ -164,12 +159,11 @@ def freeze_feature_encoder(encoder: nn.Module) -> None:
 def load_encoder(name_or_path: str, config: PreTrainedConfig, **options):
     """A pretrained encoder of transformers, or that of any model with one, in float32: half precision does not train.
     ValueError if weights of the encoder itself are missing from the checkpoint."""
-    verbosity = logging.get_verbosity()
+    verbosity, options = logging.get_verbosity(), options | without_pooler(config)
     logging.set_verbosity_error()  # a dropped head is not worth its table; missing weights are an error below
     try:
-        encoder, info = AutoModel.from_pretrained(
-            name_or_path, config=config, dtype=torch.float32, output_loading_info=True, **options
-        )
+        options |= {"config": config, "dtype": torch.float32, "output_loading_info": True}
+        encoder, info = AutoModel.from_pretrained(name_or_path, **options)
     finally:
         logging.set_verbosity(verbosity)
     # masked_spec_embed fills what SpecAugment masks; some published checkpoints never had one.

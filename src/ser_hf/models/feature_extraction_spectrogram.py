@@ -86,17 +86,15 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         check_choice("window_type", window_type, ("hamming", "hann"))
         check_choice("normalize", normalize, ("none", "clip"))
         if not 0 < win_length <= n_fft or hop_length < 1:
-            raise ValueError(
-                f"win_length {win_length}, hop_length {hop_length}: must be 1 or more, n_fft {n_fft} at most"
-            )
+            sizes = f"win_length {win_length}, hop_length {hop_length}"
+            raise ValueError(f"{sizes}: must be 1 or more, n_fft {n_fft} at most")
         check_trim_db(trim_db)
         if kind == "mfcc" and not 0 < n_mfcc <= n_mels:
             raise ValueError(f"n_mfcc {n_mfcc}: must be 1 to n_mels {n_mels}")
         rows = n_mels if kind == "mel" else n_mfcc
         if mean_spectrum is not None and len(mean_spectrum) != rows:
             raise ValueError(f"mean_spectrum of {len(mean_spectrum)} values: must be {rows}, one per row")
-        if reference is None:
-            reference = "max" if kind == "mel" else 1.0
+        reference = ("max" if kind == "mel" else 1.0) if reference is None else reference
         if padding_value is None:
             floor = kind == "mel" and reference == "max" and normalize == "none" and top_db is not None
             padding_value = -top_db if floor and mean_spectrum is None else 0.0
@@ -126,10 +124,8 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         return cosines(self.n_mfcc, self.n_mels).to(samples) @ values if self.kind == "mfcc" else values
 
     def scaled(self, values: torch.Tensor, mean_spectrum: torch.Tensor | None = None) -> torch.Tensor:
-        """Float32 features from `spectra`, `(..., rows, frames)` without padding, each clip on its own.
-
-        `mean_spectrum` is the speaker's `(rows,)`, where it is known; it defaults to this extractor's, if it has one.
-        """
+        """Float32 features from `spectra`, `(..., rows, frames)` without padding, each clip on its own. `mean_spectrum`
+        is the speaker's `(rows,)`, where it is known; it defaults to this extractor's, if it has one."""
         if mean_spectrum is None and self.mean_spectrum is not None:
             mean_spectrum = torch.tensor(self.mean_spectrum)
         if mean_spectrum is not None:
@@ -183,17 +179,13 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """`input_features` `(batch, rows, frames)` of one clip or several, with their `attention_mask`.
+        """`input_features` `(batch, rows, frames)` of one clip or several, with their `attention_mask`. ValueError:
+        another `sampling_rate`, in Hz, an empty clip, or unequal clips with `padding=False`.
 
         Args:
             clips: `(samples,)`, or a list of such or `(batch, samples)`.
-            sampling_rate: Rate of the clips in Hz; checked.
             padding: True or `longest`: pad shorter clips at their end. False: all must have equally many frames.
             return_attention_mask: True always, False never, None if any clip is padded.
-            return_tensors: `pt` or `np`.
-
-        Raises:
-            ValueError: wrong rate, an empty clip, or unequal clips with `padding=False`.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(f"clips at {sampling_rate} Hz: resample them to this extractor's {self.sampling_rate} Hz")

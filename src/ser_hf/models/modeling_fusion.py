@@ -35,12 +35,8 @@ def load_audio_encoder(
     name_or_path: str, overrides: dict | None = None, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, str | None]:
     """A pretrained audio encoder, or that of a model with one, and the pooling of the `ser` model it is from, if it is.
-
-    `overrides` change the configuration of an encoder of transformers.
-
-    Raises:
-        ValueError: the encoder is not supported, or its weights are missing from the checkpoint.
-    """
+    `overrides` change the configuration of an encoder of transformers. ValueError: the encoder is not supported, or its
+    weights are missing from the checkpoint."""
     kind = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
     if kind == "ser":
         trained = SerForAudioClassification.from_pretrained(name_or_path, dtype=torch.float32)
@@ -56,7 +52,7 @@ def load_text_encoder(name_or_path: str, trust_remote_code: bool = False) -> Pre
     """A pretrained text encoder, or that of a model with one; raises as `load_audio_encoder` does."""
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
     check_text(config)
-    return load_encoder(name_or_path, config, trust_remote_code=trust_remote_code, **without_pooler(config))
+    return load_encoder(name_or_path, config, trust_remote_code=trust_remote_code)
 
 
 class SerFusionForClassification(StrictLoading, PreTrainedModel):
@@ -103,14 +99,9 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
     def from_encoders(
         cls, audio: str, text: str, audio_overrides: dict | None = None, trust_remote_code: bool = False, **config
     ) -> "SerFusionForClassification":
-        """Two pretrained encoders under a new, random head, to be trained.
-
-        Args:
-            audio, text: Hub ids or folders; the pooling of a `ser` model becomes the default.
-            audio_overrides: See `load_audio_encoder`; this raises as it does.
-            trust_remote_code: Run code that comes with the checkpoints.
-            config: Arguments of `SerFusionConfig`.
-        """
+        """Two pretrained encoders, named by Hub ids or folders, under a new, random head, to be trained. The pooling of
+        a `ser` model becomes the default of `config`, the arguments of `SerFusionConfig`. `audio_overrides` and errors
+        as in `load_audio_encoder`."""
         audio_encoder, pooling = load_audio_encoder(audio, audio_overrides, trust_remote_code)
         config = {**({"pooling": pooling} if pooling else {}), **config}
         text_encoder = load_text_encoder(text, trust_remote_code)
@@ -146,10 +137,8 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         return (layers, encoder.hidden_size * (pooling.width if pools else 1)), pools
 
     def encode_audio(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None):
-        """Hidden states `(batch, layers, frames, dim)` of the audio encoder, and their mask `(batch, frames)`.
-
-        True is a real frame. There is one layer without layer sum, one frame where `pools_audio`, no True for a missing
-        clip.
+        """Hidden states `(batch, layers, frames, dim)` of the audio encoder, and their mask `(batch, frames)`, True =
+        real. There is one layer without layer sum, one frame where `pools_audio`, no True for a missing clip.
 
         Args:
             inputs: `(batch, samples)`, each clip normalised as its feature extractor does, or `(batch, rows, frames)`
@@ -195,9 +184,7 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
 
         A modality is missing where it is None, or its mask has no True in the row; the mask of given hidden states may
         be None. A row without either (a withheld text of an utterance without audio) gets both learned vectors.
-
-        Raises:
-            ValueError: neither audio nor text is given at all.
+        ValueError: neither audio nor text is given at all.
         """
         if audio_states is None and text_states is None:
             raise ValueError("neither audio nor text: give at least one")
@@ -239,18 +226,14 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """`logits` `(batch, labels)` of clips and texts, and with labels the `loss` of `classification_output`.
-
-        A modality is missing where its argument is None or its mask has a row of zeros.
+        """`logits` `(batch, labels)` of clips and texts, and with labels the `loss` of `classification_output`. A
+        modality is missing where its argument is None or its mask has a row of zeros. Errors as in `fuse`.
 
         Args:
             input_values, input_features, attention_mask: Either audio, and its mask, as `encode_audio` takes it.
             input_ids, text_attention_mask: As `encode_text` takes them.
             audio_states, audio_mask, text_states, text_mask: Outputs of those two, instead of their inputs.
             labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
-
-        Raises:
-            ValueError: neither audio nor text is given at all.
         """
         audio = input_values if input_features is None else input_features
         if audio_states is None and audio is not None:

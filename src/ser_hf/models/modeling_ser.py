@@ -56,17 +56,9 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
     def from_encoder(
         cls, name_or_path: str, overrides: dict | None = None, trust_remote_code: bool = False, **config
     ) -> "SerForAudioClassification":
-        """A pretrained encoder, or that of any model with one, under a new, random head, to be trained.
-
-        Args:
-            name_or_path: Hub id or folder.
-            overrides: Changes to the encoder's configuration.
-            trust_remote_code: Run code that comes with the checkpoint.
-            config: Arguments of `SerConfig`.
-
-        Raises:
-            ValueError: the encoder is not supported, or its weights are missing from the checkpoint.
-        """
+        """A pretrained encoder, or that of any model with one, under a new, random head, to be trained. `overrides`
+        change the encoder's configuration, `config` are arguments of `SerConfig`. ValueError: the encoder is not
+        supported, or its weights are missing from the checkpoint."""
         audio = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **(overrides or {}))
         if audio.model_type == "ser":
             encoder = cls.from_pretrained(name_or_path).encoder

@@ -57,10 +57,7 @@ class SerSpectrogramModel(SerSpectrogramPreTrainedModel):
         self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None, return_dict: bool | None = None
     ) -> BaseModelOutputWithPooling | tuple:
         """One vector per clip: `pooler_output` `(batch, hidden_size)`, `last_hidden_state` `(batch, 1, hidden_size)`.
-
-        `input_features` are `(batch, rows, frames)`; `attention_mask` `(batch, frames)` is 1 for real frames, None when
-        no clip is padded.
-        """
+        Inputs are `(batch, rows, frames)`, the mask `(batch, frames)`, 1 = real, or None when no clip is padded."""
         lengths = None if attention_mask is None else attention_mask.sum(dim=-1)
         x = self.norm(input_features, lengths)
         if self.config.reduce == "time":  # no padding remains: every clip is a sequence of equally many coefficients

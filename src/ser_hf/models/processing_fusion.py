@@ -8,16 +8,13 @@ from .text_cleaning import clean_text
 
 
 class SerFusionProcessor(ProcessorMixin):
-    """Clips and texts, some of them missing, to one padded batch.
-
-    Texts are cleaned by `clean_text` and truncated to `max_text_length` tokens, including the special ones.
-    """
+    """Clips and texts, some of them missing, to one padded batch. Texts are cleaned by `clean_text` and truncated to
+    `max_text_length` tokens, including the special ones."""
 
     # ProcessorMixin finds its parts by their parameters' names, and saves the other parameters beside them.
     def __init__(self, feature_extractor=None, tokenizer=None, max_text_length=64, text_cleaning="none", **kwargs):
         clean_text("", text_cleaning)  # raises for an unknown name
-        self.max_text_length = max_text_length
-        self.text_cleaning = text_cleaning
+        self.max_text_length, self.text_cleaning = max_text_length, text_cleaning
         super().__init__(feature_extractor, tokenizer, **kwargs)
 
     @property
@@ -31,7 +28,6 @@ class SerFusionProcessor(ProcessorMixin):
             audio: An array of float samples, or a list of them, None where a clip is missing.
             text: A string, or a list of them, None or "" where a text is missing (also when cleaning leaves nothing).
             sampling_rate: Rate of the audio in Hz; must be the feature extractor's.
-            padding, return_tensors: As in transformers.
 
         Returns:
             The feature extractor's output, `input_values` `(batch, samples)` or `input_features` `(batch, rows,

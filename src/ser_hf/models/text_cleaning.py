@@ -22,14 +22,9 @@ JOINERS = "\u200c\u200d"  # invisible, but Persian, Indic scripts and compound e
 def clean_text(text: str | None, how: str = "unicode") -> str:
     """A transcript as input of a tokenizer; "" where there is none or cleaning leaves nothing.
 
-    Args:
-        text: As in the corpus.
-        how: `none` changes nothing. `unicode` is NFKC with typographic quotes and dashes as ASCII, without control
-            characters and noise tags such as [LAUGHTER], white space collapsed; HTML entities stay. `words` is
-            `unicode` in lower case without punctuation; an apostrophe inside a word stays.
-
-    Raises:
-        ValueError: unknown `how`.
+    `none` changes nothing. `unicode` is NFKC with typographic quotes and dashes as ASCII, without control characters
+    and noise tags such as [LAUGHTER], white space collapsed; HTML entities stay. `words` is `unicode` in lower case
+    without punctuation; an apostrophe inside a word stays. ValueError: no such `how`.
 
     >>> clean_text("\u201cI don\u2019t\u2026 know\u201d [LAUGHTER]")
     '"I don\\'t... know"'
