@@ -28,10 +28,7 @@ def add_lora(
     """The model with adapters of rank `r` on linear layers of its encoders, scaled by `alpha / r`.
 
     Its head (`head_modules`) is trained in full and saved with the adapter. `target` holds the last names of the layers
-    to adapt; it defaults to `Encoder.lora` of `models.encoders`.
-
-    Raises:
-        SerError: no layer has such a name.
+    to adapt; it defaults to `Encoder.lora` of `models.encoders`. Raises SerError: no layer has such a name.
     """
     from peft import LoraConfig, get_peft_model
     from torch import nn

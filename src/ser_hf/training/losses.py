@@ -36,11 +36,8 @@ def positive_weights(labels: list[list[float]]) -> torch.Tensor:
 
 
 def ccc(predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-    """Concordance correlation coefficient of each column (Lin 1989), `(rows, dim)` to `(dim,)`.
-
-    `2 cov(x, y) / (var x + var y + (mean x - mean y)^2)` with population moments. Columns where both are constant and
-    equal give 0.
-    """
+    """Concordance correlation coefficient of each column (Lin 1989), `(rows, dim)` to `(dim,)`:
+    `2 cov(x, y) / (var x + var y + (mean x - mean y)^2)`, population moments; 0 where both are constant and equal."""
     x, y = predictions.double(), references.double()
     dx, dy = x - x.mean(dim=0), y - y.mean(dim=0)
     spread = (dx**2).mean(dim=0) + (dy**2).mean(dim=0) + (x.mean(dim=0) - y.mean(dim=0)) ** 2
@@ -81,12 +78,8 @@ class Loss:
         return torch.tensor(float(labels.numel()), device=labels.device)
 
     def sum(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Sum over a batch; divided by `weight` it is torch's mean reduction. Not for `needs_whole_batch`.
-
-        Args:
-            logits: `(batch, labels)`.
-            labels: `(batch,)` class indices, or `(batch, labels)` floats: soft classes, labels or values.
-        """
+        """Sum over a batch; divided by `weight` it is torch's mean reduction. Not for `needs_whole_batch`. `logits` are
+        `(batch, labels)`, `labels` `(batch,)` class indices or `(batch, labels)` soft classes, labels or values."""
         loss = self if self.weights is None else replace(self, weights=self.weights.to(logits.device))
         labels = labels if self.problem_type == CLASSES else labels.float()
         return LOSSES[self.kind].function(loss, logits.float(), labels)

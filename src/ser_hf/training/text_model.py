@@ -110,11 +110,8 @@ def train_tokenizer(texts: Sequence[str], config: PreTrainedConfig, vocab_size: 
     """A tokenizer of the model type's own kind (BERT: WordPiece, RoBERTa: byte-level BPE), with a vocabulary of at most
     `vocab_size` tokens from these texts alone. The same texts give the same vocabulary, in every process and any order.
 
-    Returns:
-        The configuration with the tokenizer's vocabulary size and special tokens, and the tokenizer.
-
-    Raises:
-        SerError: this model type has no tokenizer whose training is repeatable.
+    Returns the configuration with the tokenizer's vocabulary size and special tokens, and the tokenizer.
+    Raises SerError: this model type has no tokenizer whose training is repeatable.
     """
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
@@ -167,27 +164,16 @@ def check_text_length(max_length: int, config, flag: str = "--max_text_length") 
 
 
 def text_model(
-    label_names: list[str],
-    problem_type: str,
-    train_texts: Sequence[str] = (),
+    label_names: list[str],  # in index order
+    problem_type: str,  # as in transformers
+    train_texts: Sequence[str] = (),  # they train the tokenizer of a random model
     *,
-    max_text_length: int = 64,
-    new_head: bool = True,
-    **keywords: Any,
+    max_text_length: int = 64,  # in tokens
+    new_head: bool = True,  # False loads a fine-tuned model, whose labels must be `label_names`
+    **keywords: Any,  # the fields of `settings.TextEncoderArguments`
 ) -> tuple[PreTrainedModel, Any]:
     """A model for sequence classification and its tokenizer.
-
-    Args:
-        label_names: In index order.
-        problem_type: As in transformers.
-        train_texts: They train the tokenizer of a random model.
-        new_head: True makes a new head. False loads a fine-tuned model, whose labels must be `label_names`.
-        max_text_length: In tokens.
-        keywords: The fields of `settings.TextEncoderArguments`.
-
-    Raises:
-        SerError: the checkpoint is not found, or does not fit these settings.
-    """
+    Raises SerError: the checkpoint is not found, or does not fit these settings."""
     import transformers
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
