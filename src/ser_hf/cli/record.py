@@ -88,11 +88,16 @@ def as_record(cv: dict[str, Any], name: str) -> dict[str, Any]:
     """The content of a results file: `cv.json` without what belongs to one machine, and with rounded figures."""
     from ..evaluation.report import warnings
 
+    def minutes(seconds: float | None) -> float | None:
+        return None if seconds is None else round(seconds / 60, 2)
+
     corpus, pooled = cv["corpus"], cv["pooled"]
     seconds = [run["seconds"] for run in cv["runs"]]
     counts = ("corpus", "labels", "label_names", "utterances", "official", "missing", "speakers", "hours", "per_label")
     of_pooled = ("seed", "utterances", "speakers", "metrics", "intervals", "intervals_over", "per_class", "confusion")
     of_run = ("seed", "fold", "utterances", "speakers", "metrics", "chance_uar", "absent", "selected_step")
+    runs = [{key: run[key] for key in of_run} | {"minutes": minutes(run["seconds"])} for run in cv["runs"]]
+    per_seed = [{key: one[key] for key in (*of_pooled, "comparisons")} for one in pooled["per_seed"]]
     return {
         "system": name,
         **{key: cv[key] for key in ("recipe", "command", "commit", "versions", "date", "machine", "settings")},
@@ -104,19 +109,8 @@ def as_record(cv: dict[str, Any], name: str) -> dict[str, Any]:
         "folds": cv["folds"],
         "minutes": None if None in seconds else round(sum(seconds) / 60, 1),
         "mean": rounded({key: cv["mean"][key] for key in ("per_seed", "over_seeds")}),
-        "pooled": {
-            "chance_uar": rounded(pooled["chance_uar"]),
-            "per_seed": [
-                rounded({key: one[key] for key in of_pooled} | {"comparisons": one["comparisons"]})
-                for one in pooled["per_seed"]
-            ],
-            "over_seeds": rounded(pooled["over_seeds"]),
-        },
-        "runs": [
-            rounded({key: run[key] for key in of_run})
-            | {"minutes": None if run["seconds"] is None else round(run["seconds"] / 60, 2)}
-            for run in cv["runs"]
-        ],
+        "pooled": rounded({key: pooled[key] for key in ("chance_uar", "over_seeds")} | {"per_seed": per_seed}),
+        "runs": rounded(runs),
     }
 
 

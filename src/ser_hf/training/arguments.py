@@ -113,18 +113,15 @@ def _concerns(system: System) -> dict[str, type]:
     return {name: kind for name, kind in types.items() if name not in ("training", "overrides")}
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise SerError(message.removeprefix("argument "))
+def _error(message: str) -> None:
+    raise SerError(message.removeprefix("argument "))
 
 
 def _parser(system: System) -> argparse.ArgumentParser:
     from transformers import HfArgumentParser, TrainingArguments
 
-    class Parser(HfArgumentParser):
-        error = _OneLineParser.error
-
-    parser = Parser(TrainingArguments, allow_abbrev=False, add_help=False)
+    parser = HfArgumentParser(TrainingArguments, allow_abbrev=False, add_help=False)
+    parser.error = _error
     for kind in _concerns(system).values():
         _add_flags(parser, kind)
     return parser
@@ -193,7 +190,8 @@ def _written(flag: str, values: tuple) -> str:
 
 
 def _config_path(argv: list[str], system: System) -> Path | None:
-    parser = _OneLineParser(allow_abbrev=False, add_help=False)
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.error = _error
     parser.add_argument("--config")
     parser.add_argument("--dataset")
     asked = parser.parse_known_args(argv)[0]
@@ -288,7 +286,7 @@ def _shown(value: Any) -> str:
 
 def help_text(system: System, doc: str) -> str:
     """`--help` of a recipe: its docstring and this project's flags, without importing transformers."""
-    parser = _OneLineParser(add_help=False, usage=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS)
     parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=6, width=120)
     parser.description = doc.strip()
     for kind in _concerns(system).values():
