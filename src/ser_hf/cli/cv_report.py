@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation.tables import escape, markdown_table, shown
+from ..evaluation.tables import escape, markdown_table, shown, with_interval
 from ..training.arguments import NOT_IN_RUN_YAML
 
 if TYPE_CHECKING:
@@ -207,7 +207,10 @@ def markdown(cv: dict) -> str:
         return [first, *(show(figures[name]) for name in METRICS)]
 
     means = [row(one["seed"], one, spread) for one in cv["mean"]["per_seed"]]
-    pools = [[one["seed"], *(_interval(one, name) for name in METRICS)] for one in per_seed]
+    pools = [
+        [one["seed"], *(with_interval(one["metrics"][name], one["intervals"][name]) for name in METRICS)]
+        for one in per_seed
+    ]
     if len(cv["seeds"]) > 1:
         over = cv["mean"]["over_seeds"]
         means.append(row("mean", over, spread))
@@ -246,7 +249,3 @@ def _number(value: float | None) -> str:
 def spread(figure: dict) -> str:
     """Mean ± standard deviation over folds, if there are several."""
     return _number(figure["mean"]) + ("" if figure["sd_over_folds"] is None else f" ± {figure['sd_over_folds']:.3f}")
-
-
-def _interval(scores: dict, name: str) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(scores["metrics"][name], *scores["intervals"][name])

@@ -58,8 +58,10 @@ def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str,
     # A checkpoint on the command line replaces a YAML's random encoder, and the other way round.
     replaces = {"model_name_or_path": ("model_type", "config_overrides"), "model_type": ("model_name_or_path",)}
     replaced = [key for flag in named for key in replaces.get(flag, ())]
-    yaml = {key: value for key, value in yaml.items() if key not in replaced}
-    values, rest = parser.parse_known_args([*_words(yaml), *argv])
+    yaml, words = {key: value for key, value in yaml.items() if key not in replaced}, []
+    for key, value in yaml.items():
+        words += [f"--{key}", *map(word, value)] if isinstance(value, list) else [f"--{key}={word(value)}"]
+    values, rest = parser.parse_known_args([*words, *argv])
     if rest:
         flag = rest[0].partition("=")[0]
         if not flag.startswith("--"):
@@ -227,14 +229,6 @@ def _read_yaml(path: Path, known: set[str], system: System) -> dict[str, Any]:
         if key not in known:
             raise SerError(f"{path}: {_unknown(str(key), known, system)}")
     return {key: json.dumps(v) if isinstance(v, dict) else v for key, v in loaded.items() if v is not None and v != []}
-
-
-def _words(flags: dict[str, Any]) -> list[str]:
-    """Flags as words of a command line."""
-    words = []
-    for key, value in flags.items():
-        words += [f"--{key}", *map(word, value)] if isinstance(value, list) else [f"--{key}={word(value)}"]
-    return words
 
 
 def word(value: Any) -> str:

@@ -116,8 +116,7 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
 
 def save_model(model: PreTrainedModel, processor, folder: Path) -> type[PreTrainedModel]:
     """Save a model and its processor so that `pipeline(task, model=folder)` loads it; returns the class saved: a stock
-    one where one computes the same. Files are written elsewhere and moved: an interruption never leaves half a model.
-    """
+    one where one computes the same. Files are written elsewhere and moved: never is there half a model."""
     folder.mkdir(parents=True, exist_ok=True)
     stock = isinstance(model, SerForAudioClassification) and stock_class(model.config)
     published = to_stock(model) if stock else model

@@ -26,11 +26,7 @@ def class_weights(labels: list[int], num_labels: int) -> torch.Tensor:
 
 
 def positive_weights(labels: list[list[float]]) -> torch.Tensor:
-    """Negatives over positives of each label (torch's `pos_weight`); 1 for a label without a positive.
-
-    >>> positive_weights([[1, 0], [0, 0], [0, 0], [0, 0]])
-    tensor([3., 1.])
-    """
+    """Negatives over positives of each label (torch's `pos_weight`); 1 for a label without a positive."""
     positive = torch.as_tensor(labels, dtype=torch.float32).sum(dim=0)
     return torch.where(positive > 0, (len(labels) - positive) / positive.clamp(min=1), 1.0)
 

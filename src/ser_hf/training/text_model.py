@@ -109,10 +109,8 @@ class TextCollator:
 def train_tokenizer(texts: Sequence[str], config: PreTrainedConfig, vocab_size: int) -> tuple[PreTrainedConfig, Any]:
     """A tokenizer of the model type's own kind (BERT: WordPiece, RoBERTa: byte-level BPE), with a vocabulary of at most
     `vocab_size` tokens from these texts alone. The same texts give the same vocabulary, in every process and any order.
-
     Returns the configuration with the tokenizer's vocabulary size and special tokens, and the tokenizer.
-    Raises SerError: this model type has no tokenizer whose training is repeatable.
-    """
+    Raises SerError: this model type has no tokenizer whose training is repeatable."""
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
     try:
