@@ -158,11 +158,10 @@ def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
 
     def value(setting: Any) -> Any:
-        if isinstance(setting, list):
-            return [value(item) for item in setting]
-        path = Path(str(setting))
-        local = path.is_absolute() or path.parts[:1] in (("~",), ("..",)) or path.is_dir()
-        if not (local and isinstance(setting, str)):
+        if not isinstance(setting, str):
+            return [value(item) for item in setting] if isinstance(setting, list) else setting
+        path = Path(setting)
+        if not (path.is_absolute() or path.parts[:1] in (("~",), ("..",)) or path.is_dir()):
             return setting
         return "/".join(path.parts[-2:]) if "{" in path.name else path.name  # a fold's folder says little alone
 

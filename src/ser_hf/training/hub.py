@@ -177,12 +177,9 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.repo_info(repo_id).private:
             raise SerError(f"{repo_id} exists and is public: push elsewhere, or give --hub_private_repo false")
-        api.upload_folder(
-            folder_path=staging,
-            repo_id=repo_id,
-            commit_message="Model, card and results",
-            delete_patterns=["*.safetensors", "*.py", "*.json"],  # an earlier model's files would be loaded with this
-        )
+        stale = ["*.safetensors", "*.py", "*.json"]  # an earlier model's files would be loaded with this
+        message = "Model, card and results"
+        api.upload_folder(folder_path=staging, repo_id=repo_id, commit_message=message, delete_patterns=stale)
     return str(url)
 
 

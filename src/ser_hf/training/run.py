@@ -89,7 +89,8 @@ def changed(training: "TrainingArguments", **values) -> "TrainingArguments":
 
 def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, "Setup"]:
     """Everything before the model: names, output folder, Hub login and seed, then corpus, fold and leak check. Returns
-    the settings to train with, and the run's data; `recipe` is the stem of its file. Raises SerError: a wrong flag."""
+    the settings to train with, and the run's data. `recipe` is the stem of the recipe's file.
+    Raises SerError: a wrong flag or corpus."""
     from ..data.mixing import load_mixture
     from .provenance import check_checkpoints
     from .record import Setup
@@ -138,8 +139,7 @@ def make_fold(
     from ..data.mixing import add_to_train
     from ..data.splits import check_disjoint, split
 
-    splits = split(corpus, name, protocol, fold, data.validation_fraction, data.split_seed)
-    splits = add_to_train(splits, mixed)
+    splits = add_to_train(split(corpus, name, protocol, fold, data.validation_fraction, data.split_seed), mixed)
     check_disjoint(splits, protocol.speaker_independent, protocol.validation)
     return splits
 

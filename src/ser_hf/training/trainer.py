@@ -34,10 +34,7 @@ class SerTrainer(Trainer):
     """Trainer over datasets with a column `label`, one of lengths, and the `columns` of its collators.
 
     Loaders are made here and not by accelerate, which repeats clips to complete the last batch: every clip is trained
-    on once per epoch and scored exactly once, by any number of processes. `budget` is the padded length of a batch on
-    one device, in the unit of `length`; None makes batches of `per_device_train_batch_size` utterances. `one_cycle` is
-    one cycle of learning rate and momentum (Smith 2018, torch's OneCycleLR) that peaks at `learning_rate`, in place of
-    `lr_scheduler_type`.
+    on once per epoch and scored exactly once, by any number of processes.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the weight of the whole accumulated batch
@@ -45,13 +42,13 @@ class SerTrainer(Trainer):
     def __init__(
         self,
         *args,
-        budget: float | None = None,
+        budget: float | None = None,  # padded length of a device's batch; None: `per_device_train_batch_size` rows
         length: str = "duration",  # the column of lengths: `duration` in seconds, or `tokens`
         loss: Loss | None = None,
         eval_collator=None,  # `data_collator` if None
         exact_evaluation: bool = False,  # no padding in evaluation (`batching.evaluation_batches`)
         sampling: np.ndarray | None = None,  # weights of training clips (`sampling_weights`); None draws each once
-        one_cycle: bool = False,
+        one_cycle: bool = False,  # torch's OneCycleLR (Smith 2018) that peaks at `learning_rate`, with its momentum
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
