@@ -136,7 +136,11 @@ def parse(argv: list[str]) -> Request:
     if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
         raise SerError("the recipe comes first: ser-hf cv recipes/wav2vec2_cls.py --dataset NAME ...")
     flags, words = _own_parser().parse_known_args(argv)
-    recipe = find_recipe(flags.recipe)
+    recipe = Path(flags.recipe)
+    recipe = recipe if recipe.is_file() else recipes_folder() / recipe.name  # also in an installed wheel
+    if not recipe.is_file():
+        path = "give a recipe's path, such as recipes/wav2vec2_cls.py"
+        raise SerError(f"recipe {flags.recipe}: no such file; {path}")
     system = load_system(recipe)
     for name, instead in SET_BY_CV.items():
         if any(w == f"--{name}" or w.startswith(f"--{name}=") for w in words):
@@ -165,14 +169,6 @@ def parse(argv: list[str]) -> Request:
         verbose=flags.verbose == "true",
         record=flags.record if flags.record != "" else run_name(values, system),
     )
-
-
-def find_recipe(name: str) -> Path:
-    """A recipe's file, in a checkout or an installed wheel. Raises SerError if there is none."""
-    for path in (Path(name), recipes_folder() / Path(name).name):
-        if path.is_file():
-            return path
-    raise SerError(f"recipe {name}: no such file; give a recipe's path, such as recipes/wav2vec2_cls.py")
 
 
 def load_system(recipe: Path) -> System:

@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation.tables import escape, markdown_table, shown
+from ..evaluation.tables import escape, markdown_table, shown, with_interval
 from ..training.arguments import NOT_IN_RUN_YAML
 
 if TYPE_CHECKING:
@@ -21,16 +21,11 @@ Fold = tuple[dict, "pd.DataFrame"]  # a finished fold: its results and its predi
 
 
 def summarise(runs: dict[tuple[int, int], Fold], label_names: list[str]) -> dict:
-    """The figures of a cross-validation.
+    """The figures of a cross-validation, from its finished folds by `(seed, fold)`: the same folds for every seed.
 
-    Args:
-        runs: Finished folds by `(seed, fold)`, the same folds for every seed.
-        label_names: In index order.
-
-    Returns:
-        `runs` (one entry per fold and seed), `mean` (over folds; every fold counts once, whatever its size) and
-        `pooled` (the predictions of all folds as one test set), both `per_seed` and `over_seeds`. Standard deviations
-        are over n - 1; None for one value.
+    `runs` has an entry per fold and seed. `mean` (over folds; every fold counts once, whatever its size) and `pooled`
+    (the predictions of all folds as one test set) are `per_seed` and `over_seeds`. Standard deviations are over n - 1;
+    None for one value.
     """
     import numpy as np
 
@@ -48,8 +43,10 @@ def summarise(runs: dict[tuple[int, int], Fold], label_names: list[str]) -> dict
         figures = {name: [results["test"]["metrics"][name] for results, _ in folds] for name in METRICS}
         per_seed.append({"seed": seed} | {m: {"mean": mean(v), "sd_over_folds": sd(v)} for m, v in figures.items()})
         pooled.append({"seed": seed} | _pool([table for _, table in folds], label_names))
-    means = {name: [one[name]["mean"] for one in per_seed] for name in METRICS}
-    spreads = {name: [one[name]["sd_over_folds"] for one in per_seed] for name in METRICS}
+    over_seeds = {}
+    for name in METRICS:
+        means, spreads = ([one[name][figure] for one in per_seed] for figure in ("mean", "sd_over_folds"))
+        over_seeds[name] = {"mean": mean(means), "sd_over_folds": mean(spreads), "sd_over_seeds": sd(means)}
     classes = {
         label: {name: mean([one["per_class"][label][name] for one in pooled]) for name in row}
         for label, row in pooled[0]["per_class"].items()
@@ -57,18 +54,7 @@ def summarise(runs: dict[tuple[int, int], Fold], label_names: list[str]) -> dict
     independent = {"speaker_independent": all(r["protocol"]["speaker_independent"] for r, _ in runs.values())}
     return {
         "runs": [_entry(seed, fold, results) for (seed, fold), (results, _) in runs.items()],
-        "mean": {
-            **independent,
-            "per_seed": per_seed,
-            "over_seeds": {
-                name: {
-                    "mean": mean(means[name]),
-                    "sd_over_folds": mean(spreads[name]),
-                    "sd_over_seeds": sd(means[name]),
-                }
-                for name in METRICS
-            },
-        },
+        "mean": {**independent, "per_seed": per_seed, "over_seeds": over_seeds},
         "pooled": {
             **independent,
             "chance_uar": 1 / sum(row["support"] > 0 for row in classes.values()),
@@ -127,6 +113,7 @@ def about(plan: "Plan", runs: dict[tuple[int, int], Fold]) -> dict:
     command += f" --num_processes {request.num_processes}" if request.num_processes else ""
     used = [{"ser_hf": results["ser_hf"], **results["versions"]} for results in everything]
     first, settings = everything[0], portable(request.overrides)
+    last = max((request.folder(*key) / "results.json").stat().st_mtime for key in runs)
     tables = [[table for (of, _), (_, table) in runs.items() if of == seed] for seed in request.seeds]
     return {
         "recipe": request.recipe.stem,
@@ -134,7 +121,7 @@ def about(plan: "Plan", runs: dict[tuple[int, int], Fold]) -> dict:
         # Several where folds were run with several.
         "commit": ", ".join(sorted({results["commit"] for results in everything} - {None})) or None,
         "versions": {name: ", ".join(sorted({str(v.get(name)) for v in used})) for name in used[0]},
-        "date": _last_date([request.folder(*key) for key in runs]),
+        "date": str(date.fromtimestamp(last)),
         "machine": machine(cpu=settings.get("use_cpu") is True)
         | {"processes": max((r["training"] or {}).get("processes", 1) for r in everything)},
         "settings": settings,
@@ -146,11 +133,6 @@ def about(plan: "Plan", runs: dict[tuple[int, int], Fold]) -> dict:
         "seeds": request.seeds,
         "coverage": coverage(tables, plan.ids, set().union(*plan.tests.values())),
     }
-
-
-def _last_date(folders: list[Path]) -> str:
-    """The day on which the last fold was finished."""
-    return str(date.fromtimestamp(max((folder / "results.json").stat().st_mtime for folder in folders)))
 
 
 def machine(cpu: bool = False) -> dict[str, Any]:
@@ -176,12 +158,10 @@ def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
 
     def value(setting: Any) -> Any:
-        if isinstance(setting, list):
-            return [value(item) for item in setting]
-        path = Path(str(setting))
-        if not isinstance(setting, str) or not (
-            path.is_absolute() or path.parts[:1] in (("~",), ("..",)) or path.is_dir()
-        ):
+        if not isinstance(setting, str):
+            return [value(item) for item in setting] if isinstance(setting, list) else setting
+        path = Path(setting)
+        if not (path.is_absolute() or path.parts[:1] in (("~",), ("..",)) or path.is_dir()):
             return setting
         return "/".join(path.parts[-2:]) if "{" in path.name else path.name  # a fold's folder says little alone
 
@@ -190,13 +170,8 @@ def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def coverage(seeds: list[list], ids: list[str], expected: set[str]) -> dict:
-    """Whether every utterance of the test sets was tested exactly once with every seed.
-
-    Args:
-        seeds: For each seed, the predictions of its folds.
-        ids: All utterances of the corpus.
-        expected: Those in a test set of these folds.
-    """
+    """Whether every utterance of the test sets was tested exactly once with every seed. `seeds` has the predictions of
+    each seed's folds, `ids` all utterances of the corpus, `expected` those in a test set of these folds."""
     counts = [Counter(name for table in folds for name in table["id"]) for folds in seeds]
     never = sorted({name for count in counts for name in expected if not count[name]})
     often = sorted({name for count in counts for name, times in count.items() if times > 1})
@@ -231,7 +206,10 @@ def markdown(cv: dict) -> str:
         return [first, *(show(figures[name]) for name in METRICS)]
 
     means = [row(one["seed"], one, spread) for one in cv["mean"]["per_seed"]]
-    pools = [[one["seed"], *(_interval(one, name) for name in METRICS)] for one in per_seed]
+    pools = [
+        [one["seed"], *(with_interval(one["metrics"][name], one["intervals"][name]) for name in METRICS)]
+        for one in per_seed
+    ]
     if len(cv["seeds"]) > 1:
         over = cv["mean"]["over_seeds"]
         means.append(row("mean", over, spread))
@@ -243,11 +221,7 @@ def markdown(cv: dict) -> str:
     ]
     sizes = ("seed", "fold", "utterances", "speakers")
     folds = [[*(one[key] for key in sizes), *row("", one["metrics"], _number)[1:]] for one in cv["runs"]]
-    compared = [
-        (one["seed"], comparison_table({"test": one, "comparisons": one["comparisons"]}))
-        for one in per_seed
-        if one["comparisons"]
-    ]
+    compared = [(one["seed"], comparison_table({**one, "test": one})) for one in per_seed if one["comparisons"]]
     rows = [[seed, system, *cells.values()] for seed, table in compared for system, cells in table.items()]
     columns = list(next(iter(compared[0][1].values()))) if compared else []
     environment = Environment(loader=PackageLoader("ser_hf.evaluation"))
@@ -274,7 +248,3 @@ def _number(value: float | None) -> str:
 def spread(figure: dict) -> str:
     """Mean ± standard deviation over folds, if there are several."""
     return _number(figure["mean"]) + ("" if figure["sd_over_folds"] is None else f" ± {figure['sd_over_folds']:.3f}")
-
-
-def _interval(scores: dict, name: str) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(scores["metrics"][name], *scores["intervals"][name])

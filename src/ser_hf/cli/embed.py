@@ -79,31 +79,18 @@ def main(argv: list[str]) -> int:
 
 def encode_corpus(
     corpus: "Dataset",
-    model: str,
+    model: str,  # Hub id or folder of an audio or text encoder
     *,
-    pooling: str | None = "mean",
-    every_layer: bool = False,
-    budget: float | None = 36.0,
-    max_text_length: int = 64,
+    pooling: str | None = "mean",  # of frames; None keeps all of them
+    every_layer: bool = False,  # also the layers before the last, and the input of the first
+    budget: float | None = 36.0,  # padded seconds of audio in a batch; None for eight clips
+    max_text_length: int = 64,  # in tokens
     text_cleaning: str = "unicode",
     trust_remote_code: bool = False,
 ) -> tuple["Store", list[str | None]]:
-    """Encode a corpus, unless it is cached.
-
-    Args:
-        model: Hub id or folder of an audio or text encoder.
-        pooling: Pooling of frames; None keeps all of them.
-        every_layer: Also the layers before the last, and the input of the first.
-        budget: Padded seconds of audio in a batch; None for eight clips.
-        The others: the fields of `settings.TextArguments` and `EncoderArguments`.
-
-    Returns:
-        The cache of hidden states `(layers, frames, dim)`, and each utterance's name in it; None if there is nothing
-        to encode.
-
-    Raises:
-        SerError: no such checkpoint, or no encoder of audio or text.
-    """
+    """Encode a corpus, unless it is cached. Returns the cache of hidden states `(layers, frames, dim)`, and each
+    utterance's name in it; None if there is nothing to encode.
+    Raises SerError: no such checkpoint, or no encoder of audio or text."""
     import torch
     import transformers
     from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer

@@ -16,28 +16,16 @@ LOCAL_PATH = re.compile(r"(?<![\w./:}\])])(?:~|[A-Za-z]:)?[/\\][\w.@+-]+[/\\][^\
 
 
 def results_folder() -> Path:
-    """`recipes/results` of this checkout.
-
-    Raises:
-        SerError: an installed package, which has none.
-    """
+    """`recipes/results` of this checkout. Raises SerError: an installed package, which has none."""
     if not (ROOT / "recipes" / "configs").is_dir():
-        raise SerError(
-            "recipes/results is part of the repository; work in a checkout of it, installed by `pip install -e .`"
-        )
+        where = "work in a checkout of it, installed by `pip install -e .`"
+        raise SerError(f"recipes/results is part of the repository; {where}")
     return ROOT / "recipes" / "results"
 
 
 def check_request(name: str, partial: bool) -> None:
-    """Check that a cross-validation that is about to start can be recorded.
-
-    Args:
-        name: The system's, as in `record`.
-        partial: Whether some folds are left out.
-
-    Raises:
-        SerError: as `record`.
-    """
+    """Check that a cross-validation that is about to start can be recorded as `name`; some folds are left out if
+    `partial`. Raises SerError as `record`."""
     from ..training.record import commit
 
     results_folder()
@@ -54,19 +42,13 @@ def _check_name(name: str) -> None:
 
 
 def record(cv: dict[str, Any], name: str, folder: Path, anyway: bool = False) -> Path:
-    """Write the results of a cross-validation as `<folder>/<corpus>/<protocol>/<name>.json`.
+    """Write `cv`, the content of a `cv.json`, as `<folder>/<corpus>/<protocol>/<name>.json`, where `folder` is
+    `results_folder()` and `name` the system's, such as the stem of its YAML. The same `cv` gives the same bytes: keys
+    are sorted, figures have four digits. With `anyway` a partial cross-validation, or one of uncommitted changes, is
+    recorded too; its rows say so.
 
-    The same `cv` always gives the same bytes: keys are sorted, figures have four digits.
-
-    Args:
-        cv: The content of `cv.json` (`cv_report.about` and `cv_report.summarise`).
-        name: The system's, such as the stem of its YAML.
-        folder: `results_folder()`.
-        anyway: Record a partial cross-validation, or one of uncommitted changes, too; its rows say so.
-
-    Raises:
-        SerError: no file name, a partial cross-validation, uncommitted changes, a path of this machine in `cv`, or a
-            file of other labels under this name (earlier results of the same labels are replaced).
+    Raises SerError: no file name, a partial cross-validation, uncommitted changes, a path of this machine in `cv`, or a
+    file of other labels under this name (earlier results of the same labels are replaced).
     """
     _check_name(name)
     problems = _problems(cv)
@@ -106,11 +88,16 @@ def as_record(cv: dict[str, Any], name: str) -> dict[str, Any]:
     """The content of a results file: `cv.json` without what belongs to one machine, and with rounded figures."""
     from ..evaluation.report import warnings
 
+    def minutes(seconds: float | None) -> float | None:
+        return None if seconds is None else round(seconds / 60, 2)
+
     corpus, pooled = cv["corpus"], cv["pooled"]
     seconds = [run["seconds"] for run in cv["runs"]]
     counts = ("corpus", "labels", "label_names", "utterances", "official", "missing", "speakers", "hours", "per_label")
     of_pooled = ("seed", "utterances", "speakers", "metrics", "intervals", "intervals_over", "per_class", "confusion")
     of_run = ("seed", "fold", "utterances", "speakers", "metrics", "chance_uar", "absent", "selected_step")
+    runs = [{key: run[key] for key in of_run} | {"minutes": minutes(run["seconds"])} for run in cv["runs"]]
+    per_seed = [{key: one[key] for key in (*of_pooled, "comparisons")} for one in pooled["per_seed"]]
     return {
         "system": name,
         **{key: cv[key] for key in ("recipe", "command", "commit", "versions", "date", "machine", "settings")},
@@ -122,19 +109,8 @@ def as_record(cv: dict[str, Any], name: str) -> dict[str, Any]:
         "folds": cv["folds"],
         "minutes": None if None in seconds else round(sum(seconds) / 60, 1),
         "mean": rounded({key: cv["mean"][key] for key in ("per_seed", "over_seeds")}),
-        "pooled": {
-            "chance_uar": rounded(pooled["chance_uar"]),
-            "per_seed": [
-                rounded({key: one[key] for key in of_pooled} | {"comparisons": one["comparisons"]})
-                for one in pooled["per_seed"]
-            ],
-            "over_seeds": rounded(pooled["over_seeds"]),
-        },
-        "runs": [
-            rounded({key: run[key] for key in of_run})
-            | {"minutes": None if run["seconds"] is None else round(run["seconds"] / 60, 2)}
-            for run in cv["runs"]
-        ],
+        "pooled": rounded({key: pooled[key] for key in ("chance_uar", "over_seeds")} | {"per_seed": per_seed}),
+        "runs": rounded(runs),
     }
 
 

@@ -58,8 +58,10 @@ def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str,
     # A checkpoint on the command line replaces a YAML's random encoder, and the other way round.
     replaces = {"model_name_or_path": ("model_type", "config_overrides"), "model_type": ("model_name_or_path",)}
     replaced = [key for flag in named for key in replaces.get(flag, ())]
-    yaml = {key: value for key, value in yaml.items() if key not in replaced}
-    values, rest = parser.parse_known_args([*_words(yaml), *argv])
+    yaml, words = {key: value for key, value in yaml.items() if key not in replaced}, []
+    for key, value in yaml.items():
+        words += [f"--{key}", *map(word, value)] if isinstance(value, list) else [f"--{key}={word(value)}"]
+    values, rest = parser.parse_known_args([*words, *argv])
     if rest:
         flag = rest[0].partition("=")[0]
         if not flag.startswith("--"):
@@ -113,18 +115,15 @@ def _concerns(system: System) -> dict[str, type]:
     return {name: kind for name, kind in types.items() if name not in ("training", "overrides")}
 
 
-class _OneLineParser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise SerError(message.removeprefix("argument "))
+def _error(message: str) -> None:
+    raise SerError(message.removeprefix("argument "))
 
 
 def _parser(system: System) -> argparse.ArgumentParser:
     from transformers import HfArgumentParser, TrainingArguments
 
-    class Parser(HfArgumentParser):
-        error = _OneLineParser.error
-
-    parser = Parser(TrainingArguments, allow_abbrev=False, add_help=False)
+    parser = HfArgumentParser(TrainingArguments, allow_abbrev=False, add_help=False)
+    parser.error = _error
     for kind in _concerns(system).values():
         _add_flags(parser, kind)
     return parser
@@ -193,7 +192,8 @@ def _written(flag: str, values: tuple) -> str:
 
 
 def _config_path(argv: list[str], system: System) -> Path | None:
-    parser = _OneLineParser(allow_abbrev=False, add_help=False)
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.error = _error
     parser.add_argument("--config")
     parser.add_argument("--dataset")
     asked = parser.parse_known_args(argv)[0]
@@ -229,14 +229,6 @@ def _read_yaml(path: Path, known: set[str], system: System) -> dict[str, Any]:
         if key not in known:
             raise SerError(f"{path}: {_unknown(str(key), known, system)}")
     return {key: json.dumps(v) if isinstance(v, dict) else v for key, v in loaded.items() if v is not None and v != []}
-
-
-def _words(flags: dict[str, Any]) -> list[str]:
-    """Flags as words of a command line."""
-    words = []
-    for key, value in flags.items():
-        words += [f"--{key}", *map(word, value)] if isinstance(value, list) else [f"--{key}={word(value)}"]
-    return words
 
 
 def word(value: Any) -> str:
@@ -288,7 +280,7 @@ def _shown(value: Any) -> str:
 
 def help_text(system: System, doc: str) -> str:
     """`--help` of a recipe: its docstring and this project's flags, without importing transformers."""
-    parser = _OneLineParser(add_help=False, usage=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS)
     parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=6, width=120)
     parser.description = doc.strip()
     for kind in _concerns(system).values():

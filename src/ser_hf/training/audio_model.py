@@ -21,33 +21,20 @@ class _Keywords(EncoderArguments, HeadArguments):
 
 
 def audio_model(
-    label_names: list[str],
-    problem_type: str = "single_label_classification",
+    label_names: list[str],  # in index order
+    problem_type: str = "single_label_classification",  # as in transformers
     *,
-    new_head: bool = True,
-    **keywords: Any,
+    new_head: bool = True,  # False loads a fine-tuned model, whose labels must be `label_names`
+    **keywords: Any,  # the fields of `settings.EncoderArguments` and `HeadArguments`
 ) -> tuple[SerForAudioClassification, Any]:
     """An audio model and its feature extractor.
-
-    Args:
-        label_names: In index order.
-        problem_type: As in transformers.
-        new_head: True makes a new head. False loads a fine-tuned model, whose labels must be `label_names`.
-        keywords: The fields of `settings.EncoderArguments` and `HeadArguments`.
-
-    Raises:
-        SerError: the checkpoint is not found, or does not fit these settings.
-    """
+    Raises SerError: the checkpoint is not found, or does not fit these settings."""
     flags = _Keywords(**keywords)
     name, model_type, remote = flags.model_name_or_path, flags.model_type, flags.trust_remote_code
     options = {field: getattr(flags, field) for field in HeadArguments.__dataclass_fields__}
     options |= {"problem_type": problem_type, **label_maps(label_names)}
-    masks = {
-        "mask_time_prob": flags.mask_time_prob,
-        "mask_time_length": flags.mask_time_length,
-        "mask_feature_prob": flags.mask_feature_prob,
-        "mask_feature_length": flags.mask_feature_length,
-    }
+    masks = {"mask_time_prob": flags.mask_time_prob, "mask_time_length": flags.mask_time_length}
+    masks |= {"mask_feature_prob": flags.mask_feature_prob, "mask_feature_length": flags.mask_feature_length}
     masks = {name: value for name, value in masks.items() if value is not None}
     overrides = json.loads(flags.config_overrides or "{}") | masks | ({"apply_spec_augment": True} if masks else {})
     try:
@@ -74,10 +61,8 @@ def audio_model(
 def speech_collators(
     extractor, clips: ClipArguments, augmentation: Augmentation, seed: int, num_labels: int
 ) -> dict[str, SpeechCollator]:
-    """`data_collator` for training, with augmentation, and `eval_collator`, without.
-
-    `seed` draws augmentation and random crops; mixup makes soft labels of `num_labels` classes.
-    """
+    """`data_collator` for training, with augmentation, and `eval_collator`, without. `seed` draws augmentation and
+    random crops; mixup makes soft labels of `num_labels` classes."""
     training = {"skip_unreadable": True, "augmentation": augmentation, "seed": seed, "num_labels": num_labels}
     return {
         "data_collator": SpeechCollator(extractor, **training, **vars(clips)),

@@ -139,21 +139,13 @@ def fill(
     rows: Dataset,
     reader: AudioReader | TextReader,
     encode: Callable[..., tuple[torch.Tensor, torch.Tensor]],
-    device: torch.device,
-    half: bool = False,
-    title: str | None = None,
+    device: torch.device,  # of the encoder
+    half: bool = False,  # float16: half the disk, and the precision of an encoder under bf16 autocast
+    title: str | None = None,  # of the progress bar; None shows none
 ) -> int:
-    """Compute the states that a cache lacks, each distinct name once, each process its share.
-
-    Args:
-        encode: Inputs to states `(batch, layers, frames, dim)` and their mask `(batch, frames)`, True = real.
-        device: Device of the encoder.
-        half: Keep float16: half the disk, and the precision of an encoder under bf16 autocast.
-        title: Title of the progress bar; None shows none.
-
-    Returns:
-        The number of states that all processes have computed, once all have finished.
-    """
+    """Compute the states that a cache lacks, each distinct name once, each process its share; returns the number that
+    all processes have computed, once all have finished. `encode` maps inputs to states `(batch, layers, frames, dim)`
+    and their mask `(batch, frames)`, True = real."""
     process, unread = PartialState(), rows.select_columns([name for name in rows.column_names if name != "audio"])
     names, lengths = [reader.name(row) for row in unread], reader.lengths(unread)
     named = [i for i, name in enumerate(names) if name is not None]
@@ -263,11 +255,8 @@ def encode(
 @torch.no_grad()
 def check_states(model: SerFusionForClassification, states: States, rows: Dataset) -> float:
     """Compare the cached states of a few rows with those of each utterance encoded alone, as in a pipeline: the figures
-    must be those of the saved model. Returns the largest difference, relative to the largest value of its state.
-
-    Raises:
-        ValueError: it is larger than rounding explains, which would be a defect.
-    """
+    must be those of the saved model. Returns the largest difference, relative to the largest value of its state. Raises
+    ValueError: it is larger than rounding explains, which would be a defect."""
     differences, device = [0.0], model.device
     for row in rows:
         for kind, encoder in zip(MODALITIES, (model.encode_audio, model.encode_text), strict=True):

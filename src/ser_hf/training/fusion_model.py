@@ -35,23 +35,14 @@ class _Keywords(FusionArguments, TextArguments):
 
 
 def fusion_model(
-    label_names: list[str],
-    problem_type: str = "single_label_classification",
+    label_names: list[str],  # in index order
+    problem_type: str = "single_label_classification",  # as in transformers
     *,
-    new_head: bool = True,
-    **keywords: Any,
+    new_head: bool = True,  # False loads the trained model `model_name_or_path`, whose labels must be `label_names`
+    **keywords: Any,  # the fields of `settings.FusionArguments` and `TextArguments`
 ) -> tuple[SerFusionForClassification, SerFusionProcessor]:
     """A fusion model and its processor: two encoders, without their own heads, under a new one; or a trained model.
-
-    Args:
-        label_names: In index order.
-        problem_type: As in transformers.
-        new_head: False loads the trained model `model_name_or_path`, whose labels must be `label_names`.
-        keywords: The fields of `settings.FusionArguments` and `TextArguments`.
-
-    Raises:
-        SerError: a checkpoint is not named, not found, or does not fit these settings.
-    """
+    Raises SerError: a checkpoint is not named, not found, or does not fit these settings."""
     flags = _Keywords(**keywords)
     if not new_head:
         return _load_trained(flags.model_name_or_path, label_names)

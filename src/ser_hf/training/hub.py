@@ -116,8 +116,7 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
 
 def save_model(model: PreTrainedModel, processor, folder: Path) -> type[PreTrainedModel]:
     """Save a model and its processor so that `pipeline(task, model=folder)` loads it; returns the class saved: a stock
-    one where one computes the same. Files are written elsewhere and moved: an interruption never leaves half a model.
-    """
+    one where one computes the same. Files are written elsewhere and moved: never is there half a model."""
     folder.mkdir(parents=True, exist_ok=True)
     stock = isinstance(model, SerForAudioClassification) and stock_class(model.config)
     published = to_stock(model) if stock else model
@@ -178,12 +177,9 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
         if private and not api.repo_info(repo_id).private:
             raise SerError(f"{repo_id} exists and is public: push elsewhere, or give --hub_private_repo false")
-        api.upload_folder(
-            folder_path=staging,
-            repo_id=repo_id,
-            commit_message="Model, card and results",
-            delete_patterns=["*.safetensors", "*.py", "*.json"],  # an earlier model's files would be loaded with this
-        )
+        stale = ["*.safetensors", "*.py", "*.json"]  # an earlier model's files would be loaded with this
+        message = "Model, card and results"
+        api.upload_folder(folder_path=staging, repo_id=repo_id, commit_message=message, delete_patterns=stale)
     return str(url)
 
 

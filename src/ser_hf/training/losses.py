@@ -26,21 +26,14 @@ def class_weights(labels: list[int], num_labels: int) -> torch.Tensor:
 
 
 def positive_weights(labels: list[list[float]]) -> torch.Tensor:
-    """Negatives over positives of each label (torch's `pos_weight`); 1 for a label without a positive.
-
-    >>> positive_weights([[1, 0], [0, 0], [0, 0], [0, 0]])
-    tensor([3., 1.])
-    """
+    """Negatives over positives of each label (torch's `pos_weight`); 1 for a label without a positive."""
     positive = torch.as_tensor(labels, dtype=torch.float32).sum(dim=0)
     return torch.where(positive > 0, (len(labels) - positive) / positive.clamp(min=1), 1.0)
 
 
 def ccc(predictions: torch.Tensor, references: torch.Tensor) -> torch.Tensor:
-    """Concordance correlation coefficient of each column (Lin 1989), `(rows, dim)` to `(dim,)`.
-
-    `2 cov(x, y) / (var x + var y + (mean x - mean y)^2)` with population moments. Columns where both are constant and
-    equal give 0.
-    """
+    """Concordance correlation coefficient of each column (Lin 1989), `(rows, dim)` to `(dim,)`:
+    `2 cov(x, y) / (var x + var y + (mean x - mean y)^2)`, population moments; 0 where both are constant and equal."""
     x, y = predictions.double(), references.double()
     dx, dy = x - x.mean(dim=0), y - y.mean(dim=0)
     spread = (dx**2).mean(dim=0) + (dy**2).mean(dim=0) + (x.mean(dim=0) - y.mean(dim=0)) ** 2
@@ -81,12 +74,8 @@ class Loss:
         return torch.tensor(float(labels.numel()), device=labels.device)
 
     def sum(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Sum over a batch; divided by `weight` it is torch's mean reduction. Not for `needs_whole_batch`.
-
-        Args:
-            logits: `(batch, labels)`.
-            labels: `(batch,)` class indices, or `(batch, labels)` floats: soft classes, labels or values.
-        """
+        """Sum over a batch; divided by `weight` it is torch's mean reduction. Not for `needs_whole_batch`. `logits` are
+        `(batch, labels)`, `labels` `(batch,)` class indices or `(batch, labels)` soft classes, labels or values."""
         loss = self if self.weights is None else replace(self, weights=self.weights.to(logits.device))
         labels = labels if self.problem_type == CLASSES else labels.float()
         return LOSSES[self.kind].function(loss, logits.float(), labels)

@@ -56,10 +56,9 @@ def check_checkpoints(names: Sequence[str], setup: Setup, do_train: bool = True)
     for name in names:
         for before in trainings_of(name):
             if how := _contamination(before, now, setup.protocol):
-                raise SerError(
-                    f"leak: {name} was trained on {now['corpus']} {how}, and so on utterances that are tested here; "
-                    "give the checkpoint of this very split ({fold} in its name stands for the fold)"
-                )
+                give = "give the checkpoint of this very split ({fold} in its name stands for the fold)"
+                why = "and so on utterances that are tested here"
+                raise SerError(f"leak: {name} was trained on {now['corpus']} {how}, {why}; {give}")
             trainings += [before] if before not in trainings else []
     return trainings
 

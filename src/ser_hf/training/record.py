@@ -90,14 +90,13 @@ DETAILS = {
 
 def describe_model(
     model: PreTrainedModel,
-    saved: type,
-    task: str,
-    checkpoints: Sequence[str] = (),
-    lora_rank: int = 0,
+    saved: type,  # the class of the saved model
+    task: str,  # of its pipeline
+    checkpoints: Sequence[str] = (),  # those it was made from
+    lora_rank: int = 0,  # 0 without adapters
     speaker_normalised: bool = False,
 ) -> dict[str, Any]:
-    """The model's part of `results.json`: `saved` is the class of the saved model, `task` that of its pipeline,
-    `checkpoints` are those it was made from, `lora_rank` is 0 without adapters."""
+    """The model's part of `results.json`."""
     published = [name for name in checkpoints if not Path(name).exists()]
     encoder = " + ".join(name if name in published else _public_name(Path(name)) for name in checkpoints)
     base = getattr(model.config, "audio_config", None) or model.config

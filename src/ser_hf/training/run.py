@@ -88,11 +88,9 @@ def changed(training: "TrainingArguments", **values) -> "TrainingArguments":
 
 
 def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, "Setup"]:
-    """Everything before the model: names, output folder, Hub login and seed, then corpus, fold and leak check.
-
-    Returns the settings to train with, and the run's data. Raises SerError: a wrong flag or corpus. `recipe` is the
-    stem of the recipe's file.
-    """
+    """Everything before the model: names, output folder, Hub login and seed, then corpus, fold and leak check. Returns
+    the settings to train with, and the run's data. `recipe` is the stem of the recipe's file.
+    Raises SerError: a wrong flag or corpus."""
     from ..data.mixing import load_mixture
     from .provenance import check_checkpoints
     from .record import Setup
@@ -141,8 +139,7 @@ def make_fold(
     from ..data.mixing import add_to_train
     from ..data.splits import check_disjoint, split
 
-    splits = split(corpus, name, protocol, fold, data.validation_fraction, data.split_seed)
-    splits = add_to_train(splits, mixed)
+    splits = add_to_train(split(corpus, name, protocol, fold, data.validation_fraction, data.split_seed), mixed)
     check_disjoint(splits, protocol.speaker_independent, protocol.validation)
     return splits
 
@@ -257,28 +254,17 @@ def finish(
     trainer: "SerTrainer",
     settings: Settings,
     setup: "Setup",
-    trained: dict | None,
-    processor,
+    trained: dict | None,  # as `train` returned it
+    processor,  # the feature extractor, tokenizer or processor to save with the model
     *,
-    windowed: Windowed | None = None,
-    task: str = "audio-classification",
-    others: dict[str, "np.ndarray"] | None = None,
-    remarks: Sequence[str] = (),
-    model: "PreTrainedModel | None" = None,
+    windowed: Windowed | None = None,  # the parts as windows, if the model was trained on windows
+    task: str = "audio-classification",  # of the pipeline that loads the model
+    others: dict[str, "np.ndarray"] | None = None,  # logits on test of systems to compare with, by name
+    remarks: Sequence[str] = (),  # lines of the report
+    model: "PreTrainedModel | None" = None,  # the model to save, where the trainer's is only a part of it
     speaker_normalised: bool = False,
 ) -> dict:
-    """Score test once, save the model and its report, print the report, push if asked. Returns the results.
-
-    Args:
-        trainer, settings, setup, trained: As `prepare` and `train` returned them; the trainer has the selected model.
-        processor: The feature extractor, tokenizer or processor to save with the model.
-        windowed: The parts as windows, if the model was trained on windows.
-        task: The task of the pipeline that loads the model.
-        others: Logits on test of systems to compare with, by name.
-        remarks: Lines of the report.
-        model: The model to save, where the trainer's is only a part of it.
-        speaker_normalised: Whether features are speaker-normalised.
-    """
+    """Score test once, save the selected model and its report, print the report, push if asked; returns the results."""
     from ..evaluation.report import lines, write_report
     from ..evaluation.scoring import compare, decision_thresholds, predictions_table, score, utterance_logits
     from .hub import push_folder, save_model

@@ -217,11 +217,7 @@ class BatchArguments:
     """Batches."""
 
     batch_seconds: float = _flag(36.0, "Padded seconds of audio per batch; 0: a fixed number of clips.", least=0)
-
-    @property
-    def budget(self) -> float | None:
-        """Padded length of a batch; None for a fixed number."""
-        return self.batch_seconds or None
+    budget = property(lambda batches: batches.batch_seconds or None)  # padded length; None for a fixed number
 
 
 @dataclass(frozen=True)
@@ -229,11 +225,7 @@ class TokenBatchArguments:
     """Batches."""
 
     batch_tokens: int = _flag(2048, "Padded tokens per batch; 0: a fixed number of texts.", least=0)
-
-    @property
-    def budget(self) -> float | None:
-        """Padded length of a batch; None for a fixed number."""
-        return self.batch_tokens or None
+    budget = property(lambda batches: batches.batch_tokens or None)  # padded length; None for a fixed number
 
 
 @dataclass(frozen=True)

@@ -43,26 +43,16 @@ class _Keywords(NetworkArguments, FeatureArguments):
 
 
 def spectrogram_model(
-    label_names: list[str],
-    problem_type: str = "single_label_classification",
+    label_names: list[str],  # in index order
+    problem_type: str = "single_label_classification",  # as in transformers
     *,
-    trim_db: float | None = None,
-    train: bool = True,
-    **keywords: Any,
+    trim_db: float | None = None,  # as in `settings.ClipArguments`
+    train: bool = True,  # whether the model will be trained
+    **keywords: Any,  # the fields of `settings.NetworkArguments` and `FeatureArguments`
 ) -> tuple[SerForSpectrogramClassification, SerSpectrogramFeatureExtractor]:
-    """A network and its feature extractor, or those of a trained model (`model_name_or_path`).
-
-    Args:
-        label_names: In index order.
-        problem_type: As in transformers.
-        trim_db: As in `settings.ClipArguments`.
-        train: Whether the model will be trained.
-        keywords: The fields of `settings.NetworkArguments` and `FeatureArguments`. With `speaker_norm` the extractor's
-            `mean_spectrum` is zeros until `feature_collators` has computed it.
-
-    Raises:
-        SerError: checkpoint not found or with other labels; settings that do not fit; no ImageNet weights.
-    """
+    """A network and its feature extractor, or those of a trained model (`model_name_or_path`). With `speaker_norm` the
+    extractor's `mean_spectrum` is zeros until `feature_collators` has computed it.
+    Raises SerError: checkpoint not found or with other labels; settings that do not fit; no ImageNet weights."""
     flags = _Keywords(**keywords)
     name, arch, speaker_norm = flags.model_name_or_path, flags.arch, flags.speaker_norm
     try:
@@ -111,9 +101,7 @@ def load_imagenet(model: SerForSpectrogramClassification, file: str | None = Non
 
     The first convolution reads one channel: the weights of red, green and blue are summed, and its output for a
     spectrogram is that for its grey picture. The classifier of the thousand classes is not loaded.
-
-    Raises:
-        SerError: there are no such weights, they cannot be fetched, or they do not fit.
+    Raises SerError: there are no such weights, they cannot be fetched, or they do not fit.
     """
     arch = model.config.arch
     file = _fetched(arch) if file is None else file
@@ -151,14 +139,11 @@ def content(row: dict) -> str:
 
 
 class FeatureCollator(SpeechCollator):
-    """Rows to a padded batch of features, from the cache or the audio.
+    """Rows to a padded batch of features, which the extractor also trims and scales.
 
-    Args:
-        extractor: Trims and scales too.
-        store: The cache of features before scaling (`compute`); None computes them from each clip's audio, whose
-            waveform is augmented then. SpecAugment and mixup apply to both.
-        means: Mean spectra `(rows,)` by speaker (`speaker_means`), if features are speaker-normalised.
-        The others: as in `SpeechCollator`.
+    `store` is the cache of features before scaling (`compute`); None computes them from each clip's audio, whose
+    waveform is augmented then. SpecAugment and mixup apply to both. `means` are mean spectra `(rows,)` by speaker
+    (`speaker_means`), if features are speaker-normalised. The other arguments are `SpeechCollator`'s.
     """
 
     columns = (*SpeechCollator.columns, "audio_hash", "speaker")
@@ -235,29 +220,16 @@ def feature_collators(
     parts: Mapping[str, Dataset],
     clips: ClipArguments,
     augmentation: Augmentation,
-    training: TrainingArguments,
+    training: TrainingArguments,  # the first process fills the cache
     *,
-    relative: bool = False,
-    num_labels: int,
+    relative: bool = False,  # whether features are speaker-normalised (`by_speaker`)
+    num_labels: int,  # the width of the soft labels of mixup
 ) -> tuple[SerSpectrogramFeatureExtractor, dict[str, FeatureCollator]]:
-    """`data_collator` and `eval_collator` over one cache with the features of all parts.
+    """The extractor to save, and `data_collator` and `eval_collator` over one cache with the features of all parts,
+    whole or as windows. With `relative` and in training the saved `mean_spectrum` is the average training speaker's.
 
     Not cached are training clips whose waveforms are augmented, and all clips if `--max_seconds` crops them (in
-    training at random).
-
-    Args:
-        parts: Train, validation and test, whole or as windows.
-        training: The first process fills the cache.
-        relative: Whether features are speaker-normalised (`by_speaker`).
-        num_labels: The width of the soft labels of mixup.
-
-    Returns:
-        The extractor to save (with `relative` and in training its `mean_spectrum` is that of the average training
-        speaker), and both collators.
-
-    Raises:
-        SerError: with `relative`, an utterance has no speaker.
-        AudioError: a clip cannot be read.
+    training at random). Raises SerError: with `relative`, an utterance has no speaker; AudioError: an unreadable clip.
     """
     same = {"min_seconds": clips.min_seconds, "max_seconds": clips.max_seconds, "seed": training.seed}
     speakers = [speaker for rows in parts.values() for speaker in rows["speaker"]] if relative else []

@@ -53,10 +53,8 @@ def prepare_texts(splits: DatasetDict, cleaning: str) -> tuple[DatasetDict, list
     counts = ", ".join(f"{part} {count}" for part, count in missing.items())
     lines = [f"{sum(missing.values())} utterances have no text and are left out ({counts})"] if missing else []
     if shared := shared_texts(parts):
-        lines.append(
-            f"the texts of {shared} of {len(parts['test'])} test utterances also occur in train (case, punctuation, "
-            "web addresses and @names aside)"
-        )
+        aside = "(case, punctuation, web addresses and @names aside)"
+        lines.append(f"the texts of {shared} of {len(parts['test'])} test utterances also occur in train {aside}")
     return DatasetDict(parts), lines
 
 
@@ -82,9 +80,8 @@ def text_remarks(test: Dataset, max_text_length: int, text_cleaning: str) -> lis
     cut = sum(count >= max_text_length for count in test["tokens"])
     lines = [f"{cut} of {len(test)} test texts fill the {max_text_length} tokens and may be truncated"] if cut else []
     if text_cleaning != "none":
-        lines.append(
-            f"texts were cleaned by ser_hf.models.text_cleaning.clean_text(text, {text_cleaning!r}), pipelines do not"
-        )
+        call = f"ser_hf.models.text_cleaning.clean_text(text, {text_cleaning!r})"
+        lines.append(f"texts were cleaned by {call}, pipelines do not")
     return lines
 
 
@@ -109,13 +106,8 @@ class TextCollator:
 def train_tokenizer(texts: Sequence[str], config: PreTrainedConfig, vocab_size: int) -> tuple[PreTrainedConfig, Any]:
     """A tokenizer of the model type's own kind (BERT: WordPiece, RoBERTa: byte-level BPE), with a vocabulary of at most
     `vocab_size` tokens from these texts alone. The same texts give the same vocabulary, in every process and any order.
-
-    Returns:
-        The configuration with the tokenizer's vocabulary size and special tokens, and the tokenizer.
-
-    Raises:
-        SerError: this model type has no tokenizer whose training is repeatable.
-    """
+    Returns the configuration with the tokenizer's vocabulary size and special tokens, and the tokenizer.
+    Raises SerError: this model type has no tokenizer whose training is repeatable."""
     from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
     try:
@@ -128,10 +120,8 @@ def train_tokenizer(texts: Sequence[str], config: PreTrainedConfig, vocab_size: 
     elif kind == "BPE":
         tokenizer = tokenizer.train_new_from_iterator([sorted(texts)], vocab_size, show_progress=False)
     else:
-        raise SerError(
-            f"--model_type {config.model_type}: it has no tokenizer that can be trained here; choose bert, roberta or "
-            "distilbert, or give a checkpoint by --model_name_or_path"
-        )
+        choice = "choose bert, roberta or distilbert, or give a checkpoint by --model_name_or_path"
+        raise SerError(f"--model_type {config.model_type}: it has no tokenizer that can be trained here; {choice}")
     config = copy.deepcopy(config)
     config.vocab_size = len(tokenizer)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
@@ -167,27 +157,16 @@ def check_text_length(max_length: int, config, flag: str = "--max_text_length") 
 
 
 def text_model(
-    label_names: list[str],
-    problem_type: str,
-    train_texts: Sequence[str] = (),
+    label_names: list[str],  # in index order
+    problem_type: str,  # as in transformers
+    train_texts: Sequence[str] = (),  # they train the tokenizer of a random model
     *,
-    max_text_length: int = 64,
-    new_head: bool = True,
-    **keywords: Any,
+    max_text_length: int = 64,  # in tokens
+    new_head: bool = True,  # False loads a fine-tuned model, whose labels must be `label_names`
+    **keywords: Any,  # the fields of `settings.TextEncoderArguments`
 ) -> tuple[PreTrainedModel, Any]:
     """A model for sequence classification and its tokenizer.
-
-    Args:
-        label_names: In index order.
-        problem_type: As in transformers.
-        train_texts: They train the tokenizer of a random model.
-        new_head: True makes a new head. False loads a fine-tuned model, whose labels must be `label_names`.
-        max_text_length: In tokens.
-        keywords: The fields of `settings.TextEncoderArguments`.
-
-    Raises:
-        SerError: the checkpoint is not found, or does not fit these settings.
-    """
+    Raises SerError: the checkpoint is not found, or does not fit these settings."""
     import transformers
     from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -224,10 +203,8 @@ def text_model(
     random = tuple(heads) if new_head else ()  # weights that will be trained; so will BERT's pooler
     absent = [key for key in missing if not key.startswith(random) and not (new_head and ".pooler." in key)]
     if absent:
-        raise SerError(
-            f"{name}: the weights {', '.join(absent[:4])} are missing, it would answer at random; "
-            f"give a {'complete' if new_head else 'fine-tuned'} checkpoint of this model type"
-        )
+        give = f"give a {'complete' if new_head else 'fine-tuned'} checkpoint of this model type"
+        raise SerError(f"{name}: the weights {', '.join(absent[:4])} are missing, it would answer at random; {give}")
     if not new_head:
         check_labels(model.config, label_names, name)
     if tokenizer.pad_token is None:  # decoders such as GPT-2 have none

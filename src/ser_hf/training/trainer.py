@@ -35,17 +35,6 @@ class SerTrainer(Trainer):
 
     Loaders are made here and not by accelerate, which repeats clips to complete the last batch: every clip is trained
     on once per epoch and scored exactly once, by any number of processes.
-
-    Args:
-        budget: Padded length of a batch on one device, in seconds of audio or in tokens; None for
-            `per_device_train_batch_size` utterances.
-        length: The column of lengths: `duration` in seconds, or `tokens`.
-        eval_collator: `data_collator` if None.
-        sampling: Weights with which training clips are drawn (`batching.sampling_weights`); None for each once.
-        exact_evaluation: No padding in evaluation (`batching.evaluation_batches`).
-        one_cycle: One cycle of learning rate and momentum (Smith 2018, torch's OneCycleLR) that peaks at
-            `learning_rate`, in place of `lr_scheduler_type`.
-        The others: as in `Trainer`.
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the weight of the whole accumulated batch
@@ -53,13 +42,13 @@ class SerTrainer(Trainer):
     def __init__(
         self,
         *args,
-        budget: float | None = None,
-        length: str = "duration",
+        budget: float | None = None,  # padded length of a device's batch; None: `per_device_train_batch_size` rows
+        length: str = "duration",  # the column of lengths: `duration` in seconds, or `tokens`
         loss: Loss | None = None,
-        eval_collator=None,
-        exact_evaluation: bool = False,
-        sampling: np.ndarray | None = None,
-        one_cycle: bool = False,
+        eval_collator=None,  # `data_collator` if None
+        exact_evaluation: bool = False,  # no padding in evaluation (`batching.evaluation_batches`)
+        sampling: np.ndarray | None = None,  # weights of training clips (`sampling_weights`); None draws each once
+        one_cycle: bool = False,  # torch's OneCycleLR (Smith 2018) that peaks at `learning_rate`, with its momentum
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
