@@ -217,7 +217,11 @@ class BatchArguments:
     """Batches."""
 
     batch_seconds: float = _flag(36.0, "Padded seconds of audio per batch; 0: a fixed number of clips.", least=0)
-    budget = property(lambda batches: batches.batch_seconds or None)  # padded length; None for a fixed number
+
+    @property
+    def budget(self) -> float | None:
+        """Padded length of a batch; None for a fixed number."""
+        return self.batch_seconds or None
 
 
 @dataclass(frozen=True)
@@ -225,7 +229,11 @@ class TokenBatchArguments:
     """Batches."""
 
     batch_tokens: int = _flag(2048, "Padded tokens per batch; 0: a fixed number of texts.", least=0)
-    budget = property(lambda batches: batches.batch_tokens or None)  # padded length; None for a fixed number
+
+    @property
+    def budget(self) -> float | None:
+        """Padded length of a batch; None for a fixed number."""
+        return self.batch_tokens or None
 
 
 @dataclass(frozen=True)
