@@ -153,6 +153,8 @@ def values_of(recipe: str, name: str, entry, folder) -> tuple[list[str], list[st
         words = ["other"]
     flag, needed = limits.get("only_with", (None, ()))
     context = {"window_seconds": ["1"], "lora_r": ["4"], "loss": list(needed)[:1]}.get(flag, [])
+    if flag and flag.endswith("_p"):
+        context = ["1"]
     context = [f"--{flag}", *context] if context else []
     if recipe == "fusion_cls" and "lora_r" in (flag, entry.name):
         context += ["--freeze_encoders", "false"]
@@ -301,11 +303,14 @@ EMODB = ["--dataset", "emodb"]
         ("wav2vec2_cls", [*EMODB, "--lora_r", "-1"], "--lora_r: -1: must be at least 0"),
         ("wav2vec2_cls", [*EMODB, "--trim_db", "0"], "--trim_db: 0: must be above 0"),
         ("wav2vec2_cls", [*EMODB, "--fold", "-1"], "--fold: -1: must be at least 0"),
-        ("wav2vec2_cls", [*EMODB, "--batch_seconds", "nan"], "--batch_seconds: invalid float value: 'nan'"),
-        ("wav2vec2_cls", [*EMODB, "--max_seconds", "inf"], "--max_seconds: invalid float value: 'inf'"),
+        ("wav2vec2_cls", [*EMODB, "--batch_seconds", "nan"], "--batch_seconds: 'nan': must be a number"),
+        ("wav2vec2_cls", [*EMODB, "--model_type", "wav2vec2", "--do_train", "false"], "there is nothing to score"),
+        ("spectrogram_cls", [*EMODB, "--do_train", "false"], "there is nothing to score"),
+        ("wav2vec2_cls", [*EMODB, "--noise_snr_db", "5"], "--noise_snr_db 5.0: does nothing without --noise_p"),
+        ("wav2vec2_cls", [*EMODB, "--max_seconds", "inf"], "--max_seconds: 'inf': must be a number"),
         ("wav2vec2_cls", [*EMODB, "--mask_time_prob", "1.5"], "--mask_time_prob: 1.5: must be .* at most 1"),
-        ("wav2vec2_cls", [*EMODB, "--split_seed", "1.5"], "--split_seed: invalid int value: '1.5'"),
-        ("wav2vec2_cls", [*EMODB, "--use_weighted_layer_sum", "maybe"], "invalid bool value: 'maybe'"),
+        ("wav2vec2_cls", [*EMODB, "--split_seed", "1.5"], "--split_seed: '1.5': must be a whole number"),
+        ("wav2vec2_cls", [*EMODB, "--use_weighted_layer_sum", "maybe"], "_sum: 'maybe': must be true or false"),
         ("spectrogram_cls", [*EMODB, "--dropout", "1"], "--dropout: 1: must be at least 0 and below 1"),
         ("spectrogram_cls", [*EMODB, "--early_stopping_patience", "0"], "patience: 0: must be at least 1"),
         ("text_cls", [*EMODB, "--max_text_length", "2"], "--max_text_length: 2: must be at least 3"),
@@ -348,7 +353,9 @@ def test_what_a_combination_needs_may_be_anywhere(tmp_path):
 
 
 def test_lora_asks_for_what_it_trains():
-    scored = settings_of("fusion_cls", "--dataset", "demo", "--lora_r", "4", "--do_train", "false")
+    scored = settings_of(
+        "fusion_cls", "--dataset", "demo", "--lora_r", "4", "--do_train", "false", "--model_name_or_path", "a/b"
+    )
     assert scored.lora.lora_r == 4  # the recipe makes adapters for training alone
     whole = settings_of("fusion_cls", "--dataset", "demo", "--lora_r", "4", "--freeze_encoders", "false")
     assert whole.lora.lora_r == 4

@@ -338,8 +338,8 @@ def test_noise_and_rooms_from_folders(tmp_path):
     [
         ("--noise_p 1.5", "--noise_p: 1.5: must be at least 0 and at most 1"),
         ("--gain_p nan", "--gain_p: .*'nan'"),
-        ("--noise_snr_db 20 10", "--noise_snr_db 20.0 10.0: must be one number or two, the lowest first"),
-        ("--gain_db 1 2 3", "--gain_db 1.0 2.0 3.0: must be one number or two"),
+        ("--noise_p 1 --noise_snr_db 20 10", "--noise_snr_db 20.0 10.0: must be one number or two, the lowest first"),
+        ("--gain_p 1 --gain_db 1 2 3", "--gain_db 1.0 2.0 3.0: must be one number or two"),
         ("--gain_db 1 inf", "--gain_db: .*'inf'"),
         ("--gain_db", "--gain_db"),
         ("--speed_factor 0.0 1", "--speed_factor: 0.0: must be above 0"),
@@ -347,7 +347,7 @@ def test_noise_and_rooms_from_folders(tmp_path):
         ("--crop_keep 0.5 1.5", "--crop_keep: 1.5: must be above 0 and at most 1"),
         ("--spec_time_width -1", "--spec_time_width: -1: must be at least 0"),
         ("--mixup_alpha 0.0", "--mixup_alpha: 0.0: must be above 0"),
-        ("--noise_dir /no/such/folder", "--noise_dir /no/such/folder: no audio file"),
+        ("--noise_p 1 --noise_dir /no/such/folder", "--noise_dir /no/such/folder: no audio file"),
     ],
 )
 def test_a_wrong_flag_is_named(flags, message):
@@ -358,9 +358,11 @@ def test_a_wrong_flag_is_named(flags, message):
 def test_fields_are_flags():
     from transformers import TrainingArguments
 
-    flags = "--noise_p 0.5 --noise_snr_db 5 20 --gain_db 3 --spec_time_masks 4".split()
+    flags = "--noise_p 0.5 --noise_snr_db 5 20 --gain_p 1 --gain_db 3 --spec_p 1 --spec_time_masks 4".split()
     config = settings_of("spectrogram_cls", "--dataset", "emodb", *flags).augmentation
-    assert config == Augmentation(noise_p=0.5, noise_snr_db=[5.0, 20.0], gain_db=[3.0], spec_time_masks=4)
+    assert config == Augmentation(
+        noise_p=0.5, noise_snr_db=[5.0, 20.0], gain_p=1, gain_db=[3.0], spec_p=1, spec_time_masks=4
+    )
     names = {entry.name for entry in fields(Augmentation)}
     assert not names & {entry.name for entry in fields(TrainingArguments)}
     assert all(entry.metadata["help"].endswith(".") for entry in fields(Augmentation))

@@ -121,6 +121,7 @@ def test_mistakes(error_of, fake_corpus, tmp_path):
         ("nonsense",): ["unknown command 'nonsense': the commands are corpora, check, split"],
         ("check",): ["required: name", "see ser-hf check --help"],
         ("check", "emodbb"): ["unknown dataset 'emodbb': did you mean 'emodb'?"],
+        ("check", "EMODB"): ["unknown dataset 'EMODB': did you mean 'emodb'?"],
         ("check", "emodb", "--labels", "9class"): ["no label set '9class'", "7class, 4class"],
         ("check", "emodb", "--data_dir", tmp_path / "empty"): [f"{tmp_path / 'empty'} is not emodb", "wav/03a01Fa.wav"],
         ("check", "emodb", "--data_dir", tmp_path / "none"): ["no such folder"],

@@ -159,7 +159,7 @@ MISTAKES = {
     "no audio model": (("--audio_model", None), "--audio_model is missing: name a checkpoint"),
     "no text model": (("--text_model", None), "--text_model is missing"),
     "wrong folder": (("--audio_model", "{tmp}/nowhere"), "--audio_model .*/nowhere: no such folder; train it first"),
-    "not trained yet": (("--text_model", "runs/none"), "--text_model runs/none: no such folder; .*recipes/text_cls.py"),
+    "not trained yet": (("--text_model", "runs/none"), "--text_model runs/none: no such folder; train it first"),
     "text for audio": (("--audio_model", "{text}"), "fusion of .*/text and .*/text: "),
     "audio for text": (("--text_model", "{audio}"), "fusion of .*/audio and .*/audio: "),
     "another fold": (

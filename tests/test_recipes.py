@@ -150,9 +150,10 @@ def test_a_saved_run_repeats_and_evaluates(trained, fake_corpus, tmp_path):
     scored = run_recipe("wav2vec2_cls", *flags, "--model_name_or_path", str(folder))
     assert scored.returncode == 0, scored.stderr[-3000:]
     assert_equal_runs(folder, tmp_path / "scored", 1e-6)
-    wrong = run_recipe(
-        "wav2vec2_cls", *[f if f != "4class" else "7class" for f in flags], "--model_name_or_path", folder
-    )
+    again = run_recipe("wav2vec2_cls", *flags, "--model_name_or_path", str(folder))
+    assert again.returncode == 2 and "scored holds a finished run: choose another" in again.stderr
+    wrong = [flag if flag != "4class" else "7class" for flag in flags] + ["--output_dir", str(tmp_path / "wrong")]
+    wrong = run_recipe("wav2vec2_cls", *wrong, "--model_name_or_path", folder)
     assert wrong.returncode == 2 and "answers angry, happy, neutral, sad, but the corpus's labels are" in wrong.stderr
 
 

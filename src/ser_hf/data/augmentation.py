@@ -158,26 +158,42 @@ class Augmentation:
     numbers, between which a value is drawn uniformly, or one number that is always used."""
 
     crop_p: float = _probability("Crop the clip at random.")
-    crop_keep: list[float] = _flag([0.6, 1.0], "Range of the length kept, relative to the clip.", above=0, most=1)
+    crop_keep: list[float] = _flag(
+        [0.6, 1.0], "Range of the length kept, relative to the clip.", above=0, most=1, only_with=("crop_p", ())
+    )
     speed_p: float = _probability("Play faster or slower (pitch changes too).")
-    speed_factor: list[float] = _flag([0.9, 1.1], "Range of the speed; above 1 is faster and shorter.", above=0)
+    speed_factor: list[float] = _flag(
+        [0.9, 1.1], "Range of the speed; above 1 is faster and shorter.", above=0, only_with=("speed_p", ())
+    )
     pitch_p: float = _probability("Shift the pitch, at the same tempo.")
-    pitch_semitones: list[float] = _flag([-2.0, 2.0], "Range of the shift in semitones.")
+    pitch_semitones: list[float] = _flag([-2.0, 2.0], "Range of the shift in semitones.", only_with=("pitch_p", ()))
     reverb_p: float = _probability("Add reverberation.")
-    reverb_seconds: list[float] = _flag([0.1, 0.6], "Range of a synthetic room's reverberation time (60 dB).", above=0)
-    reverb_dir: str | None = _flag(None, "Folder of impulse responses to draw from instead of synthetic rooms.")
+    reverb_seconds: list[float] = _flag(
+        [0.1, 0.6], "Range of a synthetic room's reverberation time (60 dB).", above=0, only_with=("reverb_p", ())
+    )
+    reverb_dir: str | None = _flag(
+        None, "Folder of impulse responses to draw from instead of synthetic rooms.", only_with=("reverb_p", ())
+    )
     noise_p: float = _probability("Add noise.")
-    noise_snr_db: list[float] = _flag([10.0, 30.0], "Range of the signal-to-noise ratio in dB.")
-    noise_dir: str | None = _flag(None, "Folder of noise recordings to draw from instead of white noise.")
+    noise_snr_db: list[float] = _flag(
+        [10.0, 30.0], "Range of the signal-to-noise ratio in dB.", only_with=("noise_p", ())
+    )
+    noise_dir: str | None = _flag(
+        None, "Folder of noise recordings to draw from instead of white noise.", only_with=("noise_p", ())
+    )
     gain_p: float = _probability("Change the level; no effect if the feature extractor normalises clips.")
-    gain_db: list[float] = _flag([-6.0, 6.0], "Range of the change in dB.")
+    gain_db: list[float] = _flag([-6.0, 6.0], "Range of the change in dB.", only_with=("gain_p", ()))
     spec_p: float = _probability("Mask bands and times of the spectrogram (SpecAugment).")
-    spec_freq_masks: int = _flag(2, "Number of masked bands.", least=0)
-    spec_freq_width: int = _flag(15, "Widest masked band, in rows of the spectrogram.", least=0)
-    spec_time_masks: int = _flag(2, "Number of masked times.", least=0)
-    spec_time_width: int = _flag(70, "Longest masked time, in frames.", least=0)
+    spec_freq_masks: int = _flag(2, "Number of masked bands.", least=0, only_with=("spec_p", ()))
+    spec_freq_width: int = _flag(
+        15, "Widest masked band, in rows of the spectrogram.", least=0, only_with=("spec_p", ())
+    )
+    spec_time_masks: int = _flag(2, "Number of masked times.", least=0, only_with=("spec_p", ()))
+    spec_time_width: int = _flag(70, "Longest masked time, in frames.", least=0, only_with=("spec_p", ()))
     mixup_p: float = _probability("Mix the clip and its label with another clip of the batch.")
-    mixup_alpha: float = _flag(0.2, "Parameter of Beta(alpha, alpha): near 0 mixes little, 1 evenly.", above=0)
+    mixup_alpha: float = _flag(
+        0.2, "Parameter of Beta(alpha, alpha): near 0 mixes little, 1 evenly.", above=0, only_with=("mixup_p", ())
+    )
 
     def __post_init__(self):
         for name, value in vars(self).items():

@@ -67,12 +67,12 @@ def compare(
         logits: `(utterances, labels)` of the main system.
         others: `{name: logits}` of the same shape; for classes also `(utterances,)` predicted class indices.
         thresholds: Several labels: the main system's decision threshold of each label (0.5 each if None). The others'
-            are 0.5; logits can be moved so that another one is (`baselines.text_baselines`).
+            are 0.5; to use another one, shift their logits first, as `baselines.text_baselines` does.
 
     Returns:
         For each other system `metrics` and `intervals` (95 %), `difference` (main minus other) and
-        `difference_intervals` (95 %, paired). An undefined figure is None. A negative difference of an error (MAE, MSE,
-        RMSE) is the better one.
+        `difference_intervals` (95 %, paired). An undefined figure is None. For errors (MAE, MSE,
+        RMSE) a negative difference is an improvement.
     """
     task, labels, speakers = TASKS[problem_type], np.array(dataset["label"]), dataset["speaker"]
     for name, rows in {"the main system": logits, **others}.items():

@@ -115,8 +115,13 @@ def _concerns(system: System) -> dict[str, type]:
     return {name: kind for name, kind in types.items() if name not in ("training", "overrides")}
 
 
+# A type in argparse's words, and in a user's.
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
 def _error(message: str) -> None:
-    raise SerError(message.removeprefix("argument "))
+    message = re.sub(r"^argument (--\w+)(/--[\w-]+)?", r"\1", message)  # without the second spelling, with dashes
+    raise SerError(re.sub(r"invalid (\w+) value: (.*)", lambda m: f"{m[2]}: must be {KINDS.get(m[1], m[1])}", message))
 
 
 def _parser(system: System) -> argparse.ArgumentParser:
@@ -205,7 +210,8 @@ def _config_path(argv: list[str], system: System) -> Path | None:
         if path.is_file():
             return path
     near = get_close_matches(Path(asked.config).stem, [file.stem for file in folder.glob("*.yaml")], n=1)
-    raise SerError(f"--config {asked.config}: no such file" + (f"; did you mean {near[0]}?" if near else ""))
+    hint = f"did you mean {near[0]}?" if near else f"give a path, or a file of {folder}"
+    raise SerError(f"--config {asked.config}: no such file; {hint}")
 
 
 def recipes_folder() -> Path:
@@ -220,7 +226,9 @@ def _read_yaml(path: Path, known: set[str], system: System) -> dict[str, Any]:
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
-        raise SerError(f"{path}: not YAML ({str(error).splitlines()[0]})") from None
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: {error.problem}" if mark else str(error).splitlines()[0]
+        raise SerError(f"{path}: not YAML ({where}); write `flag: value` lines") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SerError(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from None
     if not isinstance(loaded, dict):
@@ -243,7 +251,7 @@ def word(value: Any) -> str:
 def _unknown(flag: str, known: set[str], system: System) -> str:
     if flag in {entry.name for kind in vars(settings).values() if is_dataclass(kind) for entry in fields(kind)}:
         return f"--{flag}: the recipe of {system.name} does not use it; leave it out"
-    near = get_close_matches(flag, known, n=1)
+    near = get_close_matches(flag, known, n=1) or [name for name in sorted(known) if flag in name]
     return f"unknown flag --{flag}: " + (f"did you mean --{near[0]}?" if near else "see --help_all")
 
 
@@ -259,6 +267,8 @@ def _check(values: argparse.Namespace, system: System, named: list[str]) -> None
         if flag in flags and (flags[flag] not in needed if needed else not flags[flag]):
             why = f"{'with' if None in needed else 'without'} {_written(flag, needed)}"
             raise SerError(f"--{entry.name} {_shown(flags[entry.name])}: does nothing {why}; leave it out")
+    if not values.do_train and not any(flags.get(flag) for flag in CHECKPOINTS):
+        raise SerError("--do_train false: there is nothing to score; name a trained model by --model_name_or_path")
     if flags.get("model_type") and values.model_name_or_path:
         raise SerError("--model_type trains a random encoder and --model_name_or_path a pretrained one: give one")
     if flags.get("config_overrides"):
@@ -286,9 +296,9 @@ def help_text(system: System, doc: str) -> str:
     for kind in _concerns(system).values():
         _add_flags(parser, kind)
     for action in parser._actions:
-        if action.default not in (None, "", False):
+        if action.default not in (None, "") and action.default is not False:
             action.help += f" (default: {_shown(action.default)})".replace("%", "%%")
-        action.metavar = None if action.choices else ""
+        action.metavar = None if action.choices else "true|false" if action.const else ""
     changed = ", ".join(f"{key}={word(value)}" for key, value in system.training_defaults.items())
     training = "And every flag of transformers.TrainingArguments (--help_all lists them), with these defaults of ours:"
     parser.epilog = f"{training}\n  {changed}\n"

@@ -52,13 +52,9 @@ def fusion_model(
     if flags.freeze_encoders and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise SerError("FSDP shards what is trained, and frozen encoders are not: use it with --freeze_encoders false")
     audio_model, text_model = flags.audio_model, flags.text_model
-    for flag, recipe in (("audio_model", "wav2vec2_cls.py"), ("text_model", "text_cls.py")):
-        name = getattr(flags, flag)
-        if not name:
+    for flag in ("audio_model", "text_model"):
+        if not getattr(flags, flag):
             raise SerError(f"--{flag} is missing: name a checkpoint, plain or fine-tuned by a recipe")
-        a_folder = name.count("/") > 1 or name.startswith("runs/")  # no name on the Hub
-        if a_folder and not Path(name).is_dir():
-            raise SerError(f"--{flag} {name}: no such folder; train it first, by recipes/{recipe}")
     remote = {"trust_remote_code": flags.trust_remote_code}
     same = ("fusion", "text_pooling", "use_weighted_layer_sum", "head_size", "head_dropout", "modality_dropout")
     config = {name: getattr(flags, name) for name in same} | label_maps(label_names) | {"problem_type": problem_type}

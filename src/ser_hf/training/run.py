@@ -81,7 +81,7 @@ def start(settings: Settings) -> tuple[Settings, str | None]:
 
 
 def changed(training: "TrainingArguments", **values) -> "TrainingArguments":
-    """A copy of training arguments with other values. `replace` would repeat their checks, which open the device."""
+    """A copy of training arguments with other values. `dataclasses.replace` would initialise the device again."""
     other = copy.copy(training)
     vars(other).update(values)
     return other
@@ -96,9 +96,15 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     from .record import Setup
 
     data = settings.data
+    for flag, name in settings.checkpoints.items():
+        local = name.startswith(("/", ".", "~", "runs/")) or name.count("/") > 1  # no name on the Hub
+        if local and not Path(name).expanduser().is_dir():
+            raise SerError(f"--{flag} {name}: no such folder; train it first, or name a model on the Hub")
     mixture, protocol = resolve(system, data, getattr(settings, "windows", None))
     if settings.run.thresholds and mixture.tested.config.problem_type != VALUES:
-        raise SerError(f"--thresholds: the labels {mixture.tested.config.name!r} are no values; leave it out")
+        raise SerError(
+            f"--thresholds: the labels {mixture.tested.config.name!r} are no values; it is for regression, leave it out"
+        )
     settings, push_to = start(settings)
     with settings.training.main_process_first():
         options = {"with_audio": system.reads_audio, "num_proc": data.num_proc, "strict": data.strict}
@@ -151,7 +157,7 @@ def _claim_output(folder: Path, training: "TrainingArguments", overwrite: bool) 
         for stale in (*checkpoints, folder / "adapter"):  # LoRA's adapter, which the new run may not make
             shutil.rmtree(stale, ignore_errors=True)
         (folder / "results.json").unlink(missing_ok=True)
-    elif training.do_train and (folder / "results.json").exists():
+    elif (folder / "results.json").exists():
         raise SerError(f"--output_dir {folder} holds a finished run: choose another, or --overwrite_output_dir true")
     elif checkpoints and not training.resume_from_checkpoint and training.do_train:
         choice = "--resume_from_checkpoint true goes on with it, --overwrite_output_dir true starts anew"

@@ -36,7 +36,7 @@ def _flag(default: Any, help: str, **limits) -> Any:
     """A flag, whose type is the field's annotation.
 
     Limits are `choices`, a range (`least` and `most` include the end, `above` and `below` exclude it), and `only_with`
-    `(flag, values)`: the flag does nothing, and is refused, unless the other flag has such a value (is set, for `()`).
+    `(flag, values)`: allowed only if the other flag has one of the values; `()` means that it is set.
     """
     return field(default=default, metadata={"help": help, **limits})
 
@@ -60,7 +60,7 @@ class DataArguments:
     """The corpus and its split."""
 
     dataset: str = _flag("", "Corpus of loading_scripts/, folder, Hub dataset user/name, or several a+b+c to mix.")
-    test_on: str | None = _flag(None, "Corpus of several that is split and tested; the others add to train.")
+    test_on: str | None = _flag(None, "With a+b+c: the corpus to split and test; the others only add to train.")
     add_labels: list[str] | None = _flag(None, "Labels that the other corpora add; all if unset.")
     data_dir: str | None = _flag(None, "Folder of the corpus; searched under $SER_DATA_DIR if unset.")
     labels: str | None = _flag(None, "Label set of the corpus, such as 4class; the corpus's default if unset.")
@@ -87,8 +87,10 @@ class WindowArguments:
 
     window_seconds: float | None = _flag(None, "Cut utterances into windows of this length in seconds.", above=0)
     window_hop: float | None = _of_windows(None, "Seconds between window starts; half a window if unset.", above=0)
-    window_last: str = _of_windows("pad", "Rest after the last whole window.", choices=("pad", "drop", "shift"))
-    combine: str = _of_windows("mean", "Window scores to one per utterance.", choices=COMBINATIONS)
+    window_last: str = _of_windows(
+        "pad", "What to do with the rest after the last window.", choices=("pad", "drop", "shift")
+    )
+    combine: str = _of_windows("mean", "How to combine window scores to one per utterance.", choices=COMBINATIONS)
 
     @property
     def hop(self) -> float | None:
@@ -115,7 +117,7 @@ class EncoderArguments:
 class HeadArguments:
     """The head over the encoder."""
 
-    pooling: str = _flag("mean", "Pooling of frames; mean under a linear head is a stock class.", choices=POOLINGS)
+    pooling: str = _flag("mean", "Pooling of frames; mean with --head linear is a stock class.", choices=POOLINGS)
     head: str = _flag("linear", "linear: project, pool, classify. mlp: pool, dense, tanh, project.", choices=HEADS)
     head_size: int = _flag(256, "Width of the linear head's projection.", least=1, only_with=("head", ("linear",)))
     use_weighted_layer_sum: bool = _flag(False, "Learn a layer-weighted sum of the hidden states.")
@@ -364,7 +366,7 @@ class System:
     # Defaults of TrainingArguments that differ from `TRAINING_DEFAULTS`; others by `(flag, value)` of another flag.
     defaults: dict[str, Any] = field(default_factory=dict)
     defaults_with: dict[tuple[str, Any], dict[str, Any]] = field(default_factory=dict)
-    checkpoint: str | None = None  # fine-tuned if neither it nor `--model_type` is named; None: a random model
+    checkpoint: str | None = None  # the default if neither a checkpoint nor `--model_type` is named; None: random
 
     @property
     def reads_audio(self) -> bool:
