@@ -544,7 +544,7 @@ def test_two_folds_end_to_end(flags, tmp_path, capsys):
     assert "test utterances of 2 unseen speakers" in (out / "fold1_seed42" / "log.txt").read_text()
     assert "test utterances of 2 unseen speakers" not in said  # not --verbose
     # the recipe's own run.yaml says the same as the one written before it started: nothing is run again
-    assert yaml.safe_load((out / "fold0_seed42" / "run.yaml").read_text())["max_steps"] == "2"
+    assert yaml.safe_load((out / "fold0_seed42" / "run.yaml").read_text())["max_steps"] == 2
     times = [(out / f"fold{fold}_seed42" / "results.json").stat().st_mtime_ns for fold in (0, 1)]
     assert cv.main(command) == 0
     assert times == [(out / f"fold{fold}_seed42" / "results.json").stat().st_mtime_ns for fold in (0, 1)]
