@@ -425,7 +425,7 @@ def test_flags_are_gathered_as_the_recipe_gathers_them():
         ([RECIPE, "--dataset", "emodbb"], "unknown dataset 'emodbb': did you mean 'emodb'"),
         ([RECIPE, "--dataset", "emodb", "--labels", "5class"], "no label set '5class'"),
         ([RECIPE, "--dataset", "emodb", "--data_dir", "/nowhere"], "--data_dir /nowhere: no such folder"),
-        ([RECIPE, "--dataset", "emodb", "--split_seed", "x"], "--split_seed: invalid int value: 'x'"),
+        ([RECIPE, "--dataset", "emodb", "--split_seed", "x"], "--split_seed: 'x': must be a whole number"),
     ],
 )
 def test_mistakes_are_one_line(argv, words, monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import results
 from conftest import REPO
 from ser_hf.cli import record as records
-from ser_hf.cli.cv_report import portable, summarise
+from ser_hf.cli.cv_report import summarise
 from ser_hf.errors import SerError
 from ser_hf.training import record as training_record
 
@@ -106,7 +106,7 @@ def test_settings_for_others_have_no_folder_of_this_machine(tmp_path):
     settings = {"learning_rate": 3e-5, "do_train": True, "text_model": str(tmp_path), "data_dir": "/a", "config": "x"}
     settings |= {"hub_token": "secret", "layers": [1, 2], "labels": "4class", "bf16": True, "unset": None}
     want = {"learning_rate": 3e-5, "do_train": True, "text_model": tmp_path.name, "layers": [1, 2], "labels": "4class"}
-    assert portable(settings) == want | {"bf16": True}
+    assert training_record.portable(settings) == want | {"bf16": True}
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,12 @@ import os
 import platform
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.tables import escape, markdown_table, shown, with_interval
-from ..training.arguments import NOT_IN_RUN_YAML
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,6 +103,7 @@ def _entry(seed: int, fold: int, results: dict) -> dict:
 def about(plan: "Plan", runs: dict[tuple[int, int], Fold]) -> dict:
     """Everything of a cross-validation but its figures: corpus, protocol, model, settings, machine, completeness."""
     from ..training.record import command as repeat
+    from ..training.record import portable
 
     request, everything = plan.request, [results for results, _ in runs.values()]
     partial = len(plan.folds) < plan.all_folds
@@ -148,27 +148,6 @@ def machine(cpu: bool = False) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() and not cpu else None,
     }
-
-
-def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings for others: without flags of one machine or account, folders by their last part.
-
-    >>> portable({"learning_rate": 0.001, "data_dir": "/a/b", "text_model": "/a/x_cv/fold{fold}"})
-    {'learning_rate': 0.001, 'text_model': 'x_cv/fold{fold}'}
-    >>> portable({"config_overrides": "{" * 300}) == {"config_overrides": "{" * 300}
-    True
-    """
-
-    def value(setting: Any) -> Any:
-        if not isinstance(setting, str):
-            return [value(item) for item in setting] if isinstance(setting, list) else setting
-        path = Path(setting)  # of any text: is_dir() raises OSError for a long one
-        if not (path.is_absolute() or path.parts[:1] in (("~",), ("..",)) or os.path.isdir(path)):
-            return setting
-        return "/".join(path.parts[-2:]) if "{" in path.name else path.name  # a fold's folder says little alone
-
-    private = {"data_dir", *NOT_IN_RUN_YAML} | {name for name in settings if name.startswith("hub_")}
-    return {name: value(settings[name]) for name in settings if name not in private and settings[name] is not None}
 
 
 def coverage(seeds: list[list], ids: list[str], expected: set[str]) -> dict:

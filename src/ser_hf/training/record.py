@@ -1,6 +1,7 @@
 """A run as data: the corpus, the split, the model, the command that repeats it."""
 
 import json
+import os
 import platform
 import shlex
 import subprocess
@@ -20,7 +21,7 @@ from ..data.mixing import Mixed
 from ..data.splits import Protocol
 from ..files import write
 from .arguments import NOT_IN_RUN_YAML, word
-from .settings import CHECKPOINTS, System
+from .settings import System
 
 
 @dataclass(frozen=True)
@@ -127,12 +128,34 @@ def _public_name(folder: Path) -> str:
 
 
 def without_folders(name: str) -> str:
-    """The name of a checkpoint or corpus; for a folder of this machine, its last part alone.
+    """A flag's text without folders of this machine: of those the last part; the last two of a fold's, whose own says
+    little. Other text, and names that are no folder here, are returned as they are.
 
-    >>> without_folders("facebook/wav2vec2-base"), without_folders("runs/x_cv/fold{fold}_seed{seed}")
-    ('facebook/wav2vec2-base', 'fold{fold}_seed{seed}')
+    >>> without_folders("facebook/wav2vec2-base"), without_folders("/a/x_cv/fold{fold}_seed{seed}")
+    ('facebook/wav2vec2-base', 'x_cv/fold{fold}_seed{seed}')
     """
-    return Path(name).name if "{" in name or Path(name).exists() else name
+    path = Path(name)
+    if not (path.is_absolute() or path.parts[:1] in (("~",), ("..",)) or os.path.isdir(path)):  # is_dir() may raise
+        return name
+    return "/".join(path.parts[-2:]) if "{" in path.name else path.name
+
+
+def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for others: without flags of one machine or account, folders by their last part.
+
+    >>> portable({"learning_rate": 0.001, "data_dir": "/a/b", "text_model": "/a/x_cv/fold{fold}"})
+    {'learning_rate': 0.001, 'text_model': 'x_cv/fold{fold}'}
+    >>> portable({"config_overrides": "{" * 300}) == {"config_overrides": "{" * 300}
+    True
+    """
+
+    def value(setting: Any) -> Any:
+        if isinstance(setting, list):
+            return [value(item) for item in setting]
+        return without_folders(setting) if isinstance(setting, str) else setting
+
+    private = {"data_dir", *NOT_IN_RUN_YAML} | {name for name in settings if name.startswith("hub_")}
+    return {name: value(settings[name]) for name in settings if name not in private and settings[name] is not None}
 
 
 def commit() -> str | None:
@@ -158,11 +181,9 @@ def versions() -> dict[str, str]:
 def command(recipe: str, system: System, overrides: Mapping[str, Any], launcher: str = "accelerate launch") -> str:
     """The command that repeats a run on another machine, without local folders."""
     words = [*launcher.split(), f"recipes/{recipe}.py"]
-    for key, value in overrides.items():
-        if key in NOT_IN_RUN_YAML or key == "data_dir" or system.training_defaults.get(key) == value:
+    for key, value in portable(overrides).items():
+        if system.training_defaults.get(key) == value:
             continue
-        if key in (*CHECKPOINTS, "dataset") and value is not None:
-            value = without_folders(value)
         words += [f"--{key}", *(map(word, value) if isinstance(value, list) else [word(value)])]
     # Every flag is written out; the corpus's own YAML must not add to them.
     return shlex.join([*words, "--config", "none"])
