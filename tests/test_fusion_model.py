@@ -265,12 +265,12 @@ def test_nothing_at_all_is_an_error():
 def test_modality_dropout():
     model = make(modality_dropout=0.4)
     everyone = torch.ones(20000, dtype=torch.bool)
-    audio, text = model._drop(everyone, everyone)
+    audio, text = model.drop_modality(everyone, everyone)
     assert (audio | text).all()  # never both
     for there in (audio, text):
         assert 0.19 < float((~there).float().mean()) < 0.21  # half of 0.4 each
     partly = torch.arange(20000) % 2 == 0
-    audio, text = model._drop(everyone, partly)
+    audio, text = model.drop_modality(everyone, partly)
     assert audio[~partly].all()  # what is alone stays
     inputs = batch()
     with torch.no_grad():

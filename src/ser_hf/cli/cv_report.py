@@ -41,7 +41,7 @@ def summarise(runs: dict[tuple[int, int], Fold], label_names: list[str]) -> dict
         folds = [runs[key] for key in runs if key[0] == seed]
         figures = {name: [results["test"]["metrics"][name] for results, _ in folds] for name in METRICS}
         per_seed.append({"seed": seed} | {m: {"mean": mean(v), "sd_over_folds": sd(v)} for m, v in figures.items()})
-        pooled.append({"seed": seed} | _pool([table for _, table in folds], label_names))
+        pooled.append({"seed": seed} | pool([table for _, table in folds], label_names))
     over_seeds = {}
     for name in METRICS:
         means, spreads = ([one[name][figure] for one in per_seed] for figure in ("mean", "sd_over_folds"))
@@ -66,7 +66,7 @@ def summarise(runs: dict[tuple[int, int], Fold], label_names: list[str]) -> dict
     }
 
 
-def _pool(tables: list, label_names: list[str]) -> dict:
+def pool(tables: list, label_names: list[str]) -> dict:
     """The scores of the predictions of several folds together, with `comparisons` to the systems that every fold was
     compared with (columns `prediction_<system>`)."""
     import numpy as np

@@ -193,7 +193,7 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         text_states, text_mask = self._complete(text_states, text_mask, batch, self.text_shape)
         audio_there, text_there = audio_mask.any(dim=-1), text_mask.any(dim=-1)  # (batch,)
         if self.training and self.config.modality_dropout > 0:
-            audio_there, text_there = self._drop(audio_there, text_there)
+            audio_there, text_there = self.drop_modality(audio_there, text_there)
         audio, audio_mask = self.ser_audio(audio_states, audio_mask, audio_there)
         text, text_mask = self.ser_text(text_states, text_mask, text_there)
         fused = self.ser_fusion(self.ser_dropout(audio), audio_mask, self.ser_dropout(text), text_mask)
@@ -207,7 +207,9 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         # A cache may hold half precision. Autocast, where it is on, chooses the type itself.
         return states.to(self.dtype), mask.bool()
 
-    def _drop(self, audio_there: torch.Tensor, text_there: torch.Tensor):
+    def drop_modality(self, audio_there: torch.Tensor, text_there: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Modality dropout: of `(batch,)` masks of what is there, the same with audio or text, never both, missing at
+        random in a share `modality_dropout` of the rows that have both."""
         both, draw = audio_there & text_there, torch.rand(len(audio_there), device=audio_there.device)
         share = self.config.modality_dropout
         return audio_there & ~(both & (draw < share / 2)), text_there & ~(both & (draw > 1 - share / 2))
