@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import torchaudio_cpu
 from ..errors import SerError
@@ -31,6 +32,9 @@ from ..evaluation.tables import number, text_table
 from ..files import claim, write
 from ..training.run import say
 from .console import Parser, positive
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # File names looked for in a folder. The last line requires FFmpeg: such files get an error instead of being skipped.
 SUFFIXES = (
@@ -111,7 +115,7 @@ def _readable(files: list[str], sampling_rate: int) -> Iterator:
             sys.stderr.write(f"left out of --speaker_clips: {error}\n")
 
 
-def fingerprint(model) -> str:
+def fingerprint(model: "PreTrainedModel") -> str:
     """Eight digits that change with the weights: a table must not mix rows of models from the same folder."""
     import torch
     import xxhash

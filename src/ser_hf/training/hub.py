@@ -10,7 +10,13 @@ from pathlib import Path
 import torch
 import yaml
 from huggingface_hub import HfApi
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import (
+    FeatureExtractionMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from ..errors import SerError
 from ..models import SerConfig, SerForAudioClassification
@@ -114,7 +120,9 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
     return from_stock(model)
 
 
-def save_model(model: PreTrainedModel, processor, folder: Path) -> type[PreTrainedModel]:
+def save_model(
+    model: PreTrainedModel, processor: FeatureExtractionMixin | PreTrainedTokenizerBase | ProcessorMixin, folder: Path
+) -> type[PreTrainedModel]:
     """Save a model and its processor so that `pipeline(task, model=folder)` loads it; returns the class saved: a stock
     one where one computes the same. Files are written elsewhere and moved: never is there half a model."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -76,7 +76,7 @@ def head_modules(model: PreTrainedModel) -> list[str]:
     return sorted([name for name in _children(model) if name != model.base_model_prefix] + pooler)
 
 
-def _children(model) -> list[str]:
+def _children(model: PreTrainedModel) -> list[str]:
     """Names of the direct submodules that have weights."""
     return [name for name, module in model.named_children() if next(module.parameters(), None) is not None]
 

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from datasets import Dataset, DatasetDict, DatasetInfo, Features, List, Value
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.splits import text_key
 from ..errors import SerError
@@ -91,7 +91,7 @@ class TextCollator:
 
     columns = ("id", "input_ids", "token_type_ids", "label")
 
-    def __init__(self, tokenizer, model):
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel):
         self.tokenizer = tokenizer
         self.types = "token_type_ids" in inspect.signature(model.forward).parameters
 
