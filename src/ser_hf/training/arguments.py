@@ -280,8 +280,16 @@ def _check(values: argparse.Namespace, system: System, named: list[str]) -> None
             raise SerError(f'--config_overrides {values.config_overrides}: must be JSON such as {{"layerdrop": 0}}')
     if flags.get("window_seconds") and values.trim_db is not None:
         raise SerError(f"--trim_db {values.trim_db:g}: shifts the times of windows; give it or --window_seconds")
-    if flags.get("lora_r") and flags.get("freeze_encoders") and values.do_train:
-        raise SerError(f"--lora_r {values.lora_r}: adapts the encoders; it needs --freeze_encoders false")
+    for frozen in ("freeze_encoders", "freeze_encoder"):
+        if flags.get("lora_r") and flags.get(frozen) and values.do_train:
+            raise SerError(f"--lora_r {values.lora_r}: adapts the encoders; it needs --{frozen} false")
+    if flags.get("freeze_encoder") and values.do_train:
+        from ..data.augmentation import Augmentation
+
+        for name in (*Augmentation.__dataclass_fields__, "draw_augmentation"):
+            if name in named and flags.get(name):
+                why = "does nothing with --freeze_encoder true, each clip is encoded once"
+                raise SerError(f"--{name} {_shown(flags[name])}: {why}; leave it out")
 
 
 def _shown(value: Any) -> str:
