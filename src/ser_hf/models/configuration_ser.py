@@ -27,7 +27,7 @@ class SerConfig(PipelineConfig):
         layers: The hidden states of `sum` and `concat`: 0 is the input of the first layer, `n` the output of layer `n`.
             None: all.
         standardise: Whether hidden states are shifted and scaled, by numbers that were measured on training clips,
-            before the head (`pooling.Scale.fit`).
+            before the head (`pooling.Scale.fit`). A pooling without weights comes before that, layer by layer.
         speaker_norm: Whether training and test clips were relative to their speaker's mean; `standardise` has the
             mean of an average training speaker, for clips of unknown ones (`SerForAudioClassification.adapt`).
         context: `clip`, or for Whisper `full`: every clip is padded to 30 s and the zeros are pooled with it, as in

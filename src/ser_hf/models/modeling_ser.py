@@ -42,10 +42,10 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         self._no_split_modules = [type(transformer_layers(self.encoder)[0]).__name__]
         self._frozen = False
         pooling, count = POOLINGS[config.pooling], len(config.read_layers)
-        # Pooled before the head where no trained weights come before the pooling or belong to it.
-        self.pools_audio = pooling.linear or (
-            pooling.parameters is None and config.head == "mlp" and config.layer_mix != "sum"
-        )
+        # Each layer is pooled before everything else where that changes nothing: no trained weights come before the
+        # pooling or belong to it. Hidden states are standardised after it, so that it comes first there too.
+        commutes = pooling.linear or (config.head == "mlp" and config.layer_mix != "sum")
+        self.pools_audio = pooling.parameters is None and (config.standardise or commutes)
         # Layers and width of the hidden states that `encode_audio` returns.
         self.audio_shape = count, config.hidden_size * (pooling.width if self.pools_audio else 1)
         # No encoder has modules of these names: PEFT's modules_to_save matches by the end of a name.
@@ -53,12 +53,12 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
             self.ser_scale = Scale(*self.audio_shape)
         if config.layer_mix == "sum":
             self.ser_layer_sum = LayerSum(count)
-        width = config.hidden_size * (count if config.layer_mix == "concat" else 1)
+        width = self.audio_shape[1] * (count if config.layer_mix == "concat" else 1)
         if config.head == "linear":
             self.ser_projector = nn.Linear(width, config.head_size)
             width = config.head_size
         self.ser_pool = None if pooling.parameters is None else pooling.parameters(width)
-        width *= pooling.width
+        width *= 1 if self.pools_audio else pooling.width
         if config.head == "mlp":
             self.ser_dense = nn.Linear(width, width)
             self.ser_dropout = nn.Dropout(config.head_dropout)
