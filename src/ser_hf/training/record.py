@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -89,6 +90,16 @@ DETAILS = {
 }
 
 
+def speaker_remark(splits: DatasetDict) -> str:
+    """A line on the number of utterances by which test speakers are normalised."""
+    utterances = Counter(speaker for rows in splits.values() for speaker in rows["speaker"])
+    counts = [utterances[speaker] for speaker in set(splits["test"]["speaker"])]
+    return (
+        f"SPEAKER-NORMALISED: features are relative to each speaker's mean, in test of {min(counts)} to "
+        f"{max(counts)} utterances; do not compare with systems that read one clip of an unknown speaker"
+    )
+
+
 def describe_model(
     model: PreTrainedModel,
     saved: type,  # the class of the saved model
@@ -105,7 +116,7 @@ def describe_model(
     if lora_rank:
         details += f", fine-tuned by LoRA of rank {lora_rank} (merged; the adapter alone is in adapter/)"
     if speaker_normalised:
-        details += ", features relative to each speaker's mean spectrum"
+        details += ", relative to each speaker's mean"
     return {
         "class": saved.__name__,
         "stock": saved.__module__.startswith("transformers."),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from transformers import TrainingArguments
@@ -19,6 +19,7 @@ from ..data.cache import Store, clip_name, settings_folder
 from ..data.collators import SpeechCollator
 from ..errors import SerError
 from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
+from .audio_model import check_whole_clips
 from .hub import check_labels, label_maps, reason
 from .settings import ClipArguments, FeatureArguments, NetworkArguments, WindowArguments
 
@@ -88,11 +89,7 @@ def by_speaker(
     """Whether features are speaker-normalised: `--speaker_norm`, by default as the checkpoint has it. Raises SerError:
     clips are cut or zero-padded: the mean of a speaker's windows or crops is not that of whole clips."""
     relative = extractor.mean_spectrum is not None if speaker_norm is None else speaker_norm
-    lengths = {"window_seconds": windows.window_seconds, **vars(clips)}
-    for flag in ("window_seconds", "max_seconds", "min_seconds"):
-        if relative and lengths[flag]:
-            why = "speakers' means are those of whole clips; not with --speaker_norm"
-            raise SerError(f"--{flag} {lengths[flag]}: {why}")
+    check_whole_clips(relative, clips, windows)
     return relative
 
 
@@ -196,16 +193,6 @@ def speaker_means(parts: Mapping[str, Dataset], collator: FeatureCollator) -> di
             sums[row["speaker"]] = sums.get(row["speaker"], 0) + mean
             counts[row["speaker"]] += 1
     return {speaker: (total / counts[speaker]).float() for speaker, total in sums.items()}
-
-
-def speaker_remark(splits: DatasetDict) -> str:
-    """A line on the number of utterances by which test speakers are normalised."""
-    utterances = Counter(speaker for rows in splits.values() for speaker in rows["speaker"])
-    counts = [utterances[speaker] for speaker in set(splits["test"]["speaker"])]
-    return (
-        f"SPEAKER-NORMALISED: features are relative to each speaker's mean spectrum, in test of {min(counts)} to "
-        f"{max(counts)} utterances; do not compare with systems that read one clip of an unknown speaker"
-    )
 
 
 def feature_collators(
