@@ -230,6 +230,16 @@ def shortest_input(config: PreTrainedConfig) -> int:
     return 1 if description is None else description.steps(config, 1)
 
 
+def complete(config: PreTrainedConfig, every_layer: bool) -> None:
+    """Set, in an audio encoder's configuration, what its training requires; `every_layer`: all its layers are read."""
+    if every_layer:  # a dropped layer leaves no hidden state to weigh
+        config.layerdrop = 0.0
+        if hasattr(config, "encoder_layerdrop"):
+            config.encoder_layerdrop = 0.0
+    if hasattr(config, "mask_feature_prob") and not hasattr(config, "mask_feature_min_masks"):
+        config.mask_feature_min_masks = 0  # WavLM's SpecAugment reads it, WavLM's configuration has no such field
+
+
 def layer_count(config: PreTrainedConfig) -> int:
     """Number of hidden states: those of the layers and the input of the first; 1 where there are no layers."""
     description = describe(config)
