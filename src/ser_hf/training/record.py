@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -86,7 +87,10 @@ DETAILS = {
     "ser": "{pooling} pooling, {head} head",
     "ser_fusion": "{fusion} fusion of {pooling}-pooled audio and {text_pooling}-pooled text",
     "ser_spectrogram": "{arch} with {weights} weights",
+    "ser_functionals": "a linear {classifier} classifier of standardised features, C = {complexity:g}",
 }
+# What speaker-normalised features are relative to, by the model type.
+RELATIVE_TO = {"ser_spectrogram": "mean spectrum", "ser_functionals": "mean and standard deviation"}
 
 
 def describe_model(
@@ -101,16 +105,19 @@ def describe_model(
     published = [name for name in checkpoints if not Path(name).exists()]
     encoder = " + ".join(name if name in published else _public_name(Path(name)) for name in checkpoints)
     base = getattr(model.config, "audio_config", None) or model.config
+    start = (
+        f"{base.feature_set} functionals of openSMILE" if hasattr(base, "feature_set") else f"random {base.model_type}"
+    )
     details = DETAILS.get(model.config.model_type, "its own head").format(**model.config.to_dict())
     if lora_rank:
         details += f", fine-tuned by LoRA of rank {lora_rank} (merged; the adapter alone is in adapter/)"
     if speaker_normalised:
-        details += ", features relative to each speaker's mean spectrum"
+        details += f", features relative to each speaker's {RELATIVE_TO[model.config.model_type]}"
     return {
         "class": saved.__name__,
         "stock": saved.__module__.startswith("transformers."),
         "task": task,
-        "encoder": encoder or f"random {base.model_type}",
+        "encoder": encoder or start,
         "published_encoders": published,
         "details": details,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -173,8 +180,9 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that can change a figure."""
-    packages = ("torch", "transformers", "datasets", "accelerate", "soundfile", "soxr", "numpy")
+    """Versions of the packages that can change a figure; openSMILE's where it is used."""
+    packages = ("torch", "transformers", "datasets", "accelerate", "soundfile", "soxr", "numpy", "scikit-learn")
+    packages += ("opensmile",) if "opensmile" in sys.modules else ()
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, TrainingArguments
@@ -21,6 +21,7 @@ from ..errors import SerError
 from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
 from .hub import check_labels, label_maps, reason
 from .settings import ClipArguments, FeatureArguments, NetworkArguments, WindowArguments
+from .speakers import check_speakers
 
 logger = logging.getLogger("ser_hf")
 
@@ -205,16 +206,6 @@ def speaker_means(parts: Mapping[str, Dataset], collator: FeatureCollator) -> di
     return {speaker: (total / counts[speaker]).float() for speaker, total in sums.items()}
 
 
-def speaker_remark(splits: DatasetDict) -> str:
-    """A line on the number of utterances by which test speakers are normalised."""
-    utterances = Counter(speaker for rows in splits.values() for speaker in rows["speaker"])
-    counts = [utterances[speaker] for speaker in set(splits["test"]["speaker"])]
-    return (
-        f"SPEAKER-NORMALISED: features are relative to each speaker's mean spectrum, in test of {min(counts)} to "
-        f"{max(counts)} utterances; do not compare with systems that read one clip of an unknown speaker"
-    )
-
-
 def feature_collators(
     extractor: SerSpectrogramFeatureExtractor,
     parts: Mapping[str, Dataset],
@@ -232,10 +223,8 @@ def feature_collators(
     training at random). Raises SerError: with `relative`, an utterance has no speaker; AudioError: an unreadable clip.
     """
     same = {"min_seconds": clips.min_seconds, "max_seconds": clips.max_seconds, "seed": training.seed}
-    speakers = [speaker for rows in parts.values() for speaker in rows["speaker"]] if relative else []
-    if None in speakers:
-        count = f"{speakers.count(None)} of {len(speakers)} utterances have no speaker"
-        raise SerError(f"--speaker_norm: {count}; --speaker_norm false goes without")
+    if relative:
+        check_speakers(parts)
     store = None
     if clips.max_seconds is None:  # scaling is applied when features are read, and is not part of the cache
         scaling = ("auto_map", "mean_spectrum", "normalize", "padding_value")
