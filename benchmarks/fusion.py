@@ -22,7 +22,7 @@ def run(options: Options) -> list[Figure]:
     from ser_hf.data.splits import find_protocol
     from ser_hf.models import SerFusionConfig, SerFusionForClassification, SerFusionProcessor
     from ser_hf.training import fusion_model as fusion
-    from ser_hf.training.encoder_states import StateCollator, encode
+    from ser_hf.training.encoder_states import StateCollator, encode, head_of
     from ser_hf.training.record import Setup
     from ser_hf.training.text_model import train_tokenizer
 
@@ -44,7 +44,7 @@ def run(options: Options) -> list[Figure]:
     states = encode(model, processor, splits, settings.clips, settings.training, settings.batches.budget)
     encoding = once.read(len(rows))
     collators = {"cached": StateCollator(states), "encoders": fusion.FusionCollator(processor, settings.clips)}
-    models = {"cached": fusion.head_of(model), "encoders": model}
+    models = {"cached": head_of(model), "encoders": model}
     trainers = {
         name: fusion.fusion_trainer(models[name], collator, processor, settings, setup)
         for name, collator in collators.items()

@@ -13,11 +13,11 @@ their averaged probabilities on the same test utterances. `pipeline("speech-emot
 
 from ser_hf.training import run
 from ser_hf.training.arguments import parse
-from ser_hf.training.settings import TRAINING_DEFAULTS, FusionSettings, System
+from ser_hf.training.settings import PROBE_DEFAULTS, TRAINING_DEFAULTS, FusionSettings, System
 
-HEAD = {"learning_rate": 1e-3, "num_train_epochs": 30, "per_device_train_batch_size": 32}  # a head alone is trained
 WHOLE = {"learning_rate": TRAINING_DEFAULTS["learning_rate"], "num_train_epochs": 15, "per_device_train_batch_size": 8}
-SYSTEM = System("fusion", FusionSettings, defaults=HEAD, defaults_with={("freeze_encoders", False): WHOLE})
+WHOLE |= {"per_device_eval_batch_size": 8}
+SYSTEM = System("fusion", FusionSettings, defaults=PROBE_DEFAULTS, defaults_with={("freeze_encoders", False): WHOLE})
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     settings = parse(SYSTEM, __doc__)
 
     from ser_hf.training import fusion_model as fusion
-    from ser_hf.training.encoder_states import MODALITIES, StateCollator, check_states, encode
+    from ser_hf.training.encoder_states import MODALITIES, StateCollator, check_states, encode, head_of, put_back
     from ser_hf.training.lora import with_lora
 
     # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
@@ -46,16 +46,16 @@ def main() -> None:
         # 4a. Each utterance through each encoder once; then heads on the states: the fusion's, and one per modality.
         states = encode(model, processor, splits, clips, training, settings.batches.budget)
         check_states(model, states, splits["test"].select(range(min(8, len(splits["test"])))))
-        untrained = fusion.head_of(model)
-        trainer = fusion.fusion_trainer(fusion.head_of(model), StateCollator(states), processor, settings, setup)
+        untrained = head_of(model)
+        trainer = fusion.fusion_trainer(head_of(model), StateCollator(states), processor, settings, setup)
         trained = run.train(trainer)
         others = {
             f"{name}_only": fusion.trained_alone(name, untrained, states, processor, settings, setup)
             for name in MODALITIES
         }
         others["average"] = fusion.averaged(list(others.values()), task)
-        model = fusion.put_back(trainer.accelerator.unwrap_model(trainer.model), model)
-        remarks += ["scored on hidden states in half precision; the saved model is float32"] if states.half else []
+        model = put_back(trainer.accelerator.unwrap_model(trainer.model), model)
+        remarks += states.remarks
     else:
         # 4b. Everything is trained, on raw input.
         collator = fusion.FusionCollator(processor, clips)

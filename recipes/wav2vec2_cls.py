@@ -4,6 +4,8 @@ r"""Fine-tune a speech encoder to classify emotions.
     accelerate launch recipes/wav2vec2_cls.py --dataset demo
     accelerate launch --multi_gpu --num_processes 4 recipes/wav2vec2_cls.py --dataset ravdess \
         --model_name_or_path facebook/wav2vec2-large-xlsr-53 --pooling max
+    accelerate launch recipes/wav2vec2_cls.py --dataset ravdess --model_name_or_path openai/whisper-base.en \
+        --freeze_encoder true --layer_mix sum
 
 Corpus -> speaker-independent split -> encoder, pooling, head -> selected on validation -> test scored once -> a folder
 that `pipeline("audio-classification", model=folder)` loads.
@@ -11,9 +13,15 @@ that `pipeline("audio-classification", model=folder)` loads.
 
 from ser_hf.training import run
 from ser_hf.training.arguments import parse
-from ser_hf.training.settings import CLASSES, AudioSettings, System
+from ser_hf.training.settings import CLASSES, PROBE_DEFAULTS, AudioSettings, System
 
-SYSTEM = System("wav2vec2", AudioSettings, tasks=(CLASSES,), checkpoint="facebook/wav2vec2-base")
+SYSTEM = System(
+    "wav2vec2",
+    AudioSettings,
+    tasks=(CLASSES,),
+    checkpoint="facebook/wav2vec2-base",
+    defaults_with={("freeze_encoder", True): PROBE_DEFAULTS},
+)
 
 
 def main() -> None:
@@ -22,7 +30,8 @@ def main() -> None:
 
     from ser_hf.evaluation.scoring import compute_metrics
     from ser_hf.models.encoders import padding_sensitive
-    from ser_hf.training.audio_model import audio_model, speech_collators
+    from ser_hf.training.audio_model import audio_model, check_lengths, probe_states, speech_collators
+    from ser_hf.training.encoder_states import StateCollator, head_of, put_back
     from ser_hf.training.lora import with_lora
     from ser_hf.training.objective import draw_weights, make_loss, training_rows
     from ser_hf.training.trainer import SerTrainer
@@ -34,33 +43,48 @@ def main() -> None:
     windowed = run.cut_windows(splits, settings.windows)
     parts = windowed.parts if windowed else splits
 
-    # 3. Model.
+    # 3. Model; a frozen encoder reads each utterance once, and a head is trained on its states.
     model, extractor = audio_model(
         names, task, new_head=training.do_train, **vars(settings.encoder), **vars(settings.head)
     )
+    check_lengths(model, parts, settings.clips)
     if training.do_train:
         model = with_lora(model, settings.lora)
     if settings.figures.draw_augmentation:
         run.draw_augmentation(splits, extractor, settings.augmentation, training)
+    collators, states = speech_collators(model, extractor, settings.clips, settings.augmentation, training.seed), None
+    if settings.encoder.freeze_encoder and training.do_train:
+        states = probe_states(model, extractor, parts, settings.clips, training, settings.batches.budget)
+        collators = {"data_collator": StateCollator(states)}
 
     # 4. Trainer: selected by UAR on validation.
     trainer = SerTrainer(
-        model=model,
+        model=head_of(model) if states else model,
         args=training,
         train_dataset=training_rows(parts["train"], settings.sampling),
         eval_dataset=parts["validation"],
         processing_class=extractor,
-        **speech_collators(extractor, settings.clips, settings.augmentation, training.seed, len(names)),
+        **collators,
         compute_metrics=compute_metrics(names, task),
-        budget=settings.batches.budget,
+        budget=None if states else settings.batches.budget,
         loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
-        exact_evaluation=padding_sensitive(model.config.audio_config),
+        exact_evaluation=not states and padding_sensitive(model.config.audio_config),
         sampling=draw_weights(parts["train"], settings.sampling),
     )
     trained = run.train(trainer) if training.do_train else None
+    whole = put_back(trainer.accelerator.unwrap_model(trainer.model), model) if states else None
 
     # 5. Test, once; model, card, results, push.
-    run.finish(trainer, settings, setup, trained, extractor, windowed=windowed)
+    run.finish(
+        trainer,
+        settings,
+        setup,
+        trained,
+        extractor,
+        windowed=windowed,
+        remarks=states.remarks if states else [],
+        model=whole,
+    )
     trainer.end()
 
 

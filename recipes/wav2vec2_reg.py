@@ -11,9 +11,15 @@ threshold for each label, tuned on validation and saved in the configuration.
 
 from ser_hf.training import run
 from ser_hf.training.arguments import parse
-from ser_hf.training.settings import LABELS, VALUES, AudioRegressionSettings, System
+from ser_hf.training.settings import LABELS, PROBE_DEFAULTS, VALUES, AudioRegressionSettings, System
 
-SYSTEM = System("wav2vec2_reg", AudioRegressionSettings, tasks=(VALUES, LABELS), checkpoint="facebook/wav2vec2-base")
+SYSTEM = System(
+    "wav2vec2_reg",
+    AudioRegressionSettings,
+    tasks=(VALUES, LABELS),
+    checkpoint="facebook/wav2vec2-base",
+    defaults_with={("freeze_encoder", True): PROBE_DEFAULTS},
+)
 
 
 def main() -> None:
@@ -22,7 +28,8 @@ def main() -> None:
 
     from ser_hf.evaluation.scoring import compute_metrics
     from ser_hf.models.encoders import padding_sensitive
-    from ser_hf.training.audio_model import audio_model, speech_collators
+    from ser_hf.training.audio_model import audio_model, check_lengths, probe_states, speech_collators
+    from ser_hf.training.encoder_states import StateCollator, head_of, put_back
     from ser_hf.training.lora import with_lora
     from ser_hf.training.objective import make_loss
     from ser_hf.training.trainer import SerTrainer
@@ -34,32 +41,47 @@ def main() -> None:
     windowed = run.cut_windows(splits, settings.windows)
     parts = windowed.parts if windowed else splits
 
-    # 3. Model.
+    # 3. Model; a frozen encoder reads each utterance once, and a head is trained on its states.
     model, extractor = audio_model(
         names, task, new_head=training.do_train, **vars(settings.encoder), **vars(settings.head)
     )
+    check_lengths(model, parts, settings.clips)
     if training.do_train:
         model = with_lora(model, settings.lora)
     if settings.figures.draw_augmentation:
         run.draw_augmentation(splits, extractor, settings.augmentation, training)
+    collators, states = speech_collators(model, extractor, settings.clips, settings.augmentation, training.seed), None
+    if settings.encoder.freeze_encoder and training.do_train:
+        states = probe_states(model, extractor, parts, settings.clips, training, settings.batches.budget)
+        collators = {"data_collator": StateCollator(states)}
 
     # 4. Trainer: selected by mean CCC, or mean average precision, on validation.
     trainer = SerTrainer(
-        model=model,
+        model=head_of(model) if states else model,
         args=training,
         train_dataset=parts["train"],
         eval_dataset=parts["validation"],
         processing_class=extractor,
-        **speech_collators(extractor, settings.clips, settings.augmentation, training.seed, len(names)),
+        **collators,
         compute_metrics=compute_metrics(names, task),
-        budget=settings.batches.budget,
+        budget=None if states else settings.batches.budget,
         loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
-        exact_evaluation=padding_sensitive(model.config.audio_config),
+        exact_evaluation=not states and padding_sensitive(model.config.audio_config),
     )
     trained = run.train(trainer) if training.do_train else None
+    whole = put_back(trainer.accelerator.unwrap_model(trainer.model), model) if states else None
 
     # 5. Test, once; model, card, results, push.
-    run.finish(trainer, settings, setup, trained, extractor, windowed=windowed)
+    run.finish(
+        trainer,
+        settings,
+        setup,
+        trained,
+        extractor,
+        windowed=windowed,
+        remarks=states.remarks if states else [],
+        model=whole,
+    )
     trainer.end()
 
 

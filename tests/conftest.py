@@ -36,6 +36,22 @@ TINY = {
     "layerdrop": 0.0,
     "apply_spec_augment": False,
 }
+# What the encoders that read no waveform have instead of TINY's convolutions.
+TINY_OF = {
+    "whisper": {
+        **{"d_model": 16, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "num_mel_bins": 8},
+        **{"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "vocab_size": 8},
+        **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1},
+    },
+    "wav2vec2-bert": {"feature_projection_input_dim": 16, "conv_depthwise_kernel_size": 3},
+}
+
+
+def tiny_config(kind: str, **changes):
+    """The configuration of the smallest encoder of a kind of `ENCODERS`."""
+    from transformers import AutoConfig
+
+    return AutoConfig.for_model(kind, **{**TINY, **TINY_OF.get(kind, {}), **changes})
 
 
 @pytest.fixture(scope="session", autouse=True)

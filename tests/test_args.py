@@ -48,7 +48,12 @@ OURS = {
 }
 OF_RECIPE = {
     "spectrogram_cls": {"learning_rate": 1e-3, "num_train_epochs": 60},
-    "fusion_cls": {"learning_rate": 1e-3, "num_train_epochs": 30, "per_device_train_batch_size": 32},
+    "fusion_cls": {
+        "per_device_eval_batch_size": 64,
+        "learning_rate": 1e-3,
+        "num_train_epochs": 30,
+        "per_device_train_batch_size": 32,
+    },
 }
 FITTED = ("classical_cls",)  # nothing is trained step by step, and flags of such training do not exist
 
@@ -153,7 +158,7 @@ def values_of(recipe: str, name: str, entry, folder) -> tuple[list[str], list[st
     else:
         words = ["other"]
     flag, needed = limits.get("only_with", (None, ()))
-    context = {"window_seconds": ["1"], "lora_r": ["4"], "loss": list(needed)[:1]}.get(flag, [])
+    context = {"window_seconds": ["1"], "lora_r": ["4"], "loss": list(needed)[:1], "layer_mix": ["sum"]}.get(flag, [])
     if flag and flag.endswith("_p"):
         context = ["1"]
     context = [f"--{flag}", *context] if context else []
@@ -311,7 +316,7 @@ EMODB = ["--dataset", "emodb"]
         ("wav2vec2_cls", [*EMODB, "--max_seconds", "inf"], "--max_seconds: 'inf': must be a number"),
         ("wav2vec2_cls", [*EMODB, "--mask_time_prob", "1.5"], "--mask_time_prob: 1.5: must be .* at most 1"),
         ("wav2vec2_cls", [*EMODB, "--split_seed", "1.5"], "--split_seed: '1.5': must be a whole number"),
-        ("wav2vec2_cls", [*EMODB, "--use_weighted_layer_sum", "maybe"], "_sum: 'maybe': must be true or false"),
+        ("wav2vec2_cls", [*EMODB, "--freeze_encoder", "maybe"], "_encoder: 'maybe': must be true or false"),
         ("spectrogram_cls", [*EMODB, "--dropout", "1"], "--dropout: 1: must be at least 0 and below 1"),
         ("spectrogram_cls", [*EMODB, "--early_stopping_patience", "0"], "patience: 0: must be at least 1"),
         ("text_cls", [*EMODB, "--max_text_length", "2"], "--max_text_length: 2: must be at least 3"),

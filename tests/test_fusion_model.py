@@ -412,7 +412,8 @@ def test_incomplete_or_wrong_encoders_are_refused(tmp_path):
             SerFusionForClassification.from_encoders(str(tmp_path / "audio"), str(tmp_path / "text"))
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(
-            ValueError, match="encoder '(bert' is not supported: use one of|wav2vec2' is not supported: use BERT)"
+            ValueError,
+            match="encoder '(bert' is not supported .it reads text.: use one of|wav2vec2' is not supported: use BERT)",
         ):
             SerFusionForClassification.from_encoders(str(tmp_path / part), str(tmp_path / part))
     model = make()

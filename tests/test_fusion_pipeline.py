@@ -101,7 +101,7 @@ def test_processor_mistakes():
         processor()
     with pytest.raises(ValueError, match="1 clips and 2 texts: give None"):
         processor(audio=noise(0.1) / 32768, text=["a", "b"], sampling_rate=RATE)
-    with pytest.raises(ValueError, match="sampling rate"):
+    with pytest.raises(ValueError, match="resample them"):
         processor(audio=noise(0.1) / 32768, sampling_rate=8000)
     with pytest.raises(ValueError, match="text_cleaning 'all'"):
         make_processor(text_cleaning="all")

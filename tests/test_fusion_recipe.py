@@ -12,7 +12,7 @@ from test_recipes import assert_equal_runs
 
 from conftest import TINY, run_recipe, settings_of, setup_of
 from ser_hf import SerError, load_corpus, split
-from ser_hf.training.encoder_states import StateCollator
+from ser_hf.training.encoder_states import StateCollator, head_of, put_back
 from ser_hf.training.encoder_states import encode as encode_states
 from ser_hf.training.settings import ClipArguments
 
@@ -289,13 +289,13 @@ def test_raw_input_gives_the_logits_of_cached_states(fusion_kind, audio, setting
     load, encode, _ = setting
     model, processor = load(fusion=fusion_kind, audio_model=str(encoders / audio))
     states, rows = encode(model, processor)
-    head = fusion.head_of(model)
+    head = head_of(model)
     assert head.audio_encoder is None and model.audio_encoder is not None
     raw, kept = fusion.FusionCollator(processor, ClipArguments()), StateCollator(states)
     before = logits_of(model, raw([rows[0]]))
     with torch.no_grad():
         head.ser_classifier.bias += 1.0
-    fusion.put_back(head, model)
+    put_back(head, model)
     for row in rows:
         assert torch.allclose(logits_of(model, raw([row])), logits_of(head, kept([row])), atol=1e-5)
     assert torch.allclose(logits_of(model, raw([rows[0]])), before + 1.0, atol=1e-5)
@@ -343,7 +343,6 @@ def test_a_model_that_goes_by_speakers_is_refused(setting):
 
 
 def test_a_batch_of_states_without_text_or_audio(setting):
-    from ser_hf.training import fusion_model as fusion
 
     load, encode, _ = setting
     model, processor = load()
@@ -352,7 +351,7 @@ def test_a_batch_of_states_without_text_or_audio(setting):
     batch = StateCollator(states)([row, rows[1]])
     assert batch["text_mask"].any(dim=-1).tolist() == [False, True]
     assert "audio_states" not in StateCollator(states, without="audio")([rows[0]])
-    head = fusion.head_of(model).eval()
+    head = head_of(model).eval()
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     alone = StateCollator(states)([row])
     alone = {name: value for name, value in alone.items() if name != "labels"}

@@ -16,11 +16,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from conftest import REPO, TINY, run_recipe, settings_of, tiny_flags
+from conftest import REPO, TINY, run_recipe, settings_of, tiny_config, tiny_flags
 from hub_server import hub_server
 from ser_hf import SerError
 from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig, SerFusionForClassification
-from ser_hf.models.encoders import ENCODERS
+from ser_hf.models.encoders import ENCODERS, example
 from ser_hf.training import run
 from ser_hf.training.lora import add_lora, head_modules, save_adapter, with_lora
 from ser_hf.training.settings import LoraArguments
@@ -54,7 +54,7 @@ def mean_pooled(**head):
 
 
 def attentive():
-    return mean_pooled(pooling="attentive", head="mlp", use_weighted_layer_sum=True)
+    return mean_pooled(pooling="attentive", head="mlp", layer_mix="sum")
 
 
 def fusion():
@@ -81,9 +81,9 @@ KINDS = {
 @pytest.mark.parametrize("kind", [kind for kind, entry in ENCODERS.items() if entry.lora])
 def test_adapters_of_every_encoder_are_trained(kind):
     """WavLM's attention reads weights without calling its layers: adapters on its projections would have no effect."""
-    config = SerConfig(audio_config=AutoConfig.for_model(kind, **TINY), head_size=8, num_labels=3)
+    config = SerConfig(audio_config=tiny_config(kind), head_size=8, num_labels=3)
     model = add_lora(SerForAudioClassification(config).eval(), r=2)
-    model(torch.randn(2, 8000), labels=torch.tensor([0, 2])).loss.backward()
+    model(**{ENCODERS[kind].input_name: example(config.audio_config, 2)}, labels=torch.tensor([0, 2])).loss.backward()
     adapters = {name: weight.grad for name, weight in model.named_parameters() if "lora_B" in name}
     assert len(adapters) >= 2 and all(grad is not None and grad.abs().max() > 0 for grad in adapters.values())
 

@@ -73,7 +73,7 @@ def test_pooling_by_hand():
 def test_clip_alone_equals_clip_padded(shape, pooling):
     for head in HEADS:
         for layer_sum in (False, True):
-            model = make(shape, pooling=pooling, head=head, use_weighted_layer_sum=layer_sum)
+            model = make(shape, pooling=pooling, head=head, layer_mix="sum" if layer_sum else "last")
             values, mask = padded_batch()
             with torch.no_grad():
                 padded, alone = model(values, mask).logits[1], model(values[1:, :9000]).logits[0]
@@ -120,7 +120,7 @@ def test_short_batches_train_with_spec_augment():
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("layer_sum", [False, True])
 def test_mean_pooled_model_is_the_stock_class(shape, layer_sum):
-    model = make(shape, use_weighted_layer_sum=layer_sum)
+    model = make(shape, layer_mix="sum" if layer_sum else "last")
     stock = to_stock(model)
     assert type(stock).__name__.endswith("ForSequenceClassification") and "Ser" not in type(stock).__name__
     values, mask = padded_batch()
@@ -133,7 +133,11 @@ def test_mean_pooled_model_is_the_stock_class(shape, layer_sum):
 
 
 def test_other_poolings_and_heads_have_no_stock_class():
-    for config in ({"pooling": "max"}, {"pooling": "attentive"}, {"pooling": "meanmax"}, {"head": "mlp"}):
+    for config in (
+        *({"pooling": name} for name in POOLINGS if name != "mean"),
+        {"head": "mlp"},
+        {"layer_mix": "concat"},
+    ):
         model = make("xlsr-53", **config)
         assert stock_class(model.config) is None
         with pytest.raises(ValueError, match="no stock class"):
@@ -168,7 +172,7 @@ def test_saved_equals_loaded_in_a_clean_process(tmp_path):
     torch.save(values, tmp_path / "values.pt")
     expected = {}
     for shape in ("xlsr-53", "hubert-large", "wavlm-base"):
-        for config in ({}, {"pooling": "max"}, {"pooling": "attentive", "head": "mlp", "use_weighted_layer_sum": True}):
+        for config in ({}, {"pooling": "max"}, {"pooling": "attentive", "head": "mlp", "layer_mix": "sum"}):
             model = make(shape, **labels, **config)
             folder = tmp_path / f"{shape}-{config.get('pooling', 'mean')}"
             kind = save_model(model, extractor, folder).__name__
@@ -260,13 +264,15 @@ def test_wrong_configuration(wrong, message):
         SerConfig(**wrong)
 
 
-def test_encoders_that_do_not_read_raw_audio_are_refused():
-    with pytest.raises(ValueError, match="'whisper' is not supported: use one of wav2vec2, hubert, wavlm"):
-        SerForAudioClassification(SerConfig(audio_config=AutoConfig.for_model("whisper", d_model=16)))
+@pytest.mark.parametrize("kind, why", [("bert", "it reads text"), ("clap", "no frames"), ("encodec", "it is a codec")])
+def test_encoders_that_are_refused_say_why(kind, why):
+    with pytest.raises(ValueError, match=rf"'{kind}' is not supported.*{why}.*: use one of wav2vec2, hubert, wavlm"):
+        SerForAudioClassification(SerConfig(audio_config=AutoConfig.for_model(kind)))
 
 
 def test_every_waveform_encoder_is_tested():
-    assert {kind for kind, _ in SHAPES.values()} == set(ENCODERS) - {"ser_spectrogram"}
+    kinds = {kind for kind, entry in ENCODERS.items() if entry.reads == "waveform"}
+    assert {kind for kind, _ in SHAPES.values()} == kinds
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -320,10 +326,10 @@ def test_no_layer_is_dropped_under_a_layer_sum(shape, tmp_path):
     audio = AutoConfig.for_model(kind, **{**TINY, **flags, "layerdrop": 0.5})
     assert SerConfig(audio_config=audio).audio_config.layerdrop == 0.5
     audio.save_pretrained(tmp_path)
-    assert SerConfig(audio_config=audio.to_dict(), use_weighted_layer_sum=True).audio_config.layerdrop == 0.0
+    assert SerConfig(audio_config=audio.to_dict(), layer_mix="sum").audio_config.layerdrop == 0.0
     assert SerFusionConfig(audio_config=audio.to_dict(), use_weighted_layer_sum=True).audio_config.layerdrop == 0.0
     AutoModel.from_config(audio).save_pretrained(tmp_path)
-    model = SerForAudioClassification.from_encoder(str(tmp_path), use_weighted_layer_sum=True, num_labels=2)
+    model = SerForAudioClassification.from_encoder(str(tmp_path), layer_mix="sum", num_labels=2)
     assert model.config.audio_config.layerdrop == model.encoder.config.layerdrop == 0.0
     loss = model.train()(torch.randn(2, 8000), labels=torch.tensor([0, 1])).loss
     assert torch.isfinite(loss)

@@ -93,11 +93,11 @@ def encode_corpus(
     Raises SerError: no such checkpoint, or no encoder of audio or text."""
     import torch
     import transformers
-    from transformers import AutoConfig, AutoFeatureExtractor, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     from .. import models  # noqa: F401  (our model types)
     from ..models import pooling as poolings
-    from ..models.encoders import audio_states, describe, layer_count, padding_sensitive, text_states
+    from ..models.encoders import audio_states, describe, layer_count, load_extractor, padding_sensitive, text_states
     from ..models.modeling_fusion import load_audio_encoder, load_text_encoder
     from ..training.encoder_states import AudioReader, TextReader, fill, open_store
     from ..training.settings import ClipArguments
@@ -110,10 +110,15 @@ def encode_corpus(
         config = AutoConfig.from_pretrained(model, **remote)
         description = describe(getattr(config, "audio_config", config))
         audio = description is not None and description.reads != "text"
+        if description is None:
+            raise ValueError(f"{config.model_type} is no encoder of audio or text that is supported")
         if not audio:
             check_text_length(max_text_length, config)
         encoder = load_audio_encoder(model, **remote)[0] if audio else load_text_encoder(model, **remote)
-        processor = (AutoFeatureExtractor if audio else AutoTokenizer).from_pretrained(model, **remote)
+        if audio:
+            processor = load_extractor(model, encoder.config, **remote)
+        else:
+            processor = AutoTokenizer.from_pretrained(model, **remote)
     except (OSError, ValueError, AttributeError) as error:
         raise SerError(f"--model {model}: {' '.join(str(error).split())}") from None
     table, kind = (poolings.POOLINGS, "an audio") if audio else (poolings.TEXT_POOLINGS, "a text")
@@ -130,7 +135,8 @@ def encode_corpus(
 
     layers = layer_count(encoder.config) if every_layer else 1
     if audio:
-        reader = AudioReader(processor, ClipArguments(), budget, exact=padding_sensitive(encoder.config))
+        exact, least = padding_sensitive(encoder.config), description.least
+        reader = AudioReader(processor, ClipArguments(), budget, exact, least)
     else:
         reader = TextReader(processor, text_cleaning, max_text_length)
     store = open_store(encoder, reader, layers, pooling)

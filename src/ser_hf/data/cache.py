@@ -35,6 +35,12 @@ def content_hash(*parts: str | None) -> str:
     return xxhash.xxh3_128("\0".join("" if part is None else part for part in parts).encode()).hexdigest()
 
 
+def clip_name(row: dict) -> str:
+    """The name of what is computed from a row's audio: its hash, and the times of its window if it is one."""
+    start, end = row.get("window_start"), row.get("window_end")
+    return row["audio_hash"] if start is None else f"{row['audio_hash']} {start} {end}"
+
+
 class Store:
     """Tensors by name in one folder; a class because it holds open files. Only the folder is pickled: each worker opens
     the files itself."""

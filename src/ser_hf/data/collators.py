@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from ..models.encoders import extract
 from .audio import AudioError, check_trim_db, read_clip
 from .augmentation import Augmentation, augment, mixup
 
@@ -55,13 +56,18 @@ class SpeechCollator:
     augmentation: Augmentation | None = None  # in training
     seed: int = 42
     num_labels: int | None = None  # mixup requires it to make class labels soft
+    least: int = 1  # samples that the feature extractor needs (`models.encoders.Encoder.least`)
     epoch: int = field(default=0, init=False)
 
     columns: ClassVar = ("id", "audio", "label", "window_start", "window_end")  # the columns of a row that are read
-    values: ClassVar = "input_values"  # name of the model's input
 
     def __post_init__(self):
         check_trim_db(self.trim_db)
+
+    @property
+    def values(self) -> str:
+        """Name of the model's input."""
+        return self.feature_extractor.model_input_names[0]
 
     def set_epoch(self, epoch: int) -> None:
         """The batch sampler calls this, so that every epoch draws anew."""
@@ -83,6 +89,8 @@ class SpeechCollator:
         return self.samples(row, self._generator(row["id"]), self.trim_db)
 
     def _batch(self, clips: list) -> dict[str, torch.Tensor]:
+        if self.values != "input_values":
+            return extract(self.feature_extractor, clips, self.least)
         normalize = getattr(self.feature_extractor, "do_normalize", False)
         return pad_and_normalize(clips, normalize, self.feature_extractor.padding_value)
 

@@ -18,9 +18,13 @@ from .modeling_ser import SerForAudioClassification
 from .modeling_spectrogram import SerForSpectrogramClassification, SerSpectrogramModel
 from .pipeline_ser import TASK, SerPipeline
 from .processing_fusion import SerFusionProcessor
+from .whisper import ClipWhisperFeatureExtractor
 
 CLASSES = {
-    SerConfig: {AutoModelForAudioClassification: SerForAudioClassification},
+    SerConfig: {
+        AutoModelForAudioClassification: SerForAudioClassification,
+        AutoFeatureExtractor: ClipWhisperFeatureExtractor,  # found by its name; other encoders have transformers' own
+    },
     SerSpectrogramConfig: {
         AutoModel: SerSpectrogramModel,
         AutoModelForAudioClassification: SerForSpectrogramClassification,

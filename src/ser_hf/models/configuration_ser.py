@@ -4,23 +4,32 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .common import PipelineConfig, check_choice
+from .encoders import describe_audio, layer_count, longest_clip
 from .pooling import POOLINGS
 
 HEADS = ("linear", "mlp")
+LAYER_MIXES = ("last", "sum", "concat")
+CONTEXTS = ("clip", "full")
 
 
 class SerConfig(PipelineConfig):
-    """Speech encoder + optional learned layer sum + pooling + head.
+    """Speech encoder + mix of its layers + pooling + head.
 
     Args:
-        audio_config: The encoder's configuration (wav2vec2, XLSR, HuBERT, WavLM, data2vec-audio, ...).
-        pooling: A name of `POOLINGS`: `mean`, `max`, `meanmax` (both, concatenated) or `attentive` (learned weights),
-            over real frames only.
+        audio_config: The encoder's configuration (wav2vec2, XLSR, HuBERT, WavLM, Whisper, w2v-BERT, ...).
+        pooling: A name of `POOLINGS`, such as `mean`, `max` or `attentive` (learned weights), over real frames only.
         head: `linear` (project, pool, classify: the head of `Wav2Vec2ForSequenceClassification`) or `mlp` (pool,
             dropout, dense, tanh, dropout, project: soxan's head).
         head_size: Width of the projection, 256 as in the stock class. The `mlp` head keeps the pooled width.
         head_dropout: Dropout of the `mlp` head (soxan: 0.1); the stock head has none.
-        use_weighted_layer_sum: Learn a softmax-weighted sum of all layers instead of taking the last (SUPERB).
+        layer_mix: What the head reads: the `last` layer, a learned softmax-weighted `sum` of layers (SUPERB), or
+            layers one after another (`concat`).
+        layers: The hidden states of `sum` and `concat`: 0 is the input of the first layer, `n` the output of layer `n`.
+            None: all.
+        standardise: Whether hidden states are shifted and scaled, by numbers that were measured on training clips,
+            before the head (`pooling.Scale.fit`).
+        context: `clip`, or for Whisper `full`: every clip is padded to 30 s and the zeros are pooled with it, as in
+            `WhisperForAudioClassification`.
         initializer_range: Standard deviation of the head's initial weights.
     """
 
@@ -35,13 +44,42 @@ class SerConfig(PipelineConfig):
     head: str = "linear"
     head_size: int = 256
     head_dropout: float = 0.1
-    use_weighted_layer_sum: bool = False
+    layer_mix: str = "last"
+    layers: list[int] | None = None
+    standardise: bool = False
+    context: str = "clip"
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         check_choice("pooling", self.pooling, POOLINGS)
         check_choice("head", self.head, HEADS)
-        self.hidden_size = self.audio_config.hidden_size
-        if self.use_weighted_layer_sum:
-            self.audio_config.layerdrop = 0.0  # a dropped layer leaves no hidden state to weigh
+        check_choice("layer_mix", self.layer_mix, LAYER_MIXES)
+        check_choice("context", self.context, CONTEXTS)
+        audio = self.audio_config
+        describe_audio(audio, "waveform", "log-mel")
+        self.hidden_size = audio.hidden_size
+        if self.context == "full" and longest_clip(audio) is None:
+            raise ValueError(f"context 'full': {audio.model_type} reads clips of any length; choose clip")
+        if self.context == "full" and (self.pooling, self.head) != ("mean", "linear"):
+            why = "the stock class pools by mean under the linear head"
+            raise ValueError(f"context 'full' with pooling {self.pooling} and head {self.head}: {why}; choose clip")
+        if self.layers is not None and self.layer_mix == "last":
+            raise ValueError(f"layers {self.layers}: the last layer alone is read; choose layer_mix sum or concat")
+        count = layer_count(audio)
+        if wrong := [layer for layer in self.layers or () if not 0 <= layer < count]:
+            raise ValueError(f"layers {wrong}: {audio.model_type} has the layers 0 to {count - 1}")
+        if self.layer_mix != "last" and getattr(audio, "add_adapter", False):
+            raise ValueError(
+                f"layer_mix {self.layer_mix!r}: {audio.model_type}'s adapter shortens the last layer alone"
+            )
+        if self.layer_mix != "last":
+            audio.layerdrop = 0.0  # a dropped layer leaves no hidden state to weigh
+            if hasattr(audio, "encoder_layerdrop"):
+                audio.encoder_layerdrop = 0.0
+
+    @property
+    def read_layers(self) -> list[int]:
+        """The hidden states that the head reads, by number."""
+        count = layer_count(self.audio_config)
+        return [count - 1] if self.layer_mix == "last" else self.layers or list(range(count))

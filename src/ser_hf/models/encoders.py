@@ -2,23 +2,35 @@
 To add an audio encoder, add an entry to `ENCODERS`."""
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModel,
+    PreTrainedConfig,
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging
+
+from .whisper import ClipWhisperEncoder, ClipWhisperFeatureExtractor
 
 
 @dataclass(frozen=True)
 class Encoder:
     """One kind of encoder. A `config` is the configuration of one such encoder."""
 
-    reads: str  # "waveform" (samples), "spectrogram" (features of SerSpectrogramFeatureExtractor) or "text"
-    input_name: str  # its input, with time as last dimension, in the steps (samples, frames, tokens) of its mask
+    # "waveform" (samples), "log-mel" (features of its own extractor), "spectrogram" (features of
+    # SerSpectrogramFeatureExtractor) or "text".
+    reads: str
+    input_name: str  # its input, in the steps (samples, frames, tokens) of its mask
     frames: Callable[[PreTrainedConfig, torch.Tensor], torch.Tensor]  # (config, real steps) to real output frames
     steps: Callable[[PreTrainedConfig, int], int]  # (config, output frames) to the input steps they require
     padding_sensitive: Callable[[PreTrainedConfig], bool]  # whether padding changes real frames even with a mask
@@ -27,14 +39,34 @@ class Encoder:
     lora: tuple[str, ...] = ()
     layers: str | None = None  # path of the list of transformer layers, which FSDP wraps; None: no states of layers
     feature_encoder: str | None = None  # path of the convolutions over the waveform, which fine-tuning usually freezes
+    time: int = -1  # the dimension of time in its input
+    rows: Callable[[PreTrainedConfig], int] | None = None  # (config) to values per step; None: a step is one number
+    longest: Callable[[PreTrainedConfig], float] | None = None  # (config) to seconds, if it cannot read longer clips
+    least: int = 1  # samples that its feature extractor needs; shorter clips are zero-padded
+    model: type = AutoModel  # makes and loads it
+    renamed: dict[str, str] = field(default_factory=dict)  # names in checkpoints to its own, as in `key_mapping`
+    extractor: type = AutoFeatureExtractor  # loads its feature extractor
+    # (config, whether it pads to the longest clip) to a feature extractor for random weights
+    new_extractor: Callable[[PreTrainedConfig, bool], object] | None = None
+
+
+def _adapters(config: PreTrainedConfig) -> int:
+    return config.num_adapter_layers if getattr(config, "add_adapter", False) else 0
 
 
 def _convolved(config: PreTrainedConfig, samples):
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         samples = (samples - kernel) // stride + 1
-    for _ in range(config.num_adapter_layers if getattr(config, "add_adapter", False) else 0):
+    for _ in range(_adapters(config)):
         samples = (samples - 1) // config.adapter_stride + 1
     return samples
+
+
+def _adapted(config: PreTrainedConfig, steps):
+    for _ in range(_adapters(config)):
+        kernel, stride = config.adapter_kernel_size, config.adapter_stride
+        steps = (steps + 2 * (kernel // 2) - kernel) // stride + 1
+    return steps
 
 
 def _samples_for(config: PreTrainedConfig, frames: int) -> int:
@@ -53,6 +85,7 @@ WAVEFORM = Encoder(
     layers="encoder.layers",
     feature_encoder="feature_extractor",
     lora=("q_proj", "v_proj"),
+    new_extractor=lambda config, whole: Wav2Vec2FeatureExtractor(return_attention_mask=not padding_sensitive(config)),
 )
 
 ENCODERS = {
@@ -66,6 +99,39 @@ ENCODERS = {
     "data2vec-audio": replace(WAVEFORM, padding_sensitive=lambda config: True),
     # Its layers have convolutions, which know no mask.
     "wav2vec2-conformer": replace(WAVEFORM, padding_sensitive=lambda config: True, lora=("linear_q", "linear_v")),
+    # The encoder of an encoder-decoder; `whisper` says how it reads clips.
+    "whisper": Encoder(
+        reads="log-mel",
+        input_name="input_features",
+        frames=lambda config, steps: (steps + 1) // 2,
+        steps=lambda config, frames: 2 * frames - 1,
+        padding_sensitive=lambda config: False,
+        layers="layers",
+        lora=("q_proj", "v_proj"),
+        rows=lambda config: config.num_mel_bins,
+        longest=lambda config: 2 * config.max_source_positions / 100,  # frames of 10 ms
+        model=ClipWhisperEncoder,
+        renamed={r"^(model\.)?encoder\.": ""},
+        extractor=ClipWhisperFeatureExtractor,
+        new_extractor=lambda config, whole: (WhisperFeatureExtractor if whole else ClipWhisperFeatureExtractor)(
+            feature_size=config.num_mel_bins, chunk_length=config.max_source_positions // 50
+        ),
+    ),
+    "wav2vec2-bert": Encoder(
+        reads="log-mel",
+        input_name="input_features",
+        frames=_adapted,
+        steps=lambda config, frames: frames * config.adapter_stride ** _adapters(config),
+        padding_sensitive=lambda config: False,
+        layers="encoder.layers",
+        lora=("linear_q", "linear_v"),
+        time=1,
+        rows=lambda config: config.feature_projection_input_dim,
+        least=560,  # two frames of 25 ms every 10 ms at 16 kHz make a step
+        new_extractor=lambda config, whole: SeamlessM4TFeatureExtractor(
+            *(config.feature_projection_input_dim // 2, 16000, config.feature_projection_input_dim // 2)
+        ),
+    ),
     "ser_spectrogram": Encoder(  # one vector per clip
         reads="spectrogram",
         input_name="input_features",
@@ -93,6 +159,16 @@ TEXT = Encoder(
 )
 
 
+# Audio models that cannot be encoders here, and why.
+REFUSED = {
+    "audio-spectrogram-transformer": "it reads patches of one spectrogram of fixed length, and no mask",
+    "clap": "it has one vector per clip and no frames",
+    **dict.fromkeys(("encodec", "dac", "mimi"), "it is a codec, trained to reconstruct audio"),
+    **dict.fromkeys(("sew", "sew-d"), "its frames cannot be told from its configuration"),
+    **dict.fromkeys(("speecht5", "seamless_m4t", "seamless_m4t_v2", "speech_to_text"), "it translates speech"),
+}
+
+
 def describe(config: PreTrainedConfig) -> Encoder | None:
     """The description of an encoder; None if it is of a kind that is not supported."""
     if config.model_type in ENCODERS:
@@ -105,11 +181,13 @@ def describe(config: PreTrainedConfig) -> Encoder | None:
 
 
 def describe_audio(config: PreTrainedConfig, *reads: str) -> Encoder:
-    """The description of an audio encoder; ValueError unless it reads one of `reads` (default: either audio)."""
-    description, reads = describe(config), reads or ("waveform", "spectrogram")
+    """The description of an audio encoder; ValueError unless it reads one of `reads` (default: any audio)."""
+    description, reads = describe(config), reads or ("waveform", "log-mel", "spectrogram")
     if description is None or description.reads not in reads:
         names = ", ".join(name for name, entry in ENCODERS.items() if entry.reads in reads)
-        raise ValueError(f"audio encoder {config.model_type!r} is not supported: use one of {names}")
+        why = "it reads text" if description is TEXT else REFUSED.get(config.model_type)
+        reason = f" ({why})" if why else ""
+        raise ValueError(f"audio encoder {config.model_type!r} is not supported{reason}: use one of {names}")
     return description
 
 
@@ -148,6 +226,27 @@ def transformer_layers(encoder: nn.Module) -> nn.ModuleList | None:
     return None if path is None else encoder.get_submodule(path)
 
 
+def longest_clip(config: PreTrainedConfig) -> float | None:
+    """Seconds of the longest clip that an audio encoder reads (Whisper: 30), None where there is no limit."""
+    description = describe(config)
+    limit = description and description.longest
+    return limit(config) if limit else None
+
+
+def example(config: PreTrainedConfig, batch: int = 1) -> torch.Tensor:
+    """Random input of an audio encoder, always the same: its longest clip, or one second of a waveform, or 100 steps.
+
+    >>> from transformers import WhisperConfig
+    >>> example(WhisperConfig()).shape
+    torch.Size([1, 80, 3000])
+    """
+    description = describe_audio(config)
+    steps = round(100 * (longest_clip(config) or 1.0)) if description.rows else 16000
+    rows = (description.rows(config),) if description.rows else ()
+    shape = (batch, steps, *rows) if description.time == 1 else (batch, *rows, steps)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
 def freeze_feature_encoder(encoder: nn.Module) -> None:
     """Stop the gradients of the convolutions that read the waveform; ValueError if the encoder has none."""
     path = describe_audio(encoder.config).feature_encoder
@@ -156,14 +255,21 @@ def freeze_feature_encoder(encoder: nn.Module) -> None:
     encoder.get_submodule(path)._freeze_parameters()
 
 
+def new_encoder(config: PreTrainedConfig) -> nn.Module:
+    """An audio encoder with random weights."""
+    return describe_audio(config).model.from_config(config)
+
+
 def load_encoder(name_or_path: str, config: PreTrainedConfig, **options):
     """A pretrained encoder of transformers, or that of any model with one, in float32: half precision does not train.
     ValueError if weights of the encoder itself are missing from the checkpoint."""
-    verbosity, options = logging.get_verbosity(), options | without_pooler(config)
+    verbosity, options, description = logging.get_verbosity(), options | without_pooler(config), describe(config)
+    kind, renamed = (description.model, description.renamed) if description else (AutoModel, {})
+    options |= {"key_mapping": renamed} if renamed else {}
     logging.set_verbosity_error()  # a dropped head is not worth its table; missing weights are an error below
     try:
         options |= {"config": config, "dtype": torch.float32, "output_loading_info": True}
-        encoder, info = AutoModel.from_pretrained(name_or_path, **options)
+        encoder, info = kind.from_pretrained(name_or_path, **options)
     finally:
         logging.set_verbosity(verbosity)
     # masked_spec_embed fills what SpecAugment masks; some published checkpoints never had one.
@@ -181,25 +287,30 @@ def without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
 
 
 def long_enough(values: torch.Tensor, mask: torch.Tensor | None, config: PreTrainedConfig, training: bool):
-    """`values` `(batch, ..., steps)` and `mask` `(batch, steps)`, 1 = real, or None, as long as transformers demands.
+    """`values`, an encoder's input, and `mask` `(batch, steps)`, 1 = real, or None, as long as transformers demands.
 
     Clips too short for one frame are zero-padded, and these zeros count as real, for a clip alone and in a batch alike.
     Batches too short for SpecAugment's masks (in training) are zero-padded too, and these zeros count as padding.
     """
-    description, length = describe_audio(config), values.shape[-1]
-    needed = description.steps(config, 1)
+    description = describe_audio(config)
+    needed, length = description.steps(config, 1), values.shape[description.time]
+
+    def lengthen(extra: int) -> torch.Tensor:
+        return F.pad(values, (0, extra) if description.time == -1 else (0, 0, 0, extra))
+
     if mask is not None and (short := mask.sum(dim=-1) < needed).any():
         columns = torch.arange(length, device=mask.device) < needed
         mask = torch.where(short.unsqueeze(-1) & columns, torch.ones_like(mask), mask)
     if length < needed:
-        values = F.pad(values, (0, needed - length))
+        values = lengthen(needed - length)
         mask = None if mask is None else F.pad(mask, (0, needed - length), value=1)
     # data2vec's configuration has no switch apply_spec_augment: it always masks.
     if training and getattr(config, "apply_spec_augment", True) and getattr(config, "mask_time_prob", 0) > 0:
-        extra = description.steps(config, config.mask_time_length + 1) - values.shape[-1]
+        length = values.shape[description.time]
+        extra = description.steps(config, config.mask_time_length + 1) - length
         if extra > 0:
-            mask = torch.ones_like(values, dtype=torch.long) if mask is None else mask
-            values, mask = F.pad(values, (0, extra)), F.pad(mask, (0, extra))
+            mask = torch.ones((len(values), length), dtype=torch.long, device=values.device) if mask is None else mask
+            values, mask = lengthen(extra), F.pad(mask, (0, extra))
     return values, mask
 
 
@@ -212,27 +323,75 @@ def frame_mask(config: PreTrainedConfig, frames: torch.Tensor, mask: torch.Tenso
     return torch.arange(frames.shape[1], device=frames.device) < lengths.unsqueeze(-1)
 
 
-def audio_states(encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False):
-    """Hidden states `(batch, layers, frames, dim)` of an audio encoder, and their mask `(batch, frames)`, True = real.
+def encode(encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, **wanted: bool):
+    """The output of an audio encoder, and the mask `(batch, frames)` of its frames, True = real.
 
     Args:
-        inputs: `(batch, samples)`, or `(batch, rows, frames)` of a spectrogram model; no clip is missing.
+        inputs: `(batch, samples)`, `(batch, rows, frames)` of a spectrogram model or Whisper, or `(batch, frames,
+            rows)` of w2v-BERT; no clip is missing.
         mask: `(batch, samples)` or `(batch, frames)`, 1 = real; None when no clip is padded.
-        every_layer: Also the layers before the last, and the input of the first.
+        wanted: `output_hidden_states`, `output_attentions`.
     """
-    description = describe_audio(encoder.config)
     values, mask = long_enough(inputs, mask, encoder.config, encoder.training)
-    every_layer = every_layer and description.layers is not None
-    states = _states(encoder, every_layer, **{description.input_name: values}, attention_mask=mask)
-    return states, frame_mask(encoder.config, states[:, 0], mask)
+    names = {describe_audio(encoder.config).input_name: values, "attention_mask": mask}
+    out = encoder(**names, **{name: True for name, value in wanted.items() if value}, return_dict=True)
+    return out, frame_mask(encoder.config, out.last_hidden_state, mask)
+
+
+def audio_states(encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False):
+    """Hidden states `(batch, layers, frames, dim)` of an audio encoder, and their mask `(batch, frames)`, True = real.
+    With `every_layer` also the layers before the last, and the input of the first. Arguments as in `encode`."""
+    every_layer = every_layer and describe_audio(encoder.config).layers is not None
+    out, real = encode(encoder, inputs, mask, output_hidden_states=every_layer)
+    return stacked(out, every_layer), real
 
 
 def text_states(encoder: nn.Module, input_ids: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False):
     """As `audio_states`, of a text encoder for `input_ids` and `mask` `(batch, tokens)`."""
     mask = torch.ones_like(input_ids) if mask is None else mask
-    return _states(encoder, every_layer, input_ids=input_ids, attention_mask=mask), mask.bool()
+    wanted = {"output_hidden_states": True} if every_layer else {}
+    return stacked(
+        encoder(input_ids=input_ids, attention_mask=mask, **wanted, return_dict=True), every_layer
+    ), mask.bool()
 
 
-def _states(encoder, every_layer: bool, **inputs) -> torch.Tensor:
-    out = encoder(**inputs, **({"output_hidden_states": True} if every_layer else {}), return_dict=True)
+def stacked(out, every_layer: bool) -> torch.Tensor:
+    """`(batch, layers, frames, dim)` from an encoder's output: all its hidden states, or the last alone."""
     return torch.stack(out.hidden_states, dim=1) if every_layer else out.last_hidden_state.unsqueeze(1)
+
+
+# ---- features
+
+
+def load_extractor(name_or_path: str, config: PreTrainedConfig, whole: bool = False, **options):
+    """The feature extractor of an audio encoder's checkpoint. `whole`: Whisper's stock extractor, which pads every clip
+    to 30 s; else its features end where the clip does. ValueError: it does not fit the encoder."""
+    kind = AutoFeatureExtractor if whole else describe_audio(config).extractor
+    extractor = kind.from_pretrained(name_or_path, **options)
+    check_extractor(extractor, config)
+    return extractor
+
+
+def check_extractor(extractor, config: PreTrainedConfig) -> None:
+    """Raises ValueError unless the feature extractor's output is what the encoder reads."""
+    description, problem = describe_audio(config), ""
+    if extractor.model_input_names[0] != description.input_name:
+        problem = f"makes {extractor.model_input_names[0]}, the encoder reads {description.input_name}"
+    elif description.rows and description.reads == "log-mel":
+        rows = extractor.feature_size * getattr(extractor, "stride", 1)
+        if rows != description.rows(config):
+            problem = f"makes {rows} values per frame, the encoder reads {description.rows(config)}"
+    if problem:
+        raise ValueError(
+            f"the feature extractor {type(extractor).__name__} does not fit {config.model_type}: {problem}"
+        )
+
+
+def extract(extractor, clips: Sequence[np.ndarray], least: int = 1) -> dict[str, torch.Tensor]:
+    """The input of an audio encoder and its `attention_mask`, for clips `(samples,)` at the extractor's rate, padded
+    to a batch; clips of fewer than `least` samples are zero-padded first."""
+    clips = [np.pad(clip, (0, max(0, least - len(clip)))) for clip in clips]
+    # Whisper's stock extractor must pad to 30 s: the stock encoder reads nothing else.
+    padding = "max_length" if type(extractor).__name__ == "WhisperFeatureExtractor" else True
+    options = {"sampling_rate": extractor.sampling_rate, "return_attention_mask": True, "return_tensors": "pt"}
+    return dict(extractor(clips, padding=padding, **options))

@@ -20,6 +20,7 @@ from .encoders import (
     freeze_feature_encoder,
     layer_count,
     load_encoder,
+    new_encoder,
     text_states,
     transformer_layers,
     without_pooler,
@@ -74,7 +75,7 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         self.main_input_name = description.input_name
         # AutoModel knows our spectrogram model only where ser_hf is installed.
         spectrogram = description.reads == "spectrogram"
-        self.audio_encoder = SerSpectrogramModel(audio) if spectrogram else AutoModel.from_config(audio)
+        self.audio_encoder = SerSpectrogramModel(audio) if spectrogram else new_encoder(audio)
         self.text_encoder = AutoModel.from_config(text, **without_pooler(text))
         if layers := transformer_layers(self.audio_encoder):  # for FSDP; text encoders name theirs themselves
             self._no_split_modules = [type(layers[0]).__name__]
@@ -141,8 +142,8 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         real. There is one layer without layer sum, one frame where `pools_audio`, no True for a missing clip.
 
         Args:
-            inputs: `(batch, samples)`, each clip normalised as its feature extractor does, or `(batch, rows, frames)`
-                for a spectrogram model.
+            inputs: The feature extractor's output: `(batch, samples)`, or features of Whisper, w2v-BERT or the
+                spectrogram model.
             attention_mask: `(batch, samples)` or `(batch, frames)`, 1 = real; a row of zeros is a clip that is missing
                 and does not reach the encoder. None when no clip is padded.
         """

@@ -2,22 +2,22 @@
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .common import StrictLoading, classification_output
 from .configuration_ser import SerConfig
 from .encoders import (
     describe_audio,
-    frame_mask,
+    encode,
     freeze_feature_encoder,
-    layer_count,
     load_encoder,
-    long_enough,
+    new_encoder,
+    stacked,
     transformer_layers,
 )
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; SerConfig names it
-from .pooling import POOLINGS, LayerSum, pool
+from .pooling import POOLINGS, LayerSum, Scale, pool, pool_layers
 
 
 class SerForAudioClassification(StrictLoading, PreTrainedModel):
@@ -33,14 +33,24 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
 
     def __init__(self, config: SerConfig):
         super().__init__(config)
-        describe_audio(config.audio_config, "waveform")
-        self.encoder = AutoModel.from_config(config.audio_config)
+        self.main_input_name = describe_audio(config.audio_config, "waveform", "log-mel").input_name
+        self.encoder = new_encoder(config.audio_config)
         # The layers that FSDP wraps and device_map keeps whole; wav2vec2 and WavLM do not name them themselves.
         self._no_split_modules = [type(transformer_layers(self.encoder)[0]).__name__]
-        if config.use_weighted_layer_sum:
-            self.ser_layer_sum = LayerSum(layer_count(config.audio_config))
+        self._frozen = False
+        pooling, count = POOLINGS[config.pooling], len(config.read_layers)
+        # Pooled before the head where no trained weights come before the pooling or belong to it.
+        self.pools_audio = pooling.linear or (
+            pooling.parameters is None and config.head == "mlp" and config.layer_mix != "sum"
+        )
+        # Layers and width of the hidden states that `encode_audio` returns.
+        self.audio_shape = count, config.hidden_size * (pooling.width if self.pools_audio else 1)
         # No encoder has modules of these names: PEFT's modules_to_save matches by the end of a name.
-        width, pooling = config.hidden_size, POOLINGS[config.pooling]
+        if config.standardise:
+            self.ser_scale = Scale(*self.audio_shape)
+        if config.layer_mix == "sum":
+            self.ser_layer_sum = LayerSum(count)
+        width = config.hidden_size * (count if config.layer_mix == "concat" else 1)
         if config.head == "linear":
             self.ser_projector = nn.Linear(width, config.head_size)
             width = config.head_size
@@ -73,11 +83,64 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         """Stop the gradients of the convolutions that read the waveform."""
         freeze_feature_encoder(self.encoder)
 
+    def freeze_encoder(self) -> None:
+        """No gradients for the encoder, and no dropout or SpecAugment in it from now on, also in training."""
+        self._frozen = True
+        self.encoder.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        if self._frozen and self.encoder is not None:
+            self.encoder.eval()
+        return self
+
+    def encode_audio(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None):
+        """Hidden states `(batch, layers, frames, dim)` that the head reads, and their mask `(batch, frames)`, True =
+        real. There is one frame where `pools_audio`.
+
+        Args:
+            inputs: The feature extractor's output: `(batch, samples)`, or features of Whisper or w2v-BERT.
+            attention_mask: `(batch, samples)` or `(batch, frames)`, 1 = real; None when no clip is padded.
+        """
+        return self._read(*self._encode(inputs, attention_mask))
+
+    def _encode(self, inputs, attention_mask, output_hidden_states: bool = False, output_attentions: bool = False):
+        mask = None if self.config.context == "full" else attention_mask
+        wanted = {"output_hidden_states": output_hidden_states or self.config.layer_mix != "last"}
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+            return encode(self.encoder, inputs, mask, **wanted, output_attentions=output_attentions)
+
+    def _read(self, out, real: torch.Tensor):
+        """`encode_audio` from the encoder's output."""
+        states = stacked(out, self.config.layer_mix != "last")
+        if self.config.layers is not None:
+            states = states[:, self.config.layers]
+        return pool_layers(states, real, self.config.pooling) if self.pools_audio else (states, real)
+
+    def classify(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Logits `(batch, labels)` from the output of `encode_audio`, in any floating point type."""
+        config, states = self.config, states.to(self.ser_classifier.weight.dtype)
+        if config.standardise:
+            states = self.ser_scale(states)
+        if config.layer_mix == "sum":
+            frames = self.ser_layer_sum(states)
+        else:
+            frames = states.transpose(1, 2).flatten(2)  # (batch, frames, layers * dim)
+        if config.head == "linear":
+            frames = self.ser_projector(frames)
+        pooled = frames[:, 0] if self.pools_audio else pool(frames, mask, config.pooling, self.ser_pool)
+        if config.head == "mlp":
+            pooled = self.ser_dropout(torch.tanh(self.ser_dense(self.ser_dropout(pooled))))
+        return self.ser_classifier(pooled)
+
     def forward(
         self,
-        input_values: torch.Tensor,
+        input_values: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        audio_states: torch.Tensor | None = None,
+        audio_mask: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
@@ -85,32 +148,17 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         """`logits` `(batch, labels)` of clips, and with labels the `loss` of `classification_output`.
 
         Args:
-            input_values: `(batch, samples)`, each clip normalised as its feature extractor does.
-            attention_mask: `(batch, samples)`, 1 = real sample; None when no clip is padded.
+            input_values, input_features, attention_mask: Either input, and its mask, as `encode_audio` takes it.
             labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
+            audio_states, audio_mask: The output of `encode_audio`, instead of its input.
         """
-        values, mask = long_enough(input_values, attention_mask, self.config.audio_config, self.training)
-        out = self.encoder(
-            values,
-            attention_mask=mask,
-            output_hidden_states=output_hidden_states or self.config.use_weighted_layer_sum,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
-        frames = out.last_hidden_state  # (batch, frames, hidden)
-        if self.config.use_weighted_layer_sum:
-            frames = self.ser_layer_sum(torch.stack(out.hidden_states, dim=1))
-        logits = self._head(frames, frame_mask(self.config.audio_config, frames, mask))
-        states = out.hidden_states if output_hidden_states else None
-        return classification_output(logits, labels, self.config.problem_type, return_dict, states, out.attentions)
-
-    def _head(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        linear, pooling = self.config.head == "linear", POOLINGS[self.config.pooling]
-        if linear and pooling.linear:  # it commutes with the projection: the stock head at 1/frames of its cost
-            return self.ser_classifier(self.ser_projector(pool(frames, mask, self.config.pooling)))
-        if linear:
-            frames = self.ser_projector(frames)
-        pooled = pool(frames, mask, self.config.pooling, self.ser_pool)
-        if not linear:
-            pooled = self.ser_dropout(torch.tanh(self.ser_dense(self.ser_dropout(pooled))))
-        return self.ser_classifier(pooled)
+        states = attentions = None
+        if audio_states is None:
+            inputs = input_values if input_features is None else input_features
+            if inputs is None:
+                raise ValueError(f"no input: give {self.main_input_name}")
+            out, real = self._encode(inputs, attention_mask, output_hidden_states, output_attentions)
+            audio_states, audio_mask = self._read(out, real)
+            states, attentions = out.hidden_states if output_hidden_states else None, out.attentions
+        logits = self.classify(audio_states, audio_mask)
+        return classification_output(logits, labels, self.config.problem_type, return_dict, states, attentions)

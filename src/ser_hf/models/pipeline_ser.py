@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from .audio_blocks import AudioInputError, read, windows
 from .common import check_choice
-from .encoders import padding_sensitive, shortest_input
+from .encoders import describe, extract, longest_clip, padding_sensitive, shortest_input
 
 logger = logging.get_logger(__name__)
 
@@ -87,6 +87,7 @@ class SerPipeline(ChunkPipeline):
         self._padding_sensitive = padding_sensitive(audio)
         self._trims = getattr(self.feature_extractor, "trim_db", None) is not None
         self._shortest_input = shortest_input(audio)  # stock classes refuse less
+        self._encoder, self._longest = describe(audio), longest_clip(audio)
 
     def __call__(self, inputs, **kwargs):
         if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray | memoryview):
@@ -130,6 +131,9 @@ class SerPipeline(ChunkPipeline):
                 pieces = [(None, None)]
             elif size is None:
                 whole = np.concatenate(list(read(audio, rate)))
+                if self._longest and len(whole) > self._longest * rate:
+                    why = f"{len(whole) / rate:.1f} s, and the encoder reads {self._longest:g} s"
+                    raise AudioInputError(f"{why}: give windows, such as window_s=4.0")
                 if len(whole) > LONG_S * rate:
                     logger.warning_once(f"{len(whole) / rate:.0f} s at once take much memory: use window_s=4.0")
                 pieces = [(0, whole)]
@@ -195,6 +199,9 @@ class SerPipeline(ChunkPipeline):
 
     def _batch(self, clips: list[np.ndarray]) -> dict[str, torch.Tensor]:
         """The feature extractor's output for clips, padded with a mask where their lengths differ."""
+        if self._encoder is not None and self._encoder.reads == "log-mel":
+            batch = extract(self.feature_extractor, clips, self._encoder.least)
+            return {name: v.to(self.device, self.dtype if v.is_floating_point() else None) for name, v in batch.items()}
         lengths, least = [len(clip) for clip in clips], self._shortest_input
         options = {"sampling_rate": self.feature_extractor.sampling_rate, "return_tensors": "pt"}
         if min(lengths) < max(lengths):

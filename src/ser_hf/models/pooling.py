@@ -1,7 +1,7 @@
 """From frames to one vector per clip, and from layers to one sequence of frames. Ships to the Hub. To add a pooling,
 add an entry to `POOLINGS`; everything else follows it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +35,13 @@ def _mean_and_max(frames, mask, scores=None):
     return torch.cat([_mean(frames, mask), _max(frames, mask)], dim=-1)
 
 
+def _mean_and_std(frames, mask, scores=None):
+    mean, real = _mean(frames, mask), mask.unsqueeze(-1)
+    squares = (frames - mean.unsqueeze(1)).square().masked_fill(~real, 0.0)
+    # The small constant keeps the gradient of the root finite where all frames are equal, as for a clip of one.
+    return torch.cat([mean, (squares.sum(dim=1) / real.sum(dim=1) + 1e-8).sqrt()], dim=-1)
+
+
 def _attentive(frames, mask, scores):
     weights = scores.masked_fill(~mask.unsqueeze(-1), torch.finfo(scores.dtype).min).softmax(dim=1)
     return (frames * weights).sum(dim=1)
@@ -49,6 +56,7 @@ POOLINGS = {
     "mean": Pooling(_mean, linear=True),
     "max": Pooling(_max),
     "meanmax": Pooling(_mean_and_max, width=2),
+    "meanstd": Pooling(_mean_and_std, width=2),  # statistics pooling (Snyder et al. 2017)
     "attentive": Pooling(_attentive, parameters=attention_scores),
 }
 # Poolings of texts; `first` is the vector at [CLS] or <s>.
@@ -88,3 +96,30 @@ class LayerSum(nn.Module):
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """`(batch, layers, ..., dim)` to `(batch, ..., dim)`."""
         return torch.einsum("l,bl...->b...", self.weight.softmax(dim=-1).to(states), states)
+
+
+class Scale(nn.Module):
+    """Hidden states `(batch, layers, ..., dim)` to zero mean and unit variance, each layer and dimension on its own, by
+    numbers that are measured once (`fit`) and saved with the model."""
+
+    def __init__(self, layers: int, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(layers, dim))
+        self.register_buffer("std", torch.ones(layers, dim))
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[torch.Tensor]) -> None:
+        """Measure on hidden states `(layers, frames, dim)` of clips, each clip with equal weight. Where nothing varies
+        (by 1e-6 of the largest deviation) nothing is scaled."""
+        count, total, squares = 0, torch.zeros_like(self.mean).double(), torch.zeros_like(self.mean).double()
+        for states in batches:
+            values = states.to(total)
+            count, total, squares = count + 1, total + values.mean(dim=1), squares + values.square().mean(dim=1)
+        mean = total / count
+        std = (squares / count - mean.square()).clamp(min=0.0).sqrt()
+        self.mean.copy_(mean)
+        self.std.copy_(torch.where(std > 1e-6 * std.max(), std, torch.ones_like(std)))
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        shape = (1, self.mean.shape[0], *(1 for _ in states.shape[2:-1]), self.mean.shape[1])
+        return (states - self.mean.view(shape).to(states)) / self.std.view(shape).to(states)

@@ -4,17 +4,28 @@ import numpy as np
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from .encoders import extract
 from .text_cleaning import clean_text
 
 
 class SerFusionProcessor(ProcessorMixin):
-    """Clips and texts, some of them missing, to one padded batch. Texts are cleaned by `clean_text` and truncated to
-    `max_text_length` tokens, including the special ones."""
+    """Clips and texts, some of them missing, to one padded batch. Clips shorter than `least_samples` are zero-padded
+    to it (`Encoder.least`). Texts are cleaned by `clean_text` and truncated to `max_text_length` tokens, including the
+    special ones."""
 
     # ProcessorMixin finds its parts by their parameters' names, and saves the other parameters beside them.
-    def __init__(self, feature_extractor=None, tokenizer=None, max_text_length=64, text_cleaning="none", **kwargs):
+    def __init__(
+        self,
+        feature_extractor=None,
+        tokenizer=None,
+        max_text_length=64,
+        text_cleaning="none",
+        least_samples=1,
+        **kwargs,
+    ):
         clean_text("", text_cleaning)  # raises for an unknown name
         self.max_text_length, self.text_cleaning = max_text_length, text_cleaning
+        self.least_samples = least_samples
         super().__init__(feature_extractor, tokenizer, **kwargs)
 
     @property
@@ -45,11 +56,12 @@ class SerFusionProcessor(ProcessorMixin):
             raise ValueError(f"{len(clips)} clips and {len(texts)} texts: give None for what is missing")
         batch = {}
         if rows := [index for index, clip in enumerate(clips or ()) if clip is not None]:
-            features = self.feature_extractor(
-                [np.asarray(clips[index], dtype=np.float32) for index in rows],  # int16 would become float64
-                sampling_rate=sampling_rate, padding=padding, return_attention_mask=True, return_tensors="np",
-            )  # fmt: skip
-            batch |= {name: _spread(values, rows, len(clips)) for name, values in features.items()}
+            if sampling_rate not in (None, self.feature_extractor.sampling_rate):
+                expected = self.feature_extractor.sampling_rate
+                raise ValueError(f"clips at {sampling_rate} Hz: resample them to the feature extractor's {expected} Hz")
+            some = [np.asarray(clips[index], dtype=np.float32) for index in rows]  # int16 would become float64
+            features = extract(self.feature_extractor, some, self.least_samples)
+            batch |= {name: _spread(values.numpy(), rows, len(clips)) for name, values in features.items()}
         cleaned = [clean_text(entry, self.text_cleaning) for entry in (() if texts is None else texts)]
         if rows := [index for index, entry in enumerate(cleaned) if entry.strip()]:
             tokens = self.tokenizer(

@@ -299,8 +299,16 @@ def _check(values: argparse.Namespace, system: System, named: list[str]) -> None
         raise SerError(
             "--validation_fraction 0: the complexity of the classifier is chosen on validation; leave it out"
         )
-    if flags.get("lora_r") and flags.get("freeze_encoders") and values.do_train:
-        raise SerError(f"--lora_r {values.lora_r}: adapts the encoders; it needs --freeze_encoders false")
+    for frozen in ("freeze_encoders", "freeze_encoder"):
+        if flags.get("lora_r") and flags.get(frozen) and values.do_train:
+            raise SerError(f"--lora_r {values.lora_r}: adapts the encoders; it needs --{frozen} false")
+    if flags.get("freeze_encoder") and values.do_train:
+        from ..data.augmentation import Augmentation
+
+        for name in (*Augmentation.__dataclass_fields__, "draw_augmentation"):
+            if name in named and flags.get(name):
+                why = "does nothing with --freeze_encoder true, each clip is encoded once"
+                raise SerError(f"--{name} {_shown(flags[name])}: {why}; leave it out")
 
 
 def _shown(value: Any) -> str:

@@ -1,16 +1,20 @@
-"""A speech encoder under a head, and its collators."""
+"""A speech encoder under a head, its collators, and the cached hidden states of a frozen one."""
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig, AutoFeatureExtractor, Wav2Vec2FeatureExtractor
+from datasets import Dataset
+from transformers import AutoConfig, TrainingArguments
 
 from ..data.augmentation import Augmentation
 from ..data.collators import SpeechCollator
 from ..errors import SerError
 from ..models import SerConfig, SerForAudioClassification
-from ..models.encoders import padding_sensitive
+from ..models.encoders import describe_audio, load_extractor, longest_clip
+from .encoder_states import StateCollator, States, check_states, encode
 from .hub import check_labels, label_maps, load_finetuned
 from .settings import ClipArguments, EncoderArguments, HeadArguments
 
@@ -30,9 +34,12 @@ def audio_model(
     """An audio model and its feature extractor.
     Raises SerError: the checkpoint is not found, or does not fit these settings."""
     flags = _Keywords(**keywords)
+    if flags.freeze_encoder and new_head and os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise SerError("FSDP shards what is trained, and a frozen encoder is not: use it with --freeze_encoder false")
     name, model_type, remote = flags.model_name_or_path, flags.model_type, flags.trust_remote_code
     options = {field: getattr(flags, field) for field in HeadArguments.__dataclass_fields__}
-    options |= {"problem_type": problem_type, **label_maps(label_names)}
+    options |= {"problem_type": problem_type, "context": flags.context, **label_maps(label_names)}
+    options |= {"standardise": flags.freeze_encoder}
     masks = {"mask_time_prob": flags.mask_time_prob, "mask_time_length": flags.mask_time_length}
     masks |= {"mask_feature_prob": flags.mask_feature_prob, "mask_feature_length": flags.mask_feature_length}
     masks = {name: value for name, value in masks.items() if value is not None}
@@ -40,31 +47,70 @@ def audio_model(
     try:
         if model_type:
             audio = AutoConfig.for_model(model_type, **overrides)
-            extractor = Wav2Vec2FeatureExtractor(return_attention_mask=not padding_sensitive(audio))
             model = SerForAudioClassification(SerConfig(audio_config=audio, **options))
+            extractor = describe_audio(audio).new_extractor(audio, flags.context == "full")
         else:
-            extractor = AutoFeatureExtractor.from_pretrained(name, trust_remote_code=remote)
             if new_head:
                 model = SerForAudioClassification.from_encoder(name, overrides, remote, **options)
             else:
                 model = load_finetuned(name, remote)
+            whole = model.config.context == "full"
+            extractor = load_extractor(name, model.config.audio_config, whole, trust_remote_code=remote)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise SerError(f"model {model_type or name!r}: {' '.join(str(error).split())}") from None
     if not new_head:
         check_labels(model.config, label_names, name)
-    frozen = flags.freeze_feature_encoder
-    if frozen or (frozen is None and not model_type):
+    frozen, convolutions = flags.freeze_feature_encoder, describe_audio(model.config.audio_config).feature_encoder
+    if flags.freeze_encoder and new_head:
+        model.freeze_encoder()
+    elif frozen and convolutions is None:
+        kind = model.config.audio_config.model_type
+        raise SerError(f"--freeze_feature_encoder true: {kind} has no convolutions over the waveform; leave it out")
+    elif convolutions and (frozen or (frozen is None and not model_type)):
         model.freeze_feature_encoder()
     return model, extractor
 
 
+def check_lengths(model: SerForAudioClassification, parts: Mapping[str, Dataset], clips: ClipArguments) -> None:
+    """Raises SerError if a clip is longer than the encoder reads (Whisper: 30 s)."""
+    limit = longest_clip(model.config.audio_config)
+    if limit is None or (clips.max_seconds is not None and clips.max_seconds <= limit):
+        return
+    rows = [row for part in parts.values() for row in zip(part["duration"], part["id"], strict=True)]
+    long = [(seconds, name) for seconds, name in rows if seconds is not None and seconds > limit]
+    if long:
+        seconds, name = max(long)
+        kind, count = model.config.audio_config.model_type, f"{len(long)} clips are longer, {name} the longest"
+        raise SerError(
+            f"{kind} reads {limit:g} s and {count} ({seconds:.1f} s): give --window_seconds or --max_seconds"
+        )
+
+
 def speech_collators(
-    extractor, clips: ClipArguments, augmentation: Augmentation, seed: int, num_labels: int
+    model: SerForAudioClassification, extractor, clips: ClipArguments, augmentation: Augmentation, seed: int
 ) -> dict[str, SpeechCollator]:
     """`data_collator` for training, with augmentation, and `eval_collator`, without. `seed` draws augmentation and
-    random crops; mixup makes soft labels of `num_labels` classes."""
-    training = {"skip_unreadable": True, "augmentation": augmentation, "seed": seed, "num_labels": num_labels}
+    random crops."""
+    same = {"least": describe_audio(model.config.audio_config).least, **vars(clips)}
+    training = {"skip_unreadable": True, "augmentation": augmentation, "seed": seed}
     return {
-        "data_collator": SpeechCollator(extractor, **training, **vars(clips)),
-        "eval_collator": SpeechCollator(extractor, **vars(clips)),
+        "data_collator": SpeechCollator(extractor, num_labels=model.config.num_labels, **training, **same),
+        "eval_collator": SpeechCollator(extractor, **same),
     }
+
+
+def probe_states(
+    model: SerForAudioClassification,
+    extractor,
+    parts: Mapping[str, Dataset],
+    clips: ClipArguments,
+    training: TrainingArguments,
+    budget: float | None,  # padded seconds of audio per batch
+) -> States:
+    """The hidden states of a frozen encoder for every utterance of all parts, encoded once and cached; the model's
+    scale is measured on those of train."""
+    states = encode(model, extractor, parts, clips, training, budget)
+    unread = parts["train"].select_columns([name for name in StateCollator.columns if name in parts["train"].features])
+    model.ser_scale.fit(states.find("audio", row) for row in unread)
+    check_states(model, states, parts["test"].select(range(min(8, len(parts["test"])))))
+    return states

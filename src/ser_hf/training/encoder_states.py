@@ -5,7 +5,7 @@ for the audio or the cleaned text: a changed clip, encoder or flag is computed a
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,10 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from ..data import audio
 from ..data.batching import evaluation_batches
-from ..data.cache import Store, content_hash, settings_folder
-from ..models import SerFusionForClassification, SerFusionProcessor
-from ..models.encoders import padding_sensitive
+from ..data.cache import Store, clip_name, content_hash, settings_folder
+from ..models import SerForAudioClassification, SerFusionForClassification
+from ..models.encoders import audio_states, describe_audio, extract, layer_count, padding_sensitive
+from ..models.pooling import pool_layers
 from ..models.text_cleaning import clean_text
 from .settings import ClipArguments
 
@@ -40,6 +41,7 @@ class AudioReader:
     clips: ClipArguments
     budget: float | None = 36.0  # padded seconds of audio in a batch; None for eight clips
     exact: bool = False  # only clips of equal length share a batch: for padding-sensitive encoders
+    least: int = 1  # samples that the extractor needs (`Encoder.least`)
 
     @property
     def settings(self) -> tuple:
@@ -48,7 +50,7 @@ class AudioReader:
 
     def name(self, row: dict) -> str | None:
         """The row's name in the cache; None if there is nothing to encode."""
-        return row["audio_hash"]
+        return row["audio_hash"] and clip_name(row)
 
     def lengths(self, rows: Dataset) -> list[float]:
         """Lengths in seconds, for batches."""
@@ -58,9 +60,8 @@ class AudioReader:
 
     def inputs(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """The padded batch of rows, as the model's processor makes it."""
-        rate = self.extractor.sampling_rate
-        options = {"sampling_rate": rate, "padding": True, "return_attention_mask": True, "return_tensors": "pt"}
-        batch = self.extractor([read_clip(row, rate, self.clips) for row in rows], **options)
+        clips = [read_clip(row, self.extractor.sampling_rate, self.clips) for row in rows]
+        batch = extract(self.extractor, clips, self.least)
         return {"inputs": batch[self.extractor.model_input_names[0]], "attention_mask": batch["attention_mask"]}
 
 
@@ -110,8 +111,12 @@ def trims(extractor, clips: ClipArguments) -> float | None:
 
 
 def read_clip(row: dict, rate: int, clips: ClipArguments) -> np.ndarray | None:
-    """A row's samples at `rate` Hz, trimmed, centre-cropped and zero-padded by the flags; None without audio."""
-    return None if row.get("audio") is None else audio.read_clip(row["audio"], rate, **vars(clips))
+    """A row's samples at `rate` Hz (those of its window, if it is one), trimmed, centre-cropped and zero-padded by the
+    flags; None without audio."""
+    if row.get("audio") is None:
+        return None
+    times = {"start": row.get("window_start"), "end": row.get("window_end")}
+    return audio.read_clip(row["audio"], rate, **vars(clips), **times)
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -126,10 +131,14 @@ def fingerprint(model: torch.nn.Module) -> str:
 
 
 def open_store(
-    encoder: PreTrainedModel, reader: AudioReader | TextReader, layers: int, pooling: str | None, half: bool = False
+    encoder: PreTrainedModel,
+    reader: AudioReader | TextReader,
+    layers: int | Sequence[int],
+    pooling: str | None,
+    half: bool = False,
 ) -> Store:
-    """The cache of an encoder's hidden states of so many layers, pooled over frames unless `pooling` is None, and in
-    half precision if `half`."""
+    """The cache of an encoder's hidden states: of all layers if `layers` is their number, of the last if it is 1, else
+    of the numbered ones; pooled over frames unless `pooling` is None, and in half precision if `half`."""
     return Store(settings_folder("states", fingerprint(encoder), layers, pooling, reader.settings, half))
 
 
@@ -186,40 +195,104 @@ def pad_states(states: list[torch.Tensor | None], shape: tuple[int, int]) -> tup
 
 
 @dataclass(frozen=True)
-class States:
-    """The cached hidden states of a fusion model's encoders, by modality."""
+class Source:
+    """An encoder of a model, and how its hidden states are kept."""
 
-    readers: dict[str, AudioReader | TextReader]
-    shapes: dict[str, tuple[int, int]]  # layers and width
-    stores: dict[str, Store]
+    reader: AudioReader | TextReader
+    encoder: PreTrainedModel
+    encode: Callable[..., tuple[torch.Tensor, torch.Tensor]]  # inputs to the states that are kept, and their mask
+    kept: int | Sequence[int]  # layers, as in `open_store`
+    pooling: str | None
+    shape: tuple[int, int]  # layers and width that the head reads
     half: bool  # kept in half precision
+    selected: Sequence[int] | None = None  # the layers that the head reads among those kept; None: all
+
+
+@dataclass(frozen=True)
+class States:
+    """The cached hidden states of a model's encoders, by modality."""
+
+    sources: dict[str, Source]
+    stores: dict[str, Store]
 
     def find(self, kind: str, row: dict) -> torch.Tensor | None:
-        """The states `(layers, frames, dim)` of a row, or None where the modality is missing."""
-        name = self.readers[kind].name(row)
-        return None if name is None else self.stores[kind][name]
+        """The states `(layers, frames, dim)` of a row that the head reads, or None where the modality is missing."""
+        source = self.sources[kind]
+        name = source.reader.name(row)
+        if name is None:
+            return None
+        kept = self.stores[kind][name]
+        return kept if source.selected is None else kept[source.selected]
+
+    @property
+    def half(self) -> bool:
+        """Whether any are kept in half precision."""
+        return any(source.half for source in self.sources.values())
+
+    @property
+    def remarks(self) -> list[str]:
+        """Lines of the report."""
+        return ["scored on hidden states in half precision; the saved model is float32"] if self.half else []
 
 
 class StateCollator:
     """Rows to batches of cached states; the modality `without` is withheld."""
 
-    columns = ("id", "audio_hash", "text", "label")
+    columns = ("id", "audio_hash", "text", "label", "window_start", "window_end")
 
     def __init__(self, states: States, without: str | None = None):
         self.states, self.without = states, without
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         batch = {"labels": torch.tensor([row["label"] for row in rows])}
-        for kind in MODALITIES:
+        for kind, source in self.states.sources.items():
             if kind != self.without:
                 states = [self.states.find(kind, row) for row in rows]
-                batch[f"{kind}_states"], batch[f"{kind}_mask"] = pad_states(states, self.states.shapes[kind])
+                batch[f"{kind}_states"], batch[f"{kind}_mask"] = pad_states(states, source.shape)
         return batch
 
 
+def sources_of(
+    model: SerForAudioClassification | SerFusionForClassification,
+    processor: Any,  # its feature extractor, or the fusion's processor
+    clips: ClipArguments,
+    budget: float | None = 36.0,
+    half: bool = False,  # all in half precision, as under bf16 autocast
+) -> dict[str, Source]:
+    """The encoders of a model, and how their states are kept: pooled over frames where the head can do without frames.
+    Of an audio model, vectors of all layers are kept, whichever the head reads, and frames in half precision."""
+    fused = isinstance(model, SerFusionForClassification)
+    extractor, audio_config = processor.feature_extractor if fused else processor, model.config.audio_config
+    encoder = model.audio_encoder if fused else model.encoder
+    reader = AudioReader(extractor, clips, budget, padding_sensitive(audio_config), describe_audio(audio_config).least)
+    pooling = model.config.pooling if model.pools_audio else None
+    same = {"reader": reader, "encoder": encoder, "pooling": pooling, "shape": model.audio_shape}
+    if fused:
+        cleaning, length = processor.text_cleaning, processor.max_text_length
+        text = Source(
+            TextReader(processor.tokenizer, cleaning, length),
+            model.text_encoder,
+            model.encode_text,
+            model.text_shape[0],
+            model.config.text_pooling if model.pools_text else None,
+            model.text_shape,
+            half,
+        )
+        return {"audio": Source(encode=model.encode_audio, kept=model.audio_shape[0], half=half, **same), "text": text}
+    if not model.pools_audio:
+        return {"audio": Source(encode=model.encode_audio, kept=tuple(model.config.read_layers), half=True, **same)}
+
+    def encode_layers(inputs: torch.Tensor, attention_mask: torch.Tensor | None = None):
+        mask = None if model.config.context == "full" else attention_mask
+        return pool_layers(*audio_states(encoder, inputs, mask, every_layer=True), pooling)
+
+    layers = model.config.read_layers
+    return {"audio": Source(encode=encode_layers, kept=layer_count(audio_config), half=half, selected=layers, **same)}
+
+
 def encode(
-    model: SerFusionForClassification,
-    processor: SerFusionProcessor,
+    model: SerForAudioClassification | SerFusionForClassification,
+    processor: Any,  # its feature extractor, or the fusion's processor
     splits: Mapping[str, Dataset],
     clips: ClipArguments,
     training: TrainingArguments,
@@ -227,46 +300,61 @@ def encode(
 ) -> States:
     """Encode each utterance of all parts once by each frozen encoder, unless it is cached. `training` has the device,
     precision and progress bar; `budget` is in padded seconds of audio per batch (None: eight clips)."""
-    device, config = training.device, model.config
+    device = training.device
     half = device.type == "cuda" and (training.bf16 or training.fp16)
-    exact = padding_sensitive(config.audio_config)
-    readers = {
-        "audio": AudioReader(processor.feature_extractor, clips, budget, exact),
-        "text": TextReader(processor.tokenizer, processor.text_cleaning, processor.max_text_length),
-    }
-    shapes = {"audio": model.audio_shape, "text": model.text_shape}
-    audio_pooling = config.pooling if model.pools_audio else None
-    text_pooling = config.text_pooling if model.pools_text else None
+    sources = sources_of(model, processor, clips, budget, half)
     stores = {
-        "audio": open_store(model.audio_encoder, readers["audio"], shapes["audio"][0], audio_pooling, half),
-        "text": open_store(model.text_encoder, readers["text"], shapes["text"][0], text_pooling, half),
+        kind: open_store(source.encoder, source.reader, source.kept, source.pooling, source.half)
+        for kind, source in sources.items()
     }
-    states = States(readers, shapes, stores, half)
-    columns = ("id", "audio", "text", "audio_hash", "duration")
-    rows = concatenate_datasets([part.select_columns(columns) for part in splits.values() if len(part)])
-    model = model.to(device).eval()
+    columns = ("id", "audio", "text", "audio_hash", "duration", "window_start", "window_end")
+    some = [part.select_columns([name for name in columns if name in part.column_names]) for part in splits.values()]
+    rows = concatenate_datasets([part for part in some if len(part)])
+    model.to(device).eval()
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        for kind, encoder in zip(MODALITIES, (model.encode_audio, model.encode_text), strict=True):
+        for kind, source in sources.items():
             title = None if training.disable_tqdm else f"{kind} encoder"
-            fill(states.stores[kind], rows, states.readers[kind], encoder, device, half, title)
-    return states
+            fill(stores[kind], rows, source.reader, source.encode, device, source.half, title)
+    return States(sources, stores)
 
 
 @torch.no_grad()
-def check_states(model: SerFusionForClassification, states: States, rows: Dataset) -> float:
+def check_states(model: SerForAudioClassification | SerFusionForClassification, states: States, rows: Dataset) -> float:
     """Compare the cached states of a few rows with those of each utterance encoded alone, as in a pipeline: the figures
     must be those of the saved model. Returns the largest difference, relative to the largest value of its state. Raises
     ValueError: it is larger than rounding explains, which would be a defect."""
     differences, device = [0.0], model.device
     for row in rows:
-        for kind, encoder in zip(MODALITIES, (model.encode_audio, model.encode_text), strict=True):
+        for kind, source in states.sources.items():
             if (cached := states.find(kind, row)) is not None:
-                inputs = states.readers[kind].inputs([row])
+                inputs = source.reader.inputs([row])
                 inputs.pop("attention_mask")  # nothing is padded
-                with torch.autocast(device.type, torch.bfloat16, enabled=states.half):
-                    encoded = encoder(*(value.to(device) for value in inputs.values()))[0]
+                with torch.autocast(device.type, torch.bfloat16, enabled=source.half and device.type == "cuda"):
+                    encoded = source.encode(*(value.to(device) for value in inputs.values()))[0]
                 now = encoded[0].float().cpu()
+                now = now if source.selected is None else now[source.selected]
                 differences.append(float((cached.float() - now).abs().max() / now.abs().max().clamp(min=1e-6)))
     if not max(differences) < (HALF_ROUNDING if states.half else ROUNDING):
         raise ValueError(f"an utterance encoded alone differs from its cached states by {max(differences):.2g}")
     return max(differences)
+
+
+# ---- heads over cached states
+
+
+def head_of(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of one of our models without its encoders, which is trained on hidden states and saved in checkpoints."""
+    # By the memo, deepcopy replaces the encoders by None.
+    encoders = [child for name, child in model.named_children() if not name.startswith("ser_")]
+    head = copy.deepcopy(model, {id(encoder): None for encoder in encoders})
+    head._frozen = False  # it has no encoder to keep in evaluation mode
+    return head
+
+
+@torch.no_grad()
+def put_back(head: PreTrainedModel, model: PreTrainedModel) -> PreTrainedModel:
+    """The whole model with a trained head."""
+    left = model.load_state_dict(head.state_dict(), strict=False)
+    if left.unexpected_keys or any(key.startswith("ser_") for key in left.missing_keys):
+        raise ValueError(f"not the head of this model: {left}")
+    return model

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import AutoFeatureExtractor, AutoTokenizer, PrinterCallback, ProgressCallback, set_seed
+from transformers import AutoTokenizer, PrinterCallback, ProgressCallback, set_seed
 
 from ..errors import SerError
 from ..evaluation.scoring import compute_metrics, decision_thresholds
 from ..evaluation.tasks import TASKS
 from ..models import SerFusionForClassification, SerFusionProcessor
-from ..models.encoders import describe_audio, padding_sensitive
+from ..models.encoders import describe_audio, load_extractor, padding_sensitive
 from ..models.text_cleaning import clean_text
 from .encoder_states import MODALITIES, StateCollator, States, read_clip, trims
 from .hub import check_labels, label_maps
@@ -60,15 +60,17 @@ def fusion_model(
     config = {name: getattr(flags, name) for name in same} | label_maps(label_names) | {"problem_type": problem_type}
     config |= {"pooling": flags.pooling} if flags.pooling else {}  # else the audio checkpoint's
     try:
+        tokenizer = AutoTokenizer.from_pretrained(text_model, **remote)
+        model = SerFusionForClassification.from_encoders(audio_model, text_model, **config, **remote)
         processor = SerFusionProcessor(
-            feature_extractor=AutoFeatureExtractor.from_pretrained(audio_model, **remote),
-            tokenizer=AutoTokenizer.from_pretrained(text_model, **remote),
+            feature_extractor=load_extractor(audio_model, model.config.audio_config, **remote),
+            tokenizer=tokenizer,
             max_text_length=flags.max_text_length,
             text_cleaning=flags.text_cleaning,
+            least_samples=describe_audio(model.config.audio_config).least,
         )
         if getattr(processor.feature_extractor, "mean_spectrum", None) is not None:
             raise ValueError("the audio model was trained with --speaker_norm, and fusion does not know the speakers")
-        model = SerFusionForClassification.from_encoders(audio_model, text_model, **config, **remote)
         check_text_length(flags.max_text_length, model.config.text_config)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise SerError(f"fusion of {audio_model} and {text_model}: {' '.join(str(error).split())}") from None
@@ -138,26 +140,6 @@ class FusionCollator:
             nothing = torch.zeros(len(rows), 1, dtype=torch.long)
             batch = {"input_ids": nothing, "text_attention_mask": nothing}
         return batch | ({"labels": torch.tensor([row["label"] for row in rows])} if "label" in rows[0] else {})
-
-
-# ---- heads over cached states
-
-
-def head_of(model: SerFusionForClassification) -> SerFusionForClassification:
-    """A copy of a fusion model without its encoders, which is trained on hidden states and saved in checkpoints."""
-    # By the memo, deepcopy replaces the encoders by None.
-    head = copy.deepcopy(model, {id(model.audio_encoder): None, id(model.text_encoder): None})
-    head._frozen = False  # it has no encoder to keep in evaluation mode
-    return head
-
-
-@torch.no_grad()
-def put_back(head: SerFusionForClassification, model: SerFusionForClassification) -> SerFusionForClassification:
-    """The whole model with a trained head."""
-    left = model.load_state_dict(head.state_dict(), strict=False)
-    if left.unexpected_keys or any(key.startswith("ser_") for key in left.missing_keys):
-        raise ValueError(f"not the head of this model: {left}")
-    return model
 
 
 # ---- training

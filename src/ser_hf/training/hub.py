@@ -20,6 +20,7 @@ from transformers import (
 
 from ..errors import SerError
 from ..models import SerConfig, SerForAudioClassification
+from ..models.encoders import example, longest_clip
 from .record import without_folders
 from .settings import CHECKPOINTS
 
@@ -43,24 +44,42 @@ def check_labels(config: PreTrainedConfig, names: list[str], checkpoint: str) ->
 
 
 def stock_class(config: SerConfig) -> type[PreTrainedModel] | None:
-    """The transformers class with the same forward, or None: there is one for mean pooling with the linear head."""
+    """The transformers class with the same forward, or None: there is one for mean pooling with the linear head over
+    the last layer or the sum of all; for Whisper on 30 s alone."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING
 
-    if (config.pooling, config.head) != ("mean", "linear"):
+    other_head = (config.pooling, config.head) != ("mean", "linear") or config.layer_mix == "concat"
+    scaled_sum = config.layers is not None or (config.standardise and config.layer_mix == "sum")
+    on_clips = longest_clip(config.audio_config) is not None and config.context == "clip"
+    if other_head or scaled_sum or on_clips:
         return None
     return MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING.get(type(config.audio_config), None)
 
 
-def _weights(model: PreTrainedModel, stock_prefix: str, to_stock: bool) -> dict[str, torch.Tensor]:
-    """A model's weights under the names of the stock class (`encoder.x` -> `wav2vec2.x`), or back under ours."""
+def _stock_names(stock: PreTrainedModel) -> dict[str, str]:
+    """Our names of modules to the stock class's, such as `encoder` to `wav2vec2`."""
+    prefix = stock.base_model_prefix if hasattr(stock, stock.base_model_prefix) else "encoder"  # Whisper's
     names = {"ser_projector": "projector", "ser_classifier": "classifier", "ser_layer_sum.weight": "layer_weights"}
-    names["encoder"] = stock_prefix
-    names = names if to_stock else {stock: ours for ours, stock in names.items()}
+    return {"encoder": prefix, **names}
+
+
+def _renamed(state: dict[str, torch.Tensor], names: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Weights under other names of their modules."""
     renamed = {}
-    for key, value in model.state_dict().items():
+    for key, value in state.items():
         module = next(name for name in names if key == name or key.startswith(f"{name}."))
         renamed[names[module] + key[len(module) :]] = value
     return renamed
+
+
+def _unscaled(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights without `ser_scale`, which the projection of the last layer takes over."""
+    if "ser_scale.mean" not in state:
+        return state
+    mean, std = state["ser_scale.mean"][0], state["ser_scale.std"][0]
+    weight = state["ser_projector.weight"] / std
+    projector = {"ser_projector.weight": weight, "ser_projector.bias": state["ser_projector.bias"] - weight @ mean}
+    return {name: value for name, value in (state | projector).items() if not name.startswith("ser_scale.")}
 
 
 def to_stock(model: SerForAudioClassification) -> PreTrainedModel:
@@ -71,29 +90,31 @@ def to_stock(model: SerForAudioClassification) -> PreTrainedModel:
         raise ValueError(f"no stock class pools by {model.config.pooling} under the {model.config.head} head")
     config = type(model.config.audio_config).from_dict(model.config.audio_config.to_dict())
     config.classifier_proj_size = model.config.head_size
-    for name in ("id2label", "label2id", "problem_type", "use_weighted_layer_sum", "thresholds"):
+    config.use_weighted_layer_sum = model.config.layer_mix == "sum"
+    for name in ("id2label", "label2id", "problem_type", "thresholds"):
         if (value := getattr(model.config, name, None)) is not None:
             setattr(config, name, value)
     stock = kind(config)
-    stock.load_state_dict(_weights(model, kind.base_model_prefix, to_stock=True))
+    stock.load_state_dict(_renamed(_unscaled(model.state_dict()), _stock_names(stock)))
     _same_logits(model, stock)
     return stock
 
 
 def from_stock(stock: PreTrainedModel) -> SerForAudioClassification:
     """A stock sequence classification model as ours (mean pooling, linear head)."""
-    same = ("id2label", "label2id", "problem_type", "use_weighted_layer_sum")
     head = {"pooling": "mean", "head": "linear", "head_size": stock.config.classifier_proj_size}
-    head |= {name: getattr(stock.config, name) for name in same}
+    head |= {"layer_mix": "sum" if stock.config.use_weighted_layer_sum else "last"}
+    head |= {"context": "full"} if longest_clip(stock.config) else {}
+    head |= {name: getattr(stock.config, name) for name in ("id2label", "label2id", "problem_type")}
     model = SerForAudioClassification(SerConfig(audio_config=stock.config, **head))
-    model.load_state_dict(_weights(stock, stock.base_model_prefix, to_stock=False))
+    ours = {theirs: name for name, theirs in _stock_names(stock).items()}
+    model.load_state_dict(_renamed(stock.state_dict(), ours))
     return model.eval()
 
 
 @torch.no_grad()
 def _same_logits(ours, stock, tolerance: float = 1e-4) -> None:
-    values = torch.randn(1, 16000, generator=torch.Generator().manual_seed(0))
-    modes = ours.training, stock.training
+    values, modes = example(ours.config.audio_config), (ours.training, stock.training)
     ours.eval(), stock.eval()
     difference = float((ours.cpu()(values).logits - stock(values).logits).abs().max())
     ours.train(modes[0]), stock.train(modes[1])

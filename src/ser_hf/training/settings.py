@@ -42,11 +42,15 @@ def _flag(default: Any, help: str, **limits) -> Any:
 
 
 _of_windows = partial(_flag, only_with=("window_seconds", ()))
+_of_trained = partial(_flag, only_with=("freeze_encoder", (False,)))
+_of_mix = partial(_flag, only_with=("layer_mix", ("sum", "concat")))
 _of_lora = partial(_flag, only_with=("lora_r", ()))
 _of_vectors = partial(_flag, only_with=("fusion", ("concat", "gated")))
 _of_new = partial(_flag, only_with=("model_name_or_path", (None,)))  # a checkpoint brings its own network and features
 POOLINGS = names_in("models/pooling.py", "POOLINGS")
 HEADS = names_in("models/configuration_ser.py", "HEADS")
+LAYER_MIXES = names_in("models/configuration_ser.py", "LAYER_MIXES")
+CONTEXTS = names_in("models/configuration_ser.py", "CONTEXTS")
 FUSIONS = names_in("models/configuration_fusion.py", "FUSIONS")
 TEXT_POOLINGS = names_in("models/pooling.py", "TEXT_POOLINGS")
 ARCHS = names_in("models/configuration_spectrogram.py", "WIDTHS")
@@ -105,13 +109,19 @@ class EncoderArguments:
     """The speech encoder that is fine-tuned."""
 
     model_name_or_path: str | None = _flag(None, "Pretrained encoder or fine-tuned model: Hub id or folder.")
-    model_type: str | None = _flag(None, "Train a random encoder of this type instead (wav2vec2, hubert, wavlm).")
+    model_type: str | None = _flag(None, "Train a random encoder of this type instead (wav2vec2, hubert, whisper).")
     config_overrides: str | None = _flag(None, 'Changes to the encoder\'s configuration as JSON: {"layerdrop": 0}.')
-    freeze_feature_encoder: bool | None = _flag(None, "Freeze the convolutions; if unset: frozen if pretrained.")
-    mask_time_prob: float | None = _flag(None, "SpecAugment: masked fraction of encoder frames.", least=0, most=1)
-    mask_time_length: int | None = _flag(None, "Length of such a mask in frames of 20 ms.", least=1)
-    mask_feature_prob: float | None = _flag(None, "SpecAugment: masked fraction of dimensions.", least=0, most=1)
-    mask_feature_length: int | None = _flag(None, "Width of such a mask in dimensions.", least=1)
+    freeze_encoder: bool = _flag(False, "Train the head alone, on cached hidden states: a probe.")
+    freeze_feature_encoder: bool | None = _of_trained(None, "Freeze the convolutions; if unset: frozen if pretrained.")
+    context: str = _flag("clip", "full: Whisper reads 30 s, as its stock class does.", choices=CONTEXTS)
+    mask_time_prob: float | None = _of_trained(
+        None, "SpecAugment: masked fraction of encoder frames (Whisper: of log-mel frames).", least=0, most=1
+    )
+    mask_time_length: int | None = _of_trained(None, "Length of such a mask in frames (20 ms, log-mel 10).", least=1)
+    mask_feature_prob: float | None = _of_trained(
+        None, "SpecAugment: masked fraction of dimensions (Whisper: of mel bands).", least=0, most=1
+    )
+    mask_feature_length: int | None = _of_trained(None, "Width of such a mask in dimensions.", least=1)
     trust_remote_code: bool = _flag(False, "Run code that comes with the checkpoint.")
 
 
@@ -122,7 +132,8 @@ class HeadArguments:
     pooling: str = _flag("mean", "Pooling of frames; mean with --head linear is a stock class.", choices=POOLINGS)
     head: str = _flag("linear", "linear: project, pool, classify. mlp: pool, dense, tanh, project.", choices=HEADS)
     head_size: int = _flag(256, "Width of the linear head's projection.", least=1, only_with=("head", ("linear",)))
-    use_weighted_layer_sum: bool = _flag(False, "Learn a layer-weighted sum of the hidden states.")
+    layer_mix: str = _flag("last", "sum: a learned, layer-weighted sum. concat: side by side.", choices=LAYER_MIXES)
+    layers: list[int] | None = _of_mix(None, "Hidden states that are read, 0 before the first layer; all if unset.")
 
 
 @dataclass(frozen=True)
@@ -388,6 +399,14 @@ TRAINING_DEFAULTS = {
     "logging_strategy": "epoch",
     "remove_unused_columns": False,  # the collator reads columns the model does not know
     "do_train": True,
+}
+
+# For a head alone, over a frozen encoder.
+PROBE_DEFAULTS = {
+    "learning_rate": 1e-3,
+    "num_train_epochs": 30,
+    "per_device_train_batch_size": 32,
+    "per_device_eval_batch_size": 64,
 }
 
 

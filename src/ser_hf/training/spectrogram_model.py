@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import EarlyStoppingCallback, TrainingArguments
 
 from ..data.augmentation import Augmentation, augment_spectrogram
-from ..data.cache import Store, settings_folder
+from ..data.cache import Store, clip_name, settings_folder
 from ..data.collators import SpeechCollator
 from ..errors import SerError
 from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
@@ -133,12 +133,6 @@ def _fetched(arch: str) -> str:
         raise SerError(f"--imagenet: {why}; leave it out to begin with random weights") from None
 
 
-def content(row: dict) -> str:
-    """The name of a row's features in the cache: the hash of its audio, and the times of its window if it is one."""
-    start, end = row.get("window_start"), row.get("window_end")
-    return row["audio_hash"] if start is None else f"{row['audio_hash']} {start} {end}"
-
-
 class FeatureCollator(SpeechCollator):
     """Rows to a padded batch of features, which the extractor also trims and scales.
 
@@ -148,7 +142,6 @@ class FeatureCollator(SpeechCollator):
     """
 
     columns = (*SpeechCollator.columns, "audio_hash", "speaker")
-    values = "input_features"
 
     def __init__(self, extractor, store: Store | None, means: dict[str, torch.Tensor] | None = None, **kwargs):
         super().__init__(extractor, trim_db=extractor.trim_db, **kwargs)
@@ -161,7 +154,7 @@ class FeatureCollator(SpeechCollator):
     def unscaled(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
         """The same, from the cache where the row has an entry."""
         stored = self.store is not None and row.get("audio_hash")
-        return self.store[content(row)] if stored else self.from_audio(row, generator)
+        return self.store[clip_name(row)] if stored else self.from_audio(row, generator)
 
     def _clip(self, row: dict) -> torch.Tensor:
         generator = self._generator(row["id"])
@@ -181,7 +174,7 @@ def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
     """Compute the features that the cache lacks; returns their number. Raises AudioError if a clip cannot be read."""
     table = rows.select_columns([column for column in collator.columns if column in rows.column_names])
     unread = table.select_columns([column for column in table.column_names if column != "audio"])
-    names = [content(row) for row in unread]
+    names = [clip_name(row) for row in unread]
     missing = [position for position in store.missing(names) if unread[position]["audio_hash"]]
     for first in range(0, len(missing), WRITE_EVERY):
         clips = ((names[position], table[position]) for position in missing[first : first + WRITE_EVERY])
@@ -259,7 +252,7 @@ def with_trimmed_durations(rows: Dataset, collator: FeatureCollator) -> Dataset:
     if extractor.trim_db is None or store is None or None in rows["audio_hash"]:
         return rows
     columns = [name for name in collator.columns if name in rows.column_names and name != "audio"]
-    frames = [store[content(row)].shape[1] for row in rows.select_columns(columns)]
+    frames = [store[clip_name(row)].shape[1] for row in rows.select_columns(columns)]
     seconds = np.array(frames, np.float32) * extractor.hop_length / extractor.sampling_rate
     return rows.select_columns(columns).add_column("duration", seconds)
 
