@@ -17,15 +17,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
-from transformers import TrainingArguments
+from transformers import TrainingArguments, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from conftest import REPO, run_recipe, settings_of
+from conftest import REPO, run_recipe, settings_of, tiny_config
 from fakes import voice
 from ser_hf import SerError, load_corpus
 from ser_hf.cli import main as console
-from ser_hf.models import SerForFunctionalsClassification, SerFunctionalsConfig, SerFunctionalsFeatureExtractor
+from ser_hf.models import (
+    SerForAudioClassification,
+    SerForFunctionalsClassification,
+    SerFunctionalsConfig,
+    SerFunctionalsFeatureExtractor,
+)
 from ser_hf.models.configuration_functionals import CLASSIFIERS, FEATURE_SETS
 from ser_hf.training import classical_model as classical
+from ser_hf.training.settings import ClassifierArguments, VectorArguments
 
 EGEMAPS = FEATURE_SETS["eGeMAPSv02"]
 
@@ -61,8 +67,8 @@ def functionals(extractor, parts, relative=False, do_train=True):
     return classical.functionals_of(extractor, parts, training, relative=relative)
 
 
-def config_of(classifier: str = "svm", labels: int = 3, **config) -> SerFunctionalsConfig:
-    return SerFunctionalsConfig(classifier=classifier, num_labels=labels, **config)
+def config_of(labels: int = 3, **config) -> SerFunctionalsConfig:
+    return SerFunctionalsConfig(num_labels=labels, **config)
 
 
 def rows_of(labels: int, rows: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -183,7 +189,7 @@ def test_speakers_are_standardised_by_all_their_clips(folder):
 
 
 def test_the_forward_by_hand():
-    model = SerForFunctionalsClassification(config_of(labels=2, problem_type="single_label_classification"))
+    model = SerForFunctionalsClassification(config_of(2, problem_type="single_label_classification"))
     with torch.no_grad():
         model.mean[:], model.scale[:] = 1.0, 2.0
         model.ser_classifier.weight.zero_()
@@ -205,12 +211,15 @@ def test_the_model_is_what_scikit_learn_fitted(classifier, labels):
     deviation[7] = 1  # the constant
     inputs = (values - values.mean(axis=0)) / deviation
     for weight in ("none", "balanced"):
-        model = classical.fitted(config_of(classifier, labels, complexity=0.01), features, truth, weight, seed=3)
+        flags = ClassifierArguments(classifier, weight)
+        linear = classical.fit_linear(features, truth, labels, 0.01, flags, seed=3)
+        model = classical.put_linear(linear, SerForFunctionalsClassification(config_of(labels)), 0.01)
         kind = {"svm": LinearSVC, "logistic": LogisticRegression}[classifier]
         theirs = kind(C=0.01, class_weight=None if weight == "none" else weight, random_state=3, max_iter=1000)
         theirs.fit(inputs, truth.numpy())
         with torch.no_grad():
             logits = model(features).logits
+        assert model.config.complexity == 0.01 and torch.allclose(logits, linear.logits(features), atol=1e-5)
         decision = theirs.decision_function(inputs)
         ours = (logits[:, 1] - logits[:, 0]).numpy() if labels == 2 else logits.numpy()
         assert np.abs(ours - decision).max() < 1e-3  # two solutions within the solvers' tolerance
@@ -221,49 +230,46 @@ def test_the_model_is_what_scikit_learn_fitted(classifier, labels):
 
 def test_a_class_that_train_lacks_is_never_predicted():
     features, truth = rows_of(2)
-    model = classical.fitted(config_of(labels=4), features, truth * 2 + 1, "balanced", seed=0)  # classes 1 and 3
-    with torch.no_grad():
-        logits = model(features).logits
+    flags = ClassifierArguments(class_weights="balanced")
+    logits = classical.fit_linear(features, truth * 2 + 1, 4, 0.01, flags, seed=0).logits(features)  # classes 1 and 3
     assert set(logits.argmax(dim=1).tolist()) == {1, 3} and (logits[:, [0, 2]] == classical.ABSENT).all()
     assert torch.allclose(logits[:, 1], -logits[:, 3])
 
 
 def test_the_complexity_has_the_best_uar_on_validation(folder, monkeypatch):
-    """Of equal ones the least; the returned model was fitted to both parts, the returned logits are of train alone."""
+    """Of equal ones the least; what is returned was fitted to both parts, the returned logits are of train alone."""
     parts, calls = by_speaker(folder), []
     assert parts["validation"]["label"] == [1, 0, 1, 0]
     # Predictions on the four validation clips by complexity: UAR 0.5, 0.75, 1, 1, 0.5, 0.
     answers = dict(zip(classical.COMPLEXITIES, ("0000", "1110", "1010", "1010", "1111", "0101"), strict=True))
 
-    def fake(config, features, labels, class_weights, seed):
-        calls.append((config.complexity, len(features), labels.tolist(), class_weights, seed))
-        model = SerForFunctionalsClassification(config)
-        guesses = torch.tensor([int(digit) for digit in answers[config.complexity]])
-        model.forward = lambda x: type("Out", (), {"logits": torch.nn.functional.one_hot(guesses, 2).float()})
-        return model
+    def fake(vectors, labels, num_labels, complexity, flags, seed):
+        calls.append((complexity, len(vectors), labels.tolist(), num_labels, flags, seed))
+        guesses = torch.tensor([int(digit) for digit in answers[complexity]])
+        linear = classical.Linear(*[torch.zeros(1)] * 4)
+        object.__setattr__(linear, "logits", lambda rows: torch.nn.functional.one_hot(guesses, 2).float())
+        return linear
 
-    monkeypatch.setattr(classical, "fitted", fake)
-    untrained, extractor, _ = classical.classical_model(["angry", "neutral"])
-    collator = functionals(extractor, parts)[1]
-    model, record, logits = classical.fit(untrained, parts, collator, "balanced", seed=5)
+    monkeypatch.setattr(classical, "fit_linear", fake)
+    _, extractor, _ = classical.functionals_model(["angry", "neutral"])
+    collator, flags = functionals(extractor, parts)[1], ClassifierArguments("logistic", "balanced")
+    _, record, logits = classical.choose(parts, collator, 2, flags, seed=5)
     assert record["validation_uar"] == {"1e-05": 0.5, "0.0001": 0.75, "0.001": 1, "0.01": 1, "0.1": 0.5, "1": 0}
     assert (record["complexity"], record["best_validation"], record["selected_by"]) == (1e-3, 1.0, "uar")
     assert [call[:2] for call in calls[:6]] == [(complexity, 12) for complexity in classical.COMPLEXITIES]
-    assert calls[6] == (1e-3, 16, [*parts["train"]["label"], *parts["validation"]["label"]], "balanced", 5)
-    assert logits.argmax(axis=1).tolist() == [1, 0, 1, 0] and record["utterances"] == 16
-    assert model.config.complexity == 1e-3 and untrained.config.complexity == 1.0
-    alone = {
-        **parts,
-        "train": parts["train"].select([row for row, label in enumerate(parts["train"]["label"]) if label]),
-    }
+    assert calls[6:] == [(1e-3, 16, [*parts["train"]["label"], *parts["validation"]["label"]], 2, flags, 5)]
+    assert logits.argmax(axis=1).tolist() == [1, 0, 1, 0]
+    assert record["utterances"] == 16 and record["classifier"] == "logistic"
+    angry = [row for row, label in enumerate(parts["train"]["label"]) if label]
     with pytest.raises(SerError, match="train has utterances of one class only"):
-        classical.fit(untrained, alone, collator, "none", seed=5)
+        classical.choose({**parts, "train": parts["train"].select(angry)}, collator, 2, flags, seed=5)
 
 
 @pytest.mark.parametrize("part", ["mean", "scale", "ser_classifier.bias"])
 def test_an_incomplete_checkpoint_is_refused(part, tmp_path):
     features, truth = rows_of(3)
-    model = classical.fitted(config_of(), features, truth, "none", seed=0)
+    linear = classical.fit_linear(features, truth, 3, 0.01, ClassifierArguments(), seed=0)
+    model = classical.put_linear(linear, SerForFunctionalsClassification(config_of()), 0.01)
     model.save_pretrained(tmp_path)
     loaded = SerForFunctionalsClassification.from_pretrained(tmp_path)
     with torch.no_grad():
@@ -394,7 +400,56 @@ def test_cross_validation_covers_the_demo_corpus(tmp_path):
     assert all("720 clips: 0 computed" in log for log in logs[1:])
 
 
-def test_mistakes_are_one_line(folder, tmp_path, monkeypatch, capsys):
+# ---- hidden states
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Path:
+    """A random wav2vec2 of two layers."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    Wav2Vec2Model(tiny_config("wav2vec2", num_hidden_layers=2)).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    return folder
+
+
+def test_a_run_on_hidden_states_is_what_the_saved_model_answers(folder, encoder, tmp_path):
+    run = tmp_path / "run"
+    flags = ("--dataset", folder, *CPU, "--features", encoder, "--layers", "0", "2", "--class_weights", "balanced")
+    done = run_recipe("classical_cls", *flags, "--output_dir", run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((run / "results.json").read_text())
+    assert results["model"]["class"] == "SerForAudioClassification" and str(encoder) not in json.dumps(results)
+    assert "layers 0, 2 of its hidden states, mean over frames, are classified" in done.stdout
+    model = SerForAudioClassification.from_pretrained(run)
+    assert model.config.read_layers == [0, 2] and model.ser_projector.weight.shape == (2, 2 * 16)
+    assert torch.equal(model.ser_classifier.weight, torch.eye(2))
+    # The vectors by hand: two layers, the mean over frames, standardised over the sixteen clips that were fitted.
+    table, extractor = pd.read_parquet(run / "predictions.parquet"), Wav2Vec2FeatureExtractor.from_pretrained(encoder)
+    plain, vectors = Wav2Vec2Model.from_pretrained(encoder).eval(), {}
+    for row in load_corpus(str(folder)):
+        clip = sf.read(folder / f"{Path(row['id']).stem}.wav", dtype="float32")[0]
+        with torch.no_grad():
+            inputs = extractor(clip, sampling_rate=16000, return_tensors="pt").input_values
+            states = plain(inputs, output_hidden_states=True).hidden_states
+        vectors[row["id"]] = torch.cat([states[0][0].mean(dim=0), states[2][0].mean(dim=0)])
+    tested = torch.stack([vectors[name] for name in table["id"]])
+    fitted = torch.stack([vector for name, vector in vectors.items() if name not in set(table["id"])])
+    assert len(fitted) == 16 and torch.allclose(model.ser_scale.mean.flatten(), fitted.mean(dim=0), atol=1e-5)
+    inputs = (tested - fitted.mean(dim=0)) / fitted.std(dim=0, correction=0)
+    logits = inputs @ model.ser_projector.weight.T + model.ser_projector.bias
+    for number, label in enumerate(("angry", "neutral")):
+        assert np.abs(logits.softmax(dim=1)[:, number].detach().numpy() - table[f"score_{label}"]).max() < 1e-4
+    files = [str(folder / f"{Path(name).stem}.wav") for name in table["id"]]
+    assert console(["predict", *files, "--model", str(run), "--out", str(tmp_path / "scores.parquet")]) == 0
+    scores = pd.read_parquet(tmp_path / "scores.parquet")
+    assert np.abs(scores["score_angry"] - table["score_angry"]).max() < 1e-4
+
+
+# ---- mistakes
+
+
+def test_mistakes_are_one_line(folder, encoder, tmp_path, monkeypatch, capsys):
     import runpy
 
     trained = tmp_path / "trained"
@@ -403,13 +458,15 @@ def test_mistakes_are_one_line(folder, tmp_path, monkeypatch, capsys):
     SerFunctionalsFeatureExtractor().save_pretrained(trained)
     capsys.readouterr()  # progress bars of saving
     own = ("--model_name_or_path", str(trained))
-    scored = (*own, "--do_train", "false")
     for wrong, message in (
-        (("--model_name_or_path", "nowhere/there"), "a classifier is fitted anew"),
+        (own, "a classifier is fitted anew; a trained one is scored with --do_train false"),
+        ((*own, "--do_train", "false"), "answers a, b, but the corpus's labels are angry, neutral"),
         (("--model_name_or_path", "nowhere/there", "--do_train", "false"), "--model_name_or_path nowhere/there: "),
-        (scored, "answers a, b, but the corpus's labels are angry, neutral"),
-        (own, "is scored with --do_train false"),
-        (("--features", "eGeMAPS"), "invalid choice: 'eGeMAPS'"),
+        (("--features", "eGeMAPS"), "--features eGeMAPS: choose eGeMAPSv02, ComParE_2016, or an encoder"),
+        (("--features", "nowhere/there"), "model 'nowhere/there'"),
+        (("--features", str(encoder), "--layers", "3"), "layers [3]: wav2vec2 has the layers 0 to 2"),
+        (("--features", str(encoder), "--speaker_norm"), "for openSMILE's functionals, not for hidden states"),
+        (("--layers", "1", "2"), "--layers 1 2: eGeMAPSv02 has no layers"),
         (("--dataset", "demo", "--labels", "dimensional"), "choose --labels 4class"),
     ):
         flags = ("--dataset", str(folder), *wrong, *CPU, "--output_dir", str(tmp_path / "out"))
@@ -419,7 +476,9 @@ def test_mistakes_are_one_line(folder, tmp_path, monkeypatch, capsys):
         error = capsys.readouterr().err
         assert stop.value.code == 2 and message in error and error.strip().count("\n") == 0, error
     with pytest.raises(SerError, match="--speaker_norm: .* was trained without it"):
-        classical.classical_model(["a", "b"], train=False, model_name_or_path=str(trained), speaker_norm=True)
+        classical.functionals_model(["a", "b"], model_name_or_path=str(trained), speaker_norm=True)
+    with pytest.raises(SerError, match=f"--model_name_or_path {encoder}: a model of type wav2vec2, which is scored by"):
+        classical.functionals_model(["a", "b"], model_name_or_path=str(encoder))
 
 
 def test_without_opensmile_the_error_names_what_to_install(tmp_path, monkeypatch, capsys):
@@ -428,8 +487,10 @@ def test_without_opensmile_the_error_names_what_to_install(tmp_path, monkeypatch
     sf.write(tmp_path / "clip.wav", np.zeros(16000), 16000)
     capsys.readouterr()
     monkeypatch.setitem(sys.modules, "opensmile", None)  # as if it were not installed
-    with pytest.raises(SerError, match=r"pip install ser-hf\[classical\]"):
-        classical.check_opensmile()
+    monkeypatch.setattr(classical, "find_spec", lambda name: None)
+    with pytest.raises(SerError, match=r"--features eGeMAPSv02: needs openSMILE: pip install ser-hf\[classical\]"):
+        classical.check_vectors(VectorArguments())
+    classical.check_vectors(VectorArguments(features="you/encoder"))  # needs none
     with pytest.raises(ImportError, match="opensmile is needed and not installed: pip install opensmile"):
         SerFunctionalsFeatureExtractor()
     assert console(["predict", str(tmp_path / "clip.wav"), "--model", str(tmp_path)]) == 2
@@ -441,5 +502,9 @@ def test_the_flags_of_training_are_those_that_do_something():
     training = settings_of("classical_cls", "--dataset", "demo", "--seed", "3").training
     assert training.seed == 3 and training.do_train and training.eval_strategy == "no"
     settings = settings_of("classical_cls", "--dataset", "emodb", "--config", "emodb_compare_svm")
-    assert settings.functionals.features == "ComParE_2016" and settings.classifier.class_weights == "balanced"
+    assert settings.vectors.features == "ComParE_2016" and settings.classifier.class_weights == "balanced"
     assert settings.overrides.keys() >= {"do_train", "dataset"} and "learning_rate" not in settings.overrides
+    assert settings.checkpoints == {}
+    fold = ("--features", "runs/a_cv/fold{fold}_seed{seed}", "--fold", "2")  # an encoder of the same fold
+    settings = settings_of("classical_cls", "--dataset", "demo", *fold)
+    assert settings.checkpoints == {"features": "runs/a_cv/fold2_seed42"}

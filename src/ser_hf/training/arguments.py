@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import SerError
 from . import settings
-from .settings import CHECKPOINTS, Settings, System
+from .settings import CHECKPOINTS, MAYBE_CHECKPOINTS, Settings, System
 
 # Never in run.yaml: they belong to this machine, are secret, or are not part of the computation.
 NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "hub_token", "config")
@@ -36,7 +36,7 @@ def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
     values, overrides = read(system, argv)
     if not values.output_dir:
         values.output_dir = f"runs/{run_name(values, system)}_fold{values.fold}_seed{values.seed}"
-    for flag in set(CHECKPOINTS) & vars(values).keys():  # a fold's encoder was trained on that fold
+    for flag in set(MAYBE_CHECKPOINTS) & vars(values).keys():  # a fold's encoder was trained on that fold
         name = getattr(values, flag)
         setattr(values, flag, name and name.replace("{fold}", str(values.fold)).replace("{seed}", str(values.seed)))
     concerns = {name: build(kind, values) for name, kind in _concerns(system).items()}

@@ -71,8 +71,13 @@ def audio_model(
     return model, extractor
 
 
-def check_lengths(model: SerForAudioClassification, parts: Mapping[str, Dataset], clips: ClipArguments) -> None:
-    """Raises SerError if a clip is longer than the encoder reads (Whisper: 30 s)."""
+def check_lengths(
+    model: SerForAudioClassification,
+    parts: Mapping[str, Dataset],
+    clips: ClipArguments,
+    instead: str = "give --window_seconds or --max_seconds",
+) -> None:
+    """Raises SerError if a clip is longer than the encoder reads (Whisper: 30 s); `instead` is what to do then."""
     limit = longest_clip(model.config.audio_config)
     if limit is None or (clips.max_seconds is not None and clips.max_seconds <= limit):
         return
@@ -81,9 +86,7 @@ def check_lengths(model: SerForAudioClassification, parts: Mapping[str, Dataset]
     if long:
         seconds, name = max(long)
         kind, count = model.config.audio_config.model_type, f"{len(long)} clips are longer, {name} the longest"
-        raise SerError(
-            f"{kind} reads {limit:g} s and {count} ({seconds:.1f} s): give --window_seconds or --max_seconds"
-        )
+        raise SerError(f"{kind} reads {limit:g} s and {count} ({seconds:.1f} s): {instead}")
 
 
 def speech_collators(

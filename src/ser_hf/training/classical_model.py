@@ -1,4 +1,5 @@
-"""A linear classifier of openSMILE's functionals: computed once per clip, cached, fitted by scikit-learn."""
+"""A linear classifier, fitted by scikit-learn, of one vector per clip: openSMILE's functionals, or the hidden states of
+a frozen encoder. Vectors are computed once per clip and cached."""
 
 import copy
 import time
@@ -6,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +16,24 @@ from datasets import Dataset
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 from tqdm.auto import tqdm
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from ..data.audio import read_clip
 from ..data.cache import Store, settings_folder
 from ..errors import SerError
 from ..evaluation.metrics import classification_metrics
-from ..models import SerForFunctionalsClassification, SerFunctionalsConfig, SerFunctionalsFeatureExtractor
+from ..models import (
+    SerForAudioClassification,
+    SerForFunctionalsClassification,
+    SerFunctionalsConfig,
+    SerFunctionalsFeatureExtractor,
+)
 from ..models.configuration_functionals import FEATURE_SETS
 from ..models.feature_extraction_functionals import statistics
+from .audio_model import audio_model, check_lengths, probe_states
+from .encoder_states import StateCollator
 from .hub import check_labels, label_maps
-from .settings import ClassifierArguments, FunctionalsArguments
+from .settings import ClassifierArguments, ClipArguments, VectorArguments
 from .speakers import check_speakers
 
 # The grid, the choice on validation and the second fit on train and validation are those of the baselines of the
@@ -32,28 +41,43 @@ from .speakers import check_speakers
 COMPLEXITIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 ABSENT = -1e6  # logit of a class that no fitted utterance has: far below every decision value
 WRITE_EVERY = 256  # clips per file of the cache
+BUDGET = 36.0  # padded seconds of audio in a batch of an encoder, as in the audio recipes
 
 
-def check_opensmile() -> None:
-    """Raises SerError if the package opensmile is not installed."""
-    if find_spec("opensmile") is None:
-        raise SerError("this recipe needs openSMILE: pip install ser-hf[classical]")
+def check_vectors(flags: VectorArguments, train: bool = True) -> None:
+    """Check flags before anything is loaded. Raises SerError: openSMILE is not installed; no such features; a flag that
+    does nothing with these features; a model to be trained that already is."""
+    name, features = flags.model_name_or_path, flags.features
+    if name and train:
+        why = "a classifier is fitted anew; a trained one is scored with --do_train false"
+        raise SerError(f"--model_name_or_path {name}: {why}")
+    if features in FEATURE_SETS:
+        if flags.layers:
+            shown = " ".join(map(str, flags.layers))
+            raise SerError(f"--layers {shown}: {features} has no layers, an encoder has; leave it out")
+        if find_spec("opensmile") is None:
+            raise SerError(f"--features {features}: needs openSMILE: pip install ser-hf[classical]")
+    elif "/" not in features and not Path(features).is_dir():
+        raise SerError(f"--features {features}: choose {', '.join(FEATURE_SETS)}, or an encoder: Hub id or folder")
+    elif flags.speaker_norm:
+        raise SerError("--speaker_norm true: for openSMILE's functionals, not for hidden states; leave it out")
+
+
+# ---- functionals
 
 
 @dataclass(frozen=True)
-class _Keywords(FunctionalsArguments, ClassifierArguments):
-    """The keywords of `classical_model`."""
+class _Keywords(VectorArguments, ClassifierArguments):
+    """The keywords of `functionals_model`."""
 
 
-def classical_model(
+def functionals_model(
     label_names: list[str],  # in index order
-    *,
-    train: bool = True,  # whether the classifier will be fitted
-    **keywords: Any,  # the fields of `settings.FunctionalsArguments` and `ClassifierArguments`
+    **keywords: Any,  # the fields of `settings.VectorArguments` and `ClassifierArguments`
 ) -> tuple[SerForFunctionalsClassification, SerFunctionalsFeatureExtractor, bool]:
     """A classifier that is not fitted yet, or a trained one (`model_name_or_path`), its feature extractor, and whether
     features are speaker-normalised: by `speaker_norm`, which defaults to what the trained model has.
-    Raises SerError: checkpoint not found, with other labels, without speaker normalisation, or to be trained."""
+    Raises SerError: checkpoint not found, of another kind, with other labels, or without speaker normalisation."""
     flags = _Keywords(**keywords)
     name, speaker_norm = flags.model_name_or_path, flags.speaker_norm
     if not name:
@@ -63,21 +87,18 @@ def classical_model(
         config["problem_type"] = "single_label_classification"
         model = SerForFunctionalsClassification(SerFunctionalsConfig(**config))
         return model, SerFunctionalsFeatureExtractor(flags.features, **speaker), bool(speaker_norm)
-    if train:
-        why = "a classifier is fitted anew; a trained one is scored with --do_train false"
-        raise SerError(f"--model_name_or_path {name}: {why}")
     try:
-        model = SerForFunctionalsClassification.from_pretrained(name)
+        kind = SerFunctionalsConfig.get_config_dict(name)[0].get("model_type")
+        if kind != SerFunctionalsConfig.model_type:
+            raise ValueError(f"a model of type {kind}, which is scored by the recipe of its encoder (wav2vec2_cls.py)")
         extractor = SerFunctionalsFeatureExtractor.from_pretrained(name)
-    except (OSError, ValueError, TypeError) as error:
+        model = SerForFunctionalsClassification.from_pretrained(name)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
         raise SerError(f"--model_name_or_path {name}: {' '.join(str(error).split())}") from None
     check_labels(model.config, label_names, name)
     if speaker_norm and extractor.speaker_values is None:
         raise SerError(f"--speaker_norm: {name} was trained without it, and must be trained anew")
     return model, extractor, extractor.speaker_values is not None if speaker_norm is None else speaker_norm
-
-
-# ---- functionals
 
 
 class FunctionalsCollator:
@@ -160,58 +181,90 @@ def functionals_of(
     return extractor, FunctionalsCollator(extractor, store, speakers), computed
 
 
+# ---- hidden states
+
+
+def encoder_model(
+    label_names: list[str],  # in index order
+    splits: Mapping[str, Dataset],
+    features: str,  # Hub id or folder of an encoder
+    layers: list[int] | None,  # the hidden states that are read; None: all
+    training: TrainingArguments,
+) -> tuple[SerForAudioClassification, Any, StateCollator]:
+    """A frozen encoder under a linear classifier that is not fitted yet, its feature extractor, and a collator over the
+    hidden states of all parts: each layer's mean over real frames, one layer after another.
+    Raises SerError: checkpoint not found or no such encoder, no such layer, a clip longer than the encoder reads."""
+    head = {"pooling": "mean", "head": "linear", "head_size": len(label_names), "layer_mix": "concat"}
+    model, extractor = audio_model(label_names, model_name_or_path=features, freeze_encoder=True, layers=layers, **head)
+    check_lengths(model, splits, ClipArguments(), instead="choose another encoder")
+    return model, extractor, StateCollator(probe_states(model, extractor, splits, ClipArguments(), training, BUDGET))
+
+
 # ---- the classifier
 
 
-def fitted(
-    config: SerFunctionalsConfig, features: torch.Tensor, labels: torch.Tensor, class_weights: str, seed: int
-) -> SerForFunctionalsClassification:
-    """A model whose linear layer scikit-learn has fitted to `features` `(rows, functionals)`, standardised over these
-    rows, and `labels` `(rows,)`. Logits are the decision values: of the SVM one per class; for two classes plus and
-    minus half of the only one, so that a softmax gives logistic regression's probabilities there too."""
-    model = SerForFunctionalsClassification(config).eval()
-    model.mean[:], model.scale[:] = (torch.from_numpy(each) for each in statistics(features.numpy()))
-    inputs = model.standardised(features).double().numpy()  # what the saved model computes, in float32
-    kind = {"svm": LinearSVC, "logistic": LogisticRegression}[config.classifier]
-    weight = None if class_weights == "none" else class_weights
-    estimator = kind(C=config.complexity, class_weight=weight, max_iter=1000, random_state=seed)
-    estimator.fit(inputs, labels.numpy())
-    weights, bias = torch.from_numpy(estimator.coef_), torch.from_numpy(estimator.intercept_)
-    if len(weights) == 1:  # two classes
-        weights, bias = (torch.cat([-half, half]) for half in (weights / 2, bias / 2))
-    with torch.no_grad():
-        model.ser_classifier.weight.zero_()
-        model.ser_classifier.bias.fill_(ABSENT)
-        model.ser_classifier.weight[estimator.classes_] = weights.float()
-        model.ser_classifier.bias[estimator.classes_] = bias.float()
-    return model
+@dataclass(frozen=True)
+class Linear:
+    """A linear classifier of vectors that are standardised first, in float32, as the saved models compute it."""
+
+    mean: torch.Tensor  # `(dim,)`
+    scale: torch.Tensor
+    weight: torch.Tensor  # `(labels, dim)`
+    bias: torch.Tensor  # `(labels,)`
+
+    def logits(self, vectors: torch.Tensor) -> torch.Tensor:
+        """`(rows, labels)` of `(rows, dim)`."""
+        return (vectors - self.mean) / self.scale @ self.weight.T + self.bias
 
 
-@torch.no_grad()
-def fit(
-    untrained: SerForFunctionalsClassification,
-    splits: Mapping[str, Dataset],
-    collator: FunctionalsCollator,
-    class_weights: str,  # none or balanced
+def fit_linear(
+    vectors: torch.Tensor,  # `(rows, dim)`
+    labels: torch.Tensor,  # `(rows,)`
+    num_labels: int,
+    complexity: float,
+    flags: ClassifierArguments,
     seed: int,
-) -> tuple[SerForFunctionalsClassification, dict[str, Any], np.ndarray]:
+) -> Linear:
+    """A classifier that scikit-learn has fitted to vectors, which are standardised over these rows. Logits are its
+    decision values, of the SVM one per class; for two classes plus and minus half of the only one, so that a softmax
+    gives logistic regression's probabilities there too."""
+    mean, scale = (torch.from_numpy(each) for each in statistics(vectors.numpy()))
+    kind = {"svm": LinearSVC, "logistic": LogisticRegression}[flags.classifier]
+    weights = None if flags.class_weights == "none" else flags.class_weights
+    estimator = kind(C=complexity, class_weight=weights, max_iter=1000, random_state=seed)
+    estimator.fit(((vectors - mean) / scale).double().numpy(), labels.numpy())
+    rows, offsets = torch.from_numpy(estimator.coef_).float(), torch.from_numpy(estimator.intercept_).float()
+    if len(rows) == 1:  # two classes
+        rows, offsets = (torch.cat([-half, half]) for half in (rows / 2, offsets / 2))
+    weight, bias = torch.zeros(num_labels, vectors.shape[1]), torch.full((num_labels,), ABSENT)
+    weight[estimator.classes_], bias[estimator.classes_] = rows, offsets
+    return Linear(mean, scale, weight, bias)
+
+
+def choose(
+    splits: Mapping[str, Dataset],
+    collator: FunctionalsCollator | StateCollator,
+    num_labels: int,
+    flags: ClassifierArguments,
+    seed: int,
+) -> tuple[Linear, dict[str, Any], np.ndarray]:
     """Choose the complexity of `COMPLEXITIES` with the best UAR on validation, of equal ones the least, by fitting
-    train; then fit train and validation together. Returns the fitted model, the training's part of `results.json`, and
-    the logits on validation of the model that was fitted to train alone. Raises SerError: train has one class."""
+    train; then fit train and validation together. Returns the fitted classifier, the training's part of `results.json`,
+    and the logits on validation of what was fitted to train alone. Raises SerError: train has one class."""
     started = time.perf_counter()
-    train, validation = (
-        collator(list(splits[part].select_columns([*collator.columns]))) for part in ("train", "validation")
-    )
-    if len(train["labels"].unique()) < 2:
+    train, validation = (_vectors(collator, splits[part]) for part in ("train", "validation"))
+    if len(train[1].unique()) < 2:
         raise SerError("train has utterances of one class only: choose other --labels or another --fold")
-    names, truth, logits, uars = untrained.config.num_labels, validation["labels"].numpy(), {}, {}
+    logits, uars = {}, {}
     for complexity in COMPLEXITIES:
-        model = fitted(_with(untrained.config, complexity), *train.values(), class_weights, seed)
-        logits[complexity] = model(validation["input_features"]).logits.numpy()
-        uars[complexity] = classification_metrics(truth, logits[complexity].argmax(axis=1), names)["uar"]
+        logits[complexity] = fit_linear(*train, num_labels, complexity, flags, seed).logits(validation[0]).numpy()
+        answers = logits[complexity].argmax(axis=1)
+        uars[complexity] = classification_metrics(validation[1].numpy(), answers, num_labels)["uar"]
     best = max(uars, key=uars.get)
-    both = [torch.cat([train[name], validation[name]]) for name in train]
+    both = [torch.cat(pair) for pair in zip(train, validation, strict=True)]
+    linear = fit_linear(*both, num_labels, best, flags, seed)
     record = {
+        "classifier": flags.classifier,
         "complexity": best,
         "selected_by": "uar",
         "best_validation": uars[best],
@@ -219,23 +272,48 @@ def fit(
         "utterances": len(both[1]),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    return fitted(_with(untrained.config, best), *both, class_weights, seed), record, logits[best]
+    return linear, record, logits[best]
 
 
-def _with(config: SerFunctionalsConfig, complexity: float) -> SerFunctionalsConfig:
-    other = copy.deepcopy(config)
-    other.complexity = complexity
-    return other
+def _vectors(collator: FunctionalsCollator | StateCollator, rows: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """The vectors `(rows, dim)` and labels `(rows,)` of all rows."""
+    batch = collator(list(rows.select_columns([name for name in collator.columns if name in rows.column_names])))
+    if isinstance(collator, StateCollator):  # (rows, layers, 1, dim)
+        return batch["audio_states"].flatten(1).float(), batch["labels"]
+    return batch["input_features"], batch["labels"]
 
 
-def classifier_remarks(config: SerFunctionalsConfig, trained: Mapping[str, Any] | None) -> list[str]:
-    """Lines on the choice of the complexity, where the classifier was fitted now, and on an SVM's scores."""
+@torch.no_grad()
+def put_linear(
+    linear: Linear, model: SerForFunctionalsClassification | SerForAudioClassification, complexity: float
+) -> PreTrainedModel:
+    """The model with a fitted classifier. An encoder's head has two linear layers: the second becomes the identity."""
+    if isinstance(model, SerForFunctionalsClassification):
+        model.config.complexity = complexity
+        scale, layer = (model.mean, model.scale), model.ser_classifier
+    else:
+        scale, layer = (model.ser_scale.mean, model.ser_scale.std), model.ser_projector
+        model.ser_classifier.weight.copy_(torch.eye(model.config.num_labels))
+        model.ser_classifier.bias.zero_()
+    for target, values in zip(scale, (linear.mean, linear.scale), strict=True):
+        target.copy_(values.view_as(target))
+    layer.weight.copy_(linear.weight)
+    layer.bias.copy_(linear.bias)
+    return model
+
+
+def classifier_remarks(model: PreTrainedModel, trained: Mapping[str, Any] | None) -> list[str]:
+    """Lines on the layers of an encoder, on the choice of the complexity, where the classifier was fitted now, and on
+    an SVM's scores."""
     lines = []
+    if isinstance(model, SerForAudioClassification):
+        layers = ", ".join(map(str, model.config.read_layers))
+        lines.append(f"the encoder is frozen; layers {layers} of its hidden states, mean over frames, are classified")
     if trained:
-        grid = f"C = {config.complexity:g} of {COMPLEXITIES[0]:g} to {COMPLEXITIES[-1]:g}"
+        grid = f"C = {trained['complexity']:g} of {COMPLEXITIES[0]:g} to {COMPLEXITIES[-1]:g}"
         chosen = f"has the best UAR on validation, {trained['best_validation']:.3f}, fitted to train"
         both = f"then train and validation together ({trained['utterances']} utterances) were fitted"
         lines.append(f"{grid} {chosen}; {both}")
-    if config.classifier == "svm":
+    if (trained["classifier"] if trained else model.config.classifier) == "svm":
         lines.append("scores are a softmax of the SVM's decision values: they rank labels, and are no probabilities")
     return lines

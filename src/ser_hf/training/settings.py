@@ -210,11 +210,14 @@ class FeatureArguments:
 
 
 @dataclass(frozen=True)
-class FunctionalsArguments:
-    """The functionals of openSMILE that are classified."""
+class VectorArguments:
+    """The vector of a clip that is classified."""
 
     model_name_or_path: str | None = _flag(None, "Trained model to score, with --do_train false: Hub id or folder.")
-    features: str = _of_new("eGeMAPSv02", "Feature set of openSMILE: 88 or 6373 functionals.", choices=FEATURE_SETS)
+    features: str = _of_new(
+        FEATURE_SETS[0], f"openSMILE's {' or '.join(FEATURE_SETS)}, or an encoder that is frozen: Hub id or folder."
+    )
+    layers: list[int] | None = _of_new(None, "Hidden states of the encoder, 0 before the first layer; all if unset.")
     speaker_norm: bool | None = _flag(None, "Standardise by speaker first, in test too. Known speakers only.")
 
 
@@ -351,10 +354,16 @@ class SpectrogramSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassicalSettings(Settings):
-    """A linear classifier of functionals."""
+    """A linear classifier of one vector per clip."""
 
-    functionals: FunctionalsArguments
+    vectors: VectorArguments
     classifier: ClassifierArguments
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """The checkpoints that the flags name, by flag: `--features` too, unless it is openSMILE's."""
+        features = {} if self.vectors.features in FEATURE_SETS else {"features": self.vectors.features}
+        return super().checkpoints | features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,6 +396,8 @@ FITTING_FLAGS = ("output_dir", "do_train", "seed", "use_cpu", "disable_tqdm")
 FITTING_FLAGS += ("push_to_hub", "hub_model_id", "hub_private_repo")
 # The flags that name checkpoints.
 CHECKPOINTS = ("model_name_or_path", "audio_model", "text_model")
+# And `--features`, which may.
+MAYBE_CHECKPOINTS = (*CHECKPOINTS, "features")
 # Where these recipes differ from transformers' TrainingArguments.
 TRAINING_DEFAULTS = {
     "eval_strategy": "epoch",
@@ -426,7 +437,7 @@ class System:
     @property
     def reads_audio(self) -> bool:
         """Whether every utterance must have audio."""
-        return not {"clips", "functionals"}.isdisjoint(self.settings.__dataclass_fields__)
+        return not {"clips", "vectors"}.isdisjoint(self.settings.__dataclass_fields__)
 
     @property
     def training_defaults(self) -> dict[str, Any]:
