@@ -87,7 +87,7 @@ DETAILS = {
     "ser": "{pooling} pooling, {head} head",
     "ser_fusion": "{fusion} fusion of {pooling}-pooled audio and {text_pooling}-pooled text",
     "ser_spectrogram": "{arch} with {weights} weights",
-    "ser_functionals": "a linear {classifier} classifier of standardised features, C = {complexity:g}",
+    "ser_functionals": "a linear classifier ({classifier}) of standardised features",
 }
 # What speaker-normalised features are relative to, by the model type.
 RELATIVE_TO = {"ser_spectrogram": "mean spectrum", "ser_functionals": "mean and standard deviation"}
