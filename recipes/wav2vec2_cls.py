@@ -34,8 +34,8 @@ def main() -> None:
     from ser_hf.training.encoder_states import StateCollator, head_of, put_back
     from ser_hf.training.lora import with_lora
     from ser_hf.training.objective import draw_weights, make_loss, training_rows
-    from ser_hf.training.record import speaker_remark
     from ser_hf.training.schedule import early_stopping, learning_rates
+    from ser_hf.training.speakers import speaker_remark
     from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
@@ -57,7 +57,7 @@ def main() -> None:
     collators, states = speech_collators(model, extractor, settings.clips, settings.augmentation, training.seed), None
     if settings.encoder.freeze_encoder and training.do_train:
         parts = {**parts, "train": with_copies(parts["train"], settings.encoder.speed_copies)}
-        states = probe_states(model, extractor, parts, settings)
+        states = probe_states(model, extractor, parts, settings.clips, training, settings.batches.budget)
         collators = {"data_collator": StateCollator(states)}
 
     # 4. Trainer: selected by UAR on validation.
@@ -82,7 +82,10 @@ def main() -> None:
 
     # 5. Test, once; model, card, results, push.
     relative = states is not None and states.shifts is not None
-    remarks = [*(states.remarks if states else []), *([speaker_remark(splits)] if relative else [])]
+    remarks = [
+        *(states.remarks if states else []),
+        *([speaker_remark(splits, model.config.model_type)] if relative else []),
+    ]
     run.finish(
         trainer,
         settings,

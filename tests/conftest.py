@@ -110,7 +110,7 @@ def run_recipe(recipe: str, *flags: str, processes: int = 1, env: dict | None = 
     )
 
 
-RECIPES = ("wav2vec2_cls", "wav2vec2_reg", "spectrogram_cls", "text_cls", "fusion_cls")
+RECIPES = ("wav2vec2_cls", "wav2vec2_reg", "spectrogram_cls", "classical_cls", "text_cls", "fusion_cls")
 
 
 def system_of(recipe: str):

@@ -314,7 +314,7 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
     done = run_recipe("spectrogram_cls", *base, *on)
     assert done.returncode == 2 and "was trained with it; false is for --do_train false" in done.stderr
     done = run_recipe("spectrogram_cls", *base, "--window_seconds", "0.5", "--output_dir", str(tmp_path / "cut"))
-    assert done.returncode == 2 and "--window_seconds 0.5: speakers' means are those of whole clips" in done.stderr
+    assert done.returncode == 2 and "--window_seconds: the means of --speaker_norm are" in done.stderr
 
     extractor = SerSpectrogramFeatureExtractor.from_pretrained(tmp_path / "run")
     extractor.mean_spectrum = None
@@ -330,7 +330,7 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
     "wrong, message",
     [(("--arch", "vgg"), "invalid choice: 'vgg'"), (("--reduce", "time"), "only the cnn1d"),
      (("--n_fft", "100"), "win_length 512"),
-     (("--speaker_norm", "true", "--max_seconds", "1"), "--max_seconds 1.0: speakers' means are those of whole clips"),
+     (("--speaker_norm", "true", "--max_seconds", "1"), "--max_seconds: the means of --speaker_norm are"),
      (("--arch", "alexnet", "--imagenet"), "no ImageNet weights"),
      (("--model_name_or_path", "nowhere/there"), "model 'nowhere/there'")],
 )  # fmt: skip

@@ -67,7 +67,7 @@ def find_files(places: list[str]) -> list[str]:
 
 def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = None):
     """The `SerPipeline` of a fine-tuned model, ours or any audio classifier of transformers. `speaker_clips` are files
-    of the speaker, for speaker normalisation (`SerSpectrogramFeatureExtractor.adapted`). SerError: not found, no audio
+    of the speaker, for speaker normalisation (`adapted` of its feature extractor). SerError: not found, no audio
     classifier, its own code is not trusted, weights are missing, or the model has no speaker normalisation."""
     torchaudio_cpu.check()
     import transformers
@@ -81,18 +81,18 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
     try:
         extractor = AutoFeatureExtractor.from_pretrained(name, **options)
         model, info = AutoModelForAudioClassification.from_pretrained(name, output_loading_info=True, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
         if "trust_remote_code" in reason:
             reason = "it brings its own code, which only --trust_remote_code runs; read it first"
-        elif not Path(name).exists() and not isinstance(error, ValueError):
+        elif not Path(name).exists() and isinstance(error, OSError):
             reason = f"no such folder, and no model on the Hub that this machine can load ({reason})"
         raise SerError(f"--model {name}: {reason}") from None
     if missing := sorted(info["missing_keys"]):
         problem = f"incomplete checkpoint, the weights {', '.join(missing[:4])} are missing"
         raise SerError(f"--model {name}: {problem}; give a fine-tuned checkpoint")
     relative = getattr(model.config, "speaker_norm", False)  # hidden states, by the model; else features, by ...
-    normalises_speakers = relative or getattr(extractor, "mean_spectrum", None) is not None
+    normalises_speakers = relative or getattr(extractor, "speaker_values", None) is not None
     if speaker_clips and not normalises_speakers:
         raise SerError(f"--speaker_clips: {name} was trained without --speaker_norm; leave it out")
     if speaker_clips:
@@ -276,8 +276,8 @@ def main(argv: list[str]) -> int:
     name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
     settings = {"model": f"{name}@{fingerprint(pipe.model)}", **windows}
     # Other clips give other scores, in any order; a model that was adapted itself has another fingerprint.
-    if args.speaker_clips and hasattr(pipe.feature_extractor, "mean_spectrum"):
-        rounded = " ".join(f"{value:.2f}" for value in pipe.feature_extractor.mean_spectrum)
+    if args.speaker_clips and getattr(pipe.feature_extractor, "speaker_values", None) is not None:
+        rounded = " ".join(f"{value:.2f}" for value in pipe.feature_extractor.speaker_values)
         settings["model"] += f" speaker {zlib.crc32(rounded.encode()):08x}"
     labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
     columns = columns_of(labels, bool(windows), pipe.problem_type != "regression")

@@ -26,8 +26,8 @@ COMPARABLE = {
     "LEAKS SPEAKERS": "**The protocol puts the same speakers into train and test." + INCOMPARABLE,
     "SPEAKERS UNKNOWN": "**The corpus does not name its speakers: train and test may share speakers." + INCOMPARABLE,
     SPEAKER_NORM: (
-        "**Features are speaker-normalised: relative to each speaker's mean spectrum over all utterances of the "
-        "speaker in this run, test utterances included. The figures hold for known speakers only. They cannot be "
+        "**Features are speaker-normalised: relative to each speaker's mean over all utterances of the speaker in this "
+        "run, test utterances included. The figures hold for known speakers only. They cannot be "
         "compared with those of systems that process one clip of an unseen speaker.**"
     ),
 }

@@ -100,11 +100,12 @@ def trim(samples: np.ndarray, rate: int, trim_db: float = 30.0) -> tuple[int, in
 
 
 def package(name: str):
-    """A package that only some inputs require: transformers demands every `import` in a shipped file of all users."""
+    """A package that only some inputs or models require: transformers demands every `import` of a shipped file of all
+    users. Raises ImportError."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        raise ImportError(f"this input needs {name}: pip install {name}") from None
+        raise ImportError(f"{name} is needed and not installed: pip install {name}") from None
 
 
 def unreadable(file, error: Exception) -> str:

@@ -105,6 +105,11 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         self.f_min, self.f_max, self.trim_db, self.top_db = f_min, f_max, trim_db, top_db
         self.reference, self.normalize, self.mean_spectrum = reference, normalize, mean_spectrum
 
+    @property
+    def speaker_values(self) -> list[float] | None:
+        """The values that `adapted` replaces; None without speaker normalisation."""
+        return self.mean_spectrum
+
     def spectra(self, samples: torch.Tensor) -> torch.Tensor:
         """Features of clips `(batch, samples)` before `mean_spectrum` and `normalize`, untrimmed, on their device:
         `(batch, rows, 1 + samples // hop_length)`, in float64 where the device has it."""

@@ -37,6 +37,7 @@ AFTER_POOLING = ("ser_dense", "ser_classifier", "classifier")
 modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.update(
     ser="SerForAudioClassification",
     ser_spectrogram="SerForSpectrogramClassification",
+    ser_functionals="SerForFunctionalsClassification",
     ser_fusion="SerFusionForClassification",
 )
 

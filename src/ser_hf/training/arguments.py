@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import SerError
 from . import settings
-from .settings import CHECKPOINTS, Settings, System
+from .settings import CHECKPOINTS, MAYBE_CHECKPOINTS, Settings, System
 
 # Never in run.yaml: they belong to this machine, are secret, or are not part of the computation.
 NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "hub_token", "config")
@@ -36,7 +36,7 @@ def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
     values, overrides = read(system, argv)
     if not values.output_dir:
         values.output_dir = f"runs/{run_name(values, system)}_fold{values.fold}_seed{values.seed}"
-    for flag in set(CHECKPOINTS) & vars(values).keys():  # a fold's encoder was trained on that fold
+    for flag in set(MAYBE_CHECKPOINTS) & vars(values).keys():  # a fold's encoder was trained on that fold
         name = getattr(values, flag)
         setattr(values, flag, name and name.replace("{fold}", str(values.fold)).replace("{seed}", str(values.seed)))
     concerns = {name: build(kind, values) for name, kind in _concerns(system).items()}
@@ -53,8 +53,10 @@ def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str,
     if "help_all" in named:
         parser.print_help()
         raise SystemExit(0)
+    if foreign := [flag for flag in named if flag in _foreign(system)]:
+        raise SerError(_unknown(foreign[0], known, system))
     path = _config_path(argv, system)
-    yaml = _read_yaml(path, known, system) if path else {}
+    yaml = _read_yaml(path, known - _foreign(system), system) if path else {}
     # A checkpoint on the command line replaces a YAML's random encoder, and the other way round.
     replaces = {"model_name_or_path": ("model_type", "config_overrides"), "model_type": ("model_name_or_path",)}
     replaced = [key for flag in named for key in replaces.get(flag, ())]
@@ -129,9 +131,20 @@ def _parser(system: System) -> argparse.ArgumentParser:
 
     parser = HfArgumentParser(TrainingArguments, allow_abbrev=False, add_help=False)
     parser.error = _error
+    for action in parser._actions:
+        if action.dest in _foreign(system):
+            action.help = argparse.SUPPRESS
     for kind in _concerns(system).values():
         _add_flags(parser, kind)
     return parser
+
+
+def _foreign(system: System) -> set[str]:
+    """The flags of TrainingArguments that would do nothing in a recipe."""
+    from transformers import TrainingArguments
+
+    names = set() if system.training_flags is None else {entry.name for entry in fields(TrainingArguments)}
+    return names - {*(system.training_flags or ())}
 
 
 def _add_flags(parser: argparse.ArgumentParser, kind: type) -> None:
@@ -249,8 +262,10 @@ def word(value: Any) -> str:
 
 
 def _unknown(flag: str, known: set[str], system: System) -> str:
-    if flag in {entry.name for kind in vars(settings).values() if is_dataclass(kind) for entry in fields(kind)}:
+    ours = {entry.name for kind in vars(settings).values() if is_dataclass(kind) for entry in fields(kind)}
+    if flag in ours | _foreign(system):
         return f"--{flag}: the recipe of {system.name} does not use it; leave it out"
+    known = known - _foreign(system)
     near = get_close_matches(flag, known, n=1) or [name for name in sorted(known) if flag in name]
     return f"unknown flag --{flag}: " + (f"did you mean --{near[0]}?" if near else "see --help_all")
 
@@ -280,6 +295,10 @@ def _check(values: argparse.Namespace, system: System, named: list[str]) -> None
             raise SerError(f'--config_overrides {values.config_overrides}: must be JSON such as {{"layerdrop": 0}}')
     if flags.get("window_seconds") and values.trim_db is not None:
         raise SerError(f"--trim_db {values.trim_db:g}: shifts the times of windows; give it or --window_seconds")
+    if flags.get("classifier") and values.do_train and not values.validation_fraction:
+        raise SerError(
+            "--validation_fraction 0: the complexity of the classifier is chosen on validation; leave it out"
+        )
     for frozen in ("freeze_encoders", "freeze_encoder"):
         if flags.get("lora_r") and flags.get(frozen) and values.do_train:
             raise SerError(f"--lora_r {values.lora_r}: adapts the encoders; it needs --{frozen} false")
@@ -314,6 +333,7 @@ def help_text(system: System, doc: str) -> str:
             action.help += f" (default: {_shown(action.default)})".replace("%", "%%")
         action.metavar = None if action.choices else "true|false" if action.const else ""
     changed = ", ".join(f"{key}={word(value)}" for key, value in system.training_defaults.items())
-    training = "And every flag of transformers.TrainingArguments (--help_all lists them), with these defaults of ours:"
+    flags = "every flag" if system.training_flags is None else ", ".join(f"--{name}" for name in system.training_flags)
+    training = f"And {flags} of transformers.TrainingArguments (--help_all lists them), with these defaults of ours:"
     parser.epilog = f"{training}\n  {changed}\n"
     return parser.format_help()

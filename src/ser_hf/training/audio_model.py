@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
-from transformers import AutoConfig
+from transformers import AutoConfig, TrainingArguments
 
 from ..data.augmentation import Augmentation
 from ..data.collators import SpeechCollator
@@ -17,7 +17,8 @@ from ..models import SerConfig, SerForAudioClassification
 from ..models.encoders import describe_audio, load_extractor, longest_clip, transformer_layers
 from .encoder_states import StateCollator, States, check_states, encode, with_shifts
 from .hub import check_labels, label_maps, load_finetuned
-from .settings import AudioRegressionSettings, ClipArguments, EncoderArguments, HeadArguments, WindowArguments
+from .settings import ClipArguments, EncoderArguments, HeadArguments
+from .speakers import check_whole_clips
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,13 @@ def _freeze_layers(model: SerForAudioClassification, count: int) -> None:
     model.freeze_layers(count)
 
 
-def check_lengths(model: SerForAudioClassification, parts: Mapping[str, Dataset], clips: ClipArguments) -> None:
-    """Raises SerError if a clip is longer than the encoder reads (Whisper: 30 s)."""
+def check_lengths(
+    model: SerForAudioClassification,
+    parts: Mapping[str, Dataset],
+    clips: ClipArguments,
+    instead: str = "give --window_seconds or --max_seconds",
+) -> None:
+    """Raises SerError if a clip is longer than the encoder reads (Whisper: 30 s); `instead` is what to do then."""
     limit = longest_clip(model.config.audio_config)
     if limit is None or (clips.max_seconds is not None and clips.max_seconds <= limit):
         return
@@ -93,19 +99,7 @@ def check_lengths(model: SerForAudioClassification, parts: Mapping[str, Dataset]
     if long:
         seconds, name = max(long)
         kind, count = model.config.audio_config.model_type, f"{len(long)} clips are longer, {name} the longest"
-        raise SerError(
-            f"{kind} reads {limit:g} s and {count} ({seconds:.1f} s): give --window_seconds or --max_seconds"
-        )
-
-
-def check_whole_clips(speaker_norm: bool, clips: ClipArguments, windows: WindowArguments) -> None:
-    """Raises SerError if clips are cut or zero-padded and `speaker_norm`: the mean of a speaker's windows or crops is
-    not that of whole clips."""
-    lengths = {"window_seconds": windows.window_seconds, **vars(clips)}
-    for flag in ("window_seconds", "max_seconds", "min_seconds"):
-        if speaker_norm and lengths[flag]:
-            why = "speakers' means are those of whole clips; not with --speaker_norm"
-            raise SerError(f"--{flag} {lengths[flag]}: {why}")
+        raise SerError(f"{kind} reads {limit:g} s and {count} ({seconds:.1f} s): {instead}")
 
 
 def speech_collators(
@@ -137,14 +131,18 @@ def with_copies(train: Dataset, speeds: list[float] | None) -> Dataset:
 
 
 def probe_states(
-    model: SerForAudioClassification, extractor, parts: Mapping[str, Dataset], settings: AudioRegressionSettings
+    model: SerForAudioClassification,
+    extractor,
+    parts: Mapping[str, Dataset],
+    clips: ClipArguments,
+    training: TrainingArguments,
+    budget: float | None,  # padded seconds of audio per batch
 ) -> States:
     """The hidden states of a frozen encoder for every utterance of all parts, encoded once and cached; the model's
     scale is measured on those of train. Raises SerError: clips are cut, and `--speaker_norm` needs whole ones."""
-    by_speaker = model.config.speaker_norm
-    check_whole_clips(by_speaker, settings.clips, settings.windows)
-    states = encode(model, extractor, parts, settings.clips, settings.training, settings.batches.budget)
-    states = with_shifts(states, parts) if by_speaker else states
+    check_whole_clips(model.config.speaker_norm, clips, windowed="window_start" in parts["train"].column_names)
+    states = encode(model, extractor, parts, clips, training, budget)
+    states = with_shifts(states, parts) if model.config.speaker_norm else states
     unread = parts["train"].select_columns([name for name in StateCollator.columns if name in parts["train"].features])
     model.ser_scale.fit(states.find("audio", row) for row in unread)
     check_states(model, states, parts["test"].select(range(min(8, len(parts["test"])))))

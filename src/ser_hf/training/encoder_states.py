@@ -23,12 +23,12 @@ from ..data import audio
 from ..data.augmentation import speed
 from ..data.batching import evaluation_batches
 from ..data.cache import Store, clip_name, content_hash, settings_folder
-from ..errors import SerError
 from ..models import SerForAudioClassification, SerFusionForClassification
 from ..models.encoders import audio_states, describe_audio, extract, layer_count, padding_sensitive
 from ..models.pooling import pool_layers
 from ..models.text_cleaning import clean_text
 from .settings import ClipArguments
+from .speakers import check_speakers
 
 MODALITIES = ("audio", "text")
 BATCH_CHARACTERS = 16384  # padded length of a batch of texts: about 4000 tokens
@@ -253,11 +253,10 @@ def voice(row: dict) -> tuple:
 def with_shifts(states: States, parts: Mapping[str, Dataset]) -> States:
     """States relative to their speaker: to the mean over all of the speaker's clips, each with equal weight. No label
     is read. Raises SerError: an utterance has no speaker."""
+    check_speakers(parts)
     sums, counts = {}, Counter()
     for rows in parts.values():
         for row in rows.select_columns([name for name in StateCollator.columns if name in rows.column_names]):
-            if row["speaker"] is None:
-                raise SerError("--speaker_norm: not every utterance has a speaker; leave it out")
             mean = states.find("audio", row).double().mean(dim=1, keepdim=True)
             sums[voice(row)] = sums.get(voice(row), 0) + mean
             counts[voice(row)] += 1

@@ -22,7 +22,7 @@ from ..errors import SerError
 from ..models import SerConfig, SerForAudioClassification
 from ..models.encoders import example, longest_clip
 from .record import without_folders
-from .settings import CHECKPOINTS
+from .settings import MAYBE_CHECKPOINTS
 
 # The files of a run that may be published. predictions.parquet may not: it holds the corpus's labels and ids.
 PUBLISHED = ("*.safetensors", "*.json", "*.py", "README.md", "run.yaml", "figures/*.png", "vocab.txt", "merges.txt")
@@ -194,7 +194,7 @@ def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
                 shutil.copyfile(file, target)
         run_yaml = Path(staging) / "run.yaml"
         if run_yaml.exists():
-            named = (*CHECKPOINTS, "dataset")
+            named = (*MAYBE_CHECKPOINTS, "dataset")
             flags = {
                 key: without_folders(str(value)) if key in named else value
                 for key, value in yaml.safe_load(run_yaml.read_text()).items()

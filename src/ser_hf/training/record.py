@@ -5,7 +5,7 @@ import os
 import platform
 import shlex
 import subprocess
-from collections import Counter
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -87,17 +87,14 @@ DETAILS = {
     "ser": "{pooling} pooling, {head} head",
     "ser_fusion": "{fusion} fusion of {pooling}-pooled audio and {text_pooling}-pooled text",
     "ser_spectrogram": "{arch} with {weights} weights",
+    "ser_functionals": "a linear classifier ({classifier}) of standardised features",
 }
-
-
-def speaker_remark(splits: DatasetDict) -> str:
-    """A line on the number of utterances by which test speakers are normalised."""
-    utterances = Counter(speaker for rows in splits.values() for speaker in rows["speaker"])
-    counts = [utterances[speaker] for speaker in set(splits["test"]["speaker"])]
-    return (
-        f"SPEAKER-NORMALISED: features are relative to each speaker's mean, in test of {min(counts)} to "
-        f"{max(counts)} utterances; do not compare with systems that read one clip of an unknown speaker"
-    )
+# What speaker-normalised features are relative to, by the model type.
+RELATIVE_TO = {
+    "ser": "mean",
+    "ser_spectrogram": "mean spectrum",
+    "ser_functionals": "mean and standard deviation",
+}
 
 
 def describe_model(
@@ -112,16 +109,19 @@ def describe_model(
     published = [name for name in checkpoints if not Path(name).exists()]
     encoder = " + ".join(name if name in published else _public_name(Path(name)) for name in checkpoints)
     base = getattr(model.config, "audio_config", None) or model.config
+    start = (
+        f"{base.feature_set} functionals of openSMILE" if hasattr(base, "feature_set") else f"random {base.model_type}"
+    )
     details = DETAILS.get(model.config.model_type, "its own head").format(**model.config.to_dict())
     if lora_rank:
         details += f", fine-tuned by LoRA of rank {lora_rank} (merged; the adapter alone is in adapter/)"
     if speaker_normalised:
-        details += ", relative to each speaker's mean"
+        details += f", features relative to each speaker's {RELATIVE_TO[model.config.model_type]}"
     return {
         "class": saved.__name__,
         "stock": saved.__module__.startswith("transformers."),
         "task": task,
-        "encoder": encoder or f"random {base.model_type}",
+        "encoder": encoder or start,
         "published_encoders": published,
         "details": details,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -184,8 +184,9 @@ def commit() -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that can change a figure."""
-    packages = ("torch", "transformers", "datasets", "accelerate", "soundfile", "soxr", "numpy")
+    """Versions of the packages that can change a figure; openSMILE's where it is used."""
+    packages = ("torch", "transformers", "datasets", "accelerate", "soundfile", "soxr", "numpy", "scikit-learn")
+    packages += ("opensmile",) if "opensmile" in sys.modules else ()
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 

@@ -268,6 +268,7 @@ def finish(
     others: dict[str, "np.ndarray"] | None = None,  # logits on test of systems to compare with, by name
     remarks: Sequence[str] = (),  # lines of the report
     model: "PreTrainedModel | None" = None,  # the model to save, where the trainer's is only a part of it
+    validation: "np.ndarray | None" = None,  # logits on validation, where the model to save was fitted on it too
     speaker_normalised: bool = False,
 ) -> dict:
     """Score test once, save the selected model and its report, print the report, push if asked; returns the results."""
@@ -286,7 +287,7 @@ def finish(
         return trainer.predict(rows).predictions if len(rows) else None
 
     # 1. All processes predict; the first one goes on alone.
-    test, validation = predict("test"), predict("validation")
+    test, validation = predict("test"), predict("validation") if validation is None else validation
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if training.process_index != 0:
         return {}

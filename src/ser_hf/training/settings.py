@@ -56,6 +56,8 @@ FUSIONS = names_in("models/configuration_fusion.py", "FUSIONS")
 TEXT_POOLINGS = names_in("models/pooling.py", "TEXT_POOLINGS")
 ARCHS = names_in("models/configuration_spectrogram.py", "WIDTHS")
 CLEANINGS = names_in("models/text_cleaning.py", "TEXT_CLEANING")
+FEATURE_SETS = names_in("models/configuration_functionals.py", "FEATURE_SETS")
+CLASSIFIERS = names_in("models/configuration_functionals.py", "CLASSIFIERS")
 LOSSES = names_in("training/losses.py", "LOSSES")
 COMBINATIONS = ("mean", "max", "vote", "attention")
 
@@ -226,6 +228,28 @@ class FeatureArguments:
 
 
 @dataclass(frozen=True)
+class VectorArguments:
+    """The vector of a clip that is classified."""
+
+    model_name_or_path: str | None = _flag(None, "Trained model to score, with --do_train false: Hub id or folder.")
+    features: str = _of_new(
+        FEATURE_SETS[0], f"openSMILE's {' or '.join(FEATURE_SETS)}, or an encoder that is frozen: Hub id or folder."
+    )
+    layers: list[int] | None = _of_new(None, "Hidden states of the encoder, 0 before the first layer; all if unset.")
+    speaker_norm: bool | None = _flag(None, "Standardise by speaker first, in test too. Known speakers only.")
+
+
+@dataclass(frozen=True)
+class ClassifierArguments:
+    """The linear classifier."""
+
+    classifier: str = _of_new(
+        "svm", "svm: linear, one against rest. logistic: multinomial regression.", choices=CLASSIFIERS
+    )
+    class_weights: str = _of_new("none", "Weigh classes by inverse frequency in train.", choices=("none", "balanced"))
+
+
+@dataclass(frozen=True)
 class LossArguments:
     """The loss."""
 
@@ -297,7 +321,6 @@ class Settings:
     or the command line, as in `run.yaml`."""
 
     data: DataArguments
-    loss: LossArguments
     run: RunArguments
     training: "TrainingArguments"
     overrides: dict[str, Any]
@@ -313,6 +336,7 @@ class Settings:
 class AudioRegressionSettings(Settings):
     """A speech encoder under a head, for values or several labels."""
 
+    loss: LossArguments
     clips: ClipArguments
     windows: WindowArguments
     encoder: EncoderArguments
@@ -336,6 +360,7 @@ class AudioSettings(AudioRegressionSettings):
 class SpectrogramSettings(Settings):
     """A network over spectrograms."""
 
+    loss: LossArguments
     clips: ClipArguments
     windows: WindowArguments
     network: NetworkArguments
@@ -348,9 +373,24 @@ class SpectrogramSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClassicalSettings(Settings):
+    """A linear classifier of one vector per clip."""
+
+    vectors: VectorArguments
+    classifier: ClassifierArguments
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """The checkpoints that the flags name, by flag: `--features` too, unless it is openSMILE's."""
+        features = {} if self.vectors.features in FEATURE_SETS else {"features": self.vectors.features}
+        return super().checkpoints | features
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextSettings(Settings):
     """A text model."""
 
+    loss: LossArguments
     encoder: TextEncoderArguments
     text: TextArguments
     lora: LoraArguments
@@ -362,6 +402,7 @@ class TextSettings(Settings):
 class FusionSettings(Settings):
     """An audio and a text encoder, fused."""
 
+    loss: LossArguments
     clips: ClipArguments
     fusion: FusionArguments
     text: TextArguments
@@ -370,8 +411,13 @@ class FusionSettings(Settings):
     batches: BatchArguments
 
 
+# The flags of TrainingArguments that mean something where scikit-learn fits a classifier.
+FITTING_FLAGS = ("output_dir", "do_train", "seed", "use_cpu", "disable_tqdm")
+FITTING_FLAGS += ("push_to_hub", "hub_model_id", "hub_private_repo")
 # The flags that name checkpoints.
 CHECKPOINTS = ("model_name_or_path", "audio_model", "text_model")
+# And `--features`, which may.
+MAYBE_CHECKPOINTS = (*CHECKPOINTS, "features")
 # Where these recipes differ from transformers' TrainingArguments.
 TRAINING_DEFAULTS = {
     "eval_strategy": "epoch",
@@ -406,13 +452,19 @@ class System:
     defaults: dict[str, Any] = field(default_factory=dict)
     defaults_with: dict[tuple[str, Any], dict[str, Any]] = field(default_factory=dict)
     checkpoint: str | None = None  # the default if neither a checkpoint nor `--model_type` is named; None: random
+    training_flags: tuple[str, ...] | None = None  # the flags of TrainingArguments that it has; None: all
 
     @property
     def reads_audio(self) -> bool:
         """Whether every utterance must have audio."""
-        return "clips" in self.settings.__dataclass_fields__
+        return not {"clips", "vectors"}.isdisjoint(self.settings.__dataclass_fields__)
 
     @property
     def training_defaults(self) -> dict[str, Any]:
         """Defaults of TrainingArguments that are not transformers' own."""
-        return {**TRAINING_DEFAULTS, **self.defaults}
+        defaults = {**TRAINING_DEFAULTS, **self.defaults}
+        return {
+            name: value
+            for name, value in defaults.items()
+            if self.training_flags is None or name in self.training_flags
+        }

@@ -19,9 +19,9 @@ from ..data.cache import Store, clip_name, settings_folder
 from ..data.collators import SpeechCollator
 from ..errors import SerError
 from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
-from .audio_model import check_whole_clips
 from .hub import check_labels, label_maps, reason
 from .settings import ClipArguments, FeatureArguments, NetworkArguments, WindowArguments
+from .speakers import check_speakers, check_whole_clips
 
 logger = logging.getLogger("ser_hf")
 
@@ -89,7 +89,7 @@ def by_speaker(
     """Whether features are speaker-normalised: `--speaker_norm`, by default as the checkpoint has it. Raises SerError:
     clips are cut or zero-padded: the mean of a speaker's windows or crops is not that of whole clips."""
     relative = extractor.mean_spectrum is not None if speaker_norm is None else speaker_norm
-    check_whole_clips(relative, clips, windows)
+    check_whole_clips(relative, clips, windowed=windows.window_seconds is not None)
     return relative
 
 
@@ -212,10 +212,8 @@ def feature_collators(
     training at random). Raises SerError: with `relative`, an utterance has no speaker; AudioError: an unreadable clip.
     """
     same = {"min_seconds": clips.min_seconds, "max_seconds": clips.max_seconds, "seed": training.seed}
-    speakers = [speaker for rows in parts.values() for speaker in rows["speaker"]] if relative else []
-    if None in speakers:
-        count = f"{speakers.count(None)} of {len(speakers)} utterances have no speaker"
-        raise SerError(f"--speaker_norm: {count}; --speaker_norm false goes without")
+    if relative:
+        check_speakers(parts)
     store = None
     if clips.max_seconds is None:  # scaling is applied when features are read, and is not part of the cache
         scaling = ("auto_map", "mean_spectrum", "normalize", "padding_value")

@@ -1,0 +1,321 @@
+"""A linear classifier, fitted by scikit-learn, of one vector per clip: openSMILE's functionals, or the hidden states of
+a frozen encoder. Vectors are computed once per clip and cached."""
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, TrainingArguments
+
+from ..data.audio import read_clip
+from ..data.cache import Store, settings_folder
+from ..errors import SerError
+from ..evaluation.metrics import classification_metrics
+from ..models import (
+    SerForAudioClassification,
+    SerForFunctionalsClassification,
+    SerFunctionalsConfig,
+    SerFunctionalsFeatureExtractor,
+)
+from ..models.configuration_functionals import FEATURE_SETS
+from ..models.feature_extraction_functionals import statistics
+from .audio_model import audio_model, check_lengths, probe_states
+from .encoder_states import StateCollator
+from .hub import check_labels, label_maps
+from .settings import ClassifierArguments, ClipArguments, VectorArguments
+from .speakers import check_speakers
+
+# The choice on validation and the second fit on train and validation are those of the baselines of the INTERSPEECH
+# challenges (Schuller et al. 2019, "The INTERSPEECH 2019 Computational Paralinguistics Challenge"), and so is the grid
+# from 1e-5 to 1. They scale features to 0 to 1; standardised ones have about a hundred times the variance, and C goes
+# down as far.
+COMPLEXITIES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+ABSENT = -1e6  # logit of a class that no fitted utterance has: far below every decision value
+WRITE_EVERY = 256  # clips per file of the cache
+BUDGET = 36.0  # padded seconds of audio in a batch of an encoder, as in the audio recipes
+
+
+def check_vectors(flags: VectorArguments, train: bool = True) -> None:
+    """Check flags before anything is loaded. Raises SerError: openSMILE is not installed; no such features; a flag that
+    does nothing with these features; a model to be trained that already is."""
+    name, features = flags.model_name_or_path, flags.features
+    if name and train:
+        why = "a classifier is fitted anew; a trained one is scored with --do_train false"
+        raise SerError(f"--model_name_or_path {name}: {why}")
+    if features in FEATURE_SETS:
+        if flags.layers:
+            shown = " ".join(map(str, flags.layers))
+            raise SerError(f"--layers {shown}: {features} has no layers, an encoder has; leave it out")
+        if find_spec("opensmile") is None:
+            raise SerError(f"--features {features}: needs openSMILE: pip install ser-hf[classical]")
+    elif "/" not in features and not Path(features).is_dir():
+        raise SerError(f"--features {features}: choose {', '.join(FEATURE_SETS)}, or an encoder: Hub id or folder")
+    elif flags.speaker_norm:
+        raise SerError("--speaker_norm true: for openSMILE's functionals, not for hidden states; leave it out")
+
+
+# ---- functionals
+
+
+@dataclass(frozen=True)
+class _Keywords(VectorArguments, ClassifierArguments):
+    """The keywords of `functionals_model`."""
+
+
+def functionals_model(
+    label_names: list[str],  # in index order
+    **keywords: Any,  # the fields of `settings.VectorArguments` and `ClassifierArguments`
+) -> tuple[SerForFunctionalsClassification, SerFunctionalsFeatureExtractor, bool]:
+    """A classifier that is not fitted yet, or a trained one (`model_name_or_path`), its feature extractor, and whether
+    features are speaker-normalised: by `speaker_norm`, which defaults to what the trained model has.
+    Raises SerError: checkpoint not found, of another kind, with other labels, or without speaker normalisation."""
+    flags = _Keywords(**keywords)
+    name, speaker_norm = flags.model_name_or_path, flags.speaker_norm
+    if not name:
+        size = FEATURE_SETS[flags.features]
+        speaker = {"speaker_mean": [0.0] * size, "speaker_scale": [1.0] * size} if speaker_norm else {}
+        config = {"feature_set": flags.features, "classifier": flags.classifier, **label_maps(label_names)}
+        config["problem_type"] = "single_label_classification"
+        model = SerForFunctionalsClassification(SerFunctionalsConfig(**config))
+        return model, SerFunctionalsFeatureExtractor(flags.features, **speaker), bool(speaker_norm)
+    try:
+        kind = SerFunctionalsConfig.get_config_dict(name)[0].get("model_type")
+        if kind != SerFunctionalsConfig.model_type:
+            raise ValueError(f"a model of type {kind}, which is scored by the recipe of its encoder (wav2vec2_cls.py)")
+        extractor = SerFunctionalsFeatureExtractor.from_pretrained(name)
+        model = SerForFunctionalsClassification.from_pretrained(name)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        raise SerError(f"--model_name_or_path {name}: {' '.join(str(error).split())}") from None
+    check_labels(model.config, label_names, name)
+    if speaker_norm and extractor.speaker_values is None:
+        raise SerError(f"--speaker_norm: {name} was trained without it, and must be trained anew")
+    return model, extractor, extractor.speaker_values is not None if speaker_norm is None else speaker_norm
+
+
+class FunctionalsCollator:
+    """Rows with `audio_hash`, `speaker` and `label` to a batch of cached functionals. `speakers` are the `statistics`
+    of each speaker, if features are speaker-normalised; the extractor's own are not used then."""
+
+    columns = ("id", "audio_hash", "speaker", "label")
+
+    def __init__(
+        self,
+        extractor: SerFunctionalsFeatureExtractor,
+        store: Store,
+        speakers: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
+    ):
+        self.extractor, self.store, self.speakers = extractor, store, speakers or {}
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        """`input_features` `(batch, functionals)` and `labels` `(batch,)`."""
+        values = [
+            self.extractor.scaled(self.store[row["audio_hash"]].numpy(), self.speakers.get(row["speaker"]))
+            for row in rows
+        ]
+        features = torch.from_numpy(np.stack(values))
+        return {"input_features": features, "labels": torch.tensor([row["label"] for row in rows])}
+
+
+def compute(store: Store, rows: Dataset, extractor: SerFunctionalsFeatureExtractor, title: str | None = None) -> int:
+    """Compute the functionals that the cache lacks, of each distinct clip once; returns their number. `title` is of the
+    progress bar, None shows none. Raises AudioError if a clip cannot be read."""
+    names = rows["audio_hash"][:]
+    missing, audio = store.missing(names), rows.select_columns("audio")
+    with tqdm(total=len(missing), desc=title, unit=" clips", disable=title is None, leave=False) as bar:
+        for first in range(0, len(missing), WRITE_EVERY):
+            block = {}
+            for row in missing[first : first + WRITE_EVERY]:
+                samples = read_clip(audio[row]["audio"], extractor.sampling_rate)
+                block[names[row]] = torch.from_numpy(extractor.unscaled(samples))
+                bar.update()
+            store.add(block)
+    return len(missing)
+
+
+def speaker_statistics(parts: Mapping[str, Dataset], store: Store) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The mean and standard deviation of each functional over all clips of each speaker in all parts.
+
+    Speaker normalisation (Schuller et al. 2010, "Cross-Corpus Acoustic Emotion Recognition: Variances and Strategies").
+    No label is read. Users of the model need clips of their speaker too (`adapted`)."""
+    values = {}
+    for rows in parts.values():
+        for name, speaker in zip(rows["audio_hash"], rows["speaker"], strict=True):
+            values.setdefault(speaker, []).append(store[name].numpy())
+    return {speaker: statistics(np.stack(clips)) for speaker, clips in values.items()}
+
+
+def functionals_of(
+    extractor: SerFunctionalsFeatureExtractor,
+    splits: Mapping[str, Dataset],
+    training: TrainingArguments,  # the first process fills the cache
+    *,
+    relative: bool = False,  # whether features are speaker-normalised
+) -> tuple[SerFunctionalsFeatureExtractor, FunctionalsCollator, int]:
+    """The extractor to save, a collator over the functionals of all parts, and how many were computed now. With
+    `relative` and in training the extractor's speaker is the average speaker of train and validation.
+    Raises SerError: with `relative`, an utterance has no speaker; AudioError: an unreadable clip."""
+    if relative:
+        check_speakers(splits)
+    # The package's version stands for the code that computes them.
+    store = Store(settings_folder("functionals", extractor.feature_set, extractor.sampling_rate, version("opensmile")))
+    with training.main_process_first():
+        title = None if training.disable_tqdm or training.process_index else f"{extractor.feature_set} functionals"
+        computed = sum(compute(store, rows, extractor, title) for rows in splits.values() if len(rows))
+    if not relative:
+        return extractor, FunctionalsCollator(extractor, store), computed
+    speakers = speaker_statistics(splits, store)
+    if training.do_train:
+        fitted = sorted({name for part in ("train", "validation") for name in splits[part]["speaker"]})
+        average = (np.mean([speakers[name][which] for name in fitted], axis=0) for which in (0, 1))
+        extractor = copy.deepcopy(extractor)
+        extractor.speaker_mean, extractor.speaker_scale = (each.tolist() for each in average)
+    return extractor, FunctionalsCollator(extractor, store, speakers), computed
+
+
+# ---- hidden states
+
+
+def encoder_model(
+    label_names: list[str],  # in index order
+    splits: Mapping[str, Dataset],
+    features: str,  # Hub id or folder of an encoder
+    layers: list[int] | None,  # the hidden states that are read; None: all
+    training: TrainingArguments,
+) -> tuple[SerForAudioClassification, Any, StateCollator]:
+    """A frozen encoder under a linear classifier that is not fitted yet, its feature extractor, and a collator over the
+    hidden states of all parts: each layer's mean over real frames, one layer after another.
+    Raises SerError: checkpoint not found or no such encoder, no such layer, a clip longer than the encoder reads."""
+    head = {"pooling": "mean", "head": "linear", "head_size": len(label_names), "layer_mix": "concat"}
+    model, extractor = audio_model(label_names, model_name_or_path=features, freeze_encoder=True, layers=layers, **head)
+    check_lengths(model, splits, ClipArguments(), instead="choose another encoder")
+    return model, extractor, StateCollator(probe_states(model, extractor, splits, ClipArguments(), training, BUDGET))
+
+
+# ---- the classifier
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear classifier of vectors that are standardised first, in float32, as the saved models compute it."""
+
+    mean: torch.Tensor  # `(dim,)`
+    scale: torch.Tensor
+    weight: torch.Tensor  # `(labels, dim)`
+    bias: torch.Tensor  # `(labels,)`
+
+    def logits(self, vectors: torch.Tensor) -> torch.Tensor:
+        """`(rows, labels)` of `(rows, dim)`."""
+        return (vectors - self.mean) / self.scale @ self.weight.T + self.bias
+
+
+def fit_linear(
+    vectors: torch.Tensor,  # `(rows, dim)`
+    labels: torch.Tensor,  # `(rows,)`
+    num_labels: int,
+    complexity: float,
+    flags: ClassifierArguments,
+    seed: int,
+) -> Linear:
+    """A classifier that scikit-learn has fitted to vectors, which are standardised over these rows. Logits are its
+    decision values, of the SVM one per class; for two classes plus and minus half of the only one, so that a softmax
+    gives logistic regression's probabilities there too."""
+    mean, scale = (torch.from_numpy(each) for each in statistics(vectors.numpy()))
+    kind = {"svm": LinearSVC, "logistic": LogisticRegression}[flags.classifier]
+    weights = None if flags.class_weights == "none" else flags.class_weights
+    estimator = kind(C=complexity, class_weight=weights, max_iter=1000, random_state=seed)
+    estimator.fit(((vectors - mean) / scale).double().numpy(), labels.numpy())
+    rows, offsets = torch.from_numpy(estimator.coef_).float(), torch.from_numpy(estimator.intercept_).float()
+    if len(rows) == 1:  # two classes
+        rows, offsets = (torch.cat([-half, half]) for half in (rows / 2, offsets / 2))
+    weight, bias = torch.zeros(num_labels, vectors.shape[1]), torch.full((num_labels,), ABSENT)
+    weight[estimator.classes_], bias[estimator.classes_] = rows, offsets
+    return Linear(mean, scale, weight, bias)
+
+
+def choose(
+    splits: Mapping[str, Dataset],
+    collator: FunctionalsCollator | StateCollator,
+    num_labels: int,
+    flags: ClassifierArguments,
+    seed: int,
+) -> tuple[Linear, dict[str, Any], np.ndarray]:
+    """Choose the complexity of `COMPLEXITIES` with the best UAR on validation, of equal ones the least, by fitting
+    train; then fit train and validation together. Returns the fitted classifier, the training's part of `results.json`,
+    and the logits on validation of what was fitted to train alone. Raises SerError: train has one class."""
+    started = time.perf_counter()
+    train, validation = (_vectors(collator, splits[part]) for part in ("train", "validation"))
+    if len(train[1].unique()) < 2:
+        raise SerError("train has utterances of one class only: choose other --labels or another --fold")
+    logits, uars = {}, {}
+    for complexity in COMPLEXITIES:
+        logits[complexity] = fit_linear(*train, num_labels, complexity, flags, seed).logits(validation[0]).numpy()
+        answers = logits[complexity].argmax(axis=1)
+        uars[complexity] = classification_metrics(validation[1].numpy(), answers, num_labels)["uar"]
+    best = max(uars, key=uars.get)
+    both = [torch.cat(pair) for pair in zip(train, validation, strict=True)]
+    linear = fit_linear(*both, num_labels, best, flags, seed)
+    record = {
+        "classifier": flags.classifier,
+        "complexity": best,
+        "selected_by": "uar",
+        "best_validation": uars[best],
+        "validation_uar": {f"{complexity:g}": uar for complexity, uar in uars.items()},
+        "utterances": len(both[1]),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    return linear, record, logits[best]
+
+
+def _vectors(collator: FunctionalsCollator | StateCollator, rows: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
+    """The vectors `(rows, dim)` and labels `(rows,)` of all rows."""
+    batch = collator(list(rows.select_columns([name for name in collator.columns if name in rows.column_names])))
+    if isinstance(collator, StateCollator):  # (rows, layers, 1, dim)
+        return batch["audio_states"].flatten(1).float(), batch["labels"]
+    return batch["input_features"], batch["labels"]
+
+
+@torch.no_grad()
+def put_linear(
+    linear: Linear, model: SerForFunctionalsClassification | SerForAudioClassification, complexity: float
+) -> PreTrainedModel:
+    """The model with a fitted classifier. An encoder's head has two linear layers: the second becomes the identity."""
+    if isinstance(model, SerForFunctionalsClassification):
+        model.config.complexity = complexity
+        scale, layer = (model.mean, model.scale), model.ser_classifier
+    else:
+        scale, layer = (model.ser_scale.mean, model.ser_scale.std), model.ser_projector
+        model.ser_classifier.weight.copy_(torch.eye(model.config.num_labels))
+        model.ser_classifier.bias.zero_()
+    for target, values in zip(scale, (linear.mean, linear.scale), strict=True):
+        target.copy_(values.view_as(target))
+    layer.weight.copy_(linear.weight)
+    layer.bias.copy_(linear.bias)
+    return model
+
+
+def classifier_remarks(model: PreTrainedModel, trained: Mapping[str, Any] | None) -> list[str]:
+    """Lines on the layers of an encoder, on the choice of the complexity, where the classifier was fitted now, and on
+    an SVM's scores."""
+    lines = []
+    if isinstance(model, SerForAudioClassification):
+        layers = ", ".join(map(str, model.config.read_layers))
+        lines.append(f"the encoder is frozen; layers {layers} of its hidden states, mean over frames, are classified")
+    if trained:
+        grid = f"C = {trained['complexity']:g} of {COMPLEXITIES[0]:g} to {COMPLEXITIES[-1]:g}"
+        chosen = f"has the best UAR on validation, {trained['best_validation']:.3f}, fitted to train"
+        both = f"then train and validation together ({trained['utterances']} utterances) were fitted"
+        lines.append(f"{grid} {chosen}; {both}")
+    if (trained["classifier"] if trained else model.config.classifier) == "svm":
+        lines.append("scores are a softmax of the SVM's decision values: they rank labels, and are no probabilities")
+    return lines

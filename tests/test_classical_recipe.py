@@ -1,0 +1,512 @@
+"""Functionals and their linear classifier: by hand, cached, fitted as scikit-learn does, saved as fitted.
+
+python -m pytest tests/test_classical_recipe.py -m "not slow"
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+from safetensors.torch import load_file, save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+from transformers import TrainingArguments, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+from conftest import REPO, run_recipe, settings_of, tiny_config
+from fakes import voice
+from ser_hf import SerError, load_corpus
+from ser_hf.cli import main as console
+from ser_hf.models import (
+    SerForAudioClassification,
+    SerForFunctionalsClassification,
+    SerFunctionalsConfig,
+    SerFunctionalsFeatureExtractor,
+)
+from ser_hf.models.configuration_functionals import CLASSIFIERS, FEATURE_SETS
+from ser_hf.training import classical_model as classical
+from ser_hf.training.settings import ClassifierArguments, VectorArguments
+
+EGEMAPS = FEATURE_SETS["eGeMAPSv02"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six speakers, clips of 0.5 to 1.1 s: a high voice is angry, a low one neutral."""
+    root = tmp_path_factory.mktemp("calls")
+    rows = []
+    for speaker in range(6):
+        for take in range(4):
+            file = voice(root / f"s{speaker}_{take}.wav", 0.5 + 0.2 * take, seed=speaker * 10 + take)
+            rows.append((file.name, ("angry", "neutral")[(take + speaker) % 2], f"s{speaker}"))
+    pd.DataFrame(rows, columns=["file_name", "label", "speaker"]).to_csv(root / "metadata.csv", index=False)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+
+
+def by_speaker(folder: Path) -> dict:
+    """Train of three speakers, validation of one, test of two."""
+    rows = load_corpus(str(folder))
+    names = np.array(rows["speaker"])
+    parts = {"train": ("s0", "s1", "s2"), "validation": ("s3",), "test": ("s4", "s5")}
+    return {part: rows.select(np.flatnonzero(np.isin(names, speakers))) for part, speakers in parts.items()}
+
+
+def functionals(extractor, parts, relative=False, do_train=True):
+    training = TrainingArguments("unused", use_cpu=True, do_train=do_train, disable_tqdm=True)
+    return classical.functionals_of(extractor, parts, training, relative=relative)
+
+
+def config_of(labels: int = 3, **config) -> SerFunctionalsConfig:
+    return SerFunctionalsConfig(num_labels=labels, **config)
+
+
+def rows_of(labels: int, rows: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random functionals of very different sizes, a constant one, and labels that depend on them."""
+    generator = np.random.default_rng(seed)
+    truth = generator.integers(labels, size=rows)
+    features = generator.normal(size=(rows, EGEMAPS)) + truth[:, None] * generator.normal(size=EGEMAPS) / 2
+    features = features * 10.0 ** generator.integers(-3, 4, size=EGEMAPS) + 5
+    features[:, 7] = 3.3
+    return torch.from_numpy(features.astype(np.float32)), torch.from_numpy(truth)
+
+
+# ---- functionals
+
+
+@pytest.mark.parametrize("feature_set", FEATURE_SETS)
+def test_functionals_are_those_of_opensmile(folder, feature_set):
+    import opensmile
+
+    kind = getattr(opensmile.FeatureSet, feature_set)
+    smile = opensmile.Smile(feature_set=kind, feature_level=opensmile.FeatureLevel.Functionals)
+    clips = [sf.read(folder / f"s0_{take}.wav", dtype="float32")[0] for take in (0, 2)]
+    extractor = SerFunctionalsFeatureExtractor(feature_set)
+    batch = extractor(clips, sampling_rate=16000, return_tensors="pt")
+    assert list(batch) == ["input_features"] and batch["input_features"].shape == (2, FEATURE_SETS[feature_set])
+    for clip, values in zip(
+        clips, batch["input_features"], strict=True
+    ):  # clips of two lengths do not change each other
+        assert np.array_equal(values.numpy(), smile.process_signal(clip, 16000).to_numpy()[0])
+        assert np.array_equal(extractor(clip)["input_features"][0], values.numpy())
+    short = extractor(clips[0][:300])["input_features"]  # openSMILE needs 60 ms
+    assert np.isfinite(short).all() and np.array_equal(
+        short, extractor(np.pad(clips[0][:300], (0, 660)))["input_features"]
+    )
+    for wrong, message in ((np.zeros(0), "at least one sample"), (np.zeros((2, 2, 2)), "at least one sample")):
+        with pytest.raises(ValueError, match=message):
+            extractor([wrong])
+    with pytest.raises(ValueError, match="clips at 8000 Hz: resample them to this extractor's 16000 Hz"):
+        extractor(clips[0], sampling_rate=8000)
+
+
+def test_wrong_settings_of_the_extractor():
+    for wrong, message in (
+        ({"feature_set": "eGeMAPS"}, "feature_set 'eGeMAPS': choose one of eGeMAPSv02, ComParE_2016"),
+        ({"speaker_mean": [0.0] * 88}, "speaker_scale: must have 88 values"),
+        ({"speaker_mean": [0.0] * 3, "speaker_scale": [1.0] * 3}, "speaker_mean: must have 88 values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SerFunctionalsFeatureExtractor(**wrong)
+
+
+def test_functionals_are_kept_and_renewed(folder, tmp_path):
+    rows = load_corpus(str(folder))
+    extractor = SerFunctionalsFeatureExtractor()
+    assert functionals(extractor, {"train": rows})[2] == 24
+    _, collator, computed = functionals(extractor, {"train": rows, "test": rows.select([0])})
+    assert computed == 0
+    batch = collator([rows[5], rows[0]])
+    clips = [sf.read(folder / name, dtype="float32")[0] for name in ("s1_1.wav", "s0_0.wav")]
+    assert torch.equal(batch["input_features"], extractor(clips, return_tensors="pt")["input_features"])
+    assert batch["labels"].tolist() == [rows[5]["label"], rows[0]["label"]]
+
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for file in folder.iterdir():
+        (changed / file.name).write_bytes(file.read_bytes())
+    samples, rate = sf.read(changed / "s0_0.wav")
+    sf.write(changed / "s0_0.wav", samples * 0.5, rate)  # another clip; the others are found by their content
+    assert functionals(extractor, {"train": load_corpus(str(changed))})[2] == 1
+    assert functionals(SerFunctionalsFeatureExtractor("ComParE_2016"), {"train": rows.select([0])})[2] == 1
+
+
+def test_speakers_are_standardised_by_all_their_clips(folder):
+    """Of test too; the saved extractor has the average speaker of train and validation, `adapted` one speaker's."""
+    parts = by_speaker(folder)
+    plain = SerFunctionalsFeatureExtractor()
+    raw = {
+        n: np.stack([plain.unscaled(sf.read(folder / f"s{n}_{take}.wav")[0]) for take in range(4)]) for n in range(6)
+    }
+    expected = {}
+    for name, values in raw.items():
+        deviation = values.astype(float).std(axis=0)
+        deviation[np.ptp(values, axis=0) == 0] = 1
+        expected[name] = values.astype(float).mean(axis=0), deviation
+    zeros = SerFunctionalsFeatureExtractor(speaker_mean=[0.0] * EGEMAPS, speaker_scale=[1.0] * EGEMAPS)
+    extractor, collator, _ = functionals(zeros, parts, relative=True)
+    for part, name in (("train", 1), ("test", 4)):
+        rows = [row for row in parts[part] if row["speaker"] == f"s{name}"]
+        hand = (raw[name] - expected[name][0]) / expected[name][1]
+        assert np.allclose(collator(rows)["input_features"], hand, atol=1e-3)
+        assert np.allclose(hand.mean(axis=0), 0, atol=1e-6)
+    for which, average in enumerate((extractor.speaker_mean, extractor.speaker_scale)):
+        assert np.allclose(average, np.mean([expected[name][which] for name in range(4)], axis=0), rtol=1e-5)
+    assert zeros.speaker_mean == [0.0] * EGEMAPS  # its argument is not changed
+    assert len(extractor.speaker_values) == 2 * EGEMAPS and plain.speaker_values is None
+
+    clips = [sf.read(folder / f"s4_{take}.wav", dtype="float32")[0] for take in range(4)]
+    adapted = extractor.adapted([*clips, np.zeros(16000)])  # the silent clip is left out
+    rows = [row for row in parts["test"] if row["speaker"] == "s4"]
+    assert np.array_equal(adapted(clips)["input_features"], collator(rows)["input_features"].numpy())
+    unknown = (raw[4][0] - np.float32(extractor.speaker_mean)) / np.float32(extractor.speaker_scale)
+    assert np.allclose(extractor(clips[0])["input_features"][0], unknown)
+    for other, clips_of, message in (
+        (plain, clips, "without --speaker_norm|not trained with"),
+        (zeros, [], "no clips"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            other.adapted(clips_of)
+
+    scored, _, _ = functionals(extractor, parts, relative=True, do_train=False)
+    assert scored is extractor  # a trained model keeps its own
+    nameless = load_corpus(str(folder)).remove_columns("speaker").add_column("speaker", ["s0", None] * 12)
+    with pytest.raises(SerError, match="--speaker_norm: 12 of 24 utterances have no speaker"):
+        functionals(zeros, {"train": nameless}, relative=True)
+
+
+# ---- the classifier
+
+
+def test_the_forward_by_hand():
+    model = SerForFunctionalsClassification(config_of(2, problem_type="single_label_classification"))
+    with torch.no_grad():
+        model.mean[:], model.scale[:] = 1.0, 2.0
+        model.ser_classifier.weight.zero_()
+        model.ser_classifier.weight[1, :2] = torch.tensor([1.0, -3.0])
+        model.ser_classifier.bias[:] = torch.tensor([0.5, 0.0])
+        features = torch.ones(1, EGEMAPS)
+        features[0, :2] = torch.tensor([5.0, 3.0])  # (5 - 1) / 2 = 2, (3 - 1) / 2 = 1
+        out = model(features, labels=torch.tensor([1]))
+    assert out.logits.tolist() == [[0.5, -1.0]]  # 2 - 3
+    assert float(out.loss) == pytest.approx(np.log(1 + np.exp(1.5)))
+
+
+@pytest.mark.parametrize("labels", [2, 3])
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+def test_the_model_is_what_scikit_learn_fitted(classifier, labels):
+    features, truth = rows_of(labels)
+    values = features.numpy().astype(float)
+    deviation = values.std(axis=0)
+    deviation[7] = 1  # the constant
+    inputs = (values - values.mean(axis=0)) / deviation
+    for weight in ("none", "balanced"):
+        flags = ClassifierArguments(classifier, weight)
+        linear = classical.fit_linear(features, truth, labels, 0.01, flags, seed=3)
+        model = classical.put_linear(linear, SerForFunctionalsClassification(config_of(labels)), 0.01)
+        kind = {"svm": LinearSVC, "logistic": LogisticRegression}[classifier]
+        theirs = kind(C=0.01, class_weight=None if weight == "none" else weight, random_state=3, max_iter=1000)
+        theirs.fit(inputs, truth.numpy())
+        with torch.no_grad():
+            logits = model(features).logits
+        assert model.config.complexity == 0.01 and torch.allclose(logits, linear.logits(features), atol=1e-5)
+        decision = theirs.decision_function(inputs)
+        ours = (logits[:, 1] - logits[:, 0]).numpy() if labels == 2 else logits.numpy()
+        assert np.abs(ours - decision).max() < 1e-3  # two solutions within the solvers' tolerance
+        assert (logits.argmax(dim=1).numpy() == theirs.predict(inputs)).mean() > 0.98
+        if classifier == "logistic":
+            assert np.abs(logits.softmax(dim=1).numpy() - theirs.predict_proba(inputs)).max() < 1e-3
+
+
+def test_a_class_that_train_lacks_is_never_predicted():
+    features, truth = rows_of(2)
+    flags = ClassifierArguments(class_weights="balanced")
+    logits = classical.fit_linear(features, truth * 2 + 1, 4, 0.01, flags, seed=0).logits(features)  # classes 1 and 3
+    assert set(logits.argmax(dim=1).tolist()) == {1, 3} and (logits[:, [0, 2]] == classical.ABSENT).all()
+    assert torch.allclose(logits[:, 1], -logits[:, 3])
+
+
+def test_the_complexity_has_the_best_uar_on_validation(folder, monkeypatch):
+    """Of equal ones the least; what is returned was fitted to both parts, the returned logits are of train alone."""
+    parts, calls = by_speaker(folder), []
+    assert parts["validation"]["label"] == [1, 0, 1, 0]
+    # Predictions on the four validation clips by complexity: UAR 0.5, 0.75, 1, 1, 0.5, 0.
+    complexities = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    answers = dict(zip(complexities, ("0000", "1110", "1010", "1010", "1111", "0101"), strict=True))
+    monkeypatch.setattr(classical, "COMPLEXITIES", complexities)
+
+    def fake(vectors, labels, num_labels, complexity, flags, seed):
+        calls.append((complexity, len(vectors), labels.tolist(), num_labels, flags, seed))
+        guesses = torch.tensor([int(digit) for digit in answers[complexity]])
+        linear = classical.Linear(*[torch.zeros(1)] * 4)
+        object.__setattr__(linear, "logits", lambda rows: torch.nn.functional.one_hot(guesses, 2).float())
+        return linear
+
+    monkeypatch.setattr(classical, "fit_linear", fake)
+    _, extractor, _ = classical.functionals_model(["angry", "neutral"])
+    collator, flags = functionals(extractor, parts)[1], ClassifierArguments("logistic", "balanced")
+    _, record, logits = classical.choose(parts, collator, 2, flags, seed=5)
+    assert record["validation_uar"] == {"1e-05": 0.5, "0.0001": 0.75, "0.001": 1, "0.01": 1, "0.1": 0.5, "1": 0}
+    assert (record["complexity"], record["best_validation"], record["selected_by"]) == (1e-3, 1.0, "uar")
+    assert [call[:2] for call in calls[:6]] == [(complexity, 12) for complexity in classical.COMPLEXITIES]
+    assert calls[6:] == [(1e-3, 16, [*parts["train"]["label"], *parts["validation"]["label"]], 2, flags, 5)]
+    assert logits.argmax(axis=1).tolist() == [1, 0, 1, 0]
+    assert record["utterances"] == 16 and record["classifier"] == "logistic"
+    angry = [row for row, label in enumerate(parts["train"]["label"]) if label]
+    with pytest.raises(SerError, match="train has utterances of one class only"):
+        classical.choose({**parts, "train": parts["train"].select(angry)}, collator, 2, flags, seed=5)
+
+
+@pytest.mark.parametrize("part", ["mean", "scale", "ser_classifier.bias"])
+def test_an_incomplete_checkpoint_is_refused(part, tmp_path):
+    features, truth = rows_of(3)
+    linear = classical.fit_linear(features, truth, 3, 0.01, ClassifierArguments(), seed=0)
+    model = classical.put_linear(linear, SerForFunctionalsClassification(config_of()), 0.01)
+    model.save_pretrained(tmp_path)
+    loaded = SerForFunctionalsClassification.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(loaded(features).logits, model(features).logits)
+    weights = load_file(tmp_path / "model.safetensors")
+    assert set(weights) == {"mean", "scale", "ser_classifier.weight", "ser_classifier.bias"}
+    weights.pop(part)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"weights {part} are missing"):
+        SerForFunctionalsClassification.from_pretrained(tmp_path)
+
+
+# ---- through the command line
+
+CPU = ("--use_cpu", "true", "--disable_tqdm", "true", "--config", "none")
+
+CLEAN = """
+import json, sys, soundfile
+sys.modules["ser_hf"] = None  # importing this project is an error in this process
+from transformers import pipeline
+files, out = sys.argv[2:], {}
+for task in ("audio-classification", "speech-emotion-recognition"):
+    classify = pipeline(task, model=sys.argv[1], trust_remote_code=True)
+    clips = [soundfile.read(file, dtype="float32")[0] for file in files]
+    out[task] = [classify({"array": clip, "sampling_rate": 16000}, top_k=None) for clip in clips]
+print("RESULT" + json.dumps(out))
+"""
+
+
+def test_a_run_is_what_the_saved_model_answers(folder, tmp_path):
+    run, flags = tmp_path / "run", ("--dataset", folder, *CPU, "--class_weights", "balanced")
+    done = run_recipe("classical_cls", *flags, "--output_dir", run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "functionals of 24 clips: 24 computed" in done.stdout
+    results, card = json.loads((run / "results.json").read_text()), (run / "README.md").read_text()
+    trained, model = results["training"], results["model"]
+    assert results["test"]["utterances"] == 8 and results["validation"]["utterances"] == 4
+    assert trained["utterances"] == 16 and trained["complexity"] in classical.COMPLEXITIES
+    # the report's figure on validation is that of the model that was fitted to train alone
+    assert (
+        results["validation"]["metrics"]["uar"] == trained["best_validation"] == max(trained["validation_uar"].values())
+    )
+    assert model["class"] == "SerForFunctionalsClassification" and model["parameters"] == 2 * (EGEMAPS + 1)
+    assert model["encoder"] == "eGeMAPSv02 functionals of openSMILE" and results["versions"]["opensmile"]
+    for line in ("then train and validation together (16 utterances) were fitted", "are no probabilities"):
+        assert line in done.stdout and line in card
+    assert not [file.name for file in run.iterdir() if file.suffix in (".pkl", ".joblib", ".bin")]
+
+    table = pd.read_parquet(run / "predictions.parquet")
+    files = [str(folder / f"{Path(name).stem}.wav") for name in table["id"]]
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
+    clean = subprocess.run(
+        [sys.executable, "-c", CLEAN, str(run), *files],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert clean.returncode == 0, clean.stderr[-3000:]
+    for answers in json.loads(clean.stdout.split("RESULT")[1]).values():
+        for answer, (_, row) in zip(answers, table.iterrows(), strict=True):
+            for entry in answer:
+                assert entry["score"] == pytest.approx(row[f"score_{entry['label']}"], abs=1e-5)
+
+    # A second run computes nothing and is the same; so is scoring the saved model.
+    for name, more in (("again", ()), ("scored", ("--do_train", "false", "--model_name_or_path", run))):
+        given = flags if name == "again" else flags[: flags.index("--class_weights")]
+        done = run_recipe("classical_cls", *given, *more, "--output_dir", tmp_path / name)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "24 clips: 0 computed" in done.stdout
+        pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / name / "predictions.parquet"), table)
+
+
+@pytest.mark.slow
+def test_a_run_by_speaker_is_what_the_adapted_pipeline_answers(folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    flags = (
+        "--dataset",
+        folder,
+        *CPU,
+        "--speaker_norm",
+        "true",
+        "--classifier",
+        "logistic",
+        "--features",
+        "ComParE_2016",
+    )
+    done = run_recipe("classical_cls", *flags, "--output_dir", run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results, card = json.loads((run / "results.json").read_text()), (run / "README.md").read_text()
+    for text in (results["model"]["details"], done.stdout, card):
+        assert "relative to each speaker's mean and standard deviation" in text
+    assert any("in test of 4 to 4 utterances" in line for line in results["test"]["remarks"])
+    assert "fold 0, SPEAKER-NORMALISED)" in card and ".adapted(clips)\nclassify({" in card
+    assert "no probabilities" not in card  # logistic regression's are
+    table = pd.read_parquet(run / "predictions.parquet")
+    columns = [name for name in table.columns if name.startswith("score_")]
+    own = table[table["speaker"] == table["speaker"][0]]
+    files = [str(folder / f"{Path(name).stem}.wav") for name in own["id"]]
+
+    def scores(*extra):
+        out = tmp_path / f"scores{len(extra)}.parquet"
+        assert console(["predict", *files, "--model", str(run), "--out", str(out), *extra]) == 0
+        found = pd.read_parquet(out)
+        return found[columns].to_numpy(), found["model"][0]
+
+    (known, by), (unknown, other) = scores("--speaker_clips", *files[::-1]), scores()
+    assert "assumes a mean speaker" in capsys.readouterr().err
+    expected = own[columns].to_numpy()
+    assert np.abs(known - expected).max() < 1e-4 and np.abs(unknown - expected).max() > 1e-3
+    assert by.partition(" speaker ")[0] == other and by != other
+
+    base = ("--dataset", folder, *CPU, "--do_train", "false", "--model_name_or_path", run)
+    done = run_recipe("classical_cls", *base, "--speaker_norm", "false", "--output_dir", tmp_path / "strangers")
+    assert done.returncode == 0 and "relative to" not in done.stdout, done.stderr[-3000:]
+    scored = pd.read_parquet(tmp_path / "strangers" / "predictions.parquet")
+    strangers = scored[scored["speaker"] == table["speaker"][0]][columns].to_numpy()
+    assert np.abs(strangers - unknown).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_cross_validation_covers_the_demo_corpus(tmp_path):
+    out = tmp_path / "cv"
+    recipe = str(REPO / "recipes" / "classical_cls.py")
+    assert console(["cv", recipe, "--dataset", "demo", *CPU, "--output_dir", str(out)]) == 0
+    cv = json.loads((out / "cv.json").read_text())
+    assert cv["coverage"]["exactly_once"] and cv["coverage"]["in_test_sets"] == 720
+    assert cv["mean"]["over_seeds"]["uar"]["mean"] > 0.8  # a voice gives its emotion away in this corpus
+    logs = [(out / f"fold{fold}_seed42" / "log.txt").read_text() for fold in range(6)]
+    assert ["720 clips: 720 computed" in log for log in logs] == [True, *[False] * 5]
+    assert all("720 clips: 0 computed" in log for log in logs[1:])
+
+
+# ---- hidden states
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Path:
+    """A random wav2vec2 of two layers."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    Wav2Vec2Model(tiny_config("wav2vec2", num_hidden_layers=2)).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder)
+    return folder
+
+
+def test_a_run_on_hidden_states_is_what_the_saved_model_answers(folder, encoder, tmp_path):
+    run = tmp_path / "run"
+    flags = ("--dataset", folder, *CPU, "--features", encoder, "--layers", "0", "2", "--class_weights", "balanced")
+    done = run_recipe("classical_cls", *flags, "--output_dir", run)
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((run / "results.json").read_text())
+    assert results["model"]["class"] == "SerForAudioClassification" and str(encoder) not in json.dumps(results)
+    assert "layers 0, 2 of its hidden states, mean over frames, are classified" in done.stdout
+    model = SerForAudioClassification.from_pretrained(run)
+    assert model.config.read_layers == [0, 2] and model.ser_projector.weight.shape == (2, 2 * 16)
+    assert torch.equal(model.ser_classifier.weight, torch.eye(2))
+    # The vectors by hand: two layers, the mean over frames, standardised over the sixteen clips that were fitted.
+    table, extractor = pd.read_parquet(run / "predictions.parquet"), Wav2Vec2FeatureExtractor.from_pretrained(encoder)
+    plain, vectors = Wav2Vec2Model.from_pretrained(encoder).eval(), {}
+    for row in load_corpus(str(folder)):
+        clip = sf.read(folder / f"{Path(row['id']).stem}.wav", dtype="float32")[0]
+        with torch.no_grad():
+            inputs = extractor(clip, sampling_rate=16000, return_tensors="pt").input_values
+            states = plain(inputs, output_hidden_states=True).hidden_states
+        vectors[row["id"]] = torch.cat([states[0][0].mean(dim=0), states[2][0].mean(dim=0)])
+    tested = torch.stack([vectors[name] for name in table["id"]])
+    fitted = torch.stack([vector for name, vector in vectors.items() if name not in set(table["id"])])
+    assert len(fitted) == 16 and torch.allclose(model.ser_scale.mean.flatten(), fitted.mean(dim=0), atol=1e-5)
+    inputs = (tested - fitted.mean(dim=0)) / fitted.std(dim=0, correction=0)
+    logits = inputs @ model.ser_projector.weight.T + model.ser_projector.bias
+    for number, label in enumerate(("angry", "neutral")):
+        assert np.abs(logits.softmax(dim=1)[:, number].detach().numpy() - table[f"score_{label}"]).max() < 1e-4
+    files = [str(folder / f"{Path(name).stem}.wav") for name in table["id"]]
+    assert console(["predict", *files, "--model", str(run), "--out", str(tmp_path / "scores.parquet")]) == 0
+    scores = pd.read_parquet(tmp_path / "scores.parquet")
+    assert np.abs(scores["score_angry"] - table["score_angry"]).max() < 1e-4
+
+
+# ---- mistakes
+
+
+def test_mistakes_are_one_line(folder, encoder, tmp_path, monkeypatch, capsys):
+    import runpy
+
+    trained = tmp_path / "trained"
+    names = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+    SerForFunctionalsClassification(SerFunctionalsConfig(**names)).save_pretrained(trained)
+    SerFunctionalsFeatureExtractor().save_pretrained(trained)
+    capsys.readouterr()  # progress bars of saving
+    own = ("--model_name_or_path", str(trained))
+    for wrong, message in (
+        (own, "a classifier is fitted anew; a trained one is scored with --do_train false"),
+        ((*own, "--do_train", "false"), "answers a, b, but the corpus's labels are angry, neutral"),
+        (("--model_name_or_path", "nowhere/there", "--do_train", "false"), "--model_name_or_path nowhere/there: "),
+        (("--features", "eGeMAPS"), "--features eGeMAPS: choose eGeMAPSv02, ComParE_2016, or an encoder"),
+        (("--features", "nowhere/there"), "model 'nowhere/there'"),
+        (("--features", str(encoder), "--layers", "3"), "layers [3]: wav2vec2 has the layers 0 to 2"),
+        (("--features", str(encoder), "--speaker_norm"), "for openSMILE's functionals, not for hidden states"),
+        (("--layers", "1", "2"), "--layers 1 2: eGeMAPSv02 has no layers"),
+        (("--dataset", "demo", "--labels", "dimensional"), "choose --labels 4class"),
+    ):
+        flags = ("--dataset", str(folder), *wrong, *CPU, "--output_dir", str(tmp_path / "out"))
+        monkeypatch.setattr(sys, "argv", ["classical_cls.py", *flags])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_path(str(REPO / "recipes" / "classical_cls.py"), run_name="__main__")
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and message in error and error.strip().count("\n") == 0, error
+    with pytest.raises(SerError, match="--speaker_norm: .* was trained without it"):
+        classical.functionals_model(["a", "b"], model_name_or_path=str(trained), speaker_norm=True)
+    with pytest.raises(SerError, match=f"--model_name_or_path {encoder}: a model of type wav2vec2, which is scored by"):
+        classical.functionals_model(["a", "b"], model_name_or_path=str(encoder))
+
+
+def test_without_opensmile_the_error_names_what_to_install(tmp_path, monkeypatch, capsys):
+    SerForFunctionalsClassification(SerFunctionalsConfig()).save_pretrained(tmp_path)
+    SerFunctionalsFeatureExtractor().save_pretrained(tmp_path)
+    sf.write(tmp_path / "clip.wav", np.zeros(16000), 16000)
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "opensmile", None)  # as if it were not installed
+    monkeypatch.setattr(classical, "find_spec", lambda name: None)
+    with pytest.raises(SerError, match=r"--features eGeMAPSv02: needs openSMILE: pip install ser-hf\[classical\]"):
+        classical.check_vectors(VectorArguments())
+    classical.check_vectors(VectorArguments(features="you/encoder"))  # needs none
+    with pytest.raises(ImportError, match="opensmile is needed and not installed: pip install opensmile"):
+        SerFunctionalsFeatureExtractor()
+    assert console(["predict", str(tmp_path / "clip.wav"), "--model", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "pip install opensmile" in error and error.count("\n") == 1
+
+
+def test_the_flags_of_training_are_those_that_do_something():
+    training = settings_of("classical_cls", "--dataset", "demo", "--seed", "3").training
+    assert training.seed == 3 and training.do_train and training.eval_strategy == "no"
+    settings = settings_of("classical_cls", "--dataset", "emodb", "--config", "emodb_compare_svm")
+    assert settings.vectors.features == "ComParE_2016" and settings.classifier.class_weights == "balanced"
+    assert settings.overrides.keys() >= {"do_train", "dataset"} and "learning_rate" not in settings.overrides
+    assert settings.checkpoints == {}
+    fold = ("--features", "runs/a_cv/fold{fold}_seed{seed}", "--fold", "2")  # an encoder of the same fold
+    settings = settings_of("classical_cls", "--dataset", "demo", *fold)
+    assert settings.checkpoints == {"features": "runs/a_cv/fold2_seed42"}
