@@ -28,7 +28,7 @@ def main() -> None:
     from ser_hf.models.encoders import padding_sensitive
     from ser_hf.training import spectrogram_model as spectrograms
     from ser_hf.training.objective import draw_weights, make_loss, training_rows
-    from ser_hf.training.speakers import speaker_remark
+    from ser_hf.training.record import speaker_remark
     from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
@@ -74,7 +74,7 @@ def main() -> None:
     trained = run.train(trainer) if training.do_train else None
 
     # 5. Test, once; model, card, results, push.
-    remarks = [speaker_remark(splits, model.config.model_type)] if relative else []
+    remarks = [speaker_remark(splits)] if relative else []
     run.finish(
         trainer, settings, setup, trained, extractor, windowed=windowed, remarks=remarks, speaker_normalised=relative
     )

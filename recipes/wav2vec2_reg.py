@@ -28,10 +28,11 @@ def main() -> None:
 
     from ser_hf.evaluation.scoring import compute_metrics
     from ser_hf.models.encoders import padding_sensitive
-    from ser_hf.training.audio_model import audio_model, check_lengths, probe_states, speech_collators
+    from ser_hf.training.audio_model import audio_model, check_lengths, probe_states, speech_collators, with_copies
     from ser_hf.training.encoder_states import StateCollator, head_of, put_back
     from ser_hf.training.lora import with_lora
     from ser_hf.training.objective import make_loss
+    from ser_hf.training.record import speaker_remark
     from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
@@ -52,7 +53,8 @@ def main() -> None:
         run.draw_augmentation(splits, extractor, settings.augmentation, training)
     collators, states = speech_collators(model, extractor, settings.clips, settings.augmentation, training.seed), None
     if settings.encoder.freeze_encoder and training.do_train:
-        states = probe_states(model, extractor, parts, settings.clips, training, settings.batches.budget)
+        parts = {**parts, "train": with_copies(parts["train"], settings.encoder.speed_copies)}
+        states = probe_states(model, extractor, parts, settings)
         collators = {"data_collator": StateCollator(states)}
 
     # 4. Trainer: selected by mean CCC, or mean average precision, on validation.
@@ -72,6 +74,8 @@ def main() -> None:
     whole = put_back(trainer.accelerator.unwrap_model(trainer.model), model) if states else None
 
     # 5. Test, once; model, card, results, push.
+    relative = states is not None and states.shifts is not None
+    remarks = [*(states.remarks if states else []), *([speaker_remark(splits)] if relative else [])]
     run.finish(
         trainer,
         settings,
@@ -79,7 +83,8 @@ def main() -> None:
         trained,
         extractor,
         windowed=windowed,
-        remarks=states.remarks if states else [],
+        remarks=remarks,
+        speaker_normalised=relative,
         model=whole,
     )
     trainer.end()

@@ -91,12 +91,17 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
     if missing := sorted(info["missing_keys"]):
         problem = f"incomplete checkpoint, the weights {', '.join(missing[:4])} are missing"
         raise SerError(f"--model {name}: {problem}; give a fine-tuned checkpoint")
-    normalises_speakers = getattr(extractor, "speaker_values", None) is not None
+    relative = getattr(model.config, "speaker_norm", False)  # hidden states, by the model; else features, by ...
+    normalises_speakers = relative or getattr(extractor, "speaker_values", None) is not None
     if speaker_clips and not normalises_speakers:
         raise SerError(f"--speaker_clips: {name} was trained without --speaker_norm; leave it out")
     if speaker_clips:
         try:
-            extractor = extractor.adapted(_readable(speaker_clips, extractor.sampling_rate))
+            clips = _readable(sorted(speaker_clips), extractor.sampling_rate)
+            if relative:
+                model.eval().adapt(clips, extractor)
+            else:
+                extractor = extractor.adapted(clips)
         except ValueError as error:
             raise SerError(f"--speaker_clips: {error}") from None
     elif normalises_speakers:
@@ -270,7 +275,8 @@ def main(argv: list[str]) -> int:
     pipe = load(args.model, args.trust_remote_code, find_files(args.speaker_clips) if args.speaker_clips else None)
     name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
     settings = {"model": f"{name}@{fingerprint(pipe.model)}", **windows}
-    if args.speaker_clips:  # other clips give other scores; their order does not matter
+    # Other clips give other scores, in any order; a model that was adapted itself has another fingerprint.
+    if args.speaker_clips and hasattr(pipe.feature_extractor, "speaker_values"):
         rounded = " ".join(f"{value:.2f}" for value in pipe.feature_extractor.speaker_values)
         settings["model"] += f" speaker {zlib.crc32(rounded.encode()):08x}"
     labels = [label for _, label in sorted(pipe.model.config.id2label.items())]

@@ -28,6 +28,8 @@ class SerConfig(PipelineConfig):
             None: all.
         standardise: Whether hidden states are shifted and scaled, by numbers that were measured on training clips,
             before the head (`pooling.Scale.fit`).
+        speaker_norm: Whether training and test clips were relative to their speaker's mean; `standardise` has the
+            mean of an average training speaker, for clips of unknown ones (`SerForAudioClassification.adapt`).
         context: `clip`, or for Whisper `full`: every clip is padded to 30 s and the zeros are pooled with it, as in
             `WhisperForAudioClassification`.
         initializer_range: Standard deviation of the head's initial weights.
@@ -47,6 +49,7 @@ class SerConfig(PipelineConfig):
     layer_mix: str = "last"
     layers: list[int] | None = None
     standardise: bool = False
+    speaker_norm: bool = False
     context: str = "clip"
     initializer_range: float = 0.02
 
@@ -66,6 +69,8 @@ class SerConfig(PipelineConfig):
             raise ValueError(f"context 'full' with pooling {self.pooling} and head {self.head}: {why}; choose clip")
         if self.layers is not None and self.layer_mix == "last":
             raise ValueError(f"layers {self.layers}: the last layer alone is read; choose layer_mix sum or concat")
+        if self.speaker_norm and not self.standardise:
+            raise ValueError("speaker_norm: needs standardise, which holds the mean that is subtracted")
         count = layer_count(audio)
         if wrong := [layer for layer in self.layers or () if not 0 <= layer < count]:
             raise ValueError(f"layers {wrong}: {audio.model_type} has the layers 0 to {count - 1}")

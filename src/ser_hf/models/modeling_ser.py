@@ -1,5 +1,7 @@
 """The audio model. Ships to the Hub."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
@@ -10,6 +12,7 @@ from .configuration_ser import SerConfig
 from .encoders import (
     describe_audio,
     encode,
+    extract,
     freeze_feature_encoder,
     load_encoder,
     new_encoder,
@@ -116,6 +119,22 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         if self.config.layers is not None:
             states = states[:, self.config.layers]
         return pool_layers(states, real, self.config.pooling) if self.pools_audio else (states, real)
+
+    @torch.no_grad()
+    def adapt(self, clips: Iterable, feature_extractor) -> None:
+        """From now on the model's clips are of one known speaker, whose mean is that of `clips`: ten or more of
+        `(samples,)` at the feature extractor's rate, in various emotions. If all are angry, the anger is subtracted
+        with the voice. ValueError: no clips, or a model without speaker normalisation."""
+        if not self.config.speaker_norm:
+            raise ValueError("this model was not trained with --speaker_norm: it has no use for a speaker's mean")
+        least, means = describe_audio(self.config.audio_config).least, []
+        for clip in clips:
+            batch = extract(feature_extractor, [clip], least)
+            states, _ = self.encode_audio(batch[self.main_input_name].to(self.device, self.dtype))
+            means.append(states[0].double().mean(dim=1))
+        if not means:
+            raise ValueError("no clips of the speaker")
+        self.ser_scale.mean.copy_(torch.stack(means).mean(dim=0))
 
     def classify(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Logits `(batch, labels)` from the output of `encode_audio`, in any floating point type."""

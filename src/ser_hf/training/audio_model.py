@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset
-from transformers import AutoConfig, TrainingArguments
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+from transformers import AutoConfig
 
 from ..data.augmentation import Augmentation
 from ..data.collators import SpeechCollator
 from ..errors import SerError
 from ..models import SerConfig, SerForAudioClassification
 from ..models.encoders import describe_audio, load_extractor, longest_clip
-from .encoder_states import StateCollator, States, check_states, encode
+from .encoder_states import StateCollator, States, check_states, encode, with_shifts
 from .hub import check_labels, label_maps, load_finetuned
-from .settings import ClipArguments, EncoderArguments, HeadArguments
+from .settings import AudioRegressionSettings, ClipArguments, EncoderArguments, HeadArguments, WindowArguments
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def audio_model(
     name, model_type, remote = flags.model_name_or_path, flags.model_type, flags.trust_remote_code
     options = {field: getattr(flags, field) for field in HeadArguments.__dataclass_fields__}
     options |= {"problem_type": problem_type, "context": flags.context, **label_maps(label_names)}
-    options |= {"standardise": flags.freeze_encoder}
+    options |= {"standardise": flags.freeze_encoder, "speaker_norm": bool(flags.speaker_norm)}
     masks = {"mask_time_prob": flags.mask_time_prob, "mask_time_length": flags.mask_time_length}
     masks |= {"mask_feature_prob": flags.mask_feature_prob, "mask_feature_length": flags.mask_feature_length}
     masks = {name: value for name, value in masks.items() if value is not None}
@@ -89,6 +90,24 @@ def check_lengths(
         raise SerError(f"{kind} reads {limit:g} s and {count} ({seconds:.1f} s): {instead}")
 
 
+def check_whole_clips(speaker_norm: bool, clips: ClipArguments, windows: WindowArguments) -> None:
+    """Raises SerError if clips are cut or zero-padded and `speaker_norm`: the mean of a speaker's windows or crops is
+    not that of whole clips."""
+    lengths = {"window_seconds": windows.window_seconds, **vars(clips)}
+    for flag in ("window_seconds", "max_seconds", "min_seconds"):
+        if speaker_norm and lengths[flag]:
+            why = "speakers' means are those of whole clips; not with --speaker_norm"
+            raise SerError(f"--{flag} {lengths[flag]}: {why}")
+
+
+def check_speakers(parts: Mapping[str, Dataset]) -> None:
+    """Raises SerError if an utterance has no speaker, for speaker normalisation."""
+    speakers = [speaker for rows in parts.values() for speaker in rows["speaker"]]
+    if None in speakers:
+        count = f"{speakers.count(None)} of {len(speakers)} utterances have no speaker"
+        raise SerError(f"--speaker_norm: {count}; --speaker_norm false goes without")
+
+
 def speech_collators(
     model: SerForAudioClassification, extractor, clips: ClipArguments, augmentation: Augmentation, seed: int
 ) -> dict[str, SpeechCollator]:
@@ -102,17 +121,30 @@ def speech_collators(
     }
 
 
+def with_copies(train: Dataset, speeds: list[float] | None) -> Dataset:
+    """Rows, and copies of them at other speeds (`data.augmentation.speed`), which is their column `speed`; the rows
+    themselves have None there."""
+    if not speeds:
+        return train
+
+    def copies(factor: float) -> Dataset:
+        names = [f"{name} x{factor:g}" for name in train["id"]]
+        seconds = (np.array(train["duration"][:], dtype=np.float32) / factor).astype(np.float32)
+        copy = train.remove_columns(["id", "duration"]).add_column("id", names).add_column("duration", seconds)
+        return copy.add_column("speed", [factor] * len(names)).select_columns([*train.column_names, "speed"])
+
+    return concatenate_datasets([train, *(copies(factor) for factor in dict.fromkeys(speeds) if factor != 1.0)])
+
+
 def probe_states(
-    model: SerForAudioClassification,
-    extractor,
-    parts: Mapping[str, Dataset],
-    clips: ClipArguments,
-    training: TrainingArguments,
-    budget: float | None,  # padded seconds of audio per batch
+    model: SerForAudioClassification, extractor, parts: Mapping[str, Dataset], settings: AudioRegressionSettings
 ) -> States:
     """The hidden states of a frozen encoder for every utterance of all parts, encoded once and cached; the model's
-    scale is measured on those of train."""
-    states = encode(model, extractor, parts, clips, training, budget)
+    scale is measured on those of train. Raises SerError: clips are cut, and `--speaker_norm` needs whole ones."""
+    by_speaker = model.config.speaker_norm
+    check_whole_clips(by_speaker, settings.clips, settings.windows)
+    states = encode(model, extractor, parts, settings.clips, settings.training, settings.batches.budget)
+    states = with_shifts(states, parts) if by_speaker else states
     unread = parts["train"].select_columns([name for name in StateCollator.columns if name in parts["train"].features])
     model.ser_scale.fit(states.find("audio", row) for row in unread)
     check_states(model, states, parts["test"].select(range(min(8, len(parts["test"])))))

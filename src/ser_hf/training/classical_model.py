@@ -30,11 +30,11 @@ from ..models import (
 )
 from ..models.configuration_functionals import FEATURE_SETS
 from ..models.feature_extraction_functionals import statistics
-from .audio_model import audio_model, check_lengths, probe_states
-from .encoder_states import StateCollator
+from .audio_model import audio_model, check_lengths, check_speakers
+from .encoder_states import StateCollator, check_states, encode, with_shifts
 from .hub import check_labels, label_maps
+from .record import speaker_remark
 from .settings import ClassifierArguments, ClipArguments, VectorArguments
-from .speakers import check_speakers
 
 # The choice on validation and the second fit on train and validation are those of the baselines of the INTERSPEECH
 # challenges (Schuller et al. 2019, "The INTERSPEECH 2019 Computational Paralinguistics Challenge"), and so is the grid
@@ -61,8 +61,6 @@ def check_vectors(flags: VectorArguments, train: bool = True) -> None:
             raise SerError(f"--features {features}: needs openSMILE: pip install ser-hf[classical]")
     elif "/" not in features and not Path(features).is_dir():
         raise SerError(f"--features {features}: choose {', '.join(FEATURE_SETS)}, or an encoder: Hub id or folder")
-    elif flags.speaker_norm:
-        raise SerError("--speaker_norm true: for openSMILE's functionals, not for hidden states; leave it out")
 
 
 # ---- functionals
@@ -189,17 +187,24 @@ def functionals_of(
 def encoder_model(
     label_names: list[str],  # in index order
     splits: Mapping[str, Dataset],
-    features: str,  # Hub id or folder of an encoder
-    layers: list[int] | None,  # the hidden states that are read; None: all
-    training: TrainingArguments,
+    flags: VectorArguments,  # whose `features` are the Hub id or folder of an encoder
+    training: TrainingArguments,  # device and progress bar
 ) -> tuple[SerForAudioClassification, Any, StateCollator]:
     """A frozen encoder under a linear classifier that is not fitted yet, its feature extractor, and a collator over the
-    hidden states of all parts: each layer's mean over real frames, one layer after another.
-    Raises SerError: checkpoint not found or no such encoder, no such layer, a clip longer than the encoder reads."""
+    hidden states of all parts: each layer's mean over real frames, one layer after another; with `speaker_norm`
+    relative to their speaker's mean.
+    Raises SerError: checkpoint not found or no such encoder, no such layer, a clip longer than the encoder reads; with
+    `speaker_norm`, an utterance has no speaker."""
+    if flags.speaker_norm:
+        check_speakers(splits)
     head = {"pooling": "mean", "head": "linear", "head_size": len(label_names), "layer_mix": "concat"}
-    model, extractor = audio_model(label_names, model_name_or_path=features, freeze_encoder=True, layers=layers, **head)
+    head |= {"layers": flags.layers, "speaker_norm": flags.speaker_norm}
+    model, extractor = audio_model(label_names, model_name_or_path=flags.features, freeze_encoder=True, **head)
     check_lengths(model, splits, ClipArguments(), instead="choose another encoder")
-    return model, extractor, StateCollator(probe_states(model, extractor, splits, ClipArguments(), training, BUDGET))
+    states = encode(model, extractor, splits, ClipArguments(), training, BUDGET)
+    states = with_shifts(states, splits) if flags.speaker_norm else states
+    check_states(model, states, splits["test"].select(range(min(8, len(splits["test"])))))
+    return model, extractor, StateCollator(states)
 
 
 # ---- the classifier
@@ -304,9 +309,13 @@ def put_linear(
     return model
 
 
-def classifier_remarks(model: PreTrainedModel, trained: Mapping[str, Any] | None) -> list[str]:
-    """Lines on the layers of an encoder, on the choice of the complexity, where the classifier was fitted now, and on
-    an SVM's scores."""
+def classifier_remarks(
+    model: PreTrainedModel,
+    splits: Mapping[str, Dataset],
+    trained: Mapping[str, Any] | None,  # as `choose` returned it
+    relative: bool,  # whether vectors are speaker-normalised
+) -> list[str]:
+    """Lines on the layers of an encoder, the choice of the complexity, an SVM's scores, and speaker normalisation."""
     lines = []
     if isinstance(model, SerForAudioClassification):
         layers = ", ".join(map(str, model.config.read_layers))
@@ -318,4 +327,8 @@ def classifier_remarks(model: PreTrainedModel, trained: Mapping[str, Any] | None
         lines.append(f"{grid} {chosen}; {both}")
     if (trained["classifier"] if trained else model.config.classifier) == "svm":
         lines.append("scores are a softmax of the SVM's decision values: they rank labels, and are no probabilities")
+    if relative:
+        lines.append(speaker_remark(splits))
+    if relative and isinstance(model, SerForFunctionalsClassification):
+        lines.append("functionals are divided by their speaker's standard deviation, too")
     return lines

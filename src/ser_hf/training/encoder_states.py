@@ -5,8 +5,10 @@ for the audio or the cleaned text: a changed clip, encoder or flag is computed a
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainingArguments
 
 from ..data import audio
+from ..data.augmentation import speed
 from ..data.batching import evaluation_batches
 from ..data.cache import Store, clip_name, content_hash, settings_folder
+from ..errors import SerError
 from ..models import SerForAudioClassification, SerFusionForClassification
 from ..models.encoders import audio_states, describe_audio, extract, layer_count, padding_sensitive
 from ..models.pooling import pool_layers
@@ -111,18 +115,20 @@ def trims(extractor, clips: ClipArguments) -> float | None:
 
 
 def read_clip(row: dict, rate: int, clips: ClipArguments) -> np.ndarray | None:
-    """A row's samples at `rate` Hz (those of its window, if it is one), trimmed, centre-cropped and zero-padded by the
-    flags; None without audio."""
+    """A row's samples at `rate` Hz (those of its window, if it is one), trimmed, at its `speed` if it is a copy,
+    centre-cropped and zero-padded by the flags; None without audio."""
     if row.get("audio") is None:
         return None
     times = {"start": row.get("window_start"), "end": row.get("window_end")}
-    return audio.read_clip(row["audio"], rate, **vars(clips), **times)
+    change = partial(speed, factor=row["speed"]) if row.get("speed") else None
+    return audio.read_clip(row["audio"], rate, **vars(clips), **times, change=change)
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """A hash of a model's weights and configuration, whatever path it was loaded from."""
-    digest = xxhash.xxh3_128()
-    config = {name: value for name, value in model.config.to_dict().items() if not name.startswith("_")}
+    """A hash of a model's weights and configuration, whatever path it was loaded from. Layers that are dropped in
+    training are no part of it: a layer sum changes that setting."""
+    digest, config = xxhash.xxh3_128(), model.config.to_dict()
+    config = {name: value for name, value in config.items() if not (name.startswith("_") or "layerdrop" in name)}
     digest.update(repr(sorted(config.items(), key=lambda item: item[0])).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
@@ -214,6 +220,9 @@ class States:
 
     sources: dict[str, Source]
     stores: dict[str, Store]
+    # What is subtracted from a speaker's states, `(layers, 1, dim)` by `voice` of a row: the speaker's mean, relative
+    # to that of an average training speaker.
+    shifts: dict[tuple, torch.Tensor] | None = None
 
     def find(self, kind: str, row: dict) -> torch.Tensor | None:
         """The states `(layers, frames, dim)` of a row that the head reads, or None where the modality is missing."""
@@ -222,7 +231,8 @@ class States:
         if name is None:
             return None
         kept = self.stores[kind][name]
-        return kept if source.selected is None else kept[source.selected]
+        kept = kept if source.selected is None else kept[source.selected]
+        return kept if self.shifts is None else kept - self.shifts[voice(row)]
 
     @property
     def half(self) -> bool:
@@ -235,10 +245,31 @@ class States:
         return ["scored on hidden states in half precision; the saved model is float32"] if self.half else []
 
 
+def voice(row: dict) -> tuple:
+    """Whose voice a row is: a copy at another speed has another."""
+    return row["speaker"], row.get("speed")
+
+
+def with_shifts(states: States, parts: Mapping[str, Dataset]) -> States:
+    """States relative to their speaker: to the mean over all of the speaker's clips, each with equal weight. No label
+    is read. Raises SerError: an utterance has no speaker."""
+    sums, counts = {}, Counter()
+    for rows in parts.values():
+        for row in rows.select_columns([name for name in StateCollator.columns if name in rows.column_names]):
+            if row["speaker"] is None:
+                raise SerError("--speaker_norm: not every utterance has a speaker; leave it out")
+            mean = states.find("audio", row).double().mean(dim=1, keepdim=True)
+            sums[voice(row)] = sums.get(voice(row), 0) + mean
+            counts[voice(row)] += 1
+    means = {one: total / counts[one] for one, total in sums.items()}
+    average = torch.stack([means[speaker, None] for speaker in sorted(set(parts["train"]["speaker"]))]).mean(dim=0)
+    return replace(states, shifts={one: (mean - average).float() for one, mean in means.items()})
+
+
 class StateCollator:
     """Rows to batches of cached states; the modality `without` is withheld."""
 
-    columns = ("id", "audio_hash", "text", "label", "window_start", "window_end")
+    columns = ("id", "audio_hash", "text", "label", "window_start", "window_end", "speed", "speaker")
 
     def __init__(self, states: States, without: str | None = None):
         self.states, self.without = states, without
@@ -307,7 +338,7 @@ def encode(
         kind: open_store(source.encoder, source.reader, source.kept, source.pooling, source.half)
         for kind, source in sources.items()
     }
-    columns = ("id", "audio", "text", "audio_hash", "duration", "window_start", "window_end")
+    columns = ("id", "audio", "text", "audio_hash", "duration", "window_start", "window_end", "speed")
     some = [part.select_columns([name for name in columns if name in part.column_names]) for part in splits.values()]
     rows = concatenate_datasets([part for part in some if len(part)])
     model.to(device).eval()
@@ -333,6 +364,7 @@ def check_states(model: SerForAudioClassification | SerFusionForClassification, 
                     encoded = source.encode(*(value.to(device) for value in inputs.values()))[0]
                 now = encoded[0].float().cpu()
                 now = now if source.selected is None else now[source.selected]
+                now = now if states.shifts is None else now - states.shifts[voice(row)]
                 differences.append(float((cached.float() - now).abs().max() / now.abs().max().clamp(min=1e-6)))
     if not max(differences) < (HALF_ROUNDING if states.half else ROUNDING):
         raise ValueError(f"an utterance encoded alone differs from its cached states by {max(differences):.2g}")

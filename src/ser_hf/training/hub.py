@@ -49,7 +49,7 @@ def stock_class(config: SerConfig) -> type[PreTrainedModel] | None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING
 
     other_head = (config.pooling, config.head) != ("mean", "linear") or config.layer_mix == "concat"
-    scaled_sum = config.layers is not None or (config.standardise and config.layer_mix == "sum")
+    scaled_sum = config.layers is not None or (config.standardise and config.layer_mix == "sum") or config.speaker_norm
     on_clips = longest_clip(config.audio_config) is not None and config.context == "clip"
     if other_head or scaled_sum or on_clips:
         return None

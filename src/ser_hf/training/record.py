@@ -6,6 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -89,8 +90,16 @@ DETAILS = {
     "ser_spectrogram": "{arch} with {weights} weights",
     "ser_functionals": "a linear classifier ({classifier}) of standardised features",
 }
-# What speaker-normalised features are relative to, by the model type.
-RELATIVE_TO = {"ser_spectrogram": "mean spectrum", "ser_functionals": "mean and standard deviation"}
+
+
+def speaker_remark(splits: DatasetDict) -> str:
+    """A line on the number of utterances by which test speakers are normalised."""
+    utterances = Counter(speaker for rows in splits.values() for speaker in rows["speaker"])
+    counts = [utterances[speaker] for speaker in set(splits["test"]["speaker"])]
+    return (
+        f"SPEAKER-NORMALISED: features are relative to each speaker's mean, in test of {min(counts)} to "
+        f"{max(counts)} utterances; do not compare with systems that read one clip of an unknown speaker"
+    )
 
 
 def describe_model(
@@ -112,7 +121,7 @@ def describe_model(
     if lora_rank:
         details += f", fine-tuned by LoRA of rank {lora_rank} (merged; the adapter alone is in adapter/)"
     if speaker_normalised:
-        details += f", features relative to each speaker's {RELATIVE_TO[model.config.model_type]}"
+        details += ", relative to each speaker's mean"
     return {
         "class": saved.__name__,
         "stock": saved.__module__.startswith("transformers."),

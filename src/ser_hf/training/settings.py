@@ -43,6 +43,7 @@ def _flag(default: Any, help: str, **limits) -> Any:
 
 _of_windows = partial(_flag, only_with=("window_seconds", ()))
 _of_trained = partial(_flag, only_with=("freeze_encoder", (False,)))
+_of_frozen = partial(_flag, only_with=("freeze_encoder", (True,)))
 _of_mix = partial(_flag, only_with=("layer_mix", ("sum", "concat")))
 _of_lora = partial(_flag, only_with=("lora_r", ()))
 _of_vectors = partial(_flag, only_with=("fusion", ("concat", "gated")))
@@ -112,6 +113,10 @@ class EncoderArguments:
     model_type: str | None = _flag(None, "Train a random encoder of this type instead (wav2vec2, hubert, whisper).")
     config_overrides: str | None = _flag(None, 'Changes to the encoder\'s configuration as JSON: {"layerdrop": 0}.')
     freeze_encoder: bool = _flag(False, "Train the head alone, on cached hidden states: a probe.")
+    speed_copies: list[float] | None = _of_frozen(
+        None, "Train on copies of each clip at these speeds too: of other voices.", above=0
+    )
+    speaker_norm: bool | None = _of_frozen(None, "Subtract each speaker's mean, in test too. Known speakers only.")
     freeze_feature_encoder: bool | None = _of_trained(None, "Freeze the convolutions; if unset: frozen if pretrained.")
     context: str = _flag("clip", "full: Whisper reads 30 s, as its stock class does.", choices=CONTEXTS)
     mask_time_prob: float | None = _of_trained(

@@ -19,9 +19,9 @@ from ..data.cache import Store, clip_name, settings_folder
 from ..data.collators import SpeechCollator
 from ..errors import SerError
 from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
+from .audio_model import check_speakers, check_whole_clips
 from .hub import check_labels, label_maps, reason
 from .settings import ClipArguments, FeatureArguments, NetworkArguments, WindowArguments
-from .speakers import check_speakers
 
 logger = logging.getLogger("ser_hf")
 
@@ -89,11 +89,7 @@ def by_speaker(
     """Whether features are speaker-normalised: `--speaker_norm`, by default as the checkpoint has it. Raises SerError:
     clips are cut or zero-padded: the mean of a speaker's windows or crops is not that of whole clips."""
     relative = extractor.mean_spectrum is not None if speaker_norm is None else speaker_norm
-    lengths = {"window_seconds": windows.window_seconds, **vars(clips)}
-    for flag in ("window_seconds", "max_seconds", "min_seconds"):
-        if relative and lengths[flag]:
-            why = "speakers' means are those of whole clips; not with --speaker_norm"
-            raise SerError(f"--{flag} {lengths[flag]}: {why}")
+    check_whole_clips(relative, clips, windows)
     return relative
 
 

@@ -1,0 +1,134 @@
+"""Frozen probes: the head is trained on cached hidden states, and the saved model answers audio with the same logits."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import settings_of, tiny_config
+from ser_hf import load_corpus
+from ser_hf.data.augmentation import speed
+from ser_hf.data.splits import split
+from ser_hf.models import SerConfig, SerForAudioClassification
+from ser_hf.models.encoders import describe_audio, extract
+from ser_hf.models.pooling import POOLINGS, Scale
+from ser_hf.training import encoder_states
+from ser_hf.training.audio_model import probe_states, with_copies
+from ser_hf.training.encoder_states import StateCollator, head_of, put_back
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """A few utterances of the demo corpus, whose speakers are those of its first fold."""
+    splits = split(load_corpus("demo"), "demo")
+    return {name: rows.shuffle(seed=0).select(range(12)) for name, rows in splits.items()}
+
+
+@pytest.fixture
+def make(monkeypatch, tmp_path):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+
+    def make(kind: str = "whisper", **config):
+        torch.manual_seed(0)
+        audio = tiny_config(kind, num_hidden_layers=2)
+        config = {"num_labels": 4, "head_size": 8, "standardise": True, **config}
+        model = SerForAudioClassification(SerConfig(audio_config=audio, **config))
+        model.freeze_encoder()
+        flags = ["--dataset", "demo", "--config", "none", "--freeze_encoder", "true", "--use_cpu", "true"]
+        settings = settings_of("wav2vec2_cls", *flags, "--disable_tqdm", "true", "--output_dir", str(tmp_path / "run"))
+        return model, describe_audio(audio).new_extractor(audio, False), settings
+
+    return make
+
+
+@torch.no_grad()
+def by_audio(model, extractor, samples: np.ndarray) -> torch.Tensor:
+    return model.eval()(**extract(extractor, [samples])).logits[0]
+
+
+def samples_of(row: dict) -> np.ndarray:
+    return encoder_states.read_clip(row, 16000, settings_of("wav2vec2_cls", "--dataset", "demo").clips)
+
+
+HEADS = [{"pooling": name} for name in POOLINGS] + [
+    {"layer_mix": "sum"},
+    {"layer_mix": "sum", "layers": [0, 1], "pooling": "attentive"},
+    {"layer_mix": "concat", "layers": [2, 1]},
+    {"layer_mix": "concat", "pooling": "meanstd", "head": "mlp"},
+    {"layer_mix": "sum", "pooling": "max", "head": "mlp"},
+]
+
+
+@pytest.mark.parametrize("config", HEADS, ids=str)
+def test_audio_gives_the_logits_of_the_cache(config, parts, make):
+    model, extractor, settings = make(**config)
+    states = probe_states(model, extractor, parts, settings)
+    head, rows = head_of(model).eval(), parts["test"]
+    assert head.encoder is None and states.half == (not model.pools_audio)
+    with torch.no_grad():
+        head.ser_classifier.weight += torch.randn_like(head.ser_classifier.weight)  # as if it were trained
+        batch = StateCollator(states)(list(rows))
+        cached = head(**{name: value for name, value in batch.items() if name != "labels"}).logits
+    put_back(head, model)
+    for row, logits in zip(rows, cached, strict=True):
+        difference = (by_audio(model, extractor, samples_of(row)) - logits).abs().max()
+        assert difference < (1e-2 if states.half else 1e-5) * max(1.0, float(logits.abs().max()))
+
+
+def test_each_utterance_is_encoded_once_whatever_the_head_reads(parts, make, monkeypatch):
+    encoded, fill = [], encoder_states.fill
+
+    def counted(*args, **kwargs):
+        encoded.append(fill(*args, **kwargs))
+        return encoded[-1]
+
+    monkeypatch.setattr(encoder_states, "fill", counted)
+    for config in ({"layer_mix": "sum"}, {"layer_mix": "sum"}, {}, {"layer_mix": "concat", "layers": [1]}):
+        model, extractor, settings = make(**config)
+        probe_states(model, extractor, parts, settings)
+    distinct = {row for rows in parts.values() for row in rows["audio_hash"]}
+    assert encoded == [len(distinct), 0, 0, 0]
+
+
+def test_scale_by_hand():
+    scale = Scale(layers=1, dim=2)
+    scale.fit([torch.tensor([[[1.0, 5.0]]]), torch.tensor([[[2.0, 5.0], [4.0, 5.0]]])])  # clips count equally
+    assert scale.mean.tolist() == [[2.0, 5.0]]
+    assert torch.allclose(scale.std, torch.tensor([[1.5**0.5, 1.0]]))  # (1 + (4 + 16) / 2) / 2 - 2 ** 2; constant
+    assert torch.allclose(scale(torch.tensor([[[[2.0 + 1.5**0.5, 7.0]]]])), torch.tensor([[[[1.0, 2.0]]]]))
+
+
+def test_copies_have_another_speed_and_another_voice(parts, make):
+    train = with_copies(parts["train"], [0.5, 2.0, 1.0])
+    assert len(train) == 36 and len(set(train["id"])) == 36
+    assert train[12]["duration"] == pytest.approx(2 * train[0]["duration"])
+    model, extractor, settings = make()
+    states = probe_states(model, extractor, {**parts, "train": train}, settings)
+    fast = speed(samples_of(parts["train"][0]), 2.0)
+    assert train[24]["speed"] == 2.0 and train[0]["speed"] is None
+    with torch.no_grad():
+        alone, _ = model.eval().encode_audio(extract(extractor, [fast])["input_features"])
+    assert torch.allclose(states.find("audio", train[24]), alone[0], atol=1e-5)
+    assert encoder_states.voice(train[24]) == (train[0]["speaker"], 2.0)
+
+
+@pytest.mark.parametrize("config", [{}, {"layer_mix": "sum", "pooling": "attentive"}], ids=str)
+def test_a_speaker_norm_model_adapts_to_the_speaker(config, parts, make):
+    """The figures of known speakers are those of the saved model, once it knows the speaker's clips."""
+    model, extractor, settings = make(speaker_norm=True, **config)
+    states = probe_states(model, extractor, {**parts, "train": with_copies(parts["train"], [0.9])}, settings)
+    test, head = parts["test"], head_of(model).eval()
+    speaker = test[0]["speaker"]
+    own = [row for row in test if row["speaker"] == speaker]
+    centred = torch.stack([states.find("audio", row).double().mean(dim=1) for row in own]).mean(dim=0)
+    # Relative to their speaker, the clips of any speaker have the mean of an average training speaker.
+    assert torch.allclose(centred, model.ser_scale.mean.double(), atol=1e-2 if states.half else 1e-5)
+    unknown = by_audio(model, extractor, samples_of(own[0]))
+    model.adapt([samples_of(row) for row in own], extractor)
+    with torch.no_grad():
+        batch = StateCollator(states)([own[0]])
+        cached = head(**{name: value for name, value in batch.items() if name != "labels"}).logits[0]
+    adapted = by_audio(model, extractor, samples_of(own[0]))
+    assert (adapted - cached).abs().max() < (1e-2 if states.half else 1e-4)
+    assert (unknown - cached).abs().max() > (adapted - cached).abs().max()
+    with pytest.raises(ValueError, match="was not trained with --speaker_norm"):
+        make()[0].adapt([], extractor)
