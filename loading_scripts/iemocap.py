@@ -46,6 +46,7 @@ COUNTS = {
 FOUR = {"angry": "angry", "excited": "happy", "happy": "happy", "neutral": "neutral", "sad": "sad"}
 FOUR_COUNTS = {"angry": 1103, "happy": 595 + 1041, "neutral": 1708, "sad": 1084}
 THREE = {word: label for word, label in FOUR.items() if label != "sad"}
+THREE_SAD = {word: label for word, label in FOUR.items() if label != "neutral"}
 
 # [6.2901 - 8.2357]<TAB>Ses01F_impro01_F000<TAB>neu<TAB>[2.5000, 2.5000, 2.5000]: valence, activation, dominance
 HEADER = re.compile(r"\[([\d.]+) - ([\d.]+)\]\s+(Ses0[1-5][FM]_\w+_[FM]\w+)\s+(\w+)\s+\[(.*)\]")
@@ -110,15 +111,18 @@ class Iemocap(SpeechCorpus):
         folders=("IEMOCAP_full_release", "IEMOCAP"),
         notes=(
             "Acted speech, scripted and improvised; turns overlap, so a clip may hold both voices. `happy` includes "
-            "excited in 4class and 3class. Valence, arousal and dominance from 1 (negative, calm, weak) to 5. `votes` "
-            "has one number a label of the configuration, in label order: how many of the outside raters chose it (a "
-            "rater may choose several words); vad has none. The speaker is the letter in the utterance's name; "
-            "the one in the dialog's name only says who wore the markers."
+            "excited in 4class, 3class and 3class_sad. Valence, arousal and dominance from 1 (negative, calm, weak) to "
+            "5. `votes` has one number a label of the configuration, in label order: how many of the outside raters "
+            "chose it (a rater may choose several words); vad has none. The speaker is the letter in the utterance's "
+            "name; the one in the dialog's name only says who wore the markers."
         ),
     )
     BUILDER_CONFIGS = [
         LabelConfig("4class", label_map=FOUR, counts=FOUR_COUNTS),
         LabelConfig("3class", label_map=THREE, counts={label: FOUR_COUNTS[label] for label in THREE.values()}),
+        LabelConfig(
+            "3class_sad", label_map=THREE_SAD, counts={label: FOUR_COUNTS[label] for label in THREE_SAD.values()}
+        ),
         LabelConfig("full", counts=COUNTS),
         LabelConfig("vad", targets=("valence", "arousal", "dominance"), problem_type="regression", counts={"": 10039}),
     ]

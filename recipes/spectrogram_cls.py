@@ -29,6 +29,7 @@ def main() -> None:
     from ser_hf.training import spectrogram_model as spectrograms
     from ser_hf.training.objective import draw_weights, make_loss, training_rows
     from ser_hf.training.record import speaker_remark
+    from ser_hf.training.schedule import early_stopping
     from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
@@ -63,7 +64,7 @@ def main() -> None:
         eval_dataset=parts["validation"],
         processing_class=extractor,
         **collators,
-        callbacks=spectrograms.early_stopping(settings.schedule.early_stopping_patience, len(splits["validation"]) > 0),
+        callbacks=early_stopping(settings.schedule, len(splits["validation"]) > 0),
         compute_metrics=compute_metrics(names, task),
         budget=settings.batches.budget,
         loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),

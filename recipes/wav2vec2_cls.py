@@ -35,6 +35,7 @@ def main() -> None:
     from ser_hf.training.lora import with_lora
     from ser_hf.training.objective import draw_weights, make_loss, training_rows
     from ser_hf.training.record import speaker_remark
+    from ser_hf.training.schedule import early_stopping, learning_rates
     from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
@@ -67,10 +68,13 @@ def main() -> None:
         eval_dataset=parts["validation"],
         processing_class=extractor,
         **collators,
+        callbacks=early_stopping(settings.schedule, len(splits["validation"]) > 0),
         compute_metrics=compute_metrics(names, task),
         budget=None if states else settings.batches.budget,
         loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
         exact_evaluation=not states and padding_sensitive(model.config.audio_config),
+        one_cycle=settings.schedule.one_cycle,
+        rate_of=learning_rates(model.config.audio_config, training.learning_rate, settings.tuning),
         sampling=draw_weights(parts["train"], settings.sampling),
     )
     trained = run.train(trainer) if training.do_train else None

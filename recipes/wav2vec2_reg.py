@@ -33,6 +33,7 @@ def main() -> None:
     from ser_hf.training.lora import with_lora
     from ser_hf.training.objective import make_loss
     from ser_hf.training.record import speaker_remark
+    from ser_hf.training.schedule import early_stopping, learning_rates
     from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
@@ -65,10 +66,13 @@ def main() -> None:
         eval_dataset=parts["validation"],
         processing_class=extractor,
         **collators,
+        callbacks=early_stopping(settings.schedule, len(splits["validation"]) > 0),
         compute_metrics=compute_metrics(names, task),
         budget=None if states else settings.batches.budget,
         loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
         exact_evaluation=not states and padding_sensitive(model.config.audio_config),
+        one_cycle=settings.schedule.one_cycle,
+        rate_of=learning_rates(model.config.audio_config, training.learning_rate, settings.tuning),
     )
     trained = run.train(trainer) if training.do_train else None
     whole = put_back(trainer.accelerator.unwrap_model(trainer.model), model) if states else None

@@ -43,7 +43,11 @@ TINY_OF = {
         **{"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "vocab_size": 8},
         **{"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1},
     },
-    "wav2vec2-bert": {"feature_projection_input_dim": 16, "conv_depthwise_kernel_size": 3},
+    "wav2vec2-bert": {
+        "feature_projection_input_dim": 16,
+        "conv_depthwise_kernel_size": 3,
+        "conformer_conv_dropout": 0.0,
+    },
 }
 
 

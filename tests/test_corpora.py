@@ -424,10 +424,10 @@ def test_iemocap_clips_last_as_long_as_their_turns(loaded):
 def test_iemocap_votes_follow_the_label_set(loaded):
     """Happiness | Excited and Happiness | Neutral state: a rater counts once a label, in the label set's order."""
     votes = {}
-    for labels in ("3class", "full", "vad"):
+    for labels in ("3class", "3class_sad", "full", "vad"):
         dataset, _ = loaded("iemocap", labels)
         votes[labels] = dict(zip(dataset["id"], dataset["votes"], strict=True))["Ses01F_impro01_F003"]
-    assert votes["3class"] == [0, 2, 1]
+    assert votes["3class"] == [0, 2, 1] and votes["3class_sad"] == [0, 2, 0]
     assert votes["full"] == [0, 0, 1, 0, 0, 2, 1, 0, 0, 0, 0]  # excited 1, happy 2, neutral 1
     assert votes["vad"] is None
 

@@ -1,4 +1,4 @@
-"""Frozen probes: the head is trained on cached hidden states, and the saved model answers audio with the same logits."""
+"""Frozen probes: a head is trained on cached hidden states, and the saved model answers audio with the same logits."""
 
 import numpy as np
 import pytest

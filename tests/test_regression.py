@@ -123,7 +123,7 @@ def test_labels_through_the_command_line(fake_corpus, tmp_path):
     "recipe, labels, message",
     [
         ("wav2vec2_reg", "4class", "of the kind single_label_classification: choose --labels vad"),
-        ("wav2vec2_cls", "vad", "of the kind regression: choose --labels 4class or 3class or full"),
+        ("wav2vec2_cls", "vad", "of the kind regression: choose --labels 4class or 3class or 3class_sad or full"),
     ],
 )
 def test_labels_of_another_kind_are_refused(recipe, labels, message, fake_corpus, tmp_path):

@@ -27,7 +27,8 @@ from ser_hf.data.windows import to_windows
 from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
 from ser_hf.models.configuration_spectrogram import ARCHS
 from ser_hf.training import spectrogram_model as spectrograms
-from ser_hf.training.settings import ClipArguments
+from ser_hf.training.schedule import early_stopping
+from ser_hf.training.settings import ClipArguments, ScheduleArguments
 from ser_hf.training.trainer import SerTrainer
 
 
@@ -200,10 +201,11 @@ def test_one_cycle_goes_up_and_down(tmp_path):
 
 
 def test_early_stopping_needs_validation():
-    assert spectrograms.early_stopping(None, False) == []
-    assert spectrograms.early_stopping(3, True)[0].early_stopping_patience == 3
+    patient = ScheduleArguments(early_stopping_patience=3)
+    assert early_stopping(ScheduleArguments(), False) == []
+    assert early_stopping(patient, True)[0].early_stopping_patience == 3
     with pytest.raises(SerError, match="--early_stopping_patience 3: needs validation"):
-        spectrograms.early_stopping(3, False)
+        early_stopping(patient, False)
 
 
 RUN = ("--arch", "cnn1d_3", "--n_mels", "20", "--n_mfcc", "10", "--use_cpu", "true", "--disable_tqdm", "true")

@@ -59,6 +59,12 @@ EXPECTED = {
         "problems": 3,
         "per_label": {"angry": 19, "happy": 39, "neutral": 19},
     },
+    "3class_sad": {
+        "utterances": 77,
+        "outside_labels": 62,  # and 19 neutral
+        "problems": 3,  # angry, excited, sad
+        "per_label": {"angry": 19, "happy": 39, "sad": 19},
+    },
     "full": {
         "utterances": 139,
         "outside_labels": 0,

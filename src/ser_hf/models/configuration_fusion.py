@@ -5,6 +5,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .common import PipelineConfig, check_choice
 from .configuration_spectrogram import SerSpectrogramConfig
+from .encoders import complete
 from .pooling import POOLINGS, TEXT_POOLINGS
 
 FUSIONS = ("concat", "gated", "cross_attention")
@@ -62,5 +63,4 @@ class SerFusionConfig(PipelineConfig):
                 f"head_size {self.head_size}: must be a multiple of attention_heads {self.attention_heads}"
             )
         self.hidden_size = self.audio_config.hidden_size + self.text_config.hidden_size
-        if self.use_weighted_layer_sum:
-            self.audio_config.layerdrop = 0.0  # a dropped layer leaves no hidden state to weigh
+        complete(self.audio_config, every_layer=self.use_weighted_layer_sum)

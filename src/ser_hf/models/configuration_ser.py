@@ -4,7 +4,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .common import PipelineConfig, check_choice
-from .encoders import describe_audio, layer_count, longest_clip
+from .encoders import complete, describe_audio, layer_count, longest_clip
 from .pooling import POOLINGS
 
 HEADS = ("linear", "mlp")
@@ -27,7 +27,7 @@ class SerConfig(PipelineConfig):
         layers: The hidden states of `sum` and `concat`: 0 is the input of the first layer, `n` the output of layer `n`.
             None: all.
         standardise: Whether hidden states are shifted and scaled, by numbers that were measured on training clips,
-            before the head (`pooling.Scale.fit`).
+            before the head (`pooling.Scale.fit`). A pooling without weights comes before that, layer by layer.
         speaker_norm: Whether training and test clips were relative to their speaker's mean; `standardise` has the
             mean of an average training speaker, for clips of unknown ones (`SerForAudioClassification.adapt`).
         context: `clip`, or for Whisper `full`: every clip is padded to 30 s and the zeros are pooled with it, as in
@@ -67,6 +67,8 @@ class SerConfig(PipelineConfig):
         if self.context == "full" and (self.pooling, self.head) != ("mean", "linear"):
             why = "the stock class pools by mean under the linear head"
             raise ValueError(f"context 'full' with pooling {self.pooling} and head {self.head}: {why}; choose clip")
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            raise ValueError(f"layers {self.layers}: name each layer once, at least one; None reads all")
         if self.layers is not None and self.layer_mix == "last":
             raise ValueError(f"layers {self.layers}: the last layer alone is read; choose layer_mix sum or concat")
         if self.speaker_norm and not self.standardise:
@@ -78,10 +80,7 @@ class SerConfig(PipelineConfig):
             raise ValueError(
                 f"layer_mix {self.layer_mix!r}: {audio.model_type}'s adapter shortens the last layer alone"
             )
-        if self.layer_mix != "last":
-            audio.layerdrop = 0.0  # a dropped layer leaves no hidden state to weigh
-            if hasattr(audio, "encoder_layerdrop"):
-                audio.encoder_layerdrop = 0.0
+        complete(audio, every_layer=self.layer_mix != "last")
 
     @property
     def read_layers(self) -> list[int]:

@@ -2,6 +2,7 @@
 To add an audio encoder, add an entry to `ENCODERS`."""
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -38,6 +39,8 @@ class Encoder:
     # the layer that makes queries, keys and values together.
     lora: tuple[str, ...] = ()
     layers: str | None = None  # path of the list of transformer layers, which FSDP wraps; None: no states of layers
+    # (config) to the paths of what follows the last layer, where there is such a module; the rest precedes the first.
+    after: Callable[[PreTrainedConfig], tuple[str, ...]] = lambda config: ()
     feature_encoder: str | None = None  # path of the convolutions over the waveform, which fine-tuning usually freezes
     time: int = -1  # the dimension of time in its input
     rows: Callable[[PreTrainedConfig], int] | None = None  # (config) to values per step; None: a step is one number
@@ -69,6 +72,11 @@ def _adapted(config: PreTrainedConfig, steps):
     return steps
 
 
+def _after_layers(config: PreTrainedConfig) -> tuple[str, ...]:
+    # The norm of "stable" encoders (large ones) follows the layers, that of the others precedes them.
+    return ("encoder.layer_norm", "adapter") if getattr(config, "do_stable_layer_norm", False) else ("adapter",)
+
+
 def _samples_for(config: PreTrainedConfig, frames: int) -> int:
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         frames = (frames - 1) * stride + kernel
@@ -83,6 +91,7 @@ WAVEFORM = Encoder(
     steps=_samples_for,
     padding_sensitive=lambda config: getattr(config, "feat_extract_norm", None) == "group",
     layers="encoder.layers",
+    after=_after_layers,
     feature_encoder="feature_extractor",
     lora=("q_proj", "v_proj"),
     new_extractor=lambda config, whole: Wav2Vec2FeatureExtractor(return_attention_mask=not padding_sensitive(config)),
@@ -96,9 +105,14 @@ ENCODERS = {
     "unispeech": WAVEFORM,
     "unispeech-sat": WAVEFORM,
     # Its positions come from several convolutions in a row: from the second on, padded frames are no longer zero.
-    "data2vec-audio": replace(WAVEFORM, padding_sensitive=lambda config: True),
+    "data2vec-audio": replace(WAVEFORM, padding_sensitive=lambda config: True, after=lambda config: ("adapter",)),
     # Its layers have convolutions, which know no mask.
-    "wav2vec2-conformer": replace(WAVEFORM, padding_sensitive=lambda config: True, lora=("linear_q", "linear_v")),
+    "wav2vec2-conformer": replace(
+        WAVEFORM,
+        padding_sensitive=lambda config: True,
+        after=lambda config: ("encoder.layer_norm", "adapter"),
+        lora=("linear_q", "linear_v"),
+    ),
     # The encoder of an encoder-decoder; `whisper` says how it reads clips.
     "whisper": Encoder(
         reads="log-mel",
@@ -107,6 +121,7 @@ ENCODERS = {
         steps=lambda config, frames: 2 * frames - 1,
         padding_sensitive=lambda config: False,
         layers="layers",
+        after=lambda config: ("layer_norm",),
         lora=("q_proj", "v_proj"),
         rows=lambda config: config.num_mel_bins,
         longest=lambda config: 2 * config.max_source_positions / 100,  # frames of 10 ms
@@ -124,6 +139,7 @@ ENCODERS = {
         steps=lambda config, frames: frames * config.adapter_stride ** _adapters(config),
         padding_sensitive=lambda config: False,
         layers="encoder.layers",
+        after=lambda config: ("intermediate_ffn", "adapter"),
         lora=("linear_q", "linear_v"),
         time=1,
         rows=lambda config: config.feature_projection_input_dim,
@@ -214,6 +230,16 @@ def shortest_input(config: PreTrainedConfig) -> int:
     return 1 if description is None else description.steps(config, 1)
 
 
+def complete(config: PreTrainedConfig, every_layer: bool) -> None:
+    """Set, in an audio encoder's configuration, what its training requires; `every_layer`: all its layers are read."""
+    if every_layer:  # a dropped layer leaves no hidden state to weigh
+        config.layerdrop = 0.0
+        if hasattr(config, "encoder_layerdrop"):
+            config.encoder_layerdrop = 0.0
+    if hasattr(config, "mask_feature_prob") and not hasattr(config, "mask_feature_min_masks"):
+        config.mask_feature_min_masks = 0  # WavLM's SpecAugment reads it, WavLM's configuration has no such field
+
+
 def layer_count(config: PreTrainedConfig) -> int:
     """Number of hidden states: those of the layers and the input of the first; 1 where there are no layers."""
     description = describe(config)
@@ -224,6 +250,38 @@ def transformer_layers(encoder: nn.Module) -> nn.ModuleList | None:
     """The transformer layers of an audio encoder, first to last; None where it has none."""
     path = describe_audio(encoder.config).layers
     return None if path is None else encoder.get_submodule(path)
+
+
+def depth(config: PreTrainedConfig, name: str) -> int:
+    """The transformer layer, from 1, that an audio encoder's module or parameter of this name belongs to: 0 before the
+    first layer, and the number of layers after the last.
+
+    >>> from transformers import WhisperConfig
+    >>> names = "conv1.weight", "layers.0.fc1.bias", "layer_norm.bias"
+    >>> [depth(WhisperConfig(encoder_layers=4), name) for name in names]
+    [0, 1, 4]
+    """
+    description = describe_audio(config)
+    if match := re.match(rf"{re.escape(description.layers)}\.(\d+)(\.|$)", name):
+        return int(match[1]) + 1
+    follows = any(f"{name}.".startswith(f"{path}.") for path in description.after(config))
+    return config.num_hidden_layers if follows else 0
+
+
+def freeze_layers(encoder: nn.Module, count: int) -> None:
+    """Stop the gradients of the first `count` transformer layers of an audio encoder and of everything before them."""
+    for name, parameter in encoder.named_parameters():
+        if depth(encoder.config, name) <= count:
+            parameter.requires_grad_(False)
+
+
+def train_upper_layers(encoder: nn.Module, count: int, mode: bool) -> None:
+    """Put an encoder into evaluation mode, but the layers from number `count` on, and what follows them, into training
+    mode if `mode`. The encoder itself masks its input (SpecAugment) and skips layers (LayerDrop): it does neither."""
+    encoder.eval()
+    for name, module in encoder.named_modules():
+        if depth(encoder.config, name) > count:
+            module.train(mode)
 
 
 def longest_clip(config: PreTrainedConfig) -> float | None:

@@ -14,9 +14,11 @@ from .encoders import (
     encode,
     extract,
     freeze_feature_encoder,
+    freeze_layers,
     load_encoder,
     new_encoder,
     stacked,
+    train_upper_layers,
     transformer_layers,
 )
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; SerConfig names it
@@ -41,11 +43,12 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         # The layers that FSDP wraps and device_map keeps whole; wav2vec2 and WavLM do not name them themselves.
         self._no_split_modules = [type(transformer_layers(self.encoder)[0]).__name__]
         self._frozen = False
+        self._frozen_layers = 0
         pooling, count = POOLINGS[config.pooling], len(config.read_layers)
-        # Pooled before the head where no trained weights come before the pooling or belong to it.
-        self.pools_audio = pooling.linear or (
-            pooling.parameters is None and config.head == "mlp" and config.layer_mix != "sum"
-        )
+        # Each layer is pooled before everything else where that changes nothing: no trained weights come before the
+        # pooling or belong to it. Hidden states are standardised after it, so that it comes first there too.
+        commutes = pooling.linear or (config.head == "mlp" and config.layer_mix != "sum")
+        self.pools_audio = pooling.parameters is None and (config.standardise or commutes)
         # Layers and width of the hidden states that `encode_audio` returns.
         self.audio_shape = count, config.hidden_size * (pooling.width if self.pools_audio else 1)
         # No encoder has modules of these names: PEFT's modules_to_save matches by the end of a name.
@@ -53,12 +56,12 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
             self.ser_scale = Scale(*self.audio_shape)
         if config.layer_mix == "sum":
             self.ser_layer_sum = LayerSum(count)
-        width = config.hidden_size * (count if config.layer_mix == "concat" else 1)
+        width = self.audio_shape[1] * (count if config.layer_mix == "concat" else 1)
         if config.head == "linear":
             self.ser_projector = nn.Linear(width, config.head_size)
             width = config.head_size
         self.ser_pool = None if pooling.parameters is None else pooling.parameters(width)
-        width *= pooling.width
+        width *= 1 if self.pools_audio else pooling.width
         if config.head == "mlp":
             self.ser_dense = nn.Linear(width, width)
             self.ser_dropout = nn.Dropout(config.head_dropout)
@@ -91,10 +94,22 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         self._frozen = True
         self.encoder.requires_grad_(False).eval()
 
+    def freeze_layers(self, count: int) -> None:
+        """No gradients for the first `count` transformer layers and all before them, and no dropout there from now on.
+        SpecAugment and LayerDrop, which the encoder does as a whole, end too. ValueError: no layer is left to train."""
+        layers = len(transformer_layers(self.encoder))
+        if not 0 < count < layers:
+            raise ValueError(f"freeze 1 to {layers - 1} of {layers} layers, got {count}")
+        self._frozen_layers = count
+        freeze_layers(self.encoder, count)
+        self.train(self.training)
+
     def train(self, mode: bool = True):
         super().train(mode)
         if self._frozen and self.encoder is not None:
             self.encoder.eval()
+        elif self._frozen_layers:
+            train_upper_layers(self.encoder, self._frozen_layers, mode)
         return self
 
     def encode_audio(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None):

@@ -49,7 +49,9 @@ class ClipWhisperEncoder(WhisperEncoder):
         mask = None if attention_mask is None else attention_mask[:, ::2]
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=hidden, attention_mask=mask)
         for layer in self.layers:
-            if not self.training or not self.layerdrop or torch.rand([]) >= self.layerdrop:
+            # Read here, not when the encoder was made: a layer mix sets it to 0.
+            drop = self.config.encoder_layerdrop if self.training else 0.0
+            if not drop or torch.rand([]) >= drop:
                 hidden = layer(hidden, mask, **kwargs)
         return BaseModelOutput(last_hidden_state=self.layer_norm(hidden))
 

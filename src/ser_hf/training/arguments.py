@@ -302,6 +302,12 @@ def _check(values: argparse.Namespace, system: System, named: list[str]) -> None
     for frozen in ("freeze_encoders", "freeze_encoder"):
         if flags.get("lora_r") and flags.get(frozen) and values.do_train:
             raise SerError(f"--lora_r {values.lora_r}: adapts the encoders; it needs --{frozen} false")
+    if flags.get("freeze_layers"):
+        masks = [name for name in flags if name.startswith(("mask_time_", "mask_feature_"))]
+        for name in ("freeze_feature_encoder", *masks):
+            if name in named:
+                why = "does nothing with --freeze_layers, which keeps the encoder's input as it is"
+                raise SerError(f"--{name} {_shown(flags[name])}: {why}; leave it out")
     if flags.get("freeze_encoder") and values.do_train:
         from ..data.augmentation import Augmentation
 

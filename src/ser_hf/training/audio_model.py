@@ -14,7 +14,7 @@ from ..data.augmentation import Augmentation
 from ..data.collators import SpeechCollator
 from ..errors import SerError
 from ..models import SerConfig, SerForAudioClassification
-from ..models.encoders import describe_audio, load_extractor, longest_clip
+from ..models.encoders import describe_audio, load_extractor, longest_clip, transformer_layers
 from .encoder_states import StateCollator, States, check_states, encode, with_shifts
 from .hub import check_labels, label_maps, load_finetuned
 from .settings import AudioRegressionSettings, ClipArguments, EncoderArguments, HeadArguments, WindowArguments
@@ -64,12 +64,23 @@ def audio_model(
     frozen, convolutions = flags.freeze_feature_encoder, describe_audio(model.config.audio_config).feature_encoder
     if flags.freeze_encoder and new_head:
         model.freeze_encoder()
+    elif flags.freeze_layers and new_head:
+        _freeze_layers(model, flags.freeze_layers)
     elif frozen and convolutions is None:
         kind = model.config.audio_config.model_type
         raise SerError(f"--freeze_feature_encoder true: {kind} has no convolutions over the waveform; leave it out")
     elif convolutions and (frozen or (frozen is None and not model_type)):
         model.freeze_feature_encoder()
     return model, extractor
+
+
+def _freeze_layers(model: SerForAudioClassification, count: int) -> None:
+    layers, kind = len(transformer_layers(model.encoder)), model.config.audio_config.model_type
+    if count > layers:
+        raise SerError(f"--freeze_layers {count}: this {kind} has {layers} layers; give at most {layers - 1}")
+    if count == layers:
+        raise SerError(f"--freeze_layers {count}: these are all layers of this {kind}; give --freeze_encoder true")
+    model.freeze_layers(count)
 
 
 def check_lengths(

@@ -291,7 +291,8 @@ def sources_of(
     half: bool = False,  # all in half precision, as under bf16 autocast
 ) -> dict[str, Source]:
     """The encoders of a model, and how their states are kept: pooled over frames where the head can do without frames.
-    Of an audio model, vectors of all layers are kept, whichever the head reads, and frames in half precision."""
+    Of an audio model with a layer mix, vectors of all layers are kept, whichever the head reads; frames of an audio
+    model are kept in half precision."""
     fused = isinstance(model, SerFusionForClassification)
     extractor, audio_config = processor.feature_extractor if fused else processor, model.config.audio_config
     encoder = model.audio_encoder if fused else model.encoder
@@ -310,6 +311,8 @@ def sources_of(
             half,
         )
         return {"audio": Source(encode=model.encode_audio, kept=model.audio_shape[0], half=half, **same), "text": text}
+    if model.config.layer_mix == "last":  # not the last of all layers: some encoders norm or shorten it afterwards
+        return {"audio": Source(encode=model.encode_audio, kept=1, half=half or not model.pools_audio, **same)}
     if not model.pools_audio:
         return {"audio": Source(encode=model.encode_audio, kept=tuple(model.config.read_layers), half=True, **same)}
 
@@ -359,10 +362,9 @@ def check_states(model: SerForAudioClassification | SerFusionForClassification, 
         for kind, source in states.sources.items():
             if (cached := states.find(kind, row)) is not None:
                 inputs = source.reader.inputs([row])
-                inputs.pop("attention_mask")  # nothing is padded
                 with torch.autocast(device.type, torch.bfloat16, enabled=source.half and device.type == "cuda"):
-                    encoded = source.encode(*(value.to(device) for value in inputs.values()))[0]
-                now = encoded[0].float().cpu()
+                    encoded, real = source.encode(**{name: value.to(device) for name, value in inputs.items()})
+                now = encoded[0][:, real[0]].float().cpu()
                 now = now if source.selected is None else now[source.selected]
                 now = now if states.shifts is None else now - states.shifts[voice(row)]
                 differences.append(float((cached.float() - now).abs().max() / now.abs().max().clamp(min=1e-6)))

@@ -27,7 +27,8 @@ def add_lora(
 ) -> "PeftModel":
     """The model with adapters of rank `r` on linear layers of its encoders, scaled by `alpha / r`. Its head
     (`head_modules`) is trained in full and saved with the adapter. `target` holds the last names of the layers to
-    adapt; it defaults to `Encoder.lora` of `models.encoders`. Raises SerError: no layer has such a name."""
+    adapt; it defaults to `Encoder.lora` of `models.encoders`. Frozen layers get none. Raises SerError: no layer that is
+    not frozen has such a name."""
     from peft import LoraConfig, get_peft_model
     from torch import nn
     from transformers.pytorch_utils import Conv1D
@@ -36,11 +37,12 @@ def add_lora(
 
     heads = head_modules(model)
     encoders = [name for name in _children(model) if name not in heads]
-    linear = {
-        name.rpartition(".")[2]
+    layers = {
+        name: layer.weight.requires_grad
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear | Conv1D) and name.partition(".")[0] in encoders
     }
+    linear = {name.rpartition(".")[2] for name, trained in layers.items() if trained}
     parts = [getattr(model.config, name, None) for name in ("audio_config", "text_config")]
     configs = [part for part in parts if part is not None] or [model.config]
     default = [name for config in configs for name in (describe(config) or TEXT).lora if name in linear]
@@ -55,6 +57,7 @@ def add_lora(
         lora_dropout=dropout,
         # only in the encoders: a head may have layers of these names too, and is trained in full
         target_modules=rf"(?:{'|'.join(encoders)})\.(?:.*\.)?(?:{'|'.join(wanted)})",
+        exclude_modules=[name for name, trained in layers.items() if not trained] or None,
         modules_to_save=heads,
     )
     return get_peft_model(model, config)

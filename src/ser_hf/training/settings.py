@@ -117,6 +117,9 @@ class EncoderArguments:
         None, "Train on copies of each clip at these speeds too: of other voices.", above=0
     )
     speaker_norm: bool | None = _of_frozen(None, "Subtract each speaker's mean, in test too. Known speakers only.")
+    freeze_layers: int | None = _of_trained(
+        None, "Freeze the first N transformer layers and all before them, in evaluation mode.", least=1
+    )
     freeze_feature_encoder: bool | None = _of_trained(None, "Freeze the convolutions; if unset: frozen if pretrained.")
     context: str = _flag("clip", "full: Whisper reads 30 s, as its stock class does.", choices=CONTEXTS)
     mask_time_prob: float | None = _of_trained(
@@ -149,6 +152,16 @@ class LoraArguments:
     lora_alpha: int = _of_lora(16, "Adapters are scaled by lora_alpha / lora_r.", least=1)
     lora_dropout: float = _of_lora(0.05, "Dropout before the adapters.", least=0, below=1)
     lora_target: list[str] | None = _of_lora(None, "Names of adapted layers; queries and values if unset.")
+
+
+@dataclass(frozen=True)
+class TuningArguments:
+    """Learning rates of the model's parts."""
+
+    head_learning_rate: float | None = _of_trained(None, "Rate of the new head; --learning_rate if unset.", above=0)
+    layer_lr_decay: float | None = _of_trained(
+        None, "Layer l of L learns at --learning_rate times this to the power L - l.", above=0, below=1
+    )
 
 
 @dataclass(frozen=True)
@@ -329,7 +342,9 @@ class AudioRegressionSettings(Settings):
     encoder: EncoderArguments
     head: HeadArguments
     lora: LoraArguments
+    tuning: TuningArguments
     batches: BatchArguments
+    schedule: ScheduleArguments
     figures: FigureArguments
     augmentation: "Augmentation"
 

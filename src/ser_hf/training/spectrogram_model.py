@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
-from transformers import EarlyStoppingCallback, TrainingArguments
+from transformers import TrainingArguments
 
 from ..data.augmentation import Augmentation, augment_spectrogram
 from ..data.cache import Store, clip_name, settings_folder
@@ -251,12 +251,3 @@ def with_trimmed_durations(rows: Dataset, collator: FeatureCollator) -> Dataset:
     frames = [store[clip_name(row)].shape[1] for row in rows.select_columns(columns)]
     seconds = np.array(frames, np.float32) * extractor.hop_length / extractor.sampling_rate
     return rows.select_columns(columns).add_column("duration", seconds)
-
-
-def early_stopping(patience: int | None, has_validation: bool) -> list[EarlyStoppingCallback]:
-    """The Trainer's callback for `--early_stopping_patience`, if set. Raises SerError without validation."""
-    if patience is None:
-        return []
-    if not has_validation:
-        raise SerError(f"--early_stopping_patience {patience}: needs validation: give --validation_fraction")
-    return [EarlyStoppingCallback(patience)]

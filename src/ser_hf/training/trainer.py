@@ -1,6 +1,7 @@
 """The Trainer with batches by seconds of audio, an exactly normalised loss, and results in dataset order."""
 
 import gc
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import numpy as np
@@ -13,6 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify
 
 from ..data.batching import LengthBatchSampler, evaluation_batches
 from .losses import Loss
+from .schedule import by_rate
 
 
 @contextmanager
@@ -49,13 +51,15 @@ class SerTrainer(Trainer):
         exact_evaluation: bool = False,  # no padding in evaluation (`batching.evaluation_batches`)
         sampling: np.ndarray | None = None,  # weights of training clips (`sampling_weights`); None draws each once
         one_cycle: bool = False,  # torch's OneCycleLR (Smith 2018) that peaks at `learning_rate`, with its momentum
+        rate_of: Callable[[str], float] | None = None,  # a parameter's name to its rate; None: all at `learning_rate`
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.budget, self.length, self.loss = budget, length, loss or Loss()
         self._update = None  # all logits and labels of the running update, where the loss needs them together
         self.eval_collator = eval_collator or self.data_collator
-        self.exact_evaluation, self.sampling, self.one_cycle = exact_evaluation, sampling, one_cycle
+        self.exact_evaluation, self.sampling = exact_evaluation, sampling
+        self.one_cycle, self.rate_of = one_cycle, rate_of
 
     def free(self) -> None:
         """Free the wrapped model before the process group ends: DDP's destructor would wait forever for gloo."""
@@ -112,6 +116,15 @@ class SerTrainer(Trainer):
     get_test_dataloader = get_eval_dataloader
 
     # ---- optimisation
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if new and self.rate_of is not None:
+            names = {parameter: name for name, parameter in (model or self.model).named_parameters()}
+            rates = {parameter: self.rate_of(names[parameter]) for parameter in names if parameter.requires_grad}
+            optimizer.param_groups = by_rate(optimizer.param_groups, rates, self.args.learning_rate)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
         if not self.one_cycle or self.lr_scheduler is not None:

@@ -1,0 +1,475 @@
+"""What every entry of `ENCODERS` promises, measured: a new entry is tested without a new test.
+
+python -m pytest tests/test_encoders.py -k whisper
+"""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import product
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile as sf
+import torch
+from test_fusion_model import text_config
+from test_fusion_pipeline import WORDS, make_processor
+from transformers import AutoModel, BertModel, WhisperForAudioClassification, WhisperForConditionalGeneration, pipeline
+
+from conftest import TINY_OF, tiny_config
+from ser_hf import cli
+from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionForClassification
+from ser_hf.models.configuration_ser import HEADS
+from ser_hf.models.encoders import (
+    ENCODERS,
+    audio_states,
+    describe,
+    example,
+    extract,
+    layer_count,
+    load_extractor,
+    longest_clip,
+    padding_sensitive,
+    transformer_layers,
+)
+from ser_hf.models.pipeline_ser import TASK
+from ser_hf.models.pooling import POOLINGS
+from ser_hf.training.audio_model import audio_model
+from ser_hf.training.encoder_states import head_of, put_back, sources_of
+from ser_hf.training.hub import from_stock, save_model, stock_class, to_stock
+from ser_hf.training.settings import ClipArguments
+
+KINDS = [kind for kind, entry in ENCODERS.items() if entry.reads != "spectrogram"]
+RATE = 16000
+LABELS = ("angry", "happy", "sad")
+MIXES = (
+    {},
+    *({"layer_mix": mix, "layers": layers} for mix, layers in product(("sum", "concat"), (None, [1], [2, 0]))),
+)
+
+
+def noise(samples: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, samples).astype(np.float32)
+
+
+# 3 s, an odd number of samples, 10 ms and one sample.
+CLIPS = [noise(length, seed) for seed, length in enumerate((3 * RATE, 23457, 160, 1))]
+
+
+def make(kind: str, encoder: dict | None = None, **config) -> SerForAudioClassification:
+    """A random model of three labels, whose head is so large that differences are seen."""
+    torch.manual_seed(0)
+    audio = tiny_config(kind, **{"num_hidden_layers": 2, **(encoder or {})})
+    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {name: i for i, name in enumerate(LABELS)}}
+    config = {"head_size": 8, "problem_type": "single_label_classification", **labels, **config}
+    return as_trained(SerForAudioClassification(SerConfig(audio_config=audio, **config)).eval())
+
+
+def as_trained(model, encoder: bool = True):
+    """The model with a head whose logits differ, and, if `encoder`, with norms that do something."""
+    for name, parameter in model.named_parameters():
+        if name.startswith("ser_"):
+            torch.nn.init.normal_(parameter, std=0.2)
+        elif encoder and "norm" in name and name.endswith("weight"):
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model
+
+
+def features(model, clips=CLIPS, whole: bool | None = None) -> dict[str, torch.Tensor]:
+    """The input of a model for clips, by a new feature extractor of its encoder."""
+    config = model.config.audio_config
+    whole = model.config.context == "full" if whole is None else whole
+    return extract(describe(config).new_extractor(config, whole), list(clips), describe(config).least)
+
+
+def logits(model, inputs: dict) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**inputs).logits
+
+
+def test_an_encoder_that_reads_no_waveform_has_a_tiny_shape():
+    others = {kind for kind in KINDS if ENCODERS[kind].reads != "waveform"}
+    assert others == set(TINY_OF), "add the smallest shape of a new encoder to TINY_OF of conftest.py"
+
+
+# ---- a clip alone is the clip in a batch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_clip_alone_is_the_clip_padded(kind):
+    sensitive = padding_sensitive(tiny_config(kind))
+    encoder, differences = make(kind).encoder, []
+    alone = [features(make(kind), [clip]) for clip in CLIPS]
+    batch = features(make(kind))
+    for pooling, head, mix in product(POOLINGS, HEADS, MIXES):
+        model = make(kind, pooling=pooling, head=head, **mix)
+        model.encoder = encoder
+        padded = logits(model, batch)
+        single = torch.cat([logits(model, one) for one in alone])
+        assert torch.isfinite(single).all()
+        differences.append(float((padded - single).abs().max()))
+        if not sensitive:
+            assert differences[-1] < 1e-5, (pooling, head, mix)
+            # and the test can fail: without its mask the padding changes the logits
+            unmasked = logits(model, {**batch, "attention_mask": None})
+            assert (unmasked - single)[1].abs().max() > 1e-4, (pooling, head, mix)
+    assert max(differences) > 1e-3 or not sensitive  # it is described as it is
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_of_ones_and_an_odd_length_change_nothing(kind):
+    model = make(kind, pooling="max", layer_mix="sum")
+    for samples in (RATE // 2, RATE // 2 + 1, 12345, 12721):
+        inputs = features(model, [noise(samples)])
+        if not inputs["attention_mask"].all():  # w2v-BERT makes a step of two frames: half of the last may be padding
+            inputs = {name: v[:, :-1] for name, v in inputs.items()}
+        assert inputs["attention_mask"].all()
+        assert (logits(model, inputs) - logits(model, {**inputs, "attention_mask": None})).abs().max() < 1e-5
+
+
+# ---- the table
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_and_steps_are_those_of_the_encoder(kind):
+    encoder, entry = make(kind).encoder, ENCODERS[kind]
+    config = encoder.config
+
+    def frames_of(steps: int) -> int:
+        values = example(config)
+        values = values[..., :steps] if entry.time == -1 else values[:, :steps]
+        assert values.shape[entry.time] == steps
+        with torch.no_grad():
+            return encoder(**{entry.input_name: values}).last_hidden_state.shape[1]
+
+    for count in (1, 2, 3, 7):
+        steps = entry.steps(config, count)
+        assert entry.frames(config, torch.tensor(steps)) == count == frames_of(steps)
+        if count > 1:  # one step less is one frame less
+            assert entry.frames(config, torch.tensor(steps - 1)) == count - 1 == frames_of(steps - 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_rest_of_the_table(kind):
+    encoder, entry = make(kind).encoder, ENCODERS[kind]
+    config, extractor = encoder.config, entry.new_extractor(encoder.config, False)
+    # rows, time and name of the input, by the feature extractor
+    inputs = extract(extractor, [noise(RATE)], entry.least)
+    values = inputs[entry.input_name]
+    assert values.shape[entry.time] == inputs["attention_mask"].shape[1]
+    rows = () if entry.rows is None else (entry.rows(config),)
+    for shape in (values.shape, example(config).shape):
+        assert shape[:-1] == (1, *rows) if entry.time == -1 else shape[2:] == rows
+    # least: so many samples are enough, and without zero-padding fewer are not
+    short = dict(extractor([noise(entry.least)], sampling_rate=RATE, return_tensors="pt", padding=True))
+    assert torch.isfinite(short[entry.input_name]).all() and short[entry.input_name].shape[entry.time] >= 1
+    if entry.least > 1:
+        with pytest.raises((ValueError, RuntimeError, IndexError)):
+            fewer = extractor([noise(entry.least - 1)], sampling_rate=RATE, return_tensors="pt", padding=True)
+            out = encoder(**{entry.input_name: fewer[entry.input_name]}).last_hidden_state
+            if not torch.isfinite(out).all() or not out.shape[1]:
+                raise ValueError("nothing to read")
+    # layers
+    with torch.no_grad():
+        states, real = audio_states(encoder, values, inputs["attention_mask"], every_layer=True)
+        last, _ = audio_states(encoder, values, inputs["attention_mask"])
+    assert states.shape[1] == layer_count(config) == len(transformer_layers(encoder)) + 1
+    assert last.shape[1:] == (1, *states.shape[2:]) and real.shape == states.shape[::2]
+    assert (entry.feature_encoder is None) == (entry.reads != "waveform")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_longest_clip_is_read_and_a_longer_one_is_not(kind):
+    model = make(kind, {"num_hidden_layers": 1})
+    longest = longest_clip(model.config.audio_config)
+    seconds = longest or 31
+    inputs = features(model, [noise(round(seconds * RATE))])
+    assert torch.isfinite(logits(model, inputs)).all()
+    if longest is not None:
+        with pytest.raises(ValueError, match="3001 frames: Whisper has positions for 3000; cut the clip into windows"):
+            features_of_longer = features(model, [noise(round(longest * RATE) + 1)])
+            logits(model, features_of_longer)
+
+
+# ---- stock classes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stock_is_ours_and_back(kind):
+    context = "full" if longest_clip(tiny_config(kind)) else "clip"
+    for mix, standardise in (("last", False), ("last", True), ("sum", False)):
+        model = make(kind, layer_mix=mix, standardise=standardise, context=context)
+        if standardise:
+            torch.nn.init.normal_(model.ser_scale.mean)
+            torch.nn.init.uniform_(model.ser_scale.std, 0.5, 2.0)
+        assert stock_class(model.config) is not None
+        # The stock class reads no zero-padded clips, so the clips of 10 ms and of one sample are left out.
+        stock, inputs = to_stock(model).eval(), features(model, CLIPS[:2])
+        if context == "full":
+            inputs.pop("attention_mask")  # the stock class has none
+        ours, theirs = logits(model, inputs), logits(stock, inputs)
+        assert (ours - theirs).abs().max() < 1e-6 * max(1, ours.abs().max())
+        if not standardise:  # the projection has taken over the scale
+            assert torch.equal(logits(from_stock(stock), inputs), ours)
+            again = to_stock(from_stock(stock)).state_dict()
+            assert all(torch.equal(value, again[name]) for name, value in stock.state_dict().items())
+        assert (logits(from_stock(stock), inputs) - theirs).abs().max() < 1e-5
+
+
+def test_whisper_on_clips_has_no_stock_class_and_on_30_s_is_one():
+    assert stock_class(make("whisper").config) is None
+    model = make("whisper", context="full", layer_mix="sum")
+    stock = to_stock(model)
+    assert type(stock) is WhisperForAudioClassification and stock.config.use_weighted_layer_sum
+    inputs = features(model)["input_features"]
+    with torch.no_grad():
+        ours, theirs = (one.encoder(inputs, output_hidden_states=True) for one in (model, stock.eval()))
+    for mine, other in zip(ours.hidden_states, theirs.hidden_states, strict=True):
+        assert torch.equal(mine, other)
+    # on clips alone the same weights answer otherwise, so that the two must not be confused
+    clips = make("whisper", layer_mix="sum")
+    clips.load_state_dict(model.state_dict())
+    assert (logits(clips, features(clips)) - logits(model, {"input_features": inputs})).abs().max() > 1e-2
+
+
+# ---- training
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_checkpointing_gives_equal_gradients(kind):
+    gradients = []
+    for checkpointing in (False, True):
+        model = make(kind, layer_mix="sum", pooling="attentive").train()
+        if checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            assert model.is_gradient_checkpointing
+        torch.manual_seed(1)
+        model(**features(model, CLIPS[:2]), labels=torch.tensor([0, 2])).loss.backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
+    plain, checkpointed = gradients
+    assert plain.keys() == checkpointed.keys() and sum(name.startswith("encoder.") for name in plain) > 10
+    for name, gradient in plain.items():
+        assert (gradient - checkpointed[name]).abs().max() <= 1e-6 * max(1, gradient.abs().max()), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("flag", ["mask_time", "mask_feature"])
+def test_spec_augment_flags_change_training_alone(kind, flag):
+    names, options = list(LABELS), {"model_type": kind, "config_overrides": json.dumps(overrides(kind))}
+    masks = {f"{flag}_prob": 0.6, f"{flag}_length": 2}
+    if ENCODERS[kind].reads == "waveform":
+        masks |= {f"mask_{'feature' if flag == 'mask_time' else 'time'}_prob": 0.0}  # wav2vec2 masks time by default
+    torch.manual_seed(0)
+    plain, _ = audio_model(names, **options)
+    torch.manual_seed(0)
+    masked, _ = audio_model(names, **options, **masks)
+    as_trained(masked).load_state_dict(as_trained(plain).state_dict())
+    inputs = features(plain, CLIPS[:2])
+    assert torch.equal(logits(plain, inputs), logits(masked, inputs))
+    masked.train()
+    with torch.no_grad():
+        torch.manual_seed(2)
+        one, two = masked(**inputs).logits, masked(**inputs).logits
+    assert (one - logits(plain, inputs)).abs().max() > 1e-3 and (one - two).abs().max() > 1e-3
+
+
+def overrides(kind: str) -> dict:
+    """The tiny shape of a kind as `--config_overrides`."""
+    from conftest import TINY
+
+    return {**TINY, **TINY_OF.get(kind, {})}
+
+
+PROBES = (
+    {},
+    {"pooling": "attentive", "layer_mix": "sum", "layers": [0, 2]},
+    {"pooling": "meanstd", "head": "mlp"},
+    {"layer_mix": "concat", "layers": [2, 1]},
+    {"layer_mix": "sum"},
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frozen_encoder_has_no_gradients_and_its_head_reads_cached_states(kind):
+    for config in PROBES:
+        model = make(kind, standardise=True, **config)
+        model.freeze_encoder()
+        inputs = features(model)
+        expected = logits(model, inputs)
+        extractor = describe(model.config.audio_config).new_extractor(model.config.audio_config, False)
+        source = sources_of(model, extractor, ClipArguments())["audio"]
+        with torch.no_grad():
+            states, mask = source.encode(inputs[model.main_input_name], inputs["attention_mask"])
+        states = states if source.selected is None else states[:, source.selected]
+        assert (states.shape[1], states.shape[3]) == source.shape == model.audio_shape
+        head = head_of(model)
+        assert head.encoder is None
+        with torch.no_grad():
+            cached = head(audio_states=states, audio_mask=mask).logits
+            half = head(audio_states=states.half(), audio_mask=mask).logits
+        assert (cached - expected).abs().max() < 1e-5, config
+        assert (half - expected).abs().max() < 1e-2 * expected.abs().max(), config
+        loss = model.train()(**inputs, labels=torch.tensor([0, 1, 2, 0])).loss
+        assert not model.encoder.training
+        loss.backward()
+        trained = {name for name, weight in model.named_parameters() if weight.grad is not None}
+        assert trained == {name for name, _ in model.named_parameters() if name.startswith("ser_")}
+        with torch.no_grad():
+            head.ser_classifier.bias += 1.0
+        whole = put_back(head, model)
+        assert (logits(whole, inputs) - expected - 1.0).abs().max() < 1e-5
+
+
+# ---- published, in a process that has only the folder
+
+CLEAN = """
+import json, sys, numpy, torch
+sys.modules["ser_hf"] = None  # importing this project is an error in this process
+from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
+clip, results = {"array": numpy.load(sys.argv[1]), "sampling_rate": 16000}, {}
+for folder in sys.argv[2:]:
+    try:
+        model = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=False)
+        code = False
+    except ValueError as error:
+        assert "trust_remote_code" in str(error), error
+        model = AutoModelForAudioClassification.from_pretrained(folder, trust_remote_code=True)
+        code = True
+    extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=code)
+    options = {"model": folder, "trust_remote_code": code}
+    answers = [pipeline("audio-classification", **options)(clip, top_k=None)]
+    if code:
+        answers += [pipeline("speech-emotion-recognition", **options)(clip)]
+    scores = [{entry["label"]: entry["score"] for entry in answer} for answer in answers]
+    results[folder] = {"class": type(model).__name__, "code": code, "extractor": type(extractor).__name__,
+                       "scores": scores}
+print("RESULT" + json.dumps(results))
+"""
+
+
+def saved(model, folder):
+    """Save a model with a new feature extractor, as a run does; returns the class that was saved."""
+    config = model.config.audio_config
+    extractor = describe(config).new_extractor(config, model.config.context == "full")
+    return save_model(model, extractor, folder)
+
+
+def test_saved_is_loaded_where_ser_hf_is_not_installed(tmp_path):
+    clip, expected = noise(12345), {}
+    np.save(tmp_path / "clip.npy", clip)
+    configs = {"plain": {}, "own": {"pooling": "attentive", "head": "mlp", "layer_mix": "concat", "layers": [2, 0]}}
+    cases = [(kind, name, config) for kind in KINDS for name, config in configs.items()]
+    cases += [(kind, "full", {"context": "full"}) for kind in KINDS if longest_clip(tiny_config(kind))]
+    for kind, name, config in cases:
+        model, folder = make(kind, **config), tmp_path / f"{kind}-{name}"
+        stock = stock_class(model.config)
+        assert saved(model, folder) is (stock or SerForAudioClassification)
+        limited = longest_clip(model.config.audio_config) is not None
+        assert (stock is None) == (name == "own" or (limited and name == "plain"))
+        scores = logits(model, features(model, [clip]))[0].softmax(-1).tolist()
+        expected[str(folder)] = (stock or SerForAudioClassification).__name__, scores
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", CLEAN, str(tmp_path / "clip.npy"), *expected],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads(done.stdout.split("RESULT")[1])
+    for folder, (name, scores) in expected.items():
+        result = results[folder]
+        assert result["class"] == name and result["code"] == name.startswith("Ser"), folder
+        assert len(result["scores"]) == 1 + result["code"]
+        for answer in result["scores"]:
+            assert [answer[label] for label in LABELS] == pytest.approx(scores, abs=1e-5), folder
+    names = {folder.rpartition("/")[2]: result["extractor"] for folder, result in results.items()}
+    assert names["whisper-plain"] == names["whisper-own"] == "ClipWhisperFeatureExtractor"
+    assert names["whisper-full"] == "WhisperFeatureExtractor"
+
+
+# ---- the commands, and fusion
+
+
+def checkpoints():
+    """Names of pretrained checkpoints, and for each the class it is saved by."""
+    whisper = {"-generation": WhisperForConditionalGeneration, "-classifier": WhisperForAudioClassification}
+    return {kind: None for kind in KINDS} | {f"whisper{name}": kind for name, kind in whisper.items()}
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    """Folders of checkpoints as transformers saves them, with the stock feature extractor; and of a BERT."""
+    home = tmp_path_factory.mktemp("pretrained")
+    for name, kind in checkpoints().items():
+        torch.manual_seed(0)
+        config = tiny_config(name.partition("-gen")[0].partition("-cl")[0])
+        model = AutoModel.from_config(config) if kind is None else kind(config)
+        as_trained(model).save_pretrained(home / name)
+        describe(config).new_extractor(config, True).save_pretrained(home / name)
+    BertModel(text_config("bert", vocab_size=len(WORDS))).save_pretrained(home / "bert")
+    make_processor().tokenizer.save_pretrained(home / "bert")
+    return home
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """A corpus folder of three clips of different lengths, one of them of 10 ms."""
+    root = tmp_path_factory.mktemp("clips")
+    lines = ["file_name,label,speaker,text"]
+    for seed, (label, samples) in enumerate(zip(LABELS, (20000, 12345, 160), strict=True)):
+        sf.write(root / f"{seed}.wav", noise(samples, seed), RATE, subtype="FLOAT")
+        lines.append(f"{seed}.wav,{label},s{seed},i am so {label}")
+    (root / "metadata.csv").write_text("\n".join(lines))
+    return root
+
+
+@pytest.mark.parametrize("name", checkpoints())
+def test_embed_predict_and_fusion_of_a_checkpoint(name, pretrained, clips, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+    model = SerForAudioClassification.from_encoder(
+        str(pretrained / name), num_labels=3, id2label=dict(enumerate(LABELS)), pooling="meanstd", layer_mix="sum"
+    )
+    as_trained(model, encoder=False)
+    encoder, files = model.eval().encoder, sorted(clips.glob("*.wav"))
+    alone = [features(model, [sf.read(file, dtype="float32")[0]]) for file in files]
+
+    # embed: the mean over the frames of each clip alone, as of the encoder that transformers loads
+    loaded = AutoModel.from_pretrained(pretrained / name).eval()
+    kind = loaded.config.model_type
+    if kind != "whisper":  # the stock encoder reads 30 s
+        weights = loaded.state_dict()
+        assert all(torch.equal(value, weights[key]) for key, value in encoder.state_dict().items())
+    for flags, layers in ((["--layers", "all"], slice(None)), ([], None)):
+        out = tmp_path / f"{len(flags)}.parquet"
+        words = ["embed", str(clips), "--model", str(pretrained / name), "--out", str(out), *flags]
+        assert cli.main(words) == 0, capsys.readouterr().err
+        for row, inputs in zip(pq.read_table(out).to_pylist(), alone, strict=True):
+            with torch.no_grad():
+                values = inputs[model.main_input_name], inputs["attention_mask"]
+                states, real = audio_states(encoder, *values, every_layer=layers is not None)
+            pooled = states[0][:, real[0]].mean(dim=1)
+            assert np.allclose(row["embedding"], pooled if layers else pooled[0], atol=1e-5)
+
+    # predict: the saved model's scores of a folder
+    saved(model, tmp_path / "tuned")
+    assert cli.main(["predict", str(clips), "--model", str(tmp_path / "tuned"), "--out", str(tmp_path / "p.json")]) == 0
+    scores = [logits(model, inputs)[0].softmax(-1).tolist() for inputs in alone]
+    for row, one in zip(json.loads((tmp_path / "p.json").read_text()), scores, strict=True):
+        assert [row[f"score_{label}"] for label in LABELS] == pytest.approx(one, abs=2e-6)
+
+    # fusion with a text, saved and loaded
+    paths = str(pretrained / name), str(pretrained / "bert")
+    fused = SerFusionForClassification.from_encoders(*paths, num_labels=3, pooling="attentive", head_size=8)
+    as_trained(fused, encoder=False).eval()
+    config = fused.config.audio_config
+    processor = make_processor(load_extractor(paths[0], config), least_samples=describe(config).least)
+    save_model(fused, processor, tmp_path / "fused")
+    pipe = pipeline(TASK, model=str(tmp_path / "fused"), device="cpu", trust_remote_code=True)
+    clip = noise(12345)
+    for text, source in ((None, clip), ("i am so sad", {"array": clip, "sampling_rate": RATE, "text": "i am so sad"})):
+        with torch.no_grad():
+            inputs = processor(audio=clip, text=text, sampling_rate=RATE)
+            expected = fused(**inputs).logits[0].softmax(-1)
+        answer = {entry["label"]: entry["score"] for entry in pipe(source)}
+        assert [answer[label] for label in fused.config.id2label.values()] == pytest.approx(expected.tolist(), abs=1e-5)
