@@ -25,7 +25,6 @@ def main() -> None:
 
     from ser_hf.training import classical_model as classical
     from ser_hf.training.encoder_states import head_of
-    from ser_hf.training.speakers import speaker_remark
     from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
@@ -41,18 +40,18 @@ def main() -> None:
         clips = sum(map(len, splits.values()))
         run.say(f"functionals of {clips} clips: {computed} computed, the others were cached")
     else:
-        relative = False
-        model, extractor, collator = classical.encoder_model(names, splits, vectors.features, vectors.layers, training)
+        model, extractor, collator = classical.encoder_model(names, splits, vectors, training)
+        relative = model.config.speaker_norm
 
     # 4. Classifier: its complexity is selected by UAR on validation.
     trained = validation = None
     if training.do_train:
-        linear, trained, validation = classical.choose(splits, collator, len(names), classifier, training.seed)
+        rows = classical.fitted(splits, vectors.speed_copies)
+        linear, trained, validation = classical.choose(rows, collator, len(names), classifier, training.seed)
         model = classical.put_linear(linear, model, trained["complexity"])
 
     # 5. Test, once; model, card, results, push.
-    remarks = classical.classifier_remarks(model, trained)
-    remarks += [speaker_remark(splits, model.config.model_type)] if relative else []
+    remarks = classical.classifier_remarks(model, splits, trained, relative)
     head = head_of(model)  # of an encoder's model: it reads the cached states
     trainer = SerTrainer(model=head, args=training, processing_class=extractor, data_collator=collator)
     run.finish(

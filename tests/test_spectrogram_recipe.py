@@ -258,7 +258,7 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     card = (tmp_path / "run" / "README.md").read_text()
     for text in (results["model"]["details"], done.stdout, card):
-        assert "relative to each speaker's mean spectrum" in text
+        assert "relative to each speaker's mean" in text
     assert any("in test of 4 to 4 utterances" in line for line in results["test"]["remarks"])
     assert (
         ".adapted(clips)\nclassify({" in card

@@ -5,8 +5,9 @@ from .common import PipelineConfig, check_choice
 # Functionals of a clip in each feature set of the package opensmile: eGeMAPS (Eyben et al. 2016, IEEE Trans. Affective
 # Computing 7) in version 02, and the set of the INTERSPEECH ComParE challenges since 2013 in its version of 2016.
 FEATURE_SETS = {"eGeMAPSv02": 88, "ComParE_2016": 6373}
-# Both are linear. svm: one against rest, squared hinge loss. logistic: multinomial logistic regression.
-CLASSIFIERS = ("svm", "logistic")
+# All are linear. svm: one against rest, squared hinge loss. logistic: multinomial logistic regression. ridge: least
+# squares to -1 and 1.
+CLASSIFIERS = ("svm", "logistic", "ridge")
 
 
 class SerFunctionalsConfig(PipelineConfig):

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
-from sklearn.linear_model import LogisticRegression
+from datasets import Dataset, concatenate_datasets
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.svm import LinearSVC
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainingArguments
@@ -30,17 +30,20 @@ from ..models import (
 )
 from ..models.configuration_functionals import FEATURE_SETS
 from ..models.feature_extraction_functionals import statistics
-from .audio_model import audio_model, check_lengths, probe_states
+from .audio_model import audio_model, check_lengths, probe_states, with_copies
 from .encoder_states import StateCollator
 from .hub import check_labels, label_maps
 from .settings import ClassifierArguments, ClipArguments, VectorArguments
-from .speakers import check_speakers
+from .speakers import check_speakers, speaker_remark
 
 # The choice on validation and the second fit on train and validation are those of the baselines of the INTERSPEECH
 # challenges (Schuller et al. 2019, "The INTERSPEECH 2019 Computational Paralinguistics Challenge"), and so is the grid
 # from 1e-5 to 1. They scale features to 0 to 1; standardised ones have about a hundred times the variance, and C goes
 # down as far.
 COMPLEXITIES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+# Ridge regression to -1 and 1 has the strength `rows * dim / C`: relative to the trace of the standardised vectors, so
+# that C means the same for any number of them.
+GRIDS = {"svm": COMPLEXITIES, "logistic": COMPLEXITIES, "ridge": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)}
 ABSENT = -1e6  # logit of a class that no fitted utterance has: far below every decision value
 WRITE_EVERY = 256  # clips per file of the cache
 BUDGET = 36.0  # padded seconds of audio in a batch of an encoder, as in the audio recipes
@@ -57,12 +60,13 @@ def check_vectors(flags: VectorArguments, train: bool = True) -> None:
         if flags.layers:
             shown = " ".join(map(str, flags.layers))
             raise SerError(f"--layers {shown}: {features} has no layers, an encoder has; leave it out")
+        for flag in ("pooling", "speed_copies"):
+            if getattr(flags, flag):
+                raise SerError(f"--{flag}: for the hidden states of an encoder, not for {features}; leave it out")
         if find_spec("opensmile") is None:
             raise SerError(f"--features {features}: needs openSMILE: pip install ser-hf[classical]")
     elif "/" not in features and not Path(features).is_dir():
         raise SerError(f"--features {features}: choose {', '.join(FEATURE_SETS)}, or an encoder: Hub id or folder")
-    elif flags.speaker_norm:
-        raise SerError("--speaker_norm true: for openSMILE's functionals, not for hidden states; leave it out")
 
 
 # ---- functionals
@@ -189,20 +193,34 @@ def functionals_of(
 def encoder_model(
     label_names: list[str],  # in index order
     splits: Mapping[str, Dataset],
-    features: str,  # Hub id or folder of an encoder
-    layers: list[int] | None,  # the hidden states that are read; None: all
-    training: TrainingArguments,
+    flags: VectorArguments,  # whose `features` are the Hub id or folder of an encoder
+    training: TrainingArguments,  # device and progress bar
 ) -> tuple[SerForAudioClassification, Any, StateCollator]:
     """A frozen encoder under a linear classifier that is not fitted yet, its feature extractor, and a collator over the
-    hidden states of all parts: each layer's mean over real frames, one layer after another.
-    Raises SerError: checkpoint not found or no such encoder, no such layer, a clip longer than the encoder reads."""
-    head = {"pooling": "mean", "head": "linear", "head_size": len(label_names), "layer_mix": "concat"}
-    model, extractor = audio_model(label_names, model_name_or_path=features, freeze_encoder=True, layers=layers, **head)
+    hidden states of all utterances, and copies of those that are fitted: each layer pooled over real frames, one layer
+    after another; with `speaker_norm` relative to their speaker's mean.
+    Raises SerError: checkpoint not found or no such encoder, no such layer, a clip longer than the encoder reads; with
+    `speaker_norm`, an utterance has no speaker."""
+    if flags.speaker_norm:
+        check_speakers(splits)
+    head = {"pooling": flags.pooling or "mean", "head": "linear", "head_size": len(label_names), "layer_mix": "concat"}
+    head |= {"layers": flags.layers, "speaker_norm": flags.speaker_norm}
+    model, extractor = audio_model(label_names, model_name_or_path=flags.features, freeze_encoder=True, **head)
     check_lengths(model, splits, ClipArguments(), instead="choose another encoder")
-    return model, extractor, StateCollator(probe_states(model, extractor, splits, ClipArguments(), training, BUDGET))
+    seen = {"train": fitted(splits, flags.speed_copies)["both"], "test": splits["test"]}
+    states = probe_states(model, extractor, seen, ClipArguments(), training, BUDGET)
+    return model, extractor, StateCollator(states)
 
 
 # ---- the classifier
+
+
+def fitted(splits: Mapping[str, Dataset], speeds: list[float] | None) -> dict[str, Dataset]:
+    """What is fitted: `train`, then `both`, train and validation together, each with copies at other speeds; and
+    `validation` as it is."""
+    both = concatenate_datasets([splits["train"], splits["validation"]])
+    rows = {"train": with_copies(splits["train"], speeds), "both": with_copies(both, speeds)}
+    return rows | {"validation": splits["validation"]}
 
 
 @dataclass(frozen=True)
@@ -231,9 +249,12 @@ def fit_linear(
     decision values, of the SVM one per class; for two classes plus and minus half of the only one, so that a softmax
     gives logistic regression's probabilities there too."""
     mean, scale = (torch.from_numpy(each) for each in statistics(vectors.numpy()))
-    kind = {"svm": LinearSVC, "logistic": LogisticRegression}[flags.classifier]
     weights = None if flags.class_weights == "none" else flags.class_weights
-    estimator = kind(C=complexity, class_weight=weights, max_iter=1000, random_state=seed)
+    if flags.classifier == "ridge":
+        estimator = RidgeClassifier(alpha=vectors.numel() / complexity, class_weight=weights, random_state=seed)
+    else:
+        kind = {"svm": LinearSVC, "logistic": LogisticRegression}[flags.classifier]
+        estimator = kind(C=complexity, class_weight=weights, max_iter=1000, random_state=seed)
     estimator.fit(((vectors - mean) / scale).double().numpy(), labels.numpy())
     rows, offsets = torch.from_numpy(estimator.coef_).float(), torch.from_numpy(estimator.intercept_).float()
     if len(rows) == 1:  # two classes
@@ -244,26 +265,25 @@ def fit_linear(
 
 
 def choose(
-    splits: Mapping[str, Dataset],
+    rows: Mapping[str, Dataset],  # as from `fitted`
     collator: FunctionalsCollator | StateCollator,
     num_labels: int,
     flags: ClassifierArguments,
     seed: int,
 ) -> tuple[Linear, dict[str, Any], np.ndarray]:
-    """Choose the complexity of `COMPLEXITIES` with the best UAR on validation, of equal ones the least, by fitting
+    """Choose the complexity of `GRIDS` with the best UAR on validation, of equal ones the least, by fitting
     train; then fit train and validation together. Returns the fitted classifier, the training's part of `results.json`,
     and the logits on validation of what was fitted to train alone. Raises SerError: train has one class."""
     started = time.perf_counter()
-    train, validation = (_vectors(collator, splits[part]) for part in ("train", "validation"))
+    train, validation, both = (_vectors(collator, rows[part]) for part in ("train", "validation", "both"))
     if len(train[1].unique()) < 2:
         raise SerError("train has utterances of one class only: choose other --labels or another --fold")
     logits, uars = {}, {}
-    for complexity in COMPLEXITIES:
+    for complexity in GRIDS[flags.classifier]:
         logits[complexity] = fit_linear(*train, num_labels, complexity, flags, seed).logits(validation[0]).numpy()
         answers = logits[complexity].argmax(axis=1)
         uars[complexity] = classification_metrics(validation[1].numpy(), answers, num_labels)["uar"]
     best = max(uars, key=uars.get)
-    both = [torch.cat(pair) for pair in zip(train, validation, strict=True)]
     linear = fit_linear(*both, num_labels, best, flags, seed)
     record = {
         "classifier": flags.classifier,
@@ -304,18 +324,27 @@ def put_linear(
     return model
 
 
-def classifier_remarks(model: PreTrainedModel, trained: Mapping[str, Any] | None) -> list[str]:
-    """Lines on the layers of an encoder, on the choice of the complexity, where the classifier was fitted now, and on
-    an SVM's scores."""
+def classifier_remarks(
+    model: PreTrainedModel,
+    splits: Mapping[str, Dataset],
+    trained: Mapping[str, Any] | None,  # as `choose` returned it
+    relative: bool,  # whether vectors are speaker-normalised
+) -> list[str]:
+    """Lines on the layers of an encoder, the choice of the complexity, an SVM's scores, and speaker normalisation."""
     lines = []
     if isinstance(model, SerForAudioClassification):
         layers = ", ".join(map(str, model.config.read_layers))
-        lines.append(f"the encoder is frozen; layers {layers} of its hidden states, mean over frames, are classified")
+        frames = f"pooled over frames ({model.config.pooling})"
+        lines.append(f"the encoder is frozen; layers {layers} of its hidden states, {frames}, are classified")
     if trained:
-        grid = f"C = {trained['complexity']:g} of {COMPLEXITIES[0]:g} to {COMPLEXITIES[-1]:g}"
+        grid = GRIDS[trained["classifier"]]
+        grid = f"C = {trained['complexity']:g} of {grid[0]:g} to {grid[-1]:g}"
         chosen = f"has the best UAR on validation, {trained['best_validation']:.3f}, fitted to train"
         both = f"then train and validation together ({trained['utterances']} utterances) were fitted"
         lines.append(f"{grid} {chosen}; {both}")
-    if (trained["classifier"] if trained else model.config.classifier) == "svm":
-        lines.append("scores are a softmax of the SVM's decision values: they rank labels, and are no probabilities")
+    if (kind := trained["classifier"] if trained else model.config.classifier) != "logistic":
+        values = f"scores are a softmax of the decision values ({kind})"
+        lines.append(f"{values}: they rank labels, and are no probabilities")
+    if relative:
+        lines.append(speaker_remark(splits, model.config.model_type))
     return lines

@@ -49,6 +49,7 @@ _of_lora = partial(_flag, only_with=("lora_r", ()))
 _of_vectors = partial(_flag, only_with=("fusion", ("concat", "gated")))
 _of_new = partial(_flag, only_with=("model_name_or_path", (None,)))  # a checkpoint brings its own network and features
 POOLINGS = names_in("models/pooling.py", "POOLINGS")
+VECTOR_POOLINGS = tuple(name for name in POOLINGS if name != "attentive")  # those without weights
 HEADS = names_in("models/configuration_ser.py", "HEADS")
 LAYER_MIXES = names_in("models/configuration_ser.py", "LAYER_MIXES")
 CONTEXTS = names_in("models/configuration_ser.py", "CONTEXTS")
@@ -236,6 +237,10 @@ class VectorArguments:
         FEATURE_SETS[0], f"openSMILE's {' or '.join(FEATURE_SETS)}, or an encoder that is frozen: Hub id or folder."
     )
     layers: list[int] | None = _of_new(None, "Hidden states of the encoder, 0 before the first layer; all if unset.")
+    pooling: str | None = _of_new(None, "Pooling of the encoder's frames; mean if unset.", choices=VECTOR_POOLINGS)
+    speed_copies: list[float] | None = _of_new(
+        None, "Fit copies of each clip at these speeds too: of other voices. For an encoder.", above=0
+    )
     speaker_norm: bool | None = _flag(None, "Standardise by speaker first, in test too. Known speakers only.")
 
 
@@ -244,7 +249,7 @@ class ClassifierArguments:
     """The linear classifier."""
 
     classifier: str = _of_new(
-        "svm", "svm: linear, one against rest. logistic: multinomial regression.", choices=CLASSIFIERS
+        "svm", "svm: one against rest. logistic: multinomial. ridge: least squares.", choices=CLASSIFIERS
     )
     class_weights: str = _of_new("none", "Weigh classes by inverse frequency in train.", choices=("none", "balanced"))
 
