@@ -16,7 +16,7 @@ import pytest
 import soundfile as sf
 import torch
 from safetensors.torch import load_file, save_file
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.svm import LinearSVC
 from transformers import TrainingArguments, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
@@ -215,8 +215,9 @@ def test_the_model_is_what_scikit_learn_fitted(classifier, labels):
         flags = ClassifierArguments(classifier, weight)
         linear = classical.fit_linear(features, truth, labels, 0.01, flags, seed=3)
         model = classical.put_linear(linear, SerForFunctionalsClassification(config_of(labels)), 0.01)
-        kind = {"svm": LinearSVC, "logistic": LogisticRegression}[classifier]
-        theirs = kind(C=0.01, class_weight=None if weight == "none" else weight, random_state=3, max_iter=1000)
+        kind = {"svm": LinearSVC, "logistic": LogisticRegression, "ridge": RidgeClassifier}[classifier]
+        strength = {"alpha": inputs.size / 0.01} if classifier == "ridge" else {"C": 0.01, "max_iter": 1000}
+        theirs = kind(**strength, class_weight=None if weight == "none" else weight, random_state=3)
         theirs.fit(inputs, truth.numpy())
         with torch.no_grad():
             logits = model(features).logits
@@ -244,7 +245,7 @@ def test_the_complexity_has_the_best_uar_on_validation(folder, monkeypatch):
     # Predictions on the four validation clips by complexity: UAR 0.5, 0.75, 1, 1, 0.5, 0.
     complexities = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     answers = dict(zip(complexities, ("0000", "1110", "1010", "1010", "1111", "0101"), strict=True))
-    monkeypatch.setattr(classical, "COMPLEXITIES", complexities)
+    monkeypatch.setattr(classical, "GRIDS", {"logistic": complexities})
 
     def fake(vectors, labels, num_labels, complexity, flags, seed):
         calls.append((complexity, len(vectors), labels.tolist(), num_labels, flags, seed))
@@ -256,16 +257,18 @@ def test_the_complexity_has_the_best_uar_on_validation(folder, monkeypatch):
     monkeypatch.setattr(classical, "fit_linear", fake)
     _, extractor, _ = classical.functionals_model(["angry", "neutral"])
     collator, flags = functionals(extractor, parts)[1], ClassifierArguments("logistic", "balanced")
-    _, record, logits = classical.choose(parts, collator, 2, flags, seed=5)
+    _, record, logits = classical.choose(classical.fitted(parts, None), collator, 2, flags, seed=5)
     assert record["validation_uar"] == {"1e-05": 0.5, "0.0001": 0.75, "0.001": 1, "0.01": 1, "0.1": 0.5, "1": 0}
     assert (record["complexity"], record["best_validation"], record["selected_by"]) == (1e-3, 1.0, "uar")
-    assert [call[:2] for call in calls[:6]] == [(complexity, 12) for complexity in classical.COMPLEXITIES]
+    assert [call[:2] for call in calls[:6]] == [(complexity, 12) for complexity in complexities]
     assert calls[6:] == [(1e-3, 16, [*parts["train"]["label"], *parts["validation"]["label"]], 2, flags, 5)]
     assert logits.argmax(axis=1).tolist() == [1, 0, 1, 0]
     assert record["utterances"] == 16 and record["classifier"] == "logistic"
     angry = [row for row, label in enumerate(parts["train"]["label"]) if label]
     with pytest.raises(SerError, match="train has utterances of one class only"):
-        classical.choose({**parts, "train": parts["train"].select(angry)}, collator, 2, flags, seed=5)
+        classical.choose(
+            classical.fitted({**parts, "train": parts["train"].select(angry)}, None), collator, 2, flags, seed=5
+        )
 
 
 @pytest.mark.parametrize("part", ["mean", "scale", "ser_classifier.bias"])
@@ -294,7 +297,7 @@ CPU = ("--use_cpu", "true", "--disable_tqdm", "true", "--config", "none")
 def recipe(monkeypatch, capsys):
     """The recipe in this process, with one complexity: of equally good ones it would take the least, whose scores are
     all nearly equal. Returns what it prints."""
-    monkeypatch.setattr(classical, "COMPLEXITIES", (0.1,))
+    monkeypatch.setattr(classical, "GRIDS", {name: (0.1,) for name in CLASSIFIERS})
 
     def run(*flags) -> str:
         monkeypatch.setattr(sys, "argv", ["classical_cls.py", *map(str, flags)])
@@ -368,7 +371,7 @@ def test_a_run_by_speaker_is_what_the_adapted_pipeline_answers(folder, tmp_path,
     results, card = json.loads((run / "results.json").read_text()), (run / "README.md").read_text()
     for text in (results["model"]["details"], screen, card):
         assert "relative to each speaker's mean" in text
-    assert "divided by their speaker's standard deviation" in card
+    assert "relative to each speaker's mean and standard deviation" in card
     assert any("in test of 4 to 4 utterances" in line for line in results["test"]["remarks"])
     assert "fold 0, SPEAKER-NORMALISED)" in card and ".adapted(clips)\nclassify({" in card
     assert "no probabilities" not in card  # logistic regression's are
@@ -425,7 +428,7 @@ def test_a_run_on_hidden_states_is_what_the_saved_model_answers(folder, encoder,
     screen = recipe("--dataset", folder, *CPU, *flags, "--output_dir", run)
     results = json.loads((run / "results.json").read_text())
     assert results["model"]["class"] == "SerForAudioClassification" and str(encoder) not in json.dumps(results)
-    assert "layers 0, 2 of its hidden states, mean over frames, are classified" in screen
+    assert "layers 0, 2 of its hidden states, pooled over frames (mean), are classified" in screen
     model = SerForAudioClassification.from_pretrained(run)
     assert model.config.read_layers == [0, 2] and model.ser_projector.weight.shape == (2, 2 * 16)
     assert torch.equal(model.ser_classifier.weight, torch.eye(2))

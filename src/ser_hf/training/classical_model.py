@@ -256,7 +256,8 @@ def fit_linear(
         kind = {"svm": LinearSVC, "logistic": LogisticRegression}[flags.classifier]
         estimator = kind(C=complexity, class_weight=weights, max_iter=1000, random_state=seed)
     estimator.fit(((vectors - mean) / scale).double().numpy(), labels.numpy())
-    rows, offsets = torch.from_numpy(estimator.coef_).float(), torch.from_numpy(estimator.intercept_).float()
+    rows = torch.from_numpy(np.atleast_2d(estimator.coef_)).float()  # ridge's is one-dimensional for two classes
+    offsets = torch.from_numpy(np.atleast_1d(estimator.intercept_)).float()
     if len(rows) == 1:  # two classes
         rows, offsets = (torch.cat([-half, half]) for half in (rows / 2, offsets / 2))
     weight, bias = torch.zeros(num_labels, vectors.shape[1]), torch.full((num_labels,), ABSENT)
