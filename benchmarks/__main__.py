@@ -1,6 +1,6 @@
 """Compare this project with the ideal and with the usual ways, in one run on this machine.
 
-    python -m benchmarks                    # about 5 minutes on two idle cores
+    python -m benchmarks                    # about 6 minutes on two idle cores
     python -m benchmarks --quick            # about a minute; coarser
     python -m benchmarks --only training --rounds 9 --json training.json
     python -m benchmarks --only training --device cuda --shape base
@@ -32,6 +32,7 @@ SECTIONS = {
     "loader": "loader, one thread, no workers",
     "training": "training, files to optimizer steps",
     "fusion": "an epoch of a fusion head over frozen encoders",
+    "whisper": "Whisper base: training on clips of 4 s, and an epoch of a frozen probe",
 }
 
 
@@ -81,7 +82,7 @@ def main() -> None:
         quiet(work)
         facts = machine.facts()
         print(*machine.lines(facts), sep="\n")
-        if {"training", "loader", "fusion"} & set(sections):
+        if {"training", "loader", "fusion", "whisper"} & set(sections):
             import torch
 
             torch.set_num_threads(1)  # two were half as fast on a busy machine

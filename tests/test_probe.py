@@ -9,8 +9,10 @@ from ser_hf import load_corpus
 from ser_hf.data.augmentation import speed
 from ser_hf.data.splits import split
 from ser_hf.models import SerConfig, SerForAudioClassification
+from ser_hf.models.audio_blocks import trim
 from ser_hf.models.encoders import describe_audio, extract
 from ser_hf.models.pooling import POOLINGS, Scale
+from ser_hf.models.whisper import ClipWhisperFeatureExtractor
 from ser_hf.training import encoder_states
 from ser_hf.training.audio_model import probe_states, with_copies
 from ser_hf.training.encoder_states import StateCollator, head_of, put_back
@@ -140,3 +142,15 @@ def test_a_speaker_norm_model_adapts_to_the_speaker(config, parts, make):
     assert (unknown - cached).abs().max() > (adapted - cached).abs().max()
     with pytest.raises(ValueError, match="was not trained with --speaker_norm"):
         make()[0].adapt([], extractor)
+
+
+def test_whispers_features_are_those_of_the_trimmed_clip():
+    clip = np.zeros(16000, dtype=np.float32)
+    clip[4000:12000] = np.random.default_rng(0).normal(0, 0.1, 8000)
+    first, end = trim(clip, 16000, 30.0)
+    assert 0 < first < 4000 and 12000 < end < 16000
+    trimmed, plain = ClipWhisperFeatureExtractor(trim_db=30.0), ClipWhisperFeatureExtractor()
+    assert np.array_equal(trimmed.log_mel(clip), plain.log_mel(clip[first:end]))
+    assert trimmed.to_dict()["trim_db"] == 30.0
+    with pytest.raises(ValueError, match="trim_db 0"):
+        ClipWhisperFeatureExtractor(trim_db=0)

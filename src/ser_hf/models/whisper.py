@@ -15,6 +15,8 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .audio_blocks import check_trim_db, trim
+
 
 class ClipWhisperEncoder(WhisperEncoder):
     """The weights of `WhisperEncoder`; without a mask, and for 3000 frames, it computes exactly what that does."""
@@ -70,15 +72,28 @@ class ClipWhisperEncoder(WhisperEncoder):
 
 class ClipWhisperFeatureExtractor(WhisperFeatureExtractor):
     """The log-mel features of the stock extractor, cut to the clip: `(batch, mels, frames)` of 10 ms, where the stock
-    one gives 30 s of them. A frame belongs to the clip if its centre does."""
+    one gives 30 s of them. A frame belongs to the clip if its centre does.
+
+    Args:
+        trim_db: Trim silence at both ends, this many dB below the loudest (`audio_blocks.trim`); None keeps it.
+        kwargs: The stock extractor's.
+    """
 
     model_input_names = ["input_features", "attention_mask"]
+
+    def __init__(self, trim_db: float | None = None, **kwargs):
+        check_trim_db(trim_db)
+        super().__init__(**kwargs)
+        self.trim_db = trim_db
 
     def log_mel(self, clip) -> np.ndarray:
         """`(mels, frames)` of one clip `(samples,)`, at least one frame. ValueError if it is empty or no mono clip."""
         samples = np.asarray(clip, dtype=np.float32)
         if samples.ndim != 1 or not len(samples):
             raise ValueError(f"a clip must be (samples,), at least one sample, got shape {samples.shape}")
+        if self.trim_db is not None:
+            first, end = trim(samples, self.sampling_rate, self.trim_db)
+            samples = samples[first:end]
         frames = -(-len(samples) // self.hop_length)
         # Zeros follow, as in 30 s, over all frames that the clip takes part in: the loudest may be any of them.
         zeros = (frames + 1) * self.hop_length + self.n_fft - len(samples)

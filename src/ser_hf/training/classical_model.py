@@ -60,7 +60,7 @@ def check_vectors(flags: VectorArguments, train: bool = True) -> None:
         if flags.layers:
             shown = " ".join(map(str, flags.layers))
             raise SerError(f"--layers {shown}: {features} has no layers, an encoder has; leave it out")
-        for flag in ("pooling", "speed_copies"):
+        for flag in ("pooling", "trim_db", "speed_copies"):
             if getattr(flags, flag):
                 raise SerError(f"--{flag}: for the hidden states of an encoder, not for {features}; leave it out")
         if find_spec("opensmile") is None:
@@ -206,6 +206,10 @@ def encoder_model(
     head = {"pooling": flags.pooling or "mean", "head": "linear", "head_size": len(label_names), "layer_mix": "concat"}
     head |= {"layers": flags.layers, "speaker_norm": flags.speaker_norm}
     model, extractor = audio_model(label_names, model_name_or_path=flags.features, freeze_encoder=True, **head)
+    if flags.trim_db is not None:
+        if not hasattr(extractor, "trim_db"):  # the saved model would not trim
+            raise SerError(f"--trim_db {flags.trim_db:g}: {type(extractor).__name__} does not trim clips; leave it out")
+        extractor.trim_db = flags.trim_db
     check_lengths(model, splits, ClipArguments(), instead="choose another encoder")
     seen = {"train": fitted(splits, flags.speed_copies)["both"], "test": splits["test"]}
     states = probe_states(model, extractor, seen, ClipArguments(), training, BUDGET)

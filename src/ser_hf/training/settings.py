@@ -238,6 +238,7 @@ class VectorArguments:
     )
     layers: list[int] | None = _of_new(None, "Hidden states of the encoder, 0 before the first layer; all if unset.")
     pooling: str | None = _of_new(None, "Pooling of the encoder's frames; mean if unset.", choices=VECTOR_POOLINGS)
+    trim_db: float | None = _of_new(None, "Whisper: trim both ends this many dB below the loudest frame.", above=0)
     speed_copies: list[float] | None = _of_new(
         None, "Fit copies of each clip at these speeds too: of other voices. For an encoder.", above=0
     )
