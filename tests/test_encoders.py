@@ -5,6 +5,7 @@ python -m pytest tests/test_encoders.py -k whisper
 
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import product
@@ -16,7 +17,14 @@ import soundfile as sf
 import torch
 from test_fusion_model import text_config
 from test_fusion_pipeline import WORDS, make_processor
-from transformers import AutoModel, BertModel, WhisperForAudioClassification, WhisperForConditionalGeneration, pipeline
+from transformers import (
+    AutoModel,
+    BertModel,
+    Wav2Vec2FeatureExtractor,
+    WhisperForAudioClassification,
+    WhisperForConditionalGeneration,
+    pipeline,
+)
 
 from conftest import TINY_OF, tiny_config
 from ser_hf import cli
@@ -473,3 +481,58 @@ def test_embed_predict_and_fusion_of_a_checkpoint(name, pretrained, clips, tmp_p
             expected = fused(**inputs).logits[0].softmax(-1)
         answer = {entry["label"]: entry["score"] for entry in pipe(source)}
         assert [answer[label] for label in fused.config.id2label.values()] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.fixture
+def whisper(tmp_path):
+    """Folders of a fine-tuned Whisper, and of one with the feature extractor of another encoder."""
+    saved(make("whisper", pooling="max"), tmp_path / "tuned")
+    saved(make("whisper", pooling="max"), tmp_path / "unfit")
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "unfit")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["embed", "{long}", "--model", "{models}/tuned"], "whisper reads 30 s and 1 clips are longer, .*31.0 s.: cut"),
+        (
+            ["embed", "{long}", "--model", "{models}/unfit"],
+            "the feature extractor Wav2Vec2FeatureEx.* does not fit",
+        ),
+        (
+            ["predict", "{long}", "--model", "{models}/unfit"],
+            "--model .*unfit: the feature extractor .* not fit",
+        ),
+        (["predict", "{long}", "--model", "{models}/tuned", "--window_s", "31"], "--window_s 31: the model reads 30 s"),
+    ],
+)
+def test_commands_refuse_what_whisper_cannot_read(words, message, whisper, long, monkeypatch, capsys):
+    monkeypatch.chdir(whisper)
+    assert cli.main([word.format(models=whisper, long=long) for word in words]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and re.search(message, errors[0]), errors
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """A corpus folder with a clip of 1 s and one of 31 s."""
+    root = tmp_path_factory.mktemp("long")
+    for seconds in (1, 31):
+        sf.write(root / f"{seconds}.wav", noise(seconds * 1000), 1000)
+    (root / "metadata.csv").write_text("file_name,label\n1.wav,angry\n31.wav,happy\n")
+    return root
+
+
+def test_a_clip_of_31_s_is_an_error_of_its_file_alone(whisper, long, capsys):
+    out = whisper / "out.json"
+    assert cli.main(["predict", str(long), "--model", str(whisper / "tuned"), "--out", str(out)]) == 1
+    short, other = json.loads(out.read_text())
+    assert short["prediction"] and not short["error"] and not other["prediction"]
+    assert re.search("31.wav: 31.0 s, and the encoder reads 30 s: give windows", other["error"])
+    pipe = pipeline(TASK, model=str(whisper / "tuned"), trust_remote_code=True)
+    with pytest.raises(ValueError, match="31.wav: 31.0 s, and the encoder reads 30 s"):
+        pipe(str(long / "31.wav"))
+    assert len(pipe(str(long / "31.wav"), window_s=20.0)["segments"]) == 3
+    with pytest.raises(ValueError, match="window_s 31: the encoder reads 30 s; give shorter windows"):
+        pipe(str(long / "1.wav"), window_s=31)

@@ -214,6 +214,11 @@ def shortest_input(config: PreTrainedConfig) -> int:
     return 1 if description is None else description.steps(config, 1)
 
 
+def width(config: PreTrainedConfig) -> int:
+    """Dimensions of an audio encoder's last hidden state."""
+    return config.output_hidden_size if _adapters(config) else config.hidden_size
+
+
 def complete(config: PreTrainedConfig, every_layer: bool) -> None:
     """Set, in an audio encoder's configuration, what its training requires; `every_layer`: all its layers are read."""
     if every_layer:  # a dropped layer leaves no hidden state to weigh
@@ -377,6 +382,10 @@ def load_extractor(name_or_path: str, config: PreTrainedConfig, whole: bool = Fa
     """The feature extractor of an audio encoder's checkpoint. `whole`: Whisper's stock extractor, which pads every clip
     to 30 s; else its features end where the clip does. ValueError: it does not fit the encoder."""
     kind = AutoFeatureExtractor if whole else describe_audio(config).extractor
+    if kind is not AutoFeatureExtractor:  # it would read the settings of any other
+        saved = kind.get_feature_extractor_dict(name_or_path)[0].get("feature_extractor_type")
+        if saved is not None and saved not in [base.__name__ for base in kind.__mro__]:
+            raise ValueError(f"the feature extractor {saved} does not fit {config.model_type}")
     extractor = kind.from_pretrained(name_or_path, **options)
     check_extractor(extractor, config)
     return extractor
