@@ -75,13 +75,14 @@ def _samples_for(config: PreTrainedConfig, frames: int) -> int:
     return frames
 
 
-# The first convolution of base-size checkpoints has a group norm over time, which the padding takes part in.
+# The first convolution of base-size checkpoints has a group norm over time, which the padding takes part in. The
+# convolutions of adapters know no mask.
 WAVEFORM = Encoder(
     reads="waveform",
     input_name="input_values",
     frames=_convolved,
     steps=_samples_for,
-    padding_sensitive=lambda config: getattr(config, "feat_extract_norm", None) == "group",
+    padding_sensitive=lambda config: getattr(config, "feat_extract_norm", None) == "group" or _adapters(config) > 0,
     layers="encoder.layers",
     feature_encoder="feature_extractor",
     lora=("q_proj", "v_proj"),
