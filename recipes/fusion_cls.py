@@ -25,6 +25,7 @@ def main() -> None:
     settings = parse(SYSTEM, __doc__)
 
     from ser_hf.training import fusion_model as fusion
+    from ser_hf.training.audio_model import check_lengths
     from ser_hf.training.encoder_states import MODALITIES, StateCollator, check_states, encode, head_of, put_back
     from ser_hf.training.lora import with_lora
 
@@ -37,6 +38,7 @@ def main() -> None:
     model, processor = fusion.fusion_model(
         names, task, new_head=training.do_train, **vars(settings.fusion), **vars(settings.text)
     )
+    check_lengths(model.config.audio_config, splits, clips, advice="give --max_seconds")
     remarks = fusion.modality_remarks(splits, processor.text_cleaning)
     run.say(*remarks)
     if training.do_train:

@@ -47,7 +47,7 @@ def main() -> None:
     model, extractor = audio_model(
         names, task, new_head=training.do_train, **vars(settings.encoder), **vars(settings.head)
     )
-    check_lengths(model, parts, settings.clips)
+    check_lengths(model.config.audio_config, parts, settings.clips, settings.augmentation)
     if training.do_train:
         model = with_lora(model, settings.lora)
     if settings.figures.draw_augmentation:

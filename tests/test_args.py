@@ -294,6 +294,7 @@ def test_a_folds_encoder_is_of_that_fold():
 # ---- mistakes
 
 EMODB = ["--dataset", "emodb"]
+FROZEN = [*EMODB, "--freeze_encoder", "true"]
 
 
 @pytest.mark.parametrize(
@@ -348,6 +349,14 @@ EMODB = ["--dataset", "emodb"]
         ("spectrogram_cls", [*EMODB, "--n_mels", "4", "--model_name_or_path", "x"], "--n_mels 4: does nothing with "),
         ("classical_cls", [*EMODB, "--features", "ComParE_2016", "--model_name_or_path", "x"], "does nothing with"),
         ("classical_cls", [*EMODB, "--validation_fraction", "0"], "0: the complexity .* is chosen on validation"),
+        ("wav2vec2_cls", [*EMODB, "--layers", "2"], "--layers 2: does nothing without --layer_mix sum or concat"),
+        ("wav2vec2_reg", [*FROZEN, "--mask_time_prob", "0.1"], "0.1: does nothing without --freeze_encoder false"),
+        ("wav2vec2_cls", [*FROZEN, "--freeze_feature_encoder", "true"], "_encoder true: does nothing without --freeze"),
+        ("wav2vec2_cls", [*FROZEN, "--noise_p", "0.5"], "--noise_p 0.5: does nothing with --freeze_encoder true"),
+        ("wav2vec2_reg", [*FROZEN, "--mixup_p", "1"], "--mixup_p 1.0: does nothing with --freeze_encoder true"),
+        ("wav2vec2_cls", [*FROZEN, "--draw_augmentation"], "--draw_augmentation true: does nothing with --freeze_enc"),
+        ("wav2vec2_cls", [*FROZEN, "--gradient_checkpointing", "true"], "--gradient_checkpointing true: does nothing"),
+        ("wav2vec2_cls", [*FROZEN, "--lora_r", "2"], "--lora_r 2: adapts the encoders; it needs --freeze_encoder fal"),
         (
             "fusion_cls",
             [*EMODB, "--fusion", "cross_attention", "--text_pooling", "first"],

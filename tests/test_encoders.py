@@ -5,22 +5,34 @@ python -m pytest tests/test_encoders.py -k whisper
 
 import json
 import os
+import re
+import runpy
+import shutil
 import subprocess
 import sys
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
 import torch
 from test_fusion_model import text_config
 from test_fusion_pipeline import WORDS, make_processor
-from transformers import AutoModel, BertModel, WhisperForAudioClassification, WhisperForConditionalGeneration, pipeline
+from test_recipes import assert_equal_runs
+from transformers import (
+    AutoModel,
+    BertModel,
+    Wav2Vec2FeatureExtractor,
+    WhisperForAudioClassification,
+    WhisperForConditionalGeneration,
+    pipeline,
+)
 
-from conftest import TINY_OF, tiny_config
+from conftest import REPO, TINY, TINY_OF, run_recipe, tiny_config
 from ser_hf import cli
-from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionForClassification
+from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionForClassification, SerPipeline
 from ser_hf.models.configuration_ser import HEADS
 from ser_hf.models.encoders import (
     ENCODERS,
@@ -277,8 +289,6 @@ def test_spec_augment_flags_change_training_alone(kind, flag):
 
 def overrides(kind: str) -> dict:
     """The tiny shape of a kind as `--config_overrides`."""
-    from conftest import TINY
-
     return {**TINY, **TINY_OF.get(kind, {})}
 
 
@@ -473,3 +483,195 @@ def test_embed_predict_and_fusion_of_a_checkpoint(name, pretrained, clips, tmp_p
             expected = fused(**inputs).logits[0].softmax(-1)
         answer = {entry["label"]: entry["score"] for entry in pipe(source)}
         assert [answer[label] for label in fused.config.id2label.values()] == pytest.approx(expected.tolist(), abs=1e-5)
+
+
+@pytest.fixture
+def whisper(tmp_path):
+    """Folders of a fine-tuned Whisper, and of one with the feature extractor of another encoder."""
+    saved(make("whisper", pooling="max"), tmp_path / "tuned")
+    saved(make("whisper", pooling="max"), tmp_path / "unfit")
+    Wav2Vec2FeatureExtractor().save_pretrained(tmp_path / "unfit")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["embed", "{long}", "--model", "{models}/tuned"], "whisper reads 30 s and 1 clips are longer, .*31.0 s.: cut"),
+        (
+            ["embed", "{long}", "--model", "{models}/unfit"],
+            "the feature extractor Wav2Vec2FeatureEx.* does not fit",
+        ),
+        (
+            ["predict", "{long}", "--model", "{models}/unfit"],
+            "--model .*unfit: the feature extractor .* not fit",
+        ),
+        (["predict", "{long}", "--model", "{models}/tuned", "--window_s", "31"], "--window_s 31: the model reads 30 s"),
+    ],
+)
+def test_commands_refuse_what_whisper_cannot_read(words, message, whisper, long, monkeypatch, capsys):
+    monkeypatch.chdir(whisper)
+    assert cli.main([word.format(models=whisper, long=long) for word in words]) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert len(errors) == 1 and re.search(message, errors[0]), errors
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """A corpus folder with a clip of 1 s and one of 31 s."""
+    root = tmp_path_factory.mktemp("long")
+    for seconds in (1, 31):
+        sf.write(root / f"{seconds}.wav", noise(seconds * 1000), 1000)
+    (root / "metadata.csv").write_text("file_name,label\n1.wav,angry\n31.wav,happy\n")
+    return root
+
+
+def test_a_clip_of_31_s_is_an_error_of_its_file_alone(whisper, long, capsys):
+    out = whisper / "out.json"
+    assert cli.main(["predict", str(long), "--model", str(whisper / "tuned"), "--out", str(out)]) == 1
+    short, other = json.loads(out.read_text())
+    assert short["prediction"] and not short["error"] and not other["prediction"]
+    assert re.search("31.wav: 31.0 s, and the encoder reads 30 s: give windows", other["error"])
+    pipe = pipeline(TASK, model=str(whisper / "tuned"), trust_remote_code=True)
+    with pytest.raises(ValueError, match="31.wav: 31.0 s, and the encoder reads 30 s"):
+        pipe(str(long / "31.wav"))
+    assert len(pipe(str(long / "31.wav"), window_s=20.0)["segments"]) == 3
+    with pytest.raises(ValueError, match="window_s 31: the encoder reads 30 s; give shorter windows"):
+        pipe(str(long / "1.wav"), window_s=31)
+
+
+# ---- what once went wrong
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loaded_encoder_drops_no_layer_under_a_layer_mix(kind, tmp_path):
+    """A dropped layer leaves no hidden state to weigh; an encoder may have read the probability when it was made."""
+    audio = tiny_config(kind, num_hidden_layers=2)
+    audio.layerdrop = 0.9
+    if kind == "whisper":
+        audio.encoder_layerdrop = 0.9
+    describe(audio).model.from_config(audio).save_pretrained(tmp_path)
+    model = SerForAudioClassification.from_encoder(str(tmp_path), num_labels=3, layer_mix="concat").train()
+    inputs = features(model, CLIPS[:2])
+    for _ in range(4):
+        assert torch.isfinite(model(**inputs, labels=torch.tensor([0, 1])).loss)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_bfloat16_and_eager_attention_give_the_same_answer(kind, tmp_path):
+    model = make(kind, pooling="meanstd", layer_mix="sum", standardise=True)
+    saved(model, tmp_path)
+    expected = torch.cat([logits(model, features(model, [clip])) for clip in CLIPS])
+    extractor = describe(model.config.audio_config).new_extractor(model.config.audio_config, False)
+    eager = SerForAudioClassification.from_pretrained(tmp_path, attn_implementation="eager")
+    assert eager.encoder.config._attn_implementation == "eager"
+    assert (logits(eager, features(model)) - logits(model, features(model))).abs().max() < 1e-5
+    half = SerForAudioClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    pipe = SerPipeline(model=half, feature_extractor=extractor, device="cpu")
+    # Without the clip of 3 s: for 600 frames of these sizes the bfloat16 convolution of torch's CPU build is wrong.
+    for answer, one in zip(pipe(CLIPS[1:], batch_size=3), expected.softmax(-1)[1:], strict=True):
+        scores = {entry["label"]: entry["score"] for entry in answer}
+        assert [scores[label] for label in LABELS] == pytest.approx(one.tolist(), abs=0.02)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "add_adapter" in tiny_config(kind).to_dict()])
+def test_an_adapter_shortens_and_widens_the_last_layer(kind, tmp_path):
+    adapter = {"add_adapter": True, "num_adapter_layers": 2, "adapter_stride": 2, "output_hidden_size": 24}
+    model = make(kind, {**adapter, "adapter_kernel_size": 3}, standardise=True)
+    assert stock_class(model.config) is None and model.ser_projector.in_features == 24
+    assert saved(model, tmp_path) is SerForAudioClassification
+    inputs = features(model)
+    alone = torch.cat([logits(model, features(model, [clip])) for clip in CLIPS])
+    difference = (logits(model, inputs) - alone).abs().max()
+    assert difference > 1e-3 if padding_sensitive(model.config.audio_config) else difference < 1e-5
+    extractor = describe(model.config.audio_config).new_extractor(model.config.audio_config, False)
+    source = sources_of(model, extractor, ClipArguments())["audio"]
+    with torch.no_grad():
+        states, mask = source.encode(inputs[model.main_input_name], inputs["attention_mask"])
+        assert (head_of(model)(audio_states=states, audio_mask=mask).logits - logits(model, inputs)).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_overrides_reach_the_encoder_of_a_model_of_ours(kind, tmp_path):
+    saved(make(kind, pooling="max", layer_mix="concat"), tmp_path)
+    model = SerForAudioClassification.from_encoder(
+        str(tmp_path), {"mask_time_prob": 0.7, "layerdrop": 0.3}, num_labels=3
+    )
+    assert model.encoder.config.mask_time_prob == model.config.audio_config.mask_time_prob == 0.7
+    assert model.encoder.config.layerdrop == 0.3
+    before = SerForAudioClassification.from_pretrained(tmp_path).encoder.state_dict()
+    assert all(torch.equal(value, model.encoder.state_dict()[name]) for name, value in before.items())
+    with pytest.raises(ValueError, match="with {'num_hidden_layers': 3}: the encoder's weights .* are missing"):
+        SerForAudioClassification.from_encoder(str(tmp_path), {"num_hidden_layers": 3}, num_labels=3)
+
+
+@pytest.mark.parametrize("layers", [[], [1, 1], [-1], [3]])
+def test_layers_that_cannot_be_read(layers):
+    with pytest.raises(ValueError, match="^layers "):
+        make("wav2vec2", layer_mix="sum", layers=layers)
+
+
+# ---- recipes
+
+
+def recipe_flags(fake_corpus, out, *more) -> list[str]:
+    tiny = ("--model_type", "whisper", "--config_overrides", json.dumps(overrides("whisper")))
+    flags = (
+        "--dataset",
+        "demo",
+        "--data_dir",
+        fake_corpus("demo"),
+        *tiny,
+        "--use_cpu",
+        "true",
+        "--disable_tqdm",
+        "true",
+    )
+    short = ("--config", "none", "--head_size", "8", "--learning_rate", "1e-2", "--adam_epsilon", "1e-5")
+    return list(map(str, (*flags, *short, "--output_dir", out, *more)))
+
+
+@pytest.mark.parametrize("frozen", ["true", "false"])
+def test_whisper_is_trained_and_scored_on_windows(frozen, fake_corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+    windows = ("--window_seconds", "0.3", "--num_train_epochs", "1", "--save_strategy", "no", "--eval_strategy", "no")
+    windows += ("--validation_fraction", "0", "--freeze_encoder", frozen, "--layer_mix", "concat", "--layers", "1", "0")
+    monkeypatch.setattr(sys, "argv", ["wav2vec2_cls.py", *recipe_flags(fake_corpus, tmp_path / "run", *windows)])
+    runpy.run_path(str(REPO / "recipes" / "wav2vec2_cls.py"), run_name="__main__")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["test_windows"]["utterances"] > results["test"]["utterances"] > 0
+    # what the report says is what the saved model answers, window by window
+    table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
+    pipe = pipeline(TASK, model=str(tmp_path / "run"), trust_remote_code=True)
+    for _, row in table.iloc[:3].iterrows():
+        answer = pipe(str(fake_corpus("demo") / "wav" / f"{row['id']}.wav"), window_s=0.3)
+        for entry in answer["scores"]:
+            assert entry["score"] == pytest.approx(row[f"score_{entry['label']}"], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", ["true", "false"])
+def test_two_processes_are_one_and_a_killed_run_resumes(frozen, fake_corpus, tmp_path):
+    steps = ("--max_steps", "4", "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "2")
+    steps += ("--save_steps", "2", "--save_total_limit", "5", "--freeze_encoder", frozen, "--batch_seconds", "2")
+
+    def run(name: str, *more: str, processes: int = 1):
+        env = {**os.environ, "SER_CACHE": str(tmp_path / f"cache {name}")}
+        flags = recipe_flags(fake_corpus, tmp_path / name, *steps, *more)
+        done = run_recipe("wav2vec2_cls", *flags, processes=processes, env=env)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return tmp_path / name
+
+    one = run("one", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2")
+    two = run("two", "--per_device_train_batch_size", "2", processes=2)
+    assert_equal_runs(one, two, 1e-5)
+    shutil.copytree(one / "checkpoint-2", tmp_path / "again" / "checkpoint-2")
+    more = ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2")
+    assert_equal_runs(one, run("again", "--resume_from_checkpoint", "true", *more), 1e-6)
+    # and the saved model is scored again as it was
+    scored = ("--do_train", "false", "--model_name_or_path", str(one), "--data_dir", str(fake_corpus("demo")))
+    plain = ("--dataset", "demo", "--use_cpu", "true", "--config", "none", "--output_dir", str(tmp_path / "scored"))
+    done = run_recipe("wav2vec2_cls", *plain, *scored)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_equal_runs(one, tmp_path / "scored", 1e-6)

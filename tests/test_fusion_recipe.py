@@ -10,7 +10,7 @@ import soundfile as sf
 import torch
 from test_recipes import assert_equal_runs
 
-from conftest import TINY, run_recipe, settings_of, setup_of
+from conftest import TINY, run_recipe, settings_of, setup_of, tiny_config
 from ser_hf import SerError, load_corpus, split
 from ser_hf.training.encoder_states import StateCollator, head_of, put_back
 from ser_hf.training.encoder_states import encode as encode_states
@@ -27,7 +27,16 @@ SHORT += ("--head_dropout", "0")
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory, fake_corpus):
     """Folders of a tiny audio encoder, a spectrogram model, and a BERT, with what reads their inputs."""
-    from transformers import BertConfig, BertModel, Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model, set_seed
+    from transformers import (
+        BertConfig,
+        BertModel,
+        Wav2Vec2Config,
+        Wav2Vec2FeatureExtractor,
+        Wav2Vec2Model,
+        WhisperFeatureExtractor,
+        WhisperModel,
+        set_seed,
+    )
 
     from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
     from ser_hf.training.text_model import train_tokenizer
@@ -36,6 +45,8 @@ def encoders(tmp_path_factory, fake_corpus):
     home = tmp_path_factory.mktemp("encoders")
     Wav2Vec2Model(Wav2Vec2Config(**TINY)).save_pretrained(home / "audio")
     Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(home / "audio")
+    WhisperModel(tiny_config("whisper")).save_pretrained(home / "whisper")
+    WhisperFeatureExtractor(feature_size=8).save_pretrained(home / "whisper")
     extractor = SerSpectrogramFeatureExtractor()
     SerForSpectrogramClassification(SerSpectrogramConfig(arch="cnn2d_2")).save_pretrained(home / "spectrogram")
     extractor.save_pretrained(home / "spectrogram")
@@ -173,6 +184,10 @@ MISTAKES = {
     "all frames of all layers": (("--pooling", "attentive --use_weighted_layer_sum true"), "all frames of all layers"),
     "too long texts": (("--max_text_length", "5000"), "--max_text_length 5000"),
     "no texts": (("--data_dir", "{tmp}/silent"), "no utterance of (train|test|validation) has text: fusion needs both"),
+    "31 s for Whisper": (
+        ("--audio_model", "{whisper} --min_seconds 31"),
+        "--min_seconds 31: whisper reads 30 s; give less",
+    ),
     "a flag of others": (("--window_seconds", "1"), "--window_seconds: the recipe of fusion does not use it"),
 }
 
@@ -200,7 +215,8 @@ def test_a_mistake_is_one_line_and_exit_status_2(mistake, demo, encoders, fake_c
         at = given.index(flag)
         del given[at : at + 2]
     if value is not None:
-        given += [flag, *value.format(tmp=tmp_path, text=encoders / "text", audio=encoders / "audio").split()]
+        names = {"text": encoders / "text", "audio": encoders / "audio", "whisper": encoders / "whisper"}
+        given += [flag, *value.format(tmp=tmp_path, **names).split()]
     monkeypatch.setattr(sys, "argv", ["fusion_cls.py", *given])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(REPO / "recipes" / "fusion_cls.py"), run_name="__main__")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from conftest import REPO, run_recipe, tiny_flags
+from conftest import REPO, TINY_OF, run_recipe, tiny_config, tiny_flags
 
 # Three epochs of two updates; the checkpoint in the middle is in the middle of an epoch. Four batches an epoch, so that
 # two processes or two accumulation steps come out even.
@@ -198,6 +198,8 @@ def test_bad_clips_are_counted_and_skipped(fake_corpus, tmp_path):
     assert sum(part["utterances"] for part in results["splits"].values()) == results["corpus"]["utterances"]
 
 
+TINY_WHISPER = ("--model_type", "whisper", "--config_overrides", json.dumps(TINY_OF["whisper"]))
+LONG_CLIP = ("--dataset", "{bad}/long", "--data_dir", None, "--labels", None, "--protocol", None)
 MISTAKES = {
     "unknown dataset": (("--dataset", "emobd"), "unknown dataset 'emobd': did you mean 'emodb'?"),
     "no dataset": (("--dataset", ""), "--dataset is missing"),
@@ -218,15 +220,81 @@ MISTAKES = {
     "overrides": (("--config_overrides", "layerdrop=0"), "must be JSON"),
     "two models": (("--model_name_or_path", "x", "--model_type", "wav2vec2"), "give one"),
     "output": (("--output_dir", "{tmp}/file/out"), "--output_dir .*/file/out: cannot write in .*; choose another"),
-    "checkpoint": (("--model_name_or_path", "{tmp}/empty", "--config_overrides", "{{}}"), "model '.*/empty'"),
+    "checkpoint": (("--model_name_or_path", "{tmp}/empty", "--config_overrides", "{}"), "model '.*/empty'"),
     "resume": (("--resume_from_checkpoint", "{tmp}/nowhere"), "no such folder"),
+    # a checkpoint, its feature extractor, and what is read of it
+    "another extractor": (
+        ("--model_name_or_path", "{bad}/of_wav2vec2"),
+        "model '.*of_wav2vec2': the feature extractor Wav2Vec2FeatureExtractor does not fit whisper",
+    ),
+    "other mel bands": (
+        ("--model_name_or_path", "{bad}/of_80_bands"),
+        "model '.*of_80_bands': .* makes 80 values per frame, the encoder reads 8",
+    ),
+    "no extractor": (("--model_name_or_path", "{bad}/no_extractor"), "no_extractor': .*preprocessor_co"),
+    "clap": (("--model_name_or_path", "{bad}/clap"), "encoder 'clap' is not .*one vector per clip"),
+    "encodec": (("--model_name_or_path", "{bad}/encodec"), "encoder 'encodec' is not .*it is a codec"),
+    "gpt2": (("--model_name_or_path", "{bad}/gpt2"), "encoder 'gpt2' is not supported .it reads text"),
+    "ast": (
+        ("--model_name_or_path", "{bad}/audio-spectrogram-transformer"),
+        "encoder 'audio-spectrogram-transformer' is not supported .it reads patches",
+    ),
+    "no such layer": (("--layers", "99", "--layer_mix", "sum"), r"layers \[99\]: wav2vec2 has the layers 0 to 1"),
+    "a layer twice": (("--layers", "1 1", "--layer_mix", "concat"), r"layers \[1, 1\]: name each layer once"),
+    "30 s of wav2vec2": (("--context", "full"), "context 'full': wav2vec2 reads clips of any length"),
+    "30 s by max": (
+        ("--context", "full", "--pooling", "max", *TINY_WHISPER),
+        "'full' with pooling max and head linear",
+    ),
+    "30 s by mlp": (
+        ("--context", "full", "--head", "mlp", "--head_size", None, *TINY_WHISPER),
+        "'full' with pooling mean and head mlp",
+    ),
+    "no convolutions": (("--freeze_feature_encoder", "true", *TINY_WHISPER), "true: whisper has no convolutions"),
+    "LoRA names": (("--lora_r", "2", "--lora_target", "query"), "--lora_target query: no such layer in SerFor"),
+    "31 s": (
+        (*LONG_CLIP, *TINY_WHISPER),
+        "whisper reads 30 s and 1 clips are longer, .*31.0 s.: give --window_seconds",
+    ),
+    "31 s by a pause": (("--min_seconds", "31", *TINY_WHISPER), "--min_seconds 31: whisper reads 30 s"),
+    "31 s by speed": (
+        ("--speed_p", "1", "--speed_factor", "0.001", *TINY_WHISPER),
+        "whisper reads 30 s and .* the longest .slowed by --speed_factor, .* s.: give",
+    ),
     "push without a name": (("--push_to_hub", "true"), "--hub_model_id is missing: name the repository, user/name"),
 }
 
 
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory):
+    """Checkpoints that cannot be used, and a corpus with a clip of 31 s."""
+    import soundfile as sf
+    from transformers import AutoConfig, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor, WhisperModel
+
+    home = tmp_path_factory.mktemp("bad")
+    for name, extractor in (
+        ("of_wav2vec2", Wav2Vec2FeatureExtractor()),
+        ("of_80_bands", WhisperFeatureExtractor()),
+        ("no_extractor", None),
+    ):
+        WhisperModel(tiny_config("whisper")).save_pretrained(home / name)
+        if extractor is not None:
+            extractor.save_pretrained(home / name)
+    for kind in ("clap", "encodec", "gpt2", "audio-spectrogram-transformer"):
+        AutoConfig.for_model(kind).save_pretrained(home / kind)
+    (home / "long").mkdir()
+    lines = ["file_name,label,speaker"]
+    for index in range(12):
+        samples = np.random.default_rng(index).normal(0, 0.1, 31 * 1000 if index == 7 else 800)
+        sf.write(home / "long" / f"{index}.wav", samples, 1000)
+        lines.append(f"{index}.wav,{('angry', 'sad')[index % 2]},s{index // 2}")
+    (home / "long" / "metadata.csv").write_text("\n".join(lines))
+    return home
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_exit_status_2(mistake, fake_corpus, tmp_path, capsys, monkeypatch):
-    """In this process (the first lines of a recipe are the same everywhere), so that nineteen imports are not paid."""
+def test_a_mistake_is_one_line_and_exit_status_2(mistake, fake_corpus, bad, tmp_path, capsys, monkeypatch):
+    """In this process (the first lines of a recipe are the same everywhere), so that an import each is not paid."""
     import runpy
     import sys
 
@@ -238,13 +306,15 @@ def test_a_mistake_is_one_line_and_exit_status_2(mistake, fake_corpus, tmp_path,
     wrong, message = MISTAKES[mistake]
     given = emodb(fake_corpus, "--output_dir", str(tmp_path / "out"))
     for key, value in zip(wrong[::2], wrong[1::2], strict=True):
-        value = value.format(tmp=tmp_path)
+        if key in given:
+            del given[given.index(key) : given.index(key) + 2]
         if key == "--model_name_or_path" and "--model_type" not in wrong:
             del given[given.index("--model_type") : given.index("--model_type") + 4]
-        if key in given:
-            given[given.index(key) + 1] = value
-        else:
-            given += [key, value]
+        if value is not None:
+            given += [
+                key,
+                *([value] if key == "--config_overrides" else value.format(tmp=tmp_path, bad=bad).split(" ")),
+            ]
     monkeypatch.setattr(sys, "argv", ["wav2vec2_cls.py", *given])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(SystemExit) as stop:

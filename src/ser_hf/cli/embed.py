@@ -99,6 +99,7 @@ def encode_corpus(
     from ..models import pooling as poolings
     from ..models.encoders import audio_states, describe, layer_count, load_extractor, padding_sensitive, text_states
     from ..models.modeling_fusion import load_audio_encoder, load_text_encoder
+    from ..training.audio_model import check_lengths
     from ..training.encoder_states import AudioReader, TextReader, fill, open_store
     from ..training.settings import ClipArguments
     from ..training.text_model import check_text_length
@@ -121,6 +122,8 @@ def encode_corpus(
             processor = AutoTokenizer.from_pretrained(model, **remote)
     except (OSError, ValueError, AttributeError) as error:
         raise SerError(f"--model {model}: {' '.join(str(error).split())}") from None
+    if audio:
+        check_lengths(encoder.config, {"corpus": corpus}, ClipArguments(), advice="cut them into shorter files")
     table, kind = (poolings.POOLINGS, "an audio") if audio else (poolings.TEXT_POOLINGS, "a text")
     fitting = [name for name, entry in table.items() if entry.parameters is None]
     if pooling not in (None, *fitting):

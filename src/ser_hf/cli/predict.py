@@ -106,7 +106,10 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
             raise SerError(f"--speaker_clips: {error}") from None
     elif normalises_speakers:
         sys.stderr.write(f"{name}: trained with --speaker_norm; without --speaker_clips it assumes a mean speaker\n")
-    return SerPipeline(model=model, feature_extractor=extractor)
+    try:
+        return SerPipeline(model=model, feature_extractor=extractor)
+    except ValueError as error:
+        raise SerError(f"--model {name}: {error}") from None
 
 
 def _readable(files: list[str], sampling_rate: int) -> Iterator:
@@ -272,7 +275,12 @@ def main(argv: list[str]) -> int:
             raise SerError(f"--out {args.out}: must be a file that ends in {', '.join(FORMATS)}")
         claim(out.parent, f"--out {args.out}")
 
+    from ..models.encoders import longest_clip
+
     pipe = load(args.model, args.trust_remote_code, find_files(args.speaker_clips) if args.speaker_clips else None)
+    limit = longest_clip(getattr(pipe.model.config, "audio_config", pipe.model.config))
+    if limit is not None and windows and args.window_s > limit:
+        raise SerError(f"--window_s {args.window_s:g}: the model reads {limit:g} s; give less")
     name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
     settings = {"model": f"{name}@{fingerprint(pipe.model)}", **windows}
     # Other clips give other scores, in any order; a model that was adapted itself has another fingerprint.

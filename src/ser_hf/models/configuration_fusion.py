@@ -5,7 +5,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .common import PipelineConfig, check_choice
 from .configuration_spectrogram import SerSpectrogramConfig
-from .encoders import complete
+from .encoders import complete, width
 from .pooling import POOLINGS, TEXT_POOLINGS
 
 FUSIONS = ("concat", "gated", "cross_attention")
@@ -62,5 +62,5 @@ class SerFusionConfig(PipelineConfig):
             raise ValueError(
                 f"head_size {self.head_size}: must be a multiple of attention_heads {self.attention_heads}"
             )
-        self.hidden_size = self.audio_config.hidden_size + self.text_config.hidden_size
+        self.hidden_size = width(self.audio_config) + self.text_config.hidden_size
         complete(self.audio_config, every_layer=self.use_weighted_layer_sum)

@@ -4,7 +4,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 from .common import PipelineConfig, check_choice
-from .encoders import complete, describe_audio, layer_count, longest_clip
+from .encoders import complete, describe_audio, layer_count, longest_clip, width
 from .pooling import POOLINGS
 
 HEADS = ("linear", "mlp")
@@ -61,7 +61,7 @@ class SerConfig(PipelineConfig):
         check_choice("context", self.context, CONTEXTS)
         audio = self.audio_config
         describe_audio(audio, "waveform", "log-mel")
-        self.hidden_size = audio.hidden_size
+        self.hidden_size = width(audio)
         if self.context == "full" and longest_clip(audio) is None:
             raise ValueError(f"context 'full': {audio.model_type} reads clips of any length; choose clip")
         if self.context == "full" and (self.pooling, self.head) != ("mean", "linear"):

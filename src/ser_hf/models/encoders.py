@@ -83,13 +83,14 @@ def _samples_for(config: PreTrainedConfig, frames: int) -> int:
     return frames
 
 
-# The first convolution of base-size checkpoints has a group norm over time, which the padding takes part in.
+# The first convolution of base-size checkpoints has a group norm over time, which the padding takes part in. The
+# convolutions of adapters know no mask.
 WAVEFORM = Encoder(
     reads="waveform",
     input_name="input_values",
     frames=_convolved,
     steps=_samples_for,
-    padding_sensitive=lambda config: getattr(config, "feat_extract_norm", None) == "group",
+    padding_sensitive=lambda config: getattr(config, "feat_extract_norm", None) == "group" or _adapters(config) > 0,
     layers="encoder.layers",
     after=_after_layers,
     feature_encoder="feature_extractor",
@@ -228,6 +229,11 @@ def shortest_input(config: PreTrainedConfig) -> int:
     """Input steps that one output frame requires (wav2vec2: 400 samples, 25 ms); 1 where it is not described."""
     description = describe(config)
     return 1 if description is None else description.steps(config, 1)
+
+
+def width(config: PreTrainedConfig) -> int:
+    """Dimensions of an audio encoder's last hidden state."""
+    return config.output_hidden_size if _adapters(config) else config.hidden_size
 
 
 def complete(config: PreTrainedConfig, every_layer: bool) -> None:
@@ -425,6 +431,10 @@ def load_extractor(name_or_path: str, config: PreTrainedConfig, whole: bool = Fa
     """The feature extractor of an audio encoder's checkpoint. `whole`: Whisper's stock extractor, which pads every clip
     to 30 s; else its features end where the clip does. ValueError: it does not fit the encoder."""
     kind = AutoFeatureExtractor if whole else describe_audio(config).extractor
+    if kind is not AutoFeatureExtractor:  # it would read the settings of any other
+        saved = kind.get_feature_extractor_dict(name_or_path)[0].get("feature_extractor_type")
+        if saved is not None and saved not in [base.__name__ for base in kind.__mro__]:
+            raise ValueError(f"the feature extractor {saved} does not fit {config.model_type}")
     extractor = kind.from_pretrained(name_or_path, **options)
     check_extractor(extractor, config)
     return extractor

@@ -23,10 +23,11 @@ from .encoders import (
     new_encoder,
     text_states,
     transformer_layers,
+    width,
     without_pooler,
 )
 from .fusion_layers import Concat, CrossAttention, Gated, Modality
-from .modeling_ser import SerForAudioClassification
+from .modeling_ser import trained_encoder
 from .modeling_spectrogram import SerSpectrogramModel
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
 from .pooling import POOLINGS, TEXT_POOLINGS, Pooling, pool_layers
@@ -40,8 +41,7 @@ def load_audio_encoder(
     weights are missing from the checkpoint."""
     kind = PreTrainedConfig.get_config_dict(name_or_path)[0].get("model_type")
     if kind == "ser":
-        trained = SerForAudioClassification.from_pretrained(name_or_path, dtype=torch.float32)
-        return trained.encoder, trained.config.pooling
+        return trained_encoder(name_or_path, overrides)
     if kind == "ser_spectrogram":
         return SerSpectrogramModel.from_pretrained(name_or_path, dtype=torch.float32), None
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **(overrides or {}))
@@ -135,7 +135,7 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         # Pooled before the fusion where no trained weights come before the pooling or belong to it.
         pools = self.config.fusion != "cross_attention" and pooling.parameters is None
         pools = pools and (pooling.linear or layers == 1)
-        return (layers, encoder.hidden_size * (pooling.width if pools else 1)), pools
+        return (layers, width(encoder) * (pooling.width if pools else 1)), pools
 
     def encode_audio(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None):
         """Hidden states `(batch, layers, frames, dim)` of the audio encoder, and their mask `(batch, frames)`, True =

@@ -10,6 +10,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from .common import StrictLoading, classification_output
 from .configuration_ser import SerConfig
 from .encoders import (
+    complete,
     describe_audio,
     encode,
     extract,
@@ -77,8 +78,9 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         supported, or its weights are missing from the checkpoint."""
         audio = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code, **(overrides or {}))
         if audio.model_type == "ser":
-            encoder = cls.from_pretrained(name_or_path).encoder
+            encoder = trained_encoder(name_or_path, overrides)[0]
         else:
+            describe_audio(audio, "waveform", "log-mel")  # before its weights are looked for
             encoder = load_encoder(name_or_path, audio, trust_remote_code=trust_remote_code)
         model = cls(SerConfig(audio_config=encoder.config, **config))
         model.encoder = encoder
@@ -196,3 +198,24 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
             states, attentions = out.hidden_states if output_hidden_states else None, out.attentions
         logits = self.classify(audio_states, audio_mask)
         return classification_output(logits, labels, self.config.problem_type, return_dict, states, attentions)
+
+
+def trained_encoder(name_or_path: str, overrides: dict | None = None) -> tuple[PreTrainedModel, str]:
+    """The encoder of a `SerForAudioClassification`, in float32, and the model's pooling. `overrides` change the
+    encoder's configuration; ValueError: its weights do not fit it then."""
+    trained = SerForAudioClassification.from_pretrained(name_or_path, dtype=torch.float32)
+    encoder = trained.encoder
+    if overrides:
+        encoder.config.update(overrides)
+        complete(encoder.config, every_layer=False)
+        weights, encoder = encoder.state_dict(), new_encoder(encoder.config)
+        try:
+            left = encoder.load_state_dict(weights, strict=False)
+        except RuntimeError as error:
+            raise ValueError(f"{name_or_path} with {overrides}: {error}") from None
+        # masked_spec_embed as in `load_encoder`
+        if missing := [key for key in left.missing_keys if not key.endswith("masked_spec_embed")]:
+            raise ValueError(
+                f"{name_or_path} with {overrides}: the encoder's weights {', '.join(missing[:4])} are missing"
+            )
+    return encoder, trained.config.pooling

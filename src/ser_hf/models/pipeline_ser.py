@@ -23,7 +23,7 @@ from transformers.utils import logging
 
 from .audio_blocks import AudioInputError, read, windows
 from .common import check_choice
-from .encoders import describe, extract, longest_clip, padding_sensitive, shortest_input
+from .encoders import check_extractor, describe, extract, longest_clip, padding_sensitive, shortest_input
 
 logger = logging.get_logger(__name__)
 
@@ -88,6 +88,8 @@ class SerPipeline(ChunkPipeline):
         self._trims = getattr(self.feature_extractor, "trim_db", None) is not None
         self._shortest_input = shortest_input(audio)  # stock classes refuse less
         self._encoder, self._longest = describe(audio), longest_clip(audio)
+        if self._encoder is not None and self._encoder.reads != "text":
+            check_extractor(self.feature_extractor, audio)
 
     def __call__(self, inputs, **kwargs):
         if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray | memoryview):
@@ -174,6 +176,8 @@ class SerPipeline(ChunkPipeline):
         size, hop = (round(value * self.feature_extractor.sampling_rate) for value in seconds)
         if not 0 < hop <= size:
             raise ValueError(f"window_s {window_s}, hop_s {hop_s}: must be above 0, and a hop at most a window")
+        if self._longest and seconds[0] > self._longest:
+            raise ValueError(f"window_s {window_s}: the encoder reads {self._longest:g} s; give shorter windows")
         return size, hop
 
     def _forward(self, pieces, return_embeddings=False):

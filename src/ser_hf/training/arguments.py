@@ -203,7 +203,7 @@ def _help(metadata: Mapping[str, Any]) -> str:
 
 
 def _written(flag: str, values: tuple) -> str:
-    return f"--{flag} {' or '.join(map(str, values))}" if values and None not in values else f"--{flag}"
+    return f"--{flag} {' or '.join(map(word, values))}" if values and None not in values else f"--{flag}"
 
 
 # ---- YAML
@@ -311,7 +311,7 @@ def _check(values: argparse.Namespace, system: System, named: list[str]) -> None
     if flags.get("freeze_encoder") and values.do_train:
         from ..data.augmentation import Augmentation
 
-        for name in (*Augmentation.__dataclass_fields__, "draw_augmentation"):
+        for name in (*Augmentation.__dataclass_fields__, "draw_augmentation", "gradient_checkpointing"):
             if name in named and flags.get(name):
                 why = "does nothing with --freeze_encoder true, each clip is encoded once"
                 raise SerError(f"--{name} {_shown(flags[name])}: {why}; leave it out")

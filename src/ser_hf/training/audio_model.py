@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
-from transformers import AutoConfig, TrainingArguments
+from transformers import AutoConfig, PreTrainedConfig, TrainingArguments
 
 from ..data.augmentation import Augmentation
 from ..data.collators import SpeechCollator
@@ -85,21 +85,31 @@ def _freeze_layers(model: SerForAudioClassification, count: int) -> None:
 
 
 def check_lengths(
-    model: SerForAudioClassification,
+    config: PreTrainedConfig,  # of the audio encoder
     parts: Mapping[str, Dataset],
     clips: ClipArguments,
-    instead: str = "give --window_seconds or --max_seconds",
+    augmentation: Augmentation | None = None,  # of train
+    advice: str = "give --window_seconds or --max_seconds",
 ) -> None:
-    """Raises SerError if a clip is longer than the encoder reads (Whisper: 30 s); `instead` is what to do then."""
-    limit = longest_clip(model.config.audio_config)
-    if limit is None or (clips.max_seconds is not None and clips.max_seconds <= limit):
+    """Raises SerError if a clip is longer than the encoder reads (Whisper: 30 s), or becomes so."""
+    limit = longest_clip(config)
+    if limit is None:
         return
-    rows = [row for part in parts.values() for row in zip(part["duration"], part["id"], strict=True)]
-    long = [(seconds, name) for seconds, name in rows if seconds is not None and seconds > limit]
+    if clips.min_seconds > limit:
+        raise SerError(f"--min_seconds {clips.min_seconds:g}: {config.model_type} reads {limit:g} s; give less")
+    if clips.max_seconds is not None and clips.max_seconds <= limit:
+        return
+    slowest = min(augmentation.speed_factor) if augmentation and augmentation.speed_p else 1.0
+    long = []
+    for part, rows in parts.items():
+        stretch = 1 / min(1.0, slowest) if part == "train" else 1.0
+        lengths = zip(rows["duration"][:], rows["id"][:], strict=True)
+        long += [(stretch * seconds, name) for seconds, name in lengths if seconds and stretch * seconds > limit]
     if long:
         seconds, name = max(long)
-        kind, count = model.config.audio_config.model_type, f"{len(long)} clips are longer, {name} the longest"
-        raise SerError(f"{kind} reads {limit:g} s and {count} ({seconds:.1f} s): {instead}")
+        slowed = "slowed by --speed_factor, " if slowest < 1 else ""
+        longer = f"{len(long)} clips are longer, {name} the longest ({slowed}{seconds:.1f} s)"
+        raise SerError(f"{config.model_type} reads {limit:g} s and {longer}: {advice}")
 
 
 def speech_collators(

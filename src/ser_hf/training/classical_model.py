@@ -210,7 +210,7 @@ def encoder_model(
         if not hasattr(extractor, "trim_db"):  # the saved model would not trim
             raise SerError(f"--trim_db {flags.trim_db:g}: {type(extractor).__name__} does not trim clips; leave it out")
         extractor.trim_db = flags.trim_db
-    check_lengths(model, splits, ClipArguments(), instead="choose another encoder")
+    check_lengths(model.config.audio_config, splits, ClipArguments(), advice="choose another encoder")
     seen = {"train": fitted(splits, flags.speed_copies)["both"], "test": splits["test"]}
     states = probe_states(model, extractor, seen, ClipArguments(), training, BUDGET)
     return model, extractor, StateCollator(states)

@@ -51,7 +51,8 @@ def stock_class(config: SerConfig) -> type[PreTrainedModel] | None:
     other_head = (config.pooling, config.head) != ("mean", "linear") or config.layer_mix == "concat"
     scaled_sum = config.layers is not None or (config.standardise and config.layer_mix == "sum") or config.speaker_norm
     on_clips = longest_clip(config.audio_config) is not None and config.context == "clip"
-    if other_head or scaled_sum or on_clips:
+    adapted = getattr(config.audio_config, "add_adapter", False)  # refused by the stock classes
+    if other_head or scaled_sum or on_clips or adapted:
         return None
     return MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING.get(type(config.audio_config), None)
 
