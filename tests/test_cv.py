@@ -250,6 +250,25 @@ def test_every_fold_of_every_seed_is_run_once(flags, launcher, tmp_path, capsys)
     assert "| mean          | 0.250 ± 0.000 |" in text
 
 
+def test_systems_are_compared_on_the_same_utterances(flags, launcher, tmp_path, capsys):
+    first = [*flags[:-1], str(tmp_path / "first")]
+    assert "holds no cv.json" in error_of([*flags, "--against", str(tmp_path / "first")])
+    assert cv.main([*first, "--seeds", "1"]) == 0
+    assert cv.main([*flags, "--seeds", "2", "1", "--against", str(tmp_path / "first")]) == 0
+    report = json.loads((tmp_path / "out" / "cv.json").read_text())
+    other, same = (one["comparisons"]["first"] for one in report["pooled"]["per_seed"])
+    # Always neutral against always happy: both are right in 20 of 80, but never in the same.
+    assert other["metrics"]["wa"] == 0.25 and other["difference"]["wa"] == 0.0
+    low, high = other["difference_intervals"]["wa"]
+    assert low <= 0 <= high
+    assert same["difference"]["uar"] == 0.0 and same["difference_intervals"]["uar"] == [0.0, 0.0]
+    assert "first" in capsys.readouterr().out
+    table = tmp_path / "first" / "fold2_seed1" / "predictions.parquet"
+    pd.read_parquet(table).iloc[1:].to_parquet(table)
+    again = [*flags, "--seeds", "1", "--against", str(tmp_path / "first")]
+    assert "fold 2 does not have the same test utterances" in error_of(again)
+
+
 def test_finished_folds_are_not_run_again(flags, launcher, tmp_path, capsys):
     cv.main(flags)
     assert len(launcher.started) == 5

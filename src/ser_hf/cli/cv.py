@@ -65,6 +65,7 @@ class Request:
     anew: bool  # finished folds are run again
     verbose: bool  # the output of the folds is shown
     record: str | None = None  # the name under which `recipes/results` keeps the figures
+    against: tuple[Path, ...] = ()  # folders of finished cross-validations to compare with
 
     def folder(self, seed: int, fold: int) -> Path:
         return self.out / f"fold{fold}_seed{seed}"
@@ -92,7 +93,7 @@ def main(argv: list[str]) -> int:
         check_request(request.record, partial=bool(request.folds))
     plan = load(request)
     try:
-        runs = run_all(plan)
+        runs = beside(run_all(plan), request.against)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")
         return 130
@@ -119,6 +120,8 @@ def _own_parser() -> argparse.ArgumentParser:
     parser.add_argument("--accelerate_config", metavar="FILE", help="YAML of accelerate launch, recipes/accelerate/...")
     parser.add_argument("--verbose", nargs="?", const="true", choices=("true", "false"), help="show the folds' output")
     parser.add_argument("--record", nargs="?", const="", metavar="NAME", help="keep the figures in recipes/results")
+    text = "compare, utterance by utterance, with finished cross-validations of the same folds"
+    parser.add_argument("--against", nargs="+", metavar="FOLDER", default=(), help=text)
     parser.add_argument("--output_dir", help="folder (default: runs/<dataset>_<system>_cv, or runs/<config>_cv)")
     return parser
 
@@ -168,7 +171,14 @@ def parse(argv: list[str]) -> Request:
         anew=values.overwrite_output_dir,
         verbose=flags.verbose == "true",
         record=flags.record if flags.record != "" else run_name(values, system),
+        against=tuple(_finished_cv(folder) for folder in flags.against),
     )
+
+
+def _finished_cv(folder: str) -> Path:
+    if not (Path(folder) / "cv.json").is_file():
+        raise SerError(f"--against {folder}: holds no cv.json; name the folder of a finished cross-validation")
+    return Path(folder)
 
 
 def load_system(recipe: Path) -> System:
@@ -242,6 +252,25 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
         results, _ = runs[seed, fold]
         run.say(f"{name}: UAR {results['test']['metrics']['uar']:.3f}{mark(results)}, {end}")
     return runs
+
+
+def beside(runs: dict[tuple[int, int], Fold], folders: tuple[Path, ...]) -> dict[tuple[int, int], Fold]:
+    """Finished folds with the predictions of other cross-validations on the same utterances, as columns
+    `prediction_<name of the folder>`. They are those of the same seed, or of the other's first one.
+    Raises SerError: the other tested other utterances in a fold."""
+    import pandas as pd
+
+    joined = {}
+    for (seed, fold), (results, table) in runs.items():
+        for folder in folders:
+            seeds = json.loads((folder / "cv.json").read_text())["seeds"]
+            file = folder / f"fold{fold}_seed{seed if seed in seeds else seeds[0]}" / "predictions.parquet"
+            other = pd.read_parquet(file).set_index("id")["prediction"] if file.is_file() else pd.Series(dtype=str)
+            if set(other.index) != set(table["id"]):
+                raise SerError(f"--against {folder}: fold {fold} does not have the same test utterances")
+            table = table.assign(**{f"prediction_{folder.resolve().name}": other[table["id"]].to_numpy()})
+        joined[seed, fold] = results, table
+    return joined
 
 
 def finished(plan: Plan, seed: int, fold: int) -> Fold | None:
