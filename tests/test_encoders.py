@@ -628,7 +628,7 @@ def recipe_flags(fake_corpus, out, *more) -> list[str]:
         "--disable_tqdm",
         "true",
     )
-    short = ("--config", "none", "--head_size", "8", "--learning_rate", "1e-2", "--adam_epsilon", "1e-5")
+    short = ("--config", "none", "--head_size", "8", "--learning_rate", "1e-2", "--adam_epsilon", "1e-3")
     return list(map(str, (*flags, *short, "--output_dir", out, *more)))
 
 
@@ -641,6 +641,8 @@ def test_whisper_is_trained_and_scored_on_windows(frozen, fake_corpus, tmp_path,
     runpy.run_path(str(REPO / "recipes" / "wav2vec2_cls.py"), run_name="__main__")
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["test_windows"]["utterances"] > results["test"]["utterances"] > 0
+    probe = ", frozen encoder (a probe)" if frozen == "true" else ""
+    assert results["model"]["details"] == f"mean pooling, linear head, layers 1, 0 side by side{probe}"
     # what the report says is what the saved model answers, window by window
     table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
     pipe = pipeline(TASK, model=str(tmp_path / "run"), trust_remote_code=True)
