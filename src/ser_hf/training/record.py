@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 from datasets import DatasetDict
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .. import __version__
 from ..data.corpus import CorpusReport
@@ -113,6 +113,8 @@ def describe_model(
         f"{base.feature_set} functionals of openSMILE" if hasattr(base, "feature_set") else f"random {base.model_type}"
     )
     details = DETAILS.get(model.config.model_type, "its own head").format(**model.config.to_dict())
+    if model.config.model_type == "ser":
+        details += _reading(model.config)
     if lora_rank:
         details += f", fine-tuned by LoRA of rank {lora_rank} (merged; the adapter alone is in adapter/)"
     if speaker_normalised:
@@ -127,6 +129,19 @@ def describe_model(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **({"speaker_norm": True} if speaker_normalised else {}),
     }
+
+
+def _reading(config: PreTrainedConfig) -> str:
+    """What the head reads, where it is not the last layer of a trained encoder on the clip alone."""
+    parts = []
+    if config.layer_mix != "last":
+        layers = "all layers" if config.layers is None else f"layers {', '.join(map(str, config.layers))}"
+        parts.append({"sum": f"learned sum of {layers}", "concat": f"{layers} side by side"}[config.layer_mix])
+    if config.context == "full":
+        parts.append("clips padded to the encoder's full length")
+    if config.standardise:
+        parts.append("frozen encoder (a probe)")
+    return "".join(f", {part}" for part in parts)
 
 
 def _public_name(folder: Path) -> str:
