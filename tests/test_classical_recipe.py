@@ -216,7 +216,7 @@ def test_the_model_is_what_scikit_learn_fitted(classifier, labels):
         linear = classical.fit_linear(features, truth, labels, 0.01, flags, seed=3)
         model = classical.put_linear(linear, SerForFunctionalsClassification(config_of(labels)), 0.01)
         kind = {"svm": LinearSVC, "logistic": LogisticRegression, "ridge": RidgeClassifier}[classifier]
-        strength = {"alpha": inputs.size / 0.01} if classifier == "ridge" else {"C": 0.01, "max_iter": 1000}
+        strength = {"alpha": inputs.shape[1] / 0.01} if classifier == "ridge" else {"C": 0.01, "max_iter": 1000}
         theirs = kind(**strength, class_weight=None if weight == "none" else weight, random_state=3)
         theirs.fit(inputs, truth.numpy())
         with torch.no_grad():

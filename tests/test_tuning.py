@@ -280,9 +280,9 @@ def test_layers_that_are_not_there():
         ),
         (
             "--freeze_encoder true --layer_lr_decay 0.9",
-            "--layer_lr_decay 0.9: does nothing without --freeze_encoder Fal",
+            "--layer_lr_decay 0.9: does nothing without --freeze_encoder fal",
         ),
-        ("--freeze_encoder true --freeze_layers 2", "--freeze_layers 2: does nothing without --freeze_encoder False"),
+        ("--freeze_encoder true --freeze_layers 2", "--freeze_layers 2: does nothing without --freeze_encoder false"),
         (
             "--freeze_layers 2 --mask_time_prob 0.1",
             "--mask_time_prob 0.1: does nothing with --freeze_layers, .*; leave it",

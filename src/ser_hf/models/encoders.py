@@ -233,7 +233,7 @@ def shortest_input(config: PreTrainedConfig) -> int:
 
 def width(config: PreTrainedConfig) -> int:
     """Dimensions of an audio encoder's last hidden state."""
-    return config.output_hidden_size if _adapters(config) else config.hidden_size
+    return getattr(config, "output_hidden_size", config.hidden_size) if _adapters(config) else config.hidden_size
 
 
 def complete(config: PreTrainedConfig, every_layer: bool) -> None:

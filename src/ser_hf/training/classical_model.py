@@ -41,9 +41,9 @@ from .speakers import check_speakers, speaker_remark
 # from 1e-5 to 1. They scale features to 0 to 1; standardised ones have about a hundred times the variance, and C goes
 # down as far.
 COMPLEXITIES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-# Ridge regression to -1 and 1 has the strength `rows * dim / C`: relative to the trace of the standardised vectors, so
-# that C means the same for any number of them.
-GRIDS = {"svm": COMPLEXITIES, "logistic": COMPLEXITIES, "ridge": (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)}
+# Ridge regression to -1 and 1 has the strength `dim / C`: relative to the squared length of a standardised vector, so
+# that C means the same for vectors of any length.
+GRIDS = {"svm": COMPLEXITIES, "logistic": COMPLEXITIES, "ridge": (0.1, 0.3, 1.0, 3.0, 10.0)}
 ABSENT = -1e6  # logit of a class that no fitted utterance has: far below every decision value
 WRITE_EVERY = 256  # clips per file of the cache
 BUDGET = 36.0  # padded seconds of audio in a batch of an encoder, as in the audio recipes
@@ -255,7 +255,7 @@ def fit_linear(
     mean, scale = (torch.from_numpy(each) for each in statistics(vectors.numpy()))
     weights = None if flags.class_weights == "none" else flags.class_weights
     if flags.classifier == "ridge":
-        estimator = RidgeClassifier(alpha=vectors.numel() / complexity, class_weight=weights, random_state=seed)
+        estimator = RidgeClassifier(alpha=vectors.shape[1] / complexity, class_weight=weights, random_state=seed)
     else:
         kind = {"svm": LinearSVC, "logistic": LogisticRegression}[flags.classifier]
         estimator = kind(C=complexity, class_weight=weights, max_iter=1000, random_state=seed)
@@ -342,11 +342,13 @@ def classifier_remarks(
         frames = f"pooled over frames ({model.config.pooling})"
         lines.append(f"the encoder is frozen; layers {layers} of its hidden states, {frames}, are classified")
     if trained:
-        grid = GRIDS[trained["classifier"]]
-        grid = f"C = {trained['complexity']:g} of {grid[0]:g} to {grid[-1]:g}"
+        values = GRIDS[trained["classifier"]]
+        grid = f"C = {trained['complexity']:g} of {values[0]:g} to {values[-1]:g}"
         chosen = f"has the best UAR on validation, {trained['best_validation']:.3f}, fitted to train"
         both = f"then train and validation together ({trained['utterances']} utterances) were fitted"
         lines.append(f"{grid} {chosen}; {both}")
+        if trained["complexity"] in (values[0], values[-1]):
+            lines.append("that C is at the end of the grid: a better one may lie beyond it")
     if (kind := trained["classifier"] if trained else model.config.classifier) != "logistic":
         values = f"scores are a softmax of the decision values ({kind})"
         lines.append(f"{values}: they rank labels, and are no probabilities")
