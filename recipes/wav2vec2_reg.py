@@ -28,12 +28,18 @@ def main() -> None:
 
     from ser_hf.evaluation.scoring import compute_metrics
     from ser_hf.models.encoders import padding_sensitive
-    from ser_hf.training.audio_model import audio_model, check_lengths, probe_states, speech_collators, with_copies
+    from ser_hf.training.audio_model import (
+        audio_model,
+        check_lengths,
+        probe_remarks,
+        probe_states,
+        speech_collators,
+        with_copies,
+    )
     from ser_hf.training.encoder_states import StateCollator, head_of, put_back
     from ser_hf.training.lora import with_lora
     from ser_hf.training.objective import make_loss
     from ser_hf.training.schedule import early_stopping, learning_rates
-    from ser_hf.training.speakers import speaker_remark
     from ser_hf.training.trainer import SerTrainer
 
     # 2. Everything that can be wrong is found before anything slow; corpus, folds, leak check.
@@ -47,14 +53,14 @@ def main() -> None:
     model, extractor = audio_model(
         names, task, new_head=training.do_train, **vars(settings.encoder), **vars(settings.head)
     )
-    check_lengths(model.config.audio_config, parts, settings.clips, settings.augmentation)
     if training.do_train:
         model = with_lora(model, settings.lora)
+        parts = {**parts, "train": with_copies(parts["train"], settings.encoder.speed_copies)}
+    check_lengths(model.config.audio_config, parts, settings.clips, settings.augmentation)
     if settings.figures.draw_augmentation:
         run.draw_augmentation(splits, extractor, settings.augmentation, training)
     collators, states = speech_collators(model, extractor, settings.clips, settings.augmentation, training.seed), None
     if settings.encoder.freeze_encoder and training.do_train:
-        parts = {**parts, "train": with_copies(parts["train"], settings.encoder.speed_copies)}
         states = probe_states(model, extractor, parts, settings.clips, training, settings.batches.budget)
         collators = {"data_collator": StateCollator(states)}
 
@@ -78,11 +84,6 @@ def main() -> None:
     whole = put_back(trainer.accelerator.unwrap_model(trainer.model), model) if states else None
 
     # 5. Test, once; model, card, results, push.
-    relative = states is not None and states.shifts is not None
-    remarks = [
-        *(states.remarks if states else []),
-        *([speaker_remark(splits, model.config.model_type)] if relative else []),
-    ]
     run.finish(
         trainer,
         settings,
@@ -90,8 +91,8 @@ def main() -> None:
         trained,
         extractor,
         windowed=windowed,
-        remarks=remarks,
-        speaker_normalised=relative,
+        remarks=probe_remarks(model, states, splits),
+        speaker_normalised=states is not None and states.shifts is not None,
         model=whole,
     )
     trainer.end()

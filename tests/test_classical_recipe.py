@@ -468,6 +468,18 @@ def test_a_run_on_hidden_states_by_speaker_is_what_the_adapted_model_answers(fol
         out.unlink()
 
 
+def test_copies_at_other_speeds_are_no_utterances(folder, encoder, tmp_path, recipe):
+    run = tmp_path / "run"
+    screen = recipe(
+        "--dataset", folder, *CPU, "--features", encoder, "--speed_copies", "0.9", "1.1", "--output_dir", run
+    )
+    results = json.loads((run / "results.json").read_text())
+    assert (results["training"]["utterances"], results["training"]["copies"]) == (16, 32)
+    assert "(16 utterances and 32 copies at other speeds) were fitted" in screen
+    fitted = results["splits"]["train"]["utterances"] + results["splits"]["validation"]["utterances"]
+    assert fitted == 16 and results["validation"]["utterances"] == results["splits"]["validation"]["utterances"]
+
+
 # ---- mistakes
 
 

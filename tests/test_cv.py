@@ -265,8 +265,18 @@ def test_systems_are_compared_on_the_same_utterances(flags, launcher, tmp_path, 
     assert "first" in capsys.readouterr().out
     table = tmp_path / "first" / "fold2_seed1" / "predictions.parquet"
     pd.read_parquet(table).iloc[1:].to_parquet(table)
-    again = [*flags, "--seeds", "1", "--against", str(tmp_path / "first")]
-    assert "fold 2 does not have the same test utterances" in error_of(again)
+    assert len(launcher.started) == 15
+    again = [*flags[:-1], str(tmp_path / "elsewhere"), "--seeds", "1", "--against"]
+    assert "fold 2 does not have the same test utterances" in error_of([*again, str(tmp_path / "first")])
+    about = json.loads((tmp_path / "first" / "cv.json").read_text())
+    about["corpus"]["labels"] = "7class"
+    (tmp_path / "first" / "cv.json").write_text(json.dumps(about))
+    assert "first: has the labels 7class, not 4class" in error_of([*again, str(tmp_path / "first")])
+    (tmp_path / "other" / "first").mkdir(parents=True)
+    (tmp_path / "other" / "first" / "cv.json").write_text("{}")
+    two = [str(tmp_path / "first"), str(tmp_path / "other" / "first")]
+    assert "another folder is called first too" in error_of([*again, *two])
+    assert launcher.started == []  # all that before the first fold
 
 
 def test_finished_folds_are_not_run_again(flags, launcher, tmp_path, capsys):

@@ -632,6 +632,26 @@ def recipe_flags(fake_corpus, out, *more) -> list[str]:
     return list(map(str, (*flags, *short, "--output_dir", out, *more)))
 
 
+@pytest.mark.parametrize("recipe", ["wav2vec2_cls", "classical_cls"])
+def test_a_copy_that_whisper_cannot_read_is_one_line(recipe, whisper, tmp_path, monkeypatch, capsys):
+    """Clips of 28 s: played half as fast, each has 56 s."""
+    root = tmp_path / "corpus"
+    root.mkdir()
+    rows = [f"{speaker}{label}.wav,{label},{speaker}" for speaker in "abc" for label in ("angry", "happy")]
+    for number, row in enumerate(rows):  # of distinct lengths, because equal clips are a leak
+        sf.write(root / row.partition(",")[0], noise(28000 + number), 1000)
+    (root / "metadata.csv").write_text("\n".join(["file_name,label,speaker", *rows]) + "\n")
+    flags = ["--dataset", str(root), "--speed_copies", "0.5", "--output_dir", str(tmp_path / "run")]
+    flags += ["--config", "none", "--use_cpu", "true"]
+    reads = ["--features"] if recipe == "classical_cls" else ["--freeze_encoder", "true", "--model_name_or_path"]
+    monkeypatch.setattr(sys, "argv", [f"{recipe}.py", *flags, *reads, str(whisper / "tuned")])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(REPO / "recipes" / f"{recipe}.py"), run_name="__main__")
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert stop.value.code == 2 and len(error) == 1, error
+    assert re.search(r"whisper reads 30 s and \d clips are longer, \w+ x0.5 the longest .56.0 s.", error[0]), error
+
+
 @pytest.mark.parametrize("frozen", ["true", "false"])
 def test_whisper_is_trained_and_scored_on_windows(frozen, fake_corpus, tmp_path, monkeypatch):
     monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))

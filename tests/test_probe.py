@@ -8,14 +8,15 @@ from conftest import settings_of, tiny_config
 from ser_hf import load_corpus
 from ser_hf.data.augmentation import speed
 from ser_hf.data.splits import split
+from ser_hf.errors import SerError
 from ser_hf.models import SerConfig, SerForAudioClassification
 from ser_hf.models.audio_blocks import trim
 from ser_hf.models.encoders import describe_audio, extract
 from ser_hf.models.pooling import POOLINGS, Scale
 from ser_hf.models.whisper import ClipWhisperFeatureExtractor
 from ser_hf.training import encoder_states
-from ser_hf.training.audio_model import probe_states, with_copies
-from ser_hf.training.encoder_states import StateCollator, head_of, put_back
+from ser_hf.training.audio_model import audio_model, probe_remarks, probe_states, speech_collators, with_copies
+from ser_hf.training.encoder_states import StateCollator, States, check_states, head_of, open_store, put_back
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +155,77 @@ def test_whispers_features_are_those_of_the_trimmed_clip():
     assert trimmed.to_dict()["trim_db"] == 30.0
     with pytest.raises(ValueError, match="trim_db 0"):
         ClipWhisperFeatureExtractor(trim_db=0)
+
+
+# ---- what once went wrong
+
+
+def test_a_speaker_of_clips_with_a_masked_last_step_is_the_one_of_the_cache(parts, make):
+    """w2v-BERT's features of an odd number of 10 ms frames end with a step that is half padding, and masked."""
+    model, extractor, settings = make("wav2vec2-bert", speaker_norm=True)
+    clips = [samples_of(row)[: 16000 // 100 * frames] for row, frames in zip(parts["test"], (21, 31), strict=False)]
+    inputs = [extract(extractor, [clip]) for clip in clips]
+    assert any(not batch["attention_mask"].all() for batch in inputs)
+    with torch.no_grad():
+        states = [model.eval().encode_audio(*batch.values())[0][0] for batch in inputs]
+    model.adapt(clips, extractor)
+    assert torch.allclose(model.ser_scale.mean, torch.stack(states).mean(dim=0)[:, 0], atol=1e-6)
+
+
+def test_states_of_an_encoder_under_autocast_have_a_cache_of_their_own(make):
+    model, extractor, settings = make(pooling="attentive")  # frames are in half precision anyway
+    sources = [
+        encoder_states.sources_of(model, extractor, settings.clips, autocast=on)["audio"] for on in (False, True)
+    ]
+    assert [source.half for source in sources] == [True, True]
+    folders = {open_store(s.encoder, s.reader, s.kept, s.pooling, s.half, s.autocast).folder for s in sources}
+    assert len(folders) == 2
+
+
+def test_a_cache_of_nan_is_a_defect(parts, make):
+    model, extractor, settings = make()
+    states = probe_states(model, extractor, parts, settings.clips, settings.training, 36.0)
+    spoilt = States(
+        states.sources, {"audio": dict.fromkeys(parts["test"]["audio_hash"], torch.full((1, 1, 16), np.nan))}
+    )
+    with pytest.raises(ValueError, match="differs from its cached states by nan"):
+        check_states(model, spoilt, parts["test"])
+
+
+def test_speakers_are_checked_before_anything_is_encoded(parts, make, monkeypatch):
+    monkeypatch.setattr(encoder_states, "fill", lambda *args, **kwargs: pytest.fail("encoded first"))
+    model, extractor, settings = make(speaker_norm=True)
+    unnamed = parts["test"].map(lambda row: {"speaker": None})
+    with pytest.raises(SerError, match="--speaker_norm: 12 of 36 utterances have no speaker"):
+        probe_states(model, extractor, {**parts, "test": unnamed}, settings.clips, settings.training, 36.0)
+
+
+def test_a_trained_model_is_scored_without_its_speakers(parts, make, tmp_path):
+    names = {"id2label": dict(enumerate("abcd")), "label2id": {name: i for i, name in enumerate("abcd")}}
+    model, extractor, _ = make(speaker_norm=True, **names)
+    model.save_pretrained(tmp_path / "trained")
+    extractor.save_pretrained(tmp_path / "trained")
+    name = str(tmp_path / "trained")
+    with pytest.raises(SerError, match="--speaker_norm true: a trained model is scored clip by clip"):
+        audio_model(list("abcd"), new_head=False, model_name_or_path=name, freeze_encoder=True, speaker_norm=True)
+    loaded, _ = audio_model(list("abcd"), new_head=False, model_name_or_path=name)
+    assert "trained with --speaker_norm" in probe_remarks(loaded, None, parts)[0]
+    assert probe_remarks(make()[0], None, parts) == []
+
+
+def test_whisper_of_30_s_is_made_of_a_model_that_read_clips(make, tmp_path):
+    model, extractor, _ = make()
+    model.save_pretrained(tmp_path / "clips")
+    extractor.save_pretrained(tmp_path / "clips")
+    full, whole = audio_model(list("abcd"), model_name_or_path=str(tmp_path / "clips"), context="full")
+    assert full.config.context == "full" and type(whole).__name__ == "WhisperFeatureExtractor"
+    frames = extract(whole, [np.ones(1600, dtype=np.float32)])["input_features"].shape[-1]
+    assert frames == 2 * model.config.audio_config.max_source_positions
+
+
+@pytest.mark.parametrize("kind", ["whisper", "wav2vec2-bert"])
+def test_log_mel_features_are_not_mixed(kind, make):
+    model, extractor, _ = make(kind)
+    mixing = settings_of("wav2vec2_cls", "--dataset", "demo", "--mixup_p", "0.5")
+    with pytest.raises(SerError, match="--mixup_p 0.5: mixes waveforms, and .* reads log-mel features"):
+        speech_collators(model, extractor, mixing.clips, mixing.augmentation, seed=0)

@@ -20,7 +20,8 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ from .cv_report import Fold, about, mark, markdown, summarise
 from .record import check_request, record, results_folder
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ..data.corpus import CorpusReport
     from ..data.mixing import Mixed
     from ..data.splits import Protocol
@@ -65,7 +68,7 @@ class Request:
     anew: bool  # finished folds are run again
     verbose: bool  # the output of the folds is shown
     record: str | None = None  # the name under which `recipes/results` keeps the figures
-    against: tuple[Path, ...] = ()  # folders of finished cross-validations to compare with
+    against: Mapping[str, Path] = field(default_factory=dict)  # folders of finished cross-validations, by their names
 
     def folder(self, seed: int, fold: int) -> Path:
         return self.out / f"fold{fold}_seed{seed}"
@@ -93,7 +96,8 @@ def main(argv: list[str]) -> int:
         check_request(request.record, partial=bool(request.folds))
     plan = load(request)
     try:
-        runs = beside(run_all(plan), request.against)
+        others = predictions_of(plan)
+        runs = beside(run_all(plan), others)
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")
         return 130
@@ -171,14 +175,20 @@ def parse(argv: list[str]) -> Request:
         anew=values.overwrite_output_dir,
         verbose=flags.verbose == "true",
         record=flags.record if flags.record != "" else run_name(values, system),
-        against=tuple(_finished_cv(folder) for folder in flags.against),
+        against=_finished(flags.against),
     )
 
 
-def _finished_cv(folder: str) -> Path:
-    if not (Path(folder) / "cv.json").is_file():
-        raise SerError(f"--against {folder}: holds no cv.json; name the folder of a finished cross-validation")
-    return Path(folder)
+def _finished(folders: Sequence[str]) -> dict[str, Path]:
+    against = {}
+    for folder in folders:
+        if not (Path(folder) / "cv.json").is_file():
+            raise SerError(f"--against {folder}: holds no cv.json; name the folder of a finished cross-validation")
+        name = Path(folder).resolve().name
+        if name in against:
+            raise SerError(f"--against {folder}: another folder is called {name} too; rename one of them")
+        against[name] = Path(folder)
+    return against
 
 
 def load_system(recipe: Path) -> System:
@@ -254,23 +264,31 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
     return runs
 
 
-def beside(runs: dict[tuple[int, int], Fold], folders: tuple[Path, ...]) -> dict[tuple[int, int], Fold]:
-    """Finished folds with the predictions of other cross-validations on the same utterances, as columns
-    `prediction_<name of the folder>`. They are those of the same seed, or of the other's first one.
-    Raises SerError: the other tested other utterances in a fold."""
+def predictions_of(plan: Plan) -> dict[tuple[int, int], "pd.DataFrame"]:
+    """The predictions of the cross-validations to compare with (`--against`) by `(seed, fold)`, by utterance, as
+    columns `prediction_<name of the folder>`. They are those of the same seed, or of the other's first one.
+    Raises SerError: the other tested other utterances in a fold, or other labels."""
     import pandas as pd
 
-    joined = {}
-    for (seed, fold), (results, table) in runs.items():
-        for folder in folders:
-            seeds = json.loads((folder / "cv.json").read_text())["seeds"]
-            file = folder / f"fold{fold}_seed{seed if seed in seeds else seeds[0]}" / "predictions.parquet"
+    columns = {(seed, fold): {} for seed in plan.request.seeds for fold in plan.folds}
+    for name, folder in plan.request.against.items():
+        cv = json.loads((folder / "cv.json").read_text())
+        if cv["corpus"]["labels"] != plan.report.labels:
+            raise SerError(f"--against {folder}: has the labels {cv['corpus']['labels']}, not {plan.report.labels}")
+        for seed, fold in columns:
+            file = folder / f"fold{fold}_seed{seed if seed in cv['seeds'] else cv['seeds'][0]}" / "predictions.parquet"
             other = pd.read_parquet(file).set_index("id")["prediction"] if file.is_file() else pd.Series(dtype=str)
-            if set(other.index) != set(table["id"]):
+            if set(other.index) != plan.tests[fold]:
                 raise SerError(f"--against {folder}: fold {fold} does not have the same test utterances")
-            table = table.assign(**{f"prediction_{folder.resolve().name}": other[table["id"]].to_numpy()})
-        joined[seed, fold] = results, table
-    return joined
+            columns[seed, fold][f"prediction_{name}"] = other
+    return {key: pd.DataFrame(theirs) for key, theirs in columns.items()}
+
+
+def beside(
+    runs: dict[tuple[int, int], Fold], others: Mapping[tuple[int, int], "pd.DataFrame"]
+) -> dict[tuple[int, int], Fold]:
+    """Finished folds with the predictions of other cross-validations, as from `predictions_of`."""
+    return {key: (results, table.join(others[key], on="id")) for key, (results, table) in runs.items()}
 
 
 def finished(plan: Plan, seed: int, fold: int) -> Fold | None:

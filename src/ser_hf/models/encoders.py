@@ -430,12 +430,13 @@ def stacked(out, every_layer: bool) -> torch.Tensor:
 def load_extractor(name_or_path: str, config: PreTrainedConfig, whole: bool = False, **options):
     """The feature extractor of an audio encoder's checkpoint. `whole`: Whisper's stock extractor, which pads every clip
     to 30 s; else its features end where the clip does. ValueError: it does not fit the encoder."""
-    kind = AutoFeatureExtractor if whole else describe_audio(config).extractor
+    kind = describe_audio(config).extractor
     if kind is not AutoFeatureExtractor:  # it would read the settings of any other
         saved = kind.get_feature_extractor_dict(name_or_path)[0].get("feature_extractor_type")
         if saved is not None and saved not in [base.__name__ for base in kind.__mro__]:
             raise ValueError(f"the feature extractor {saved} does not fit {config.model_type}")
-    extractor = kind.from_pretrained(name_or_path, **options)
+    # Not AutoFeatureExtractor for a whole 30 s: a model that was trained on clips is saved with the clips' extractor.
+    extractor = (WhisperFeatureExtractor if whole else kind).from_pretrained(name_or_path, **options)
     check_extractor(extractor, config)
     return extractor
 

@@ -147,8 +147,9 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         least, means = describe_audio(self.config.audio_config).least, []
         for clip in clips:
             batch = extract(feature_extractor, [clip], least)
-            states, _ = self.encode_audio(batch[self.main_input_name].to(self.device, self.dtype))
-            means.append(states[0].double().mean(dim=1))
+            inputs, mask = batch[self.main_input_name], batch["attention_mask"]
+            states, real = self.encode_audio(inputs.to(self.device, self.dtype), mask.to(self.device))
+            means.append(states[0][:, real[0]].double().mean(dim=1))
         if not means:
             raise ValueError("no clips of the speaker")
         self.ser_scale.mean.copy_(torch.stack(means).mean(dim=0))

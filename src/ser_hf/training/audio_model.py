@@ -18,7 +18,7 @@ from ..models.encoders import describe_audio, load_extractor, longest_clip, tran
 from .encoder_states import StateCollator, States, check_states, encode, with_shifts
 from .hub import check_labels, label_maps, load_finetuned
 from .settings import ClipArguments, EncoderArguments, HeadArguments
-from .speakers import check_whole_clips
+from .speakers import check_speakers, check_whole_clips, speaker_remark
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,9 @@ def audio_model(
         raise SerError(f"model {model_type or name!r}: {' '.join(str(error).split())}") from None
     if not new_head:
         check_labels(model.config, label_names, name)
+        if flags.speaker_norm:
+            why = "a trained model is scored clip by clip, without its speakers' means"
+            raise SerError(f"--speaker_norm true: {why}; leave it out")
     frozen, convolutions = flags.freeze_feature_encoder, describe_audio(model.config.audio_config).feature_encoder
     if flags.freeze_encoder and new_head:
         model.freeze_encoder()
@@ -116,8 +119,12 @@ def speech_collators(
     model: SerForAudioClassification, extractor, clips: ClipArguments, augmentation: Augmentation, seed: int
 ) -> dict[str, SpeechCollator]:
     """`data_collator` for training, with augmentation, and `eval_collator`, without. `seed` draws augmentation and
-    random crops."""
-    same = {"least": describe_audio(model.config.audio_config).least, **vars(clips)}
+    random crops. Raises SerError: mixup of features in which 0 is no silence."""
+    audio = model.config.audio_config
+    if augmentation.mixup_p and describe_audio(audio).reads == "log-mel":
+        why = f"mixes waveforms, and {audio.model_type} reads log-mel features"
+        raise SerError(f"--mixup_p {augmentation.mixup_p:g}: {why}; leave it out")
+    same = {"least": describe_audio(audio).least, **vars(clips)}
     training = {"skip_unreadable": True, "augmentation": augmentation, "seed": seed}
     return {
         "data_collator": SpeechCollator(extractor, num_labels=model.config.num_labels, **training, **same),
@@ -140,6 +147,11 @@ def with_copies(train: Dataset, speeds: list[float] | None) -> Dataset:
     return concatenate_datasets([train, *(copies(factor) for factor in dict.fromkeys(speeds) if factor != 1.0)])
 
 
+def count_copies(rows: Dataset) -> int:
+    """How many rows are copies at other speeds (`with_copies`)."""
+    return sum(speed is not None for speed in rows["speed"]) if "speed" in rows.column_names else 0
+
+
 def probe_states(
     model: SerForAudioClassification,
     extractor,
@@ -149,11 +161,25 @@ def probe_states(
     budget: float | None,  # padded seconds of audio per batch
 ) -> States:
     """The hidden states of a frozen encoder for every utterance of all parts, encoded once and cached; the model's
-    scale is measured on those of train. Raises SerError: clips are cut, and `--speaker_norm` needs whole ones."""
+    scale is measured on those of train. Raises SerError: with `speaker_norm`, clips are cut or an utterance has no
+    speaker."""
     check_whole_clips(model.config.speaker_norm, clips, windowed="window_start" in parts["train"].column_names)
+    if model.config.speaker_norm:
+        check_speakers(parts)
     states = encode(model, extractor, parts, clips, training, budget)
     states = with_shifts(states, parts) if model.config.speaker_norm else states
     unread = parts["train"].select_columns([name for name in StateCollator.columns if name in parts["train"].features])
     model.ser_scale.fit(states.find("audio", row) for row in unread)
     check_states(model, states, parts["test"].select(range(min(8, len(parts["test"])))))
     return states
+
+
+def probe_remarks(model: SerForAudioClassification, states: States | None, splits: Mapping[str, Dataset]) -> list[str]:
+    """Lines of the report on cached states, None if audio was scored, and on speaker normalisation."""
+    lines = states.remarks if states else []
+    if states and states.shifts is not None:
+        lines = [*lines, speaker_remark(splits, model.config.model_type)]
+    elif model.config.speaker_norm:
+        why = "each clip is scored here as that of an average speaker"
+        lines = [*lines, f"the model was trained with --speaker_norm, and {why}"]
+    return lines

@@ -30,7 +30,7 @@ from ..models import (
 )
 from ..models.configuration_functionals import FEATURE_SETS
 from ..models.feature_extraction_functionals import statistics
-from .audio_model import audio_model, check_lengths, probe_states, with_copies
+from .audio_model import audio_model, check_lengths, count_copies, probe_states, with_copies
 from .encoder_states import StateCollator
 from .hub import check_labels, label_maps
 from .settings import ClassifierArguments, ClipArguments, VectorArguments
@@ -201,8 +201,6 @@ def encoder_model(
     after another; with `speaker_norm` relative to their speaker's mean.
     Raises SerError: checkpoint not found or no such encoder, no such layer, a clip longer than the encoder reads; with
     `speaker_norm`, an utterance has no speaker."""
-    if flags.speaker_norm:
-        check_speakers(splits)
     head = {"pooling": flags.pooling or "mean", "head": "linear", "head_size": len(label_names), "layer_mix": "concat"}
     head |= {"layers": flags.layers, "speaker_norm": flags.speaker_norm}
     model, extractor = audio_model(label_names, model_name_or_path=flags.features, freeze_encoder=True, **head)
@@ -210,8 +208,8 @@ def encoder_model(
         if not hasattr(extractor, "trim_db"):  # the saved model would not trim
             raise SerError(f"--trim_db {flags.trim_db:g}: {type(extractor).__name__} does not trim clips; leave it out")
         extractor.trim_db = flags.trim_db
-    check_lengths(model.config.audio_config, splits, ClipArguments(), advice="choose another encoder")
     seen = {"train": fitted(splits, flags.speed_copies)["both"], "test": splits["test"]}
+    check_lengths(model.config.audio_config, seen, ClipArguments(), advice="choose another encoder")
     states = probe_states(model, extractor, seen, ClipArguments(), training, BUDGET)
     return model, extractor, StateCollator(states)
 
@@ -288,7 +286,7 @@ def choose(
         logits[complexity] = fit_linear(*train, num_labels, complexity, flags, seed).logits(validation[0]).numpy()
         answers = logits[complexity].argmax(axis=1)
         uars[complexity] = classification_metrics(validation[1].numpy(), answers, num_labels)["uar"]
-    best = max(uars, key=uars.get)
+    best, copies = max(uars, key=uars.get), count_copies(rows["both"])
     linear = fit_linear(*both, num_labels, best, flags, seed)
     record = {
         "classifier": flags.classifier,
@@ -296,7 +294,8 @@ def choose(
         "selected_by": "uar",
         "best_validation": uars[best],
         "validation_uar": {f"{complexity:g}": uar for complexity, uar in uars.items()},
-        "utterances": len(both[1]),
+        "utterances": len(both[1]) - copies,
+        "copies": copies,
         "seconds": round(time.perf_counter() - started, 1),
     }
     return linear, record, logits[best]
@@ -345,7 +344,8 @@ def classifier_remarks(
         values = GRIDS[trained["classifier"]]
         grid = f"C = {trained['complexity']:g} of {values[0]:g} to {values[-1]:g}"
         chosen = f"has the best UAR on validation, {trained['best_validation']:.3f}, fitted to train"
-        both = f"then train and validation together ({trained['utterances']} utterances) were fitted"
+        copies = f" and {trained['copies']} copies at other speeds" if trained["copies"] else ""
+        both = f"then train and validation together ({trained['utterances']} utterances{copies}) were fitted"
         lines.append(f"{grid} {chosen}; {both}")
         if trained["complexity"] in (values[0], values[-1]):
             lines.append("that C is at the end of the grid: a better one may lie beyond it")

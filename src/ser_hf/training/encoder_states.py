@@ -28,7 +28,6 @@ from ..models.encoders import audio_states, describe_audio, extract, layer_count
 from ..models.pooling import pool_layers
 from ..models.text_cleaning import clean_text
 from .settings import ClipArguments
-from .speakers import check_speakers
 
 MODALITIES = ("audio", "text")
 BATCH_CHARACTERS = 16384  # padded length of a batch of texts: about 4000 tokens
@@ -142,10 +141,13 @@ def open_store(
     layers: int | Sequence[int],
     pooling: str | None,
     half: bool = False,
+    autocast: bool = False,
 ) -> Store:
     """The cache of an encoder's hidden states: of all layers if `layers` is their number, of the last if it is 1, else
-    of the numbered ones; pooled over frames unless `pooling` is None, and in half precision if `half`."""
-    return Store(settings_folder("states", fingerprint(encoder), layers, pooling, reader.settings, half))
+    of the numbered ones; pooled over frames unless `pooling` is None, in half precision if `half`, and of an encoder
+    under bfloat16 autocast if `autocast`."""
+    precision = (half, "bfloat16") if autocast else (half,)
+    return Store(settings_folder("states", fingerprint(encoder), layers, pooling, reader.settings, *precision))
 
 
 @torch.no_grad()
@@ -211,6 +213,7 @@ class Source:
     pooling: str | None
     shape: tuple[int, int]  # layers and width that the head reads
     half: bool  # kept in half precision
+    autocast: bool  # encoded under bfloat16 autocast
     selected: Sequence[int] | None = None  # the layers that the head reads among those kept; None: all
 
 
@@ -252,8 +255,7 @@ def voice(row: dict) -> tuple:
 
 def with_shifts(states: States, parts: Mapping[str, Dataset]) -> States:
     """States relative to their speaker: to the mean over all of the speaker's clips, each with equal weight. No label
-    is read. Raises SerError: an utterance has no speaker."""
-    check_speakers(parts)
+    is read."""
     sums, counts = {}, Counter()
     for rows in parts.values():
         for row in rows.select_columns([name for name in StateCollator.columns if name in rows.column_names]):
@@ -287,7 +289,7 @@ def sources_of(
     processor: Any,  # its feature extractor, or the fusion's processor
     clips: ClipArguments,
     budget: float | None = 36.0,
-    half: bool = False,  # all in half precision, as under bf16 autocast
+    autocast: bool = False,  # encoded under bfloat16 autocast: all are kept in half precision
 ) -> dict[str, Source]:
     """The encoders of a model, and how their states are kept: pooled over frames where the head can do without frames.
     Of an audio model with a layer mix, vectors of all layers are kept, whichever the head reads; frames of an audio
@@ -297,7 +299,7 @@ def sources_of(
     encoder = model.audio_encoder if fused else model.encoder
     reader = AudioReader(extractor, clips, budget, padding_sensitive(audio_config), describe_audio(audio_config).least)
     pooling = model.config.pooling if model.pools_audio else None
-    same = {"reader": reader, "encoder": encoder, "pooling": pooling, "shape": model.audio_shape}
+    same = {"reader": reader, "encoder": encoder, "pooling": pooling, "shape": model.audio_shape, "autocast": autocast}
     if fused:
         cleaning, length = processor.text_cleaning, processor.max_text_length
         text = Source(
@@ -307,11 +309,13 @@ def sources_of(
             model.text_shape[0],
             model.config.text_pooling if model.pools_text else None,
             model.text_shape,
-            half,
+            half=autocast,
+            autocast=autocast,
         )
-        return {"audio": Source(encode=model.encode_audio, kept=model.audio_shape[0], half=half, **same), "text": text}
+        audio_source = Source(encode=model.encode_audio, kept=model.audio_shape[0], half=autocast, **same)
+        return {"audio": audio_source, "text": text}
     if model.config.layer_mix == "last":  # not the last of all layers: some encoders norm or shorten it afterwards
-        return {"audio": Source(encode=model.encode_audio, kept=1, half=half or not model.pools_audio, **same)}
+        return {"audio": Source(encode=model.encode_audio, kept=1, half=autocast or not model.pools_audio, **same)}
     if not model.pools_audio:
         return {"audio": Source(encode=model.encode_audio, kept=tuple(model.config.read_layers), half=True, **same)}
 
@@ -320,7 +324,8 @@ def sources_of(
         return pool_layers(*audio_states(encoder, inputs, mask, every_layer=True), pooling)
 
     layers = model.config.read_layers
-    return {"audio": Source(encode=encode_layers, kept=layer_count(audio_config), half=half, selected=layers, **same)}
+    kept = layer_count(audio_config)
+    return {"audio": Source(encode=encode_layers, kept=kept, half=autocast, selected=layers, **same)}
 
 
 def encode(
@@ -334,17 +339,17 @@ def encode(
     """Encode each utterance of all parts once by each frozen encoder, unless it is cached. `training` has the device,
     precision and progress bar; `budget` is in padded seconds of audio per batch (None: eight clips)."""
     device = training.device
-    half = device.type == "cuda" and (training.bf16 or training.fp16)
-    sources = sources_of(model, processor, clips, budget, half)
+    autocast = device.type == "cuda" and (training.bf16 or training.fp16)
+    sources = sources_of(model, processor, clips, budget, autocast)
     stores = {
-        kind: open_store(source.encoder, source.reader, source.kept, source.pooling, source.half)
+        kind: open_store(source.encoder, source.reader, source.kept, source.pooling, source.half, source.autocast)
         for kind, source in sources.items()
     }
     columns = ("id", "audio", "text", "audio_hash", "duration", "window_start", "window_end", "speed")
     some = [part.select_columns([name for name in columns if name in part.column_names]) for part in splits.values()]
     rows = concatenate_datasets([part for part in some if len(part)])
     model.to(device).eval()
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+    with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for kind, source in sources.items():
             title = None if training.disable_tqdm else f"{kind} encoder"
             fill(stores[kind], rows, source.reader, source.encode, device, source.half, title)
@@ -361,15 +366,16 @@ def check_states(model: SerForAudioClassification | SerFusionForClassification, 
         for kind, source in states.sources.items():
             if (cached := states.find(kind, row)) is not None:
                 inputs = source.reader.inputs([row])
-                with torch.autocast(device.type, torch.bfloat16, enabled=source.half and device.type == "cuda"):
+                with torch.autocast(device.type, torch.bfloat16, enabled=source.autocast):
                     encoded, real = source.encode(**{name: value.to(device) for name, value in inputs.items()})
                 now = encoded[0][:, real[0]].float().cpu()
                 now = now if source.selected is None else now[source.selected]
                 now = now if states.shifts is None else now - states.shifts[voice(row)]
                 differences.append(float((cached.float() - now).abs().max() / now.abs().max().clamp(min=1e-6)))
-    if not max(differences) < (HALF_ROUNDING if states.half else ROUNDING):
-        raise ValueError(f"an utterance encoded alone differs from its cached states by {max(differences):.2g}")
-    return max(differences)
+    largest = float(np.max(differences))  # NaN if any is, which `max` would pass over
+    if not largest < (HALF_ROUNDING if states.half else ROUNDING):
+        raise ValueError(f"an utterance encoded alone differs from its cached states by {largest:.2g}")
+    return largest
 
 
 # ---- heads over cached states
