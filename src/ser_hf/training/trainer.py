@@ -1,6 +1,7 @@
 """The Trainer with batches by seconds of audio, an exactly normalised loss, and results in dataset order."""
 
 import gc
+import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
 from ..data.batching import LengthBatchSampler, evaluation_batches
+from ..errors import SerError
 from .losses import Loss
 from .schedule import by_rate
 
@@ -161,6 +163,18 @@ class SerTrainer(Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    # ---- divergence
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """As in `Trainer`. Raises SerError: the loss is not finite."""
+        super().log(logs, *args, **kwargs)
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise SerError(self._diverged("loss"))
+
+    def _diverged(self, what: str) -> str:
+        advice = f"try a smaller --learning_rate than {self.args.learning_rate:g}, or more --warmup_steps"
+        return f"the {what} at step {self.state.global_step} is NaN or infinite: the training has diverged; {advice}"
+
     # ---- loss
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
@@ -250,6 +264,8 @@ class SerTrainer(Trainer):
         rows, logits, labels = ([entry for rank in ranks for entry in rank[i]] for i in range(3))
         order = np.argsort(rows, kind="stable")
         scores, truth = np.concatenate(logits)[order], np.concatenate(labels)[order]
+        if not np.isfinite(scores).all():
+            raise SerError(self._diverged("scores"))
         prediction = EvalPrediction(predictions=scores, label_ids=truth)
         metrics = dict(self.compute_metrics(prediction)) if self.compute_metrics else {}
         metrics["loss"] = float(self.loss.value(torch.from_numpy(scores), torch.from_numpy(truth)))
