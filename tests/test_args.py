@@ -40,6 +40,7 @@ OURS = {
     "warmup_steps": 0.1,
     "num_train_epochs": 15,
     "logging_strategy": "epoch",
+    "logging_nan_inf_filter": False,
     "remove_unused_columns": False,
     "do_train": True,
     "do_eval": True,

@@ -175,6 +175,7 @@ UNUSABLE = {
     "no samples": (wave_of_no_samples, "no samples"),
     "NaN": (wave_with(np.nan), "NaN or infinite samples"),
     "infinite": (wave_with(-np.inf), "NaN or infinite samples"),
+    "larger than audio": (wave_with(3e38), "samples of up to 3e+38"),
     "silent": (wave_of_zeros, "silent (every sample is zero)"),
 }
 

@@ -44,7 +44,11 @@ def test_every_clip_once_an_epoch_and_ranks_agree(clips, world_size, seconds):
             sampler.set_epoch(epoch)
             batches = list(sampler)
             assert len(batches) == len(sampler) == len(ranks[0])  # the Trainer counts its steps once
-            seen += [clip for batch in batches for clip in batch]
+            counted = [batch for batch in batches if batch[0] >= 0]
+            repeated = [batch for batch in batches if batch[0] < 0]
+            assert len(repeated) <= 1 and batches == counted + repeated
+            assert all(clip + clips in sampler.batches(epoch)[0] for batch in repeated for clip in batch)
+            seen += [clip for batch in counted for clip in batch]
             if seconds:
                 assert all(durations[b].max() * len(b) <= seconds or len(b) == 1 for b in batches)
             else:
@@ -87,7 +91,20 @@ def test_two_ranks_take_turns_through_one_ranks_batches():
     durations = iemocap_like(64)
     whole = LengthBatchSampler(durations, 20.0, world_size=2).batches(0)
     halves = [list(LengthBatchSampler(durations, 20.0, rank=rank, world_size=2)) for rank in (0, 1)]
-    assert [b.tolist() for b in whole] == [half[i] for i in range(len(halves[0])) for half in halves]
+    turns = [half[i] for i in range(len(halves[0])) for half in halves]
+    assert [b.tolist() for b in whole] == [batch for batch in turns if batch[0] >= 0]
+
+
+@pytest.mark.parametrize("seconds", [36.0, None])
+def test_batches_do_not_depend_on_the_number_of_processes(seconds):
+    for durations in (iemocap_like(97), np.full(5, 30.0)):  # of the latter no two fit into 36 s
+        one = LengthBatchSampler(durations, seconds)
+        for world_size in (2, 3, 4):
+            other = LengthBatchSampler(durations, seconds, world_size=world_size)
+            assert len(other) == -(-len(one) // world_size)
+            for epoch in range(3):
+                pairs = zip(one.batches(epoch), other.batches(epoch), strict=True)
+                assert all(a.tolist() == b.tolist() for a, b in pairs)
 
 
 def test_too_few_clips_for_the_processes():

@@ -676,7 +676,7 @@ def test_whisper_is_trained_and_scored_on_windows(frozen, fake_corpus, tmp_path,
 @pytest.mark.parametrize("frozen", ["true", "false"])
 def test_two_processes_are_one_and_a_killed_run_resumes(frozen, fake_corpus, tmp_path):
     steps = ("--max_steps", "4", "--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "2")
-    steps += ("--save_steps", "2", "--save_total_limit", "5", "--freeze_encoder", frozen, "--batch_seconds", "0")
+    steps += ("--save_steps", "2", "--save_total_limit", "5", "--freeze_encoder", frozen, "--batch_seconds", "2")
 
     def run(name: str, *more: str, processes: int = 1):
         env = {**os.environ, "SER_CACHE": str(tmp_path / f"cache {name}")}
@@ -685,11 +685,12 @@ def test_two_processes_are_one_and_a_killed_run_resumes(frozen, fake_corpus, tmp
         assert done.returncode == 0, done.stderr[-3000:]
         return tmp_path / name
 
-    one = run("one", "--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "2")
-    two = run("two", "--per_device_train_batch_size", "1", processes=2)
+    # Six clips make three batches, by number (frozen) or by seconds: the second process is one short.
+    one = run("one", "--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2")
+    two = run("two", "--per_device_train_batch_size", "2", processes=2)
     assert_equal_runs(one, two, 1e-5)
     shutil.copytree(one / "checkpoint-2", tmp_path / "again" / "checkpoint-2")
-    more = ("--per_device_train_batch_size", "1", "--gradient_accumulation_steps", "2")
+    more = ("--per_device_train_batch_size", "2", "--gradient_accumulation_steps", "2")
     assert_equal_runs(one, run("again", "--resume_from_checkpoint", "true", *more), 1e-6)
     # and the saved model is scored again as it was
     scored = ("--do_train", "false", "--model_name_or_path", str(one), "--data_dir", str(fake_corpus("demo")))

@@ -69,6 +69,17 @@ def pipe():
     return pipe_of(make(pooling="max"))
 
 
+def test_scores_that_are_not_finite_are_an_error():
+    broken = make(pooling="max")
+    with torch.no_grad():
+        broken.ser_classifier.bias[0] = float("nan")
+    pipe = pipe_of(broken)
+    with pytest.raises(ValueError, match="scores are NaN or infinite"):
+        pipe(noise(1.0))
+    answers = pipe([noise(1.0), noise(2.0)], on_error="return")
+    assert [list(answer) for answer in answers] == [["error"], ["error"]]
+
+
 def test_a_clip_is_its_probabilities_highest_first(pipe):
     clip = noise(1.5)
     answer = pipe(clip)

@@ -17,6 +17,7 @@ from ser_hf.models.whisper import ClipWhisperFeatureExtractor
 from ser_hf.training import encoder_states
 from ser_hf.training.audio_model import audio_model, probe_remarks, probe_states, speech_collators, with_copies
 from ser_hf.training.encoder_states import StateCollator, States, check_states, head_of, open_store, put_back
+from ser_hf.training.hub import stock_class
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +156,14 @@ def test_whispers_features_are_those_of_the_trimmed_clip():
     assert trimmed.to_dict()["trim_db"] == 30.0
     with pytest.raises(ValueError, match="trim_db 0"):
         ClipWhisperFeatureExtractor(trim_db=0)
+
+
+def test_probes_that_have_no_stock_class():
+    """That of the last layer has one, whose projection takes over the scale (tests/test_encoders.py)."""
+    audio = tiny_config("wav2vec2")
+    assert stock_class(SerConfig(audio_config=audio, standardise=True)).__name__ == "Wav2Vec2ForSequenceClassification"
+    for config in ({"layer_mix": "sum"}, {"speaker_norm": True}, {"pooling": "meanstd"}):
+        assert stock_class(SerConfig(audio_config=audio, standardise=True, **config)) is None
 
 
 # ---- what once went wrong

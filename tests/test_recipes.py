@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -337,3 +338,13 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
         line for line in done.stderr.splitlines() if line.startswith("error: unknown dataset 'emobd'")
     ]
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("flags", [(), ("--validation_fraction", "0")], ids=str)
+def test_a_training_that_diverges_is_one_line_and_leaves_no_model(flags, fake_corpus, tmp_path):
+    diverging = ("--learning_rate", "1e30", "--max_grad_norm", "0", "--optim", "sgd", "--num_train_epochs", "2")
+    corpus = ("--dataset", "demo", "--data_dir", str(fake_corpus("demo")), "--output_dir", str(tmp_path / "run"))
+    done = run_recipe("wav2vec2_cls", *corpus, *tiny_flags(), *diverging, *flags)
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert re.search(r"^error: the (scores|loss) at step \d+ is NaN or infinite: .*--learning_rate", done.stderr, re.M)
+    assert not (tmp_path / "run" / "results.json").exists() and not (tmp_path / "run" / "model.safetensors").exists()

@@ -117,14 +117,18 @@ def zero_pad(samples: np.ndarray, minimum: int) -> np.ndarray:
 def scan(source: dict | str | Path) -> dict:
     """`{"duration": seconds, "audio_hash": hex, "problem": None}` of one clip; or `problem` says why it cannot be used
     (as a clip whose every sample is zero, CREMA-D's 1076_MTI_SAD_XX), and the others are None."""
+    from ..models.audio_blocks import AudioInputError, finite
+
     try:
         samples, rate = _read(source)
-        if not np.isfinite(samples).all():
-            raise AudioError(f"{_name(source)}: NaN or infinite samples")
+        if samples.dtype != np.int16:
+            finite(samples)
         if not samples.any():
             raise AudioError(f"{_name(source)}: silent (every sample is zero)")
     except AudioError as error:
         return {"duration": None, "audio_hash": None, "problem": str(error)}
+    except AudioInputError as error:
+        return {"duration": None, "audio_hash": None, "problem": f"{_name(source)}: {error}"}
     # One channel is hashed where all are equal, and the rate: a stereo copy of a mono clip is the same audio.
     first = samples[:, :1]
     distinct = first if (samples == first).all() else samples

@@ -50,11 +50,14 @@ def sampling_weights(groups: list) -> np.ndarray:
 
 @dataclass(eq=False, repr=False)
 class LengthBatchSampler:
-    """Batches of row numbers for one rank: over all ranks every clip exactly once per epoch, equally many batches each.
+    """Batches of row numbers for one rank: over all ranks every clip exactly once per epoch.
 
-    The batches are a function of `seed` and the epoch alone, so that a resumed run has those of an unbroken one; there
-    are equally many in every epoch, because the Trainer computes its steps once. Ranks take turns: an update of two
-    ranks has the same clips as one of one rank with two accumulation steps. ValueError: fewer clips than processes.
+    The batches are a function of `seed` and the epoch alone, so that a resumed run has those of an unbroken one, and
+    several processes those of one; there are equally many in every epoch, because the Trainer computes its steps once.
+    Ranks take turns: an update of two ranks has the same clips as one of one rank with two accumulation steps. All
+    ranks have equally many batches, because they wait for each other: where one is short, it repeats a batch, which
+    must not count; its row numbers are negative (`number - len(durations)`, the same rows). ValueError: fewer clips
+    than processes.
     """
 
     durations: np.ndarray  # seconds of each clip, a plain array (a datasets column would be read clip by clip)
@@ -71,15 +74,15 @@ class LengthBatchSampler:
 
     def __post_init__(self):
         self.durations = np.asarray(self.durations, dtype=np.float64)
-        clips, ranks = np.arange(len(self.durations)), self.world_size
-        if len(clips) < ranks:
-            raise ValueError(f"{len(clips)} clips cannot be shared by {ranks} processes")
+        clips = np.arange(len(self.durations))
+        if len(clips) < self.world_size:
+            raise ValueError(f"{len(clips)} clips cannot be shared by {self.world_size} processes")
         if self.weights is not None:
             self.weights = np.asarray(self.weights) / np.sum(self.weights)
         fewest = -(-len(clips) // self.count)
         if self.seconds is not None:  # 3 % more than without noise, as room for it; some of the longest are halved
             fewest = -(-len(self._cut(clips, 0.0, np.random.default_rng(self.seed))) * 103 // 100)
-        self.total = min(-(-fewest // ranks) * ranks, len(clips) // ranks * ranks)
+        self.total = min(fewest, len(clips))
 
     def set_epoch(self, epoch: int) -> None:
         """The Trainer calls this before each epoch."""
@@ -112,11 +115,14 @@ class LengthBatchSampler:
         return [batches[i] for i in rng.permutation(len(batches))]
 
     def __len__(self) -> int:
-        return self.total // self.world_size
+        return -(-self.total // self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        for batch in self.batches(self.epoch)[self.rank :: self.world_size]:
-            yield batch.tolist()
+        batches = self.batches(self.epoch)
+        own = batches[self.rank :: self.world_size]
+        yield from (batch.tolist() for batch in own)
+        if len(own) < len(self):
+            yield (batches[0] - len(self.durations)).tolist()
 
 
 def evaluation_batches(

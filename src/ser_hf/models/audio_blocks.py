@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
+LARGEST = 1e15  # the sum of the squares of an hour of such samples is still a float32
 BLOCK_S = 10.0  # seconds of a file that are decoded at a time
 MOST_CHANNELS = 32  # an array with more in both directions is no audio
 # librosa.effects.trim's frame_length 2048 and hop_length 512 at its default 22050 Hz, in seconds: a clip is trimmed at
@@ -127,9 +128,12 @@ def averaged(samples: np.ndarray) -> np.ndarray:
 
 
 def finite(samples: np.ndarray) -> np.ndarray:
-    """The samples themselves; AudioInputError if one is NaN or infinite."""
-    if not np.isfinite(samples).all():
+    """The samples themselves; AudioInputError if one is NaN or infinite, or so large (`LARGEST`) that squares are."""
+    peak = np.abs(samples).max(initial=0.0)
+    if not np.isfinite(peak):
         raise AudioInputError("NaN or infinite samples")
+    if peak > LARGEST:
+        raise AudioInputError(f"samples of up to {peak:.0e}: no audio, full scale is 1")
     return samples
 
 

@@ -99,7 +99,8 @@ class SerPipeline(ChunkPipeline):
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, local_files_only=None, **options):
-        steps = (("window_s", "hop_s", "window_last", "on_error", "asr"), ("return_embeddings",), ("window_s", "top_k"))
+        windows = ("window_s", "hop_s", "window_last", "on_error", "asr")
+        steps = (windows, ("return_embeddings",), ("window_s", "top_k", "on_error"))
         names = dict.fromkeys(name for step in steps for name in step)
         if unknown := set(options) - set(names):
             raise TypeError(f"unknown argument {', '.join(sorted(unknown))}; there are {', '.join(names)}, batch_size")
@@ -217,11 +218,16 @@ class SerPipeline(ChunkPipeline):
                 batch["attention_mask"][:, :least] = 1
         return {name: v.to(self.device, self.dtype if v.is_floating_point() else None) for name, v in batch.items()}
 
-    def postprocess(self, pieces, window_s=None, top_k=None):
+    def postprocess(self, pieces, window_s=None, top_k=None, on_error="raise"):
         """The answer to one input from its windows in order, each with its `logits`."""
         if "error" in pieces[-1]:
             return {"error": pieces[-1]["error"]}
         values = torch.stack([piece["logits"] for piece in pieces]).double()  # (windows, labels)
+        if not values.isfinite().all():
+            problem = "the model's scores are NaN or infinite: its weights are, or they are too large for this input"
+            if on_error == "raise":
+                raise ValueError(problem)
+            return {"error": problem}
         if self.problem_type != "regression":
             values = values.sigmoid() if self.problem_type.startswith("multi") else values.softmax(dim=-1)
 

@@ -434,6 +434,7 @@ TRAINING_DEFAULTS = {
     "warmup_steps": 0.1,  # of all steps
     "num_train_epochs": 15,
     "logging_strategy": "epoch",
+    "logging_nan_inf_filter": False,  # a loss that is not finite stops the run
     "remove_unused_columns": False,  # the collator reads columns the model does not know
     "do_train": True,
 }

@@ -1,8 +1,10 @@
 """The Trainer with batches by seconds of audio, an exactly normalised loss, and results in dataset order."""
 
 import gc
+import math
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
 from ..data.batching import LengthBatchSampler, evaluation_batches
+from ..errors import SerError
 from .losses import Loss
 from .schedule import by_rate
 
@@ -24,6 +27,31 @@ def _same_random_numbers():
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         yield
     np.random.set_state(state)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A dataset by row numbers; those of a batch that is repeated and must not count are negative."""
+
+    dataset: Dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitems__(self, numbers: list[int]) -> list[dict]:
+        rows = self.dataset.__getitems__([number % len(self.dataset) for number in numbers])
+        return [row | {"repeated": True} for row in rows] if numbers[0] < 0 else rows
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """A collator whose batches say whether they are `repeated`; a class, because workers must pickle it."""
+
+    collator: Callable
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        repeated = {"repeated": torch.tensor(True)} if rows[0].get("repeated") else {}
+        return self.collator(rows) | repeated
 
 
 class _Loader(DataLoader):
@@ -77,9 +105,9 @@ class SerTrainer(Trainer):
     def _loader(self, dataset: Dataset, batch_sampler, collator) -> DataLoader:
         workers = self.args.dataloader_num_workers
         return _Loader(
-            dataset.select_columns([column for column in collator.columns if column in dataset.column_names]),
+            _Rows(dataset.select_columns([column for column in collator.columns if column in dataset.column_names])),
             batch_sampler=batch_sampler,
-            collate_fn=collator,
+            collate_fn=_Collate(collator),
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and torch.cuda.is_available(),
             # workers are made anew each epoch: they hold a copy of the collator, which must know the epoch
@@ -135,6 +163,18 @@ class SerTrainer(Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    # ---- divergence
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """As in `Trainer`. Raises SerError: the loss is not finite."""
+        super().log(logs, *args, **kwargs)
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise SerError(self._diverged("loss"))
+
+    def _diverged(self, what: str) -> str:
+        advice = f"try a smaller --learning_rate than {self.args.learning_rate:g}, or more --warmup_steps"
+        return f"the {what} at step {self.state.global_step} is NaN or infinite: the training has diverged; {advice}"
+
     # ---- loss
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
@@ -144,7 +184,8 @@ class SerTrainer(Trainer):
         self._update = None
         if self.loss.needs_whole_batch and (len(batch_samples) > 1 or self.args.world_size > 1):
             self._update = self._whole_update(batch_samples)
-        weight = sum(self.loss.weight(batch["labels"]) for batch in batch_samples).to(device)
+        counted = [self.loss.weight(batch["labels"]) for batch in batch_samples if "repeated" not in batch]
+        weight = torch.stack([*counted, torch.zeros(())]).sum().to(device)
         return self.accelerator.gather(weight.reshape(1)).sum() if self.args.world_size > 1 else weight
 
     @torch.no_grad()
@@ -154,7 +195,7 @@ class SerTrainer(Trainer):
         self.model_wrapped.train()
         logits, labels = [], []
         with _same_random_numbers():
-            for batch in batch_samples:
+            for batch in [one for one in batch_samples if "repeated" not in one]:
                 batch = self._prepare_inputs(batch)
                 with self.compute_loss_context_manager():
                     labels.append(batch.pop("labels").cpu())
@@ -170,9 +211,11 @@ class SerTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         labels = inputs["labels"]
-        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        outputs = model(**{name: value for name, value in inputs.items() if name not in ("labels", "repeated")})
         processes = self.accelerator.num_processes
-        if num_items_in_batch is None or (self.loss.needs_whole_batch and self._update is None):
+        if "repeated" in inputs:  # its gradients, zeros, are waited for by the other ranks
+            loss = 0.0 * outputs.logits.float().sum()
+        elif num_items_in_batch is None or (self.loss.needs_whole_batch and self._update is None):
             loss = self.loss.value(outputs.logits, labels)
         elif self.loss.needs_whole_batch:
             update, first = self._update, self._update["next"]
@@ -221,6 +264,8 @@ class SerTrainer(Trainer):
         rows, logits, labels = ([entry for rank in ranks for entry in rank[i]] for i in range(3))
         order = np.argsort(rows, kind="stable")
         scores, truth = np.concatenate(logits)[order], np.concatenate(labels)[order]
+        if not np.isfinite(scores).all():
+            raise SerError(self._diverged("scores"))
         prediction = EvalPrediction(predictions=scores, label_ids=truth)
         metrics = dict(self.compute_metrics(prediction)) if self.compute_metrics else {}
         metrics["loss"] = float(self.loss.value(torch.from_numpy(scores), torch.from_numpy(truth)))
