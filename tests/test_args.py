@@ -340,7 +340,6 @@ FROZEN = [*EMODB, "--freeze_encoder", "true"]
         ("classical_cls", [*EMODB, "--loss", "ccc"], "--loss: the recipe of classical does not use it"),
         ("classical_cls", [*EMODB, "--learning_rat", "1"], "unknown flag --learning_rat: see --help_all"),
         # what does nothing as it is combined
-        ("wav2vec2_reg", [*EMODB, "--spec_p", "0.5"], "--spec_p 0.5: masks spectrograms; the masks of an encoder are"),
         ("wav2vec2_cls", [*EMODB, "--lora_alpha", "3"], "--lora_alpha 3: does nothing without --lora_r"),
         ("wav2vec2_cls", [*EMODB, "--lora_target", "a", "b"], "--lora_target a b: does nothing without --lora_r"),
         ("wav2vec2_cls", [*EMODB, "--window_hop", "1"], "--window_hop 1.0: does nothing without --window_seconds"),

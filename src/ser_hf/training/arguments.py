@@ -299,9 +299,6 @@ def _check(values: argparse.Namespace, system: System, named: list[str]) -> None
         raise SerError(
             "--validation_fraction 0: the complexity of the classifier is chosen on validation; leave it out"
         )
-    if "spec_p" in named and flags["spec_p"] and "mask_time_prob" in flags:
-        instead = "masks spectrograms; the masks of an encoder are --mask_time_prob and --mask_feature_prob"
-        raise SerError(f"--spec_p {values.spec_p:g}: {instead}")
     for frozen in ("freeze_encoders", "freeze_encoder"):
         if flags.get("lora_r") and flags.get(frozen) and values.do_train:
             raise SerError(f"--lora_r {values.lora_r}: adapts the encoders; it needs --{frozen} false")

@@ -119,8 +119,11 @@ def speech_collators(
     model: SerForAudioClassification, extractor, clips: ClipArguments, augmentation: Augmentation, seed: int
 ) -> dict[str, SpeechCollator]:
     """`data_collator` for training, with augmentation, and `eval_collator`, without. `seed` draws augmentation and
-    random crops. Raises SerError: mixup of features in which 0 is no silence."""
+    random crops. Raises SerError: mixup of features in which 0 is no silence, or masks of a spectrogram."""
     audio = model.config.audio_config
+    if augmentation.spec_p:
+        instead = "masks spectrograms; the masks of an encoder are --mask_time_prob and --mask_feature_prob"
+        raise SerError(f"--spec_p {augmentation.spec_p:g}: {instead}")
     if augmentation.mixup_p and describe_audio(audio).reads == "log-mel":
         why = f"mixes waveforms, and {audio.model_type} reads log-mel features"
         raise SerError(f"--mixup_p {augmentation.mixup_p:g}: {why}; leave it out")
