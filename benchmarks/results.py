@@ -121,7 +121,7 @@ def _group(records: list[dict], reference: list[dict]) -> str:
         f"{escape(corpus['corpus'])}, {escape(corpus['labels'])}, protocol **{escape(protocol['name'])}** "
         f"({protocol['folds']} folds; {escape(protocol['source'])}): {corpus['utterances']} utterances{missing}, "
         f"{corpus['speakers'] or 'unknown'} speakers; chance UAR {pooled['chance_uar']:.3f}; intervals over "
-        f"{pooled['per_seed'][0]['intervals_over']}; minutes on {' and '.join(sorted(machines))}.",
+        f"{pooled['per_seed'][0]['intervals_over']}; minutes of training on {' and '.join(sorted(machines))}.",
         markdown_table(head, rows),
         _comparisons(records),
     ]

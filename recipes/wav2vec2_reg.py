@@ -30,8 +30,8 @@ def main() -> None:
     from ser_hf.models.encoders import padding_sensitive
     from ser_hf.training.audio_model import (
         audio_model,
+        audio_remarks,
         check_lengths,
-        probe_remarks,
         probe_states,
         speech_collators,
         with_copies,
@@ -91,7 +91,7 @@ def main() -> None:
         trained,
         extractor,
         windowed=windowed,
-        remarks=probe_remarks(model, states, splits),
+        remarks=audio_remarks(model, states, splits, settings.clips),
         speaker_normalised=states is not None and states.shifts is not None,
         model=whole,
     )

@@ -15,9 +15,10 @@ from ser_hf.models.encoders import describe_audio, extract
 from ser_hf.models.pooling import POOLINGS, Scale
 from ser_hf.models.whisper import ClipWhisperFeatureExtractor
 from ser_hf.training import encoder_states
-from ser_hf.training.audio_model import audio_model, probe_remarks, probe_states, speech_collators, with_copies
+from ser_hf.training.audio_model import audio_model, audio_remarks, probe_states, speech_collators, with_copies
 from ser_hf.training.encoder_states import StateCollator, States, check_states, head_of, open_store, put_back
 from ser_hf.training.hub import stock_class
+from ser_hf.training.settings import ClipArguments
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +219,9 @@ def test_a_trained_model_is_scored_without_its_speakers(parts, make, tmp_path):
     with pytest.raises(SerError, match="--speaker_norm true: a trained model is scored clip by clip"):
         audio_model(list("abcd"), new_head=False, model_name_or_path=name, freeze_encoder=True, speaker_norm=True)
     loaded, _ = audio_model(list("abcd"), new_head=False, model_name_or_path=name)
-    assert "trained with --speaker_norm" in probe_remarks(loaded, None, parts)[0]
-    assert probe_remarks(make()[0], None, parts) == []
+    assert "trained with --speaker_norm" in audio_remarks(loaded, None, parts, ClipArguments())[0]
+    assert audio_remarks(make()[0], None, parts, ClipArguments()) == []
+    assert "the saved model trims nothing" in audio_remarks(make()[0], None, parts, ClipArguments(trim_db=30.0))[0]
 
 
 def test_whisper_of_30_s_is_made_of_a_model_that_read_clips(make, tmp_path):

@@ -177,9 +177,14 @@ def probe_states(
     return states
 
 
-def probe_remarks(model: SerForAudioClassification, states: States | None, splits: Mapping[str, Dataset]) -> list[str]:
-    """Lines of the report on cached states, None if audio was scored, and on speaker normalisation."""
+def audio_remarks(
+    model: SerForAudioClassification, states: States | None, splits: Mapping[str, Dataset], clips: ClipArguments
+) -> list[str]:
+    """Lines of the report on cached states, None if audio was scored, on trimming, and on speaker normalisation."""
     lines = states.remarks if states else []
+    if clips.trim_db is not None:
+        how = f"clips were trimmed by --trim_db {clips.trim_db:g}"
+        lines = [*lines, f"{how}; the saved model trims nothing: give it trimmed clips"]
     if states and states.shifts is not None:
         lines = [*lines, speaker_remark(splits, model.config.model_type)]
     elif model.config.speaker_norm:
