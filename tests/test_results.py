@@ -166,7 +166,7 @@ By hand.
 <!-- results of emo -->
 
 emo, 2class, protocol **two** (2 folds; two folds): 6 utterances (1 of 8 missing), 2 speakers; chance UAR 0.500; \
-intervals over speakers; minutes on CPU.
+intervals over speakers; minutes of training on CPU.
 
 | system                 | UAR           | WA            | macro F1      | pooled UAR           | seeds | minutes \
 | commit  | reference work's UAR |
