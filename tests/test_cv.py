@@ -263,6 +263,9 @@ def test_systems_are_compared_on_the_same_utterances(flags, launcher, tmp_path, 
     assert low <= 0 <= high
     assert same["difference"]["uar"] == 0.0 and same["difference_intervals"]["uar"] == [0.0, 0.0]
     assert "first" in capsys.readouterr().out
+    runs = {(1, 0): ({}, pd.DataFrame({"id": ["a"], "prediction_average": ["sad"]}))}
+    with pytest.raises(SerError, match="compares with a system 'average' itself"):
+        cv.beside(runs, {(1, 0): pd.DataFrame({"prediction_average": ["sad"]}, index=["a"])})
     table = tmp_path / "first" / "fold2_seed1" / "predictions.parquet"
     pd.read_parquet(table).iloc[1:].to_parquet(table)
     assert len(launcher.started) == 15

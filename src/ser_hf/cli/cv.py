@@ -287,7 +287,12 @@ def predictions_of(plan: Plan) -> dict[tuple[int, int], "pd.DataFrame"]:
 def beside(
     runs: dict[tuple[int, int], Fold], others: Mapping[tuple[int, int], "pd.DataFrame"]
 ) -> dict[tuple[int, int], Fold]:
-    """Finished folds with the predictions of other cross-validations, as from `predictions_of`."""
+    """Finished folds with the predictions of other cross-validations, as from `predictions_of`.
+    Raises SerError: the recipe itself compares with a system of the name of a folder."""
+    for key, (_, table) in runs.items():
+        if twice := sorted(set(table) & set(others[key])):
+            name = twice[0].removeprefix("prediction_")
+            raise SerError(f"--against: the recipe compares with a system {name!r} itself: rename that folder")
     return {key: (results, table.join(others[key], on="id")) for key, (results, table) in runs.items()}
 
 
