@@ -17,7 +17,7 @@ from hub_server import hub_server
 pytestmark = pytest.mark.slow  # two runs, pushed and loaded
 
 # What a model of ours ships: its files and those that they import.
-OUR_CODE = "audio_blocks common configuration_ser encoders modeling_ser pipeline_ser pooling".split()
+OUR_CODE = "audio_blocks common configuration_ser encoders modeling_ser pipeline_ser pooling whisper".split()
 
 LOAD = """
 import json, sys, numpy as np
