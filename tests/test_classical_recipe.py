@@ -30,7 +30,7 @@ from ser_hf.models import (
     SerFunctionalsConfig,
     SerFunctionalsFeatureExtractor,
 )
-from ser_hf.models.configuration_functionals import CLASSIFIERS, FEATURE_SETS
+from ser_hf.models.functionals import CLASSIFIERS, FEATURE_SETS
 from ser_hf.training import classical_model as classical
 from ser_hf.training.settings import ClassifierArguments, VectorArguments
 

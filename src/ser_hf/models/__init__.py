@@ -6,13 +6,11 @@ loads would serve all later ones."""
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .configuration_functionals import SerFunctionalsConfig
 from .configuration_fusion import SerFusionConfig
 from .configuration_ser import SerConfig
 from .configuration_spectrogram import SerSpectrogramConfig
-from .feature_extraction_functionals import SerFunctionalsFeatureExtractor
 from .feature_extraction_spectrogram import SerSpectrogramFeatureExtractor
-from .modeling_functionals import SerForFunctionalsClassification
+from .functionals import SerForFunctionalsClassification, SerFunctionalsConfig, SerFunctionalsFeatureExtractor
 from .modeling_fusion import SerFusionForClassification
 from .modeling_ser import SerForAudioClassification
 from .modeling_spectrogram import SerForSpectrogramClassification, SerSpectrogramModel

@@ -28,8 +28,7 @@ from ..models import (
     SerFunctionalsConfig,
     SerFunctionalsFeatureExtractor,
 )
-from ..models.configuration_functionals import FEATURE_SETS
-from ..models.feature_extraction_functionals import statistics
+from ..models.functionals import FEATURE_SETS, statistics
 from .audio_model import audio_model, check_lengths, count_copies, probe_states, with_copies
 from .encoder_states import StateCollator
 from .hub import check_labels, label_maps

@@ -1,4 +1,4 @@
-"""Clips to functionals of openSMILE, one vector per clip. Ships to the Hub.
+"""Linear classifiers of openSMILE's functionals: configuration, feature extractor, model. Ships to the Hub.
 
 The package opensmile is loaded by the feature extractor. Its licence allows research and private use, not products.
 """
@@ -8,11 +8,44 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from .audio_blocks import package
-from .common import check_choice
-from .configuration_functionals import FEATURE_SETS
+from .common import PipelineConfig, StrictLoading, check_choice, classification_output
+from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
+
+# Functionals of a clip in each feature set of the package opensmile: eGeMAPS (Eyben et al. 2016, IEEE Trans. Affective
+# Computing 7) in version 02, and the set of the INTERSPEECH ComParE challenges since 2013 in its version of 2016.
+FEATURE_SETS = {"eGeMAPSv02": 88, "ComParE_2016": 6373}
+# All are linear. svm: one against rest, squared hinge loss. logistic: multinomial logistic regression. ridge: least
+# squares to -1 and 1.
+CLASSIFIERS = ("svm", "logistic", "ridge")
+
+
+class SerFunctionalsConfig(PipelineConfig):
+    """A linear classifier of standardised functionals.
+
+    Args:
+        feature_set: One of `FEATURE_SETS`.
+        classifier: One of `CLASSIFIERS`. A record, as is `complexity`: the model is the same linear layer.
+        complexity: The classifier's C, the inverse strength of its regularisation.
+    """
+
+    model_type = "ser_functionals"
+
+    feature_set: str = "eGeMAPSv02"
+    classifier: str = "svm"
+    complexity: float = 1.0
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_choice("feature_set", self.feature_set, FEATURE_SETS)
+        check_choice("classifier", self.classifier, CLASSIFIERS)
+
 
 # The longest frame of both sets, for the fundamental frequency: of shorter clips openSMILE returns NaN (measured: 959
 # samples at 16 kHz are too short, 960 are not).
@@ -128,3 +161,31 @@ class SerFunctionalsFeatureExtractor(FeatureExtractionMixin):
         single = np.ndim(clips[0]) == 0 if len(clips) else not isinstance(clips, list | tuple)
         values = np.stack([self.scaled(self.unscaled(clip)) for clip in ([clips] if single else clips)])
         return BatchFeature({"input_features": values}, tensor_type=return_tensors or "np")
+
+
+class SerForFunctionalsClassification(StrictLoading, PreTrainedModel):
+    """Emotion of a clip by its functionals, standardised by `mean` and `scale` of the training clips."""
+
+    config_class = SerFunctionalsConfig
+    main_input_name = "input_features"
+    input_modalities = "audio"
+
+    def __init__(self, config: SerFunctionalsConfig):
+        super().__init__(config)
+        size = FEATURE_SETS[config.feature_set]
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("scale", torch.ones(size))
+        self.ser_classifier = nn.Linear(size, config.num_labels)
+        self.post_init()
+
+    def standardised(self, input_features: torch.Tensor) -> torch.Tensor:
+        """`(batch, functionals)` with zero mean and unit variance over the training clips."""
+        return (input_features - self.mean) / self.scale
+
+    def forward(
+        self, input_features: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
+    ) -> SequenceClassifierOutput | tuple:
+        """`logits` `(batch, labels)` of functionals `(batch, functionals)`, and with labels the `loss` of
+        `classification_output`. An SVM's logits are its decision values: no log-probabilities."""
+        logits = self.ser_classifier(self.standardised(input_features))
+        return classification_output(logits, labels, self.config.problem_type, return_dict)
