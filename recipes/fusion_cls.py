@@ -15,8 +15,12 @@ from ser_hf.training import run
 from ser_hf.training.arguments import parse
 from ser_hf.training.settings import PROBE_DEFAULTS, TRAINING_DEFAULTS, FusionSettings, System
 
-WHOLE = {"learning_rate": TRAINING_DEFAULTS["learning_rate"], "num_train_epochs": 15, "per_device_train_batch_size": 8}
-WHOLE |= {"per_device_eval_batch_size": 8}
+WHOLE = {
+    "learning_rate": TRAINING_DEFAULTS["learning_rate"],
+    "num_train_epochs": 15,
+    "per_device_train_batch_size": 8,
+    "per_device_eval_batch_size": 8,
+}
 SYSTEM = System("fusion", FusionSettings, defaults=PROBE_DEFAULTS, defaults_with={("freeze_encoders", False): WHOLE})
 
 

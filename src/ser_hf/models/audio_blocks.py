@@ -65,6 +65,26 @@ def windows(blocks: Iterable, size: int, hop: int, last: str = "pad", rest: int 
         yield first, buffer[first - start : end - start]
 
 
+# ---- what a feature extractor is called with
+
+
+def one_clip(clip) -> np.ndarray:
+    """A clip as float32 `(samples,)`. ValueError if it has another shape, or no samples."""
+    samples = np.asarray(clip, dtype=np.float32)
+    if samples.ndim != 1 or not len(samples):
+        raise ValueError(f"a clip must be (samples,), at least one sample, got shape {samples.shape}")
+    return samples
+
+
+def clips_at(clips, given: int | None, rate: int) -> list:
+    """Clips as a list, from one `(samples,)`, a list of such or `(batch, samples)`. ValueError if they are `given` to
+    be at another rate than the extractor's, in Hz; None is not checked."""
+    if given is not None and given != rate:
+        raise ValueError(f"clips at {given} Hz: resample them to this extractor's {rate} Hz")
+    single = np.ndim(clips[0]) == 0 if len(clips) else not isinstance(clips, list | tuple)
+    return [clips] if single else list(clips)
+
+
 # ---- silence
 
 

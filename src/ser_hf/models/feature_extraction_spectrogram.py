@@ -16,7 +16,7 @@ from transformers import BatchFeature
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
-from .audio_blocks import check_trim_db, trim
+from .audio_blocks import check_trim_db, clips_at, one_clip, trim
 from .common import check_choice
 
 LEAST_POWER = 1e-10  # librosa.power_to_db's amin
@@ -142,9 +142,7 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
 
     def unscaled(self, clip) -> torch.Tensor:
         """`spectra` of one clip `(samples,)` after trimming by `trim_db`: `(rows, frames)`."""
-        samples = np.asarray(clip, dtype=np.float32)
-        if samples.ndim != 1 or not len(samples):
-            raise ValueError(f"a clip must be (samples,), at least one sample, got shape {samples.shape}")
+        samples = one_clip(clip)
         if self.trim_db is not None:
             first, end = trim(samples, self.sampling_rate, self.trim_db)
             samples = samples[first:end]
@@ -192,10 +190,8 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
             padding: True or `longest`: pad shorter clips at their end. False: all must have equally many frames.
             return_attention_mask: True always, False never, None if any clip is padded.
         """
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(f"clips at {sampling_rate} Hz: resample them to this extractor's {self.sampling_rate} Hz")
-        single = np.ndim(clips[0]) == 0 if len(clips) else not isinstance(clips, list | tuple)
-        batch = self.batch([self.scaled(self.unscaled(clip)) for clip in ([clips] if single else clips)])
+        clips = clips_at(clips, sampling_rate, self.sampling_rate)
+        batch = self.batch([self.scaled(self.unscaled(clip)) for clip in clips])
         mask = batch.pop("attention_mask", None)
         if padding in (False, "do_not_pad") and mask is not None:
             raise ValueError("clips of unequal lengths: give padding=True")

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from .audio_blocks import package
+from .audio_blocks import clips_at, one_clip, package
 from .common import PipelineConfig, StrictLoading, check_choice, classification_output
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
 
@@ -111,9 +111,7 @@ class SerFunctionalsFeatureExtractor(FeatureExtractionMixin):
     def unscaled(self, clip) -> np.ndarray:
         """The functionals `(functionals,)`, float32, of one clip `(samples,)`, before speaker normalisation. A clip
         shorter than `LEAST_SECONDS` is zero-padded."""
-        samples = np.asarray(clip, dtype=np.float32)
-        if samples.ndim != 1 or not len(samples):
-            raise ValueError(f"a clip must be (samples,), at least one sample, got shape {samples.shape}")
+        samples = one_clip(clip)
         missing = round(LEAST_SECONDS * self.sampling_rate) - len(samples)
         samples = np.pad(samples, (0, max(0, missing)))
         return opensmile_of(self.feature_set)(samples, self.sampling_rate).reshape(-1)
@@ -156,10 +154,8 @@ class SerFunctionalsFeatureExtractor(FeatureExtractionMixin):
             clips: `(samples,)`, or a list of such or `(batch, samples)`.
             padding, return_attention_mask: Have no effect: a clip of any length is one vector.
         """
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(f"clips at {sampling_rate} Hz: resample them to this extractor's {self.sampling_rate} Hz")
-        single = np.ndim(clips[0]) == 0 if len(clips) else not isinstance(clips, list | tuple)
-        values = np.stack([self.scaled(self.unscaled(clip)) for clip in ([clips] if single else clips)])
+        clips = clips_at(clips, sampling_rate, self.sampling_rate)
+        values = np.stack([self.scaled(self.unscaled(clip)) for clip in clips])
         return BatchFeature({"input_features": values}, tensor_type=return_tensors or "np")
 
 

@@ -15,7 +15,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .audio_blocks import check_trim_db, trim
+from .audio_blocks import check_trim_db, clips_at, one_clip, trim
 
 
 class ClipWhisperEncoder(WhisperEncoder):
@@ -88,9 +88,7 @@ class ClipWhisperFeatureExtractor(WhisperFeatureExtractor):
 
     def log_mel(self, clip) -> np.ndarray:
         """`(mels, frames)` of one clip `(samples,)`, at least one frame. ValueError if it is empty or no mono clip."""
-        samples = np.asarray(clip, dtype=np.float32)
-        if samples.ndim != 1 or not len(samples):
-            raise ValueError(f"a clip must be (samples,), at least one sample, got shape {samples.shape}")
+        samples = one_clip(clip)
         if self.trim_db is not None:
             first, end = trim(samples, self.sampling_rate, self.trim_db)
             samples = samples[first:end]
@@ -115,10 +113,8 @@ class ClipWhisperFeatureExtractor(WhisperFeatureExtractor):
             clips: `(samples,)`, or a list of such or `(batch, samples)`, at `sampling_rate` Hz.
             padding: True or `longest`: zeros after shorter clips. False: all must have equally many frames.
         """
-        if sampling_rate is not None and sampling_rate != self.sampling_rate:
-            raise ValueError(f"clips at {sampling_rate} Hz: resample them to this extractor's {self.sampling_rate} Hz")
-        single = np.ndim(clips[0]) == 0 if len(clips) else not isinstance(clips, list | tuple)
-        features = [self.log_mel(clip) for clip in ([clips] if single else clips)]
+        clips = clips_at(clips, sampling_rate, self.sampling_rate)
+        features = [self.log_mel(clip) for clip in clips]
         lengths = np.array([values.shape[1] for values in features])
         padded = lengths.min() < lengths.max()
         if padded and padding in (False, "do_not_pad"):
