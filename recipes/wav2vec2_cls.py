@@ -35,6 +35,7 @@ def main() -> None:
         audio_remarks,
         check_lengths,
         probe_states,
+        saved_extractor,
         speech_collators,
         with_copies,
     )
@@ -87,6 +88,7 @@ def main() -> None:
     whole = put_back(trainer.accelerator.unwrap_model(trainer.model), model) if states else None
 
     # 5. Test, once; model, card, results, push.
+    extractor = saved_extractor(extractor, settings.clips)
     run.finish(
         trainer,
         settings,
@@ -94,7 +96,7 @@ def main() -> None:
         trained,
         extractor,
         windowed=windowed,
-        remarks=audio_remarks(model, states, splits, settings.clips),
+        remarks=audio_remarks(model, extractor, states, splits, settings.clips),
         speaker_normalised=states is not None and states.shifts is not None,
         model=whole,
     )

@@ -15,7 +15,14 @@ from ser_hf.models.encoders import describe_audio, extract
 from ser_hf.models.pooling import POOLINGS, Scale
 from ser_hf.models.whisper import ClipWhisperFeatureExtractor
 from ser_hf.training import encoder_states
-from ser_hf.training.audio_model import audio_model, audio_remarks, probe_states, speech_collators, with_copies
+from ser_hf.training.audio_model import (
+    audio_model,
+    audio_remarks,
+    probe_states,
+    saved_extractor,
+    speech_collators,
+    with_copies,
+)
 from ser_hf.training.encoder_states import StateCollator, States, check_states, head_of, open_store, put_back
 from ser_hf.training.hub import stock_class
 from ser_hf.training.settings import ClipArguments
@@ -219,9 +226,11 @@ def test_a_trained_model_is_scored_without_its_speakers(parts, make, tmp_path):
     with pytest.raises(SerError, match="--speaker_norm true: a trained model is scored clip by clip"):
         audio_model(list("abcd"), new_head=False, model_name_or_path=name, freeze_encoder=True, speaker_norm=True)
     loaded, _ = audio_model(list("abcd"), new_head=False, model_name_or_path=name)
-    assert "trained with --speaker_norm" in audio_remarks(loaded, None, parts, ClipArguments())[0]
-    assert audio_remarks(make()[0], None, parts, ClipArguments()) == []
-    assert "the saved model trims nothing" in audio_remarks(make()[0], None, parts, ClipArguments(trim_db=30.0))[0]
+    assert "trained with --speaker_norm" in audio_remarks(loaded, None, None, parts, ClipArguments())[0]
+    assert audio_remarks(make()[0], None, None, parts, ClipArguments()) == []
+    assert (
+        "the saved model trims nothing" in audio_remarks(make()[0], None, None, parts, ClipArguments(trim_db=30.0))[0]
+    )
 
 
 def test_whisper_of_30_s_is_made_of_a_model_that_read_clips(make, tmp_path):
@@ -245,3 +254,16 @@ def test_log_mel_features_are_not_mixed_and_no_spectrogram_is_masked(kind, make)
         SerError, match="--spec_p 0.5: masks spectrograms; the masks of an encoder are --mask_time_prob"
     ):
         speech_collators(model, extractor, masking.clips, masking.augmentation, seed=0)
+
+
+def test_a_saved_whisper_trims_as_the_run_did(parts, make):
+    model, extractor, _ = make()
+    clips, row = ClipArguments(trim_db=30.0), parts["test"][0]
+    saved = saved_extractor(extractor, clips)
+    assert (saved.trim_db, extractor.trim_db) == (30.0, None) and saved_extractor(
+        extractor, ClipArguments()
+    ) is extractor
+    whole, trimmed = (encoder_states.read_clip(row, 16000, how) for how in (ClipArguments(), clips))
+    assert len(trimmed) < len(whole)
+    assert np.array_equal(saved.log_mel(whole), extractor.log_mel(trimmed))
+    assert audio_remarks(model, saved, None, parts, clips) == []

@@ -1,5 +1,6 @@
 """A speech encoder under a head, its collators, and the cached hidden states of a frozen one."""
 
+import copy
 import json
 import os
 from collections.abc import Mapping
@@ -177,12 +178,25 @@ def probe_states(
     return states
 
 
+def saved_extractor(extractor, clips: ClipArguments):
+    """The feature extractor to save with a model: where it can (Whisper's on clips), it trims as the run did."""
+    if clips.trim_db is None or not hasattr(extractor, "trim_db"):
+        return extractor
+    trimming = copy.deepcopy(extractor)
+    trimming.trim_db = clips.trim_db
+    return trimming
+
+
 def audio_remarks(
-    model: SerForAudioClassification, states: States | None, splits: Mapping[str, Dataset], clips: ClipArguments
+    model: SerForAudioClassification,
+    extractor,  # as from `saved_extractor`
+    states: States | None,  # None if audio was scored
+    splits: Mapping[str, Dataset],
+    clips: ClipArguments,
 ) -> list[str]:
-    """Lines of the report on cached states, None if audio was scored, on trimming, and on speaker normalisation."""
+    """Lines of the report on cached states, on trimming that the saved model lacks, and on speaker normalisation."""
     lines = states.remarks if states else []
-    if clips.trim_db is not None:
+    if clips.trim_db is not None and not hasattr(extractor, "trim_db"):
         how = f"clips were trimmed by --trim_db {clips.trim_db:g}"
         lines = [*lines, f"{how}; the saved model trims nothing: give it trimmed clips"]
     if states and states.shifts is not None:
