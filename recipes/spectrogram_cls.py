@@ -67,6 +67,7 @@ def main() -> None:
         callbacks=early_stopping(settings.schedule, len(splits["validation"]) > 0),
         compute_metrics=compute_metrics(names, task),
         budget=settings.batches.budget,
+        clips=settings.clips,
         loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
         exact_evaluation=padding_sensitive(model.config),
         sampling=draw_weights(parts["train"], settings.sampling),

@@ -78,6 +78,7 @@ def main() -> None:
         callbacks=early_stopping(settings.schedule, len(splits["validation"]) > 0),
         compute_metrics=compute_metrics(names, task),
         budget=None if states else settings.batches.budget,
+        clips=settings.clips,
         loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
         exact_evaluation=not states and padding_sensitive(model.config.audio_config),
         one_cycle=settings.schedule.one_cycle,

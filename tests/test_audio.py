@@ -235,20 +235,35 @@ def test_duration_is_frames_over_rate(tmp_path):
     assert scan(write(tmp_path / "b.wav", np.repeat(tone(440, 48000)[:, None], 2, axis=1), 48000))["duration"] == 1.0
 
 
-@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
-def test_equal_samples_have_an_equal_hash(tmp_path, subtype):
-    """Whatever the file's name, container and channels."""
+def test_a_copy_that_a_model_reads_alike_has_an_equal_hash(tmp_path):
+    """Whatever the file's name, container, channels and sample type."""
     wave = np.random.default_rng(3).integers(-(2**15), 2**15, 1600) / 2**15
-    paths = [
-        write(tmp_path / "a.wav", wave, subtype=subtype),
-        write(tmp_path / "b.wav", wave, subtype=subtype),
-        write(tmp_path / "c.flac", wave, subtype=subtype),
-        write(tmp_path / "d.wav", np.repeat(wave[:, None], 2, axis=1), subtype=subtype),
-        write(tmp_path / "e.wav", wave, subtype=subtype, format="WAVEX"),
-    ]
-    hashes = {scan(path)["audio_hash"] for path in paths}
-    hashes.add(scan({"bytes": paths[2].read_bytes(), "path": "c.flac"})["audio_hash"])
-    assert len(hashes) == 1
+    stereo = np.repeat(wave[:, None], 2, axis=1)
+    paths = [write(tmp_path / f"{subtype}.wav", wave, subtype=subtype) for subtype in ("PCM_16", "PCM_24", "PCM_32")]
+    paths += [write(tmp_path / f"{subtype}.wav", stereo, subtype=subtype) for subtype in ("FLOAT", "DOUBLE")]
+    paths += [write(tmp_path / f"{subtype}.flac", stereo, subtype=subtype) for subtype in ("PCM_16", "PCM_24")]
+    paths += [write(tmp_path / "e.wav", wave, format="WAVEX"), write(tmp_path / "f.aiff", wave, subtype="PCM_24")]
+    hashes = [scan(path)["audio_hash"] for path in paths]
+    hashes.append(scan({"bytes": paths[5].read_bytes(), "path": "c.flac"})["audio_hash"])
+    assert len(hashes) == 10 and len(set(hashes)) == 1
+
+
+def test_two_channels_are_hashed_as_their_mean(tmp_path):
+    """Left 3 and right 1 are read as 2; and what a model reads as zeros is silent."""
+    left_and_right = np.array([[3, 1], [-8, 2], [100, 300]], dtype=np.int16)
+    mono = write(tmp_path / "mono.wav", np.array([2, -3, 200], dtype=np.int16))
+    assert scan(write(tmp_path / "a.wav", left_and_right))["audio_hash"] == scan(mono)["audio_hash"]
+    opposite = write(tmp_path / "b.wav", np.array([[5, -5], [7, -7]], dtype=np.int16))
+    assert "silent" in scan(opposite)["problem"] and not decode(opposite, 16000).any()
+
+
+def test_rounding_to_16_bit_does_not_make_quiet_recordings_equal(tmp_path):
+    """A quarter of the last of 16 bits is rounded away; where nothing else is there, it is kept."""
+    whole, step = np.array([4.0, -7.0, 9.0]) / 2**15, 2.0**-15
+    near = [write(tmp_path / f"{i}.wav", whole + part * step, subtype="FLOAT") for i, part in enumerate((0.0, 0.25))]
+    assert scan(near[0])["audio_hash"] == scan(near[1])["audio_hash"]
+    quiet = [write(tmp_path / f"q{i}.wav", part * whole, subtype="FLOAT") for i, part in enumerate((0.01, 0.02))]
+    assert scan(quiet[0])["problem"] is None and scan(quiet[0])["audio_hash"] != scan(quiet[1])["audio_hash"]
 
 
 def test_different_audio_has_a_different_hash(tmp_path):

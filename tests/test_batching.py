@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+from datasets import Dataset
+from transformers import TrainingArguments, Wav2Vec2FeatureExtractor
 
+from ser_hf.data.audio import read_clip
 from ser_hf.data.batching import LengthBatchSampler, cut_by_seconds, evaluation_batches, split_to
+from ser_hf.data.collators import SpeechCollator
+from ser_hf.training.encoder_states import AudioReader
+from ser_hf.training.settings import ClipArguments
+from ser_hf.training.trainer import SerTrainer
 
 
 def padding_factor(durations: np.ndarray, batches: list[np.ndarray]) -> float:
@@ -120,3 +127,33 @@ def test_evaluation_batches_hold_everything_longest_first():
     assert [b.tolist() for b in exact] == [[1, 3], [2, 4], [0]]
     assert padding_factor(durations, exact) == 1.0
     assert evaluation_batches(np.array([]), 10.0, exact=True) == []
+
+
+def test_the_budget_counts_the_seconds_that_are_read(tmp_path):
+    """30 s cropped to 2 s are 18 clips of 36 s, 1 s zero-padded to 1.5 s are 24; in training, evaluation, encoding."""
+    import soundfile as sf
+    import torch
+
+    for name, seconds in (("long", 3.0), ("short", 0.1)):
+        sf.write(tmp_path / f"{name}.wav", np.full(round(16000 * seconds), 0.1), 16000)
+    paths = [str(tmp_path / f"{name}.wav") for name in ("long", "short")]
+    audio = [{"bytes": None, "path": path} for path in paths for _ in range(36)]
+    ids, durations = [str(i) for i in range(72)], [30.0] * 36 + [1.0] * 36
+    rows = Dataset.from_dict({"id": ids, "audio": audio, "label": [0] * 72, "duration": durations})
+    clips = ClipArguments(min_seconds=1.5, max_seconds=2.0)
+    assert {len(read_clip(path, 16000, **vars(clips))) for path in paths} == {32000, 24000}
+    extractor = Wav2Vec2FeatureExtractor()
+    trainer = SerTrainer(
+        model=torch.nn.Linear(1, 1),
+        args=TrainingArguments(str(tmp_path / "out"), use_cpu=True),
+        train_dataset=rows,
+        data_collator=SpeechCollator(extractor, **vars(clips)),
+        budget=36.0,
+        clips=clips,
+    )
+    batches = list(trainer.get_train_dataloader())
+    sizes = sorted(len(batch["labels"]) for batch in batches)
+    assert sizes == [12, 12, 12, 18, 18]  # four batches would do; for room, that of 24 is halved
+    assert all(batch["input_values"].numel() / 16000 <= 36 for batch in batches)
+    assert [len(b) for b in trainer.get_eval_dataloader(rows).batch_sampler] == [18, 18, 24, 12]
+    assert AudioReader(extractor, clips).lengths(rows) == [2.0] * 36 + [1.5] * 36

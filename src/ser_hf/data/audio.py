@@ -4,7 +4,7 @@
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +92,17 @@ def read_clip(
     return zero_pad(samples, round(min_seconds * rate))
 
 
+def seconds_read(durations: Sequence[float | None], minimum: float = 0.0, maximum: float | None = None) -> np.ndarray:
+    """Seconds of each clip that `read_clip` returns at most, by the clips' durations: what counts in a budget. Trimming
+    is not known before a clip is read, and not counted; without audio (None) it is 0.
+
+    >>> seconds_read([30.0, 1.0, None], minimum=1.5, maximum=2.0).tolist()
+    [2.0, 1.5, 0.0]
+    """
+    seconds = np.array([duration or 0.0 for duration in durations], dtype=np.float64)
+    return np.where(seconds > 0, np.maximum(np.minimum(seconds, maximum or np.inf), minimum), 0.0)
+
+
 def crop(samples: np.ndarray, seconds: float, rate: int, generator: np.random.Generator | None = None) -> np.ndarray:
     """At most `seconds` of a clip, a view: a random part with all positions equally likely, or without a generator the
     centre. A clip that is short enough is returned as it is, without a draw. SerError: not above 0 seconds.
@@ -116,23 +127,26 @@ def zero_pad(samples: np.ndarray, minimum: int) -> np.ndarray:
 
 def scan(source: dict | str | Path) -> dict:
     """`{"duration": seconds, "audio_hash": hex, "problem": None}` of one clip; or `problem` says why it cannot be used
-    (as a clip whose every sample is zero, CREMA-D's 1076_MTI_SAD_XX), and the others are None."""
-    from ..models.audio_blocks import AudioInputError, finite
+    (as a clip whose every sample is zero, CREMA-D's 1076_MTI_SAD_XX), and the others are None.
+
+    The hash is of what a model reads: the mean of the channels, rounded to 16 bit, and the rate. A copy in another
+    lossless format, sample type or number of equal channels has the same hash. A copy with another gain, trimming,
+    rate or lossy encoding has another hash (`ser-hf check --near_duplicates` finds such copies).
+    """
+    from ..models.audio_blocks import AudioInputError, averaged
 
     try:
         samples, rate = _read(source)
-        if samples.dtype != np.int16:
-            finite(samples)
-        if not samples.any():
+        mono = averaged(samples)
+        if not mono.any():
             raise AudioError(f"{_name(source)}: silent (every sample is zero)")
     except AudioError as error:
         return {"duration": None, "audio_hash": None, "problem": str(error)}
     except AudioInputError as error:
         return {"duration": None, "audio_hash": None, "problem": f"{_name(source)}: {error}"}
-    # One channel is hashed where all are equal, and the rate: a stereo copy of a mono clip is the same audio.
-    first = samples[:, :1]
-    distinct = first if (samples == first).all() else samples
-    digest = xxhash.xxh3_128(np.ascontiguousarray(distinct).tobytes() + str(rate).encode()).hexdigest()
+    rounded = np.rint(mono * np.float32(32768)).clip(-(2**30), 2**30).astype(np.int32)
+    heard = rounded if rounded.any() else mono  # below half a step of 16 bit only the samples themselves differ
+    digest = xxhash.xxh3_128(heard.tobytes() + str(rate).encode()).hexdigest()
     return {"duration": len(samples) / rate, "audio_hash": digest, "problem": None}
 
 

@@ -126,7 +126,9 @@ def _find_root(corpus: type[SpeechCorpus], name: str, data_dir: str | Path | Non
 
 def fingerprint(source: Source) -> str:
     """A hash of the corpus's content and of the code that reads it; `datasets` keys a builder's cache by neither."""
-    things = (source.corpus, SpeechCorpus, scan, features)
+    from ..models.audio_blocks import averaged
+
+    things = (source.corpus, SpeechCorpus, scan, averaged, features)
     digest = xxhash.xxh3_64((__version__ + "".join(inspect.getsource(inspect.getmodule(t)) for t in things)).encode())
     for line in source.corpus.state(source.root):
         digest.update(line.encode(errors="surrogateescape"))

@@ -59,7 +59,7 @@ class AudioReader:
         """Lengths in seconds, for batches."""
         if self.exact and trims(self.extractor, self.clips) is not None:
             return list(range(len(rows)))  # trimmed, clips of equal length may differ: each is encoded alone
-        return [seconds or 0.0 for seconds in rows["duration"][:]]
+        return audio.seconds_read(rows["duration"][:], self.clips.min_seconds, self.clips.max_seconds).tolist()
 
     def inputs(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """The padded batch of rows, as the model's processor makes it."""

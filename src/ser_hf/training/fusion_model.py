@@ -167,6 +167,7 @@ def fusion_trainer(
         data_collator=collator,
         compute_metrics=compute_metrics(report.label_names, report.problem_type),
         budget=None if one_frame else settings.batches.budget,
+        clips=settings.clips,
         loss=make_loss(report.problem_type, settings.loss, splits["train"], training.label_smoothing_factor),
         exact_evaluation=not cached and padding_sensitive(model.config.audio_config),
         sampling=draw_weights(splits["train"], settings.sampling),

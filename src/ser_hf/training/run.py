@@ -219,12 +219,14 @@ def draw_augmentation(
 def train(trainer: "SerTrainer") -> dict:
     """Train, from a checkpoint if asked to; returns the training's part of `results.json`.
     Raises SerError: `--resume_from_checkpoint` names no checkpoint."""
+    from ..data.audio import seconds_read
+
     training, rows = trainer.args, trainer.train_dataset
     resume = _checkpoint(training)
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     state, seconds = trainer.state, time.perf_counter() - started
-    audio = sum(duration or 0.0 for duration in rows["duration"][:]) * state.epoch
+    audio = seconds_read(rows["duration"][:], maximum=trainer.clips.max_seconds).sum() * state.epoch
     return {
         "epochs": state.epoch,
         "steps": state.global_step,

@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
+from ..data.audio import seconds_read
 from ..data.batching import LengthBatchSampler, evaluation_batches
 from ..errors import SerError
 from .losses import Loss
 from .schedule import by_rate
+from .settings import ClipArguments
 
 
 @contextmanager
@@ -74,6 +76,7 @@ class SerTrainer(Trainer):
         *args,
         budget: float | None = None,  # padded length of a device's batch; None: `per_device_train_batch_size` rows
         length: str = "duration",  # the column of lengths: `duration` in seconds, or `tokens`
+        clips: ClipArguments | None = None,  # how much of a clip the collators read; None: all of it
         loss: Loss | None = None,
         eval_collator=None,  # `data_collator` if None
         exact_evaluation: bool = False,  # no padding in evaluation (`batching.evaluation_batches`)
@@ -83,7 +86,7 @@ class SerTrainer(Trainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.budget, self.length, self.loss = budget, length, loss or Loss()
+        self.budget, self.length, self.clips, self.loss = budget, length, clips or ClipArguments(), loss or Loss()
         self._update = None  # all logits and labels of the running update, where the loss needs them together
         self.eval_collator = eval_collator or self.data_collator
         self.exact_evaluation, self.sampling = exact_evaluation, sampling
@@ -114,9 +117,15 @@ class SerTrainer(Trainer):
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
 
+    def lengths(self, rows: Dataset) -> np.ndarray:
+        """The length of each row that counts in a budget: tokens, or the seconds that are read."""
+        if self.length != "duration":
+            return np.array(rows[self.length][:])
+        return seconds_read(rows["duration"][:], self.clips.min_seconds, self.clips.max_seconds)
+
     def get_train_dataloader(self) -> DataLoader:
         sampler = LengthBatchSampler(
-            np.array(self.train_dataset[self.length][:]),
+            self.lengths(self.train_dataset),
             seconds=self.budget,
             count=self.args.per_device_train_batch_size,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
@@ -131,7 +140,7 @@ class SerTrainer(Trainer):
         """This rank's share of the evaluation batches. A rank with one batch less repeats one, which is not counted: a
         sharded model waits for the forwards of all ranks."""
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
-        lengths, count = np.array(dataset[self.length][:]), self.args.per_device_eval_batch_size
+        lengths, count = self.lengths(dataset), self.args.per_device_eval_batch_size
         batches = evaluation_batches(lengths, self.budget, count, exact=self.exact_evaluation)
         if self.exact_evaluation and getattr(self.eval_collator, "trim_db", None) is not None:
             batches = [np.array([row]) for batch in batches for row in batch]  # trimmed lengths are no longer equal
