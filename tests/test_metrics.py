@@ -1,12 +1,16 @@
 """Metrics and losses against hand-computed values and scikit-learn, also where a class is absent."""
 
+import itertools
+import math
+from collections import Counter
+
 import evaluate
 import numpy as np
 import pytest
 import sklearn.metrics as sk
 import torch
 
-from ser_hf.evaluation.bootstrap import class_draws, intervals
+from ser_hf.evaluation.bootstrap import class_draws, draw, intervals, metric_draws, resampled
 from ser_hf.evaluation.metrics import (
     classification_metrics,
     confusion,
@@ -64,17 +68,48 @@ def test_many_matrices_at_once():
 
 
 def test_intervals_resample_speakers():
-    # Two speakers, one all right and one all wrong: resampled speakers give accuracies of 0, 1/2 and 1.
+    # Five speakers, two all right and three all wrong: resampled speakers give accuracies of 0, 1/5 ... 1.
     references = np.array([0, 1] * 50)
-    predictions = np.concatenate([references[:50], 1 - references[50:]])
-    speakers = ["a"] * 50 + ["b"] * 50
-    assert intervals(class_draws(references, predictions, speakers, 2))["wa"] == [0.0, 1.0]
-    # The same figures over a hundred speakers are a narrow interval around 1/2.
+    predictions = np.where(np.arange(100) < 40, references, 1 - references)
+    speakers = [f"s{i // 20}" for i in range(100)]
+    draws = class_draws(references, predictions, speakers, 2, samples=20000)["wa"]
+    assert sorted(set(draws)) == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    binomial = [math.comb(5, k) * 0.4**k * 0.6 ** (5 - k) for k in range(6)]
+    assert [(draws.round(2) == k / 5).mean() for k in range(6)] == pytest.approx(binomial, abs=0.01)
+    # The same figures over a hundred speakers are a narrow interval around 0.4.
     low, high = intervals(class_draws(references, predictions, [f"s{i}" for i in range(100)], 2))["wa"]
-    assert 0.38 < low < 0.45 and 0.55 < high < 0.62
+    assert 0.28 < low < 0.34 and 0.46 < high < 0.52
     # Two standard errors of the mean of n coin flips with one speaker: utterances are resampled.
     low, high = intervals(class_draws(references, predictions, ["a"] * 100, 2))["wa"]
-    assert high - low == pytest.approx(4 * 0.05, abs=0.04)
+    assert high - low == pytest.approx(4 * 0.049, abs=0.04)
+
+
+def test_few_speakers_resample_their_utterances_too():
+    """Every outcome of two speakers with two utterances each, a one of them right, b both: two of the speakers are
+    drawn, then two utterances of each drawn one."""
+    right = {"a": (1, 0), "b": (1, 1)}
+    outcomes = Counter()
+    for first, second in itertools.product(right, repeat=2):
+        for drawn in itertools.product(right[first], right[first], right[second], right[second]):
+            outcomes[sum(drawn) / 4] += 1 / 64
+    draws = class_draws([0, 0, 0, 0], [0, 1, 0, 0], list("aabb"), 2, samples=40000)["wa"]
+    assert {wa: (draws == wa).mean() for wa in outcomes} == pytest.approx(dict(outcomes), abs=0.01)
+    by_rows = metric_draws(lambda rows: {"wa": float(np.mean(rows != 1))}, list("aabb"), samples=40000)["wa"]
+    assert by_rows.tolist() == draws.tolist()
+    # IEMOCAP's folds: two speakers of 90 % each; whole speakers alone would give [0.9, 0.9]
+    truth = np.zeros(400, dtype=int)
+    low, high = intervals(class_draws(truth, np.arange(400) // 2 % 10 == 0, ["m", "f"] * 200, 2))["wa"]
+    assert low == pytest.approx(0.9 - 2 * 0.015, abs=0.01) and high == pytest.approx(0.9 + 2 * 0.015, abs=0.01)
+
+
+def test_an_utterance_of_an_unknown_speaker_is_a_cluster():
+    """Two speakers with half of the utterances and 50 unknown ones: 52 clusters, not three."""
+    speakers = ["a"] * 25 + ["b"] * 25 + [None] * 50
+    assert resampled(speakers) == "speakers and utterances of unknown speakers"
+    assert draw(speakers, 7)[1].shape == (7, 52)
+    assert draw([None] * 50, 7)[1].tolist() == draw([float("nan")] * 50, 7)[1].tolist()  # as pandas reads a table
+    assert resampled([None] * 3) == "utterances of unknown speakers" and resampled(["a"] * 3).endswith("one speaker")
+    assert "fewer than five" in resampled(["a", None, None, None]) and resampled(list("abcde")) == "speakers"
 
 
 def test_evaluate_modules_work_offline_in_batches_and_combined():

@@ -1,54 +1,95 @@
 """95 % intervals by bootstrap over clusters (speakers), of any metric and of differences between systems.
 
 Utterances of one speaker resemble each other, so whole speakers are resampled (Ferrer & Riera, confidence intervals for
-evaluation in machine learning, 2022). With only one cluster, utterances are resampled, which says nothing about other
-speakers; reports say so (`intervals_over`). Draws depend on the clusters and the seed alone: two systems on the same
-utterances get the same draws, so that differences of their metrics are paired.
+evaluation in machine learning, 2022). An utterance of an unknown speaker is a cluster of its own. Fewer than `FEW`
+clusters have too few outcomes (two speakers of equal figures would give an interval of width 0), so the utterances
+within each drawn speaker are resampled too (a two-stage bootstrap, Davison & Hinkley 1997, section 3.8), and of one
+speaker the utterances alone; reports say so (`resampled`). Draws depend on the clusters and the seed alone: two systems
+on the same utterances get the same draws, so that differences of their metrics are paired.
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 
 from .metrics import from_counts
 
+FEW = 5
 
-def draw(clusters: Sequence[str | None], samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Resample clusters, one name per utterance, with replacement: `(utterances,)` the number of each utterance's
-    cluster, and `(samples, clusters)` the clusters of each draw."""
-    names, cluster = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    if len(names) < 2:
-        cluster = np.arange(len(clusters))
-    count = int(cluster.max()) + 1
-    return cluster, np.random.default_rng(seed).integers(count, size=(samples, count))
+
+def clusters_of(speakers: Sequence[str | None]) -> tuple[np.ndarray, int, int]:
+    """The cluster of each utterance `(utterances,)`, the number of speakers, and of utterances of unknown speakers.
+
+    >>> clusters_of(["b", None, "a", "b", None])
+    (array([1, 2, 0, 1, 3]), 2, 2)
+    """
+    cluster, names = pd.factorize(np.asarray(speakers, dtype=object), sort=True)  # -1: unknown
+    unknown = np.flatnonzero(cluster < 0)
+    cluster[unknown] = len(names) + np.arange(len(unknown))
+    return cluster, len(names), len(unknown)
+
+
+def resampled(speakers: Sequence[str | None]) -> str:
+    """What the intervals are over, in words.
+
+    >>> resampled(["a"] * 9), resampled(list("abcde"))
+    ('utterances of one speaker', 'speakers')
+    >>> resampled(list("aabb"))
+    'speakers and the utterances of each (fewer than five say little about other speakers)'
+    """
+    _, named, unknown = clusters_of(speakers)
+    if named == 1 and not unknown:
+        return "utterances of one speaker"
+    over = " and ".join(["speakers"] * (named > 0) + ["utterances of unknown speakers"] * (unknown > 0))
+    few = " and the utterances of each (fewer than five say little about other speakers)"
+    return over + few * (0 < named < FEW - unknown)
+
+
+def draw(speakers: Sequence[str | None], samples: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Resample clusters with replacement, and where they are fewer than `FEW` the utterances within each. Returns
+    `(utterances,)`, the unit of each utterance (its cluster, or itself where utterances are resampled), and `(samples,
+    units)`, how often each draw has each unit."""
+    cluster, *counts = clusters_of(speakers)
+    if sum(counts) == 1:
+        cluster = np.arange(len(cluster))
+    count, generator = int(cluster.max()) + 1, np.random.default_rng(seed)
+    drawn = generator.integers(count, size=(samples, count)) + count * np.arange(samples)[:, None]
+    times = np.bincount(drawn.ravel(), minlength=samples * count).reshape(samples, count)
+    if count >= FEW:
+        return cluster, times
+    within = np.empty((samples, len(cluster)), dtype=int)
+    for number in range(count):  # a cluster of n utterances that is drawn k times: k * n utterances
+        rows = np.flatnonzero(cluster == number)
+        within[:, rows] = generator.multinomial(times[:, number] * len(rows), np.full(len(rows), 1 / len(rows)))
+    return np.arange(len(cluster)), within
 
 
 def class_draws(
-    references, predictions, clusters: Sequence[str | None], num_labels: int, samples: int = 1000, seed: int = 0
+    references, predictions, speakers: Sequence[str | None], num_labels: int, samples: int = 1000, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """UAR, WA, macro and weighted F1 of every draw, `{metric: (samples,)}`, without a loop over draws: counts of a draw
-    are sums of its clusters' counts."""
+    are sums of its units' counts."""
     references, predictions = np.asarray(references), np.asarray(predictions)
-    cluster, drawn = draw(clusters, samples, seed)
-    count = drawn.shape[1]
-    times = np.apply_along_axis(np.bincount, 1, drawn, minlength=count).astype(float)  # (samples, clusters)
+    unit, times = draw(speakers, samples, seed)
+    count, times = times.shape[1], times.astype(float)
 
     def counts(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        per_cluster = np.bincount(cluster[rows] * num_labels + labels[rows], minlength=count * num_labels)
-        return times @ per_cluster.reshape(count, num_labels)
+        per_unit = np.bincount(unit[rows] * num_labels + labels[rows], minlength=count * num_labels)
+        return times @ per_unit.reshape(count, num_labels)
 
     every, correct = np.arange(len(references)), np.flatnonzero(references == predictions)
     return from_counts(counts(correct, references), counts(every, references), counts(every, predictions))
 
 
 def metric_draws(
-    compute: Callable[[np.ndarray], dict], clusters: Sequence[str | None], samples: int = 500, seed: int = 0
+    compute: Callable[[np.ndarray], dict], speakers: Sequence[str | None], samples: int = 500, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Any metrics of every draw, `{metric: (samples,)}`, NaN where undefined; `compute` takes row numbers and returns
     None for an undefined metric."""
-    cluster, drawn = draw(clusters, samples, seed)
-    groups = [np.flatnonzero(cluster == number) for number in range(drawn.shape[1])]
-    tables = [compute(np.concatenate([groups[number] for number in numbers])) for numbers in drawn]
+    unit, times = draw(speakers, samples, seed)
+    rows = np.arange(len(unit))
+    tables = [compute(np.repeat(rows, of_draw[unit])) for of_draw in times]
     return {name: np.array([table[name] for table in tables], dtype=float) for name in tables[0]}
 
 

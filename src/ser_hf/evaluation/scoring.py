@@ -33,15 +33,13 @@ def score(
         and what the task's `describe` returns.
     """
     task, labels, speakers = TASKS[problem_type], np.array(dataset["label"]), dataset["speaker"]
-    named = set(speakers) - {None}
-    several = len(set(speakers)) > 1
     scores = task.scores(logits)
     details = task.describe(labels, scores, names, thresholds, report_at)
     return {
         "problem_type": problem_type,
         "utterances": len(labels),
-        "speakers": len(named),
-        "intervals_over": "speakers" if several else f"utterances of {'one speaker' if named else 'unknown speakers'}",
+        "speakers": bootstrap.clusters_of(speakers)[1],
+        "intervals_over": bootstrap.resampled(speakers),
         "metrics": task.metrics(labels, scores, names, thresholds),
         "intervals": bootstrap.intervals(task.draw(labels, scores, names, thresholds, speakers)),
         **details,
@@ -61,7 +59,7 @@ def compare(
     """Compare a system with others on the same utterances. ValueError: a system has not as many rows as the part.
 
     Two intervals that overlap do not say that two systems are equal: both depend on which speakers were tested. Here
-    every bootstrap draw scores both systems on the same resampled speakers, and the interval is of the difference.
+    every bootstrap draw scores both systems on the same resampled utterances, and the interval is of the difference.
 
     Args:
         logits: `(utterances, labels)` of the main system.

@@ -31,12 +31,12 @@ class Task:
     has_votes: bool = True  # whether windows can vote
     has_thresholds: bool = False  # whether each label has a decision threshold, tuned on validation
 
-    def draw(self, labels, scores, names: Sequence[str], thresholds, clusters: Sequence) -> dict[str, np.ndarray]:
-        """Every metric of every bootstrap draw, `{metric: (draws,)}`, NaN where undefined; `clusters` are speakers."""
+    def draw(self, labels, scores, names: Sequence[str], thresholds, speakers: Sequence) -> dict[str, np.ndarray]:
+        """Every metric of every bootstrap draw, `{metric: (draws,)}`, NaN where undefined."""
         if self.problem_type == CLASSES:
-            return bootstrap.class_draws(labels, _predicted(scores), clusters, len(names), self.draws)
+            return bootstrap.class_draws(labels, _predicted(scores), speakers, len(names), self.draws)
         return bootstrap.metric_draws(
-            lambda rows: self.metrics(labels[rows], scores[rows], names, thresholds), clusters, self.draws
+            lambda rows: self.metrics(labels[rows], scores[rows], names, thresholds), speakers, self.draws
         )
 
     def metric_names(self, names: Sequence[str]) -> tuple[str, ...]:
