@@ -1,0 +1,163 @@
+"""Rewrite a checkpoint that would load with a random head, or not at all, as one that is loaded whole.
+
+    ser-hf convert harshit345/xlsr-wav2vec-speech-emotion-recognition converted
+
+- The layout of soxan and of audEERING's emotion models (`classifier.dense`, `classifier.out_proj` over Wav2Vec2, HuBERT
+  or WavLM; many "wav2vec2 emotion" models on the Hub): stock classes load it with a random head. It becomes this
+  project's model with the `mlp` head, with the same logits.
+- Weights in pickle files (`pytorch_model.bin`), of any model: the same model with `model.safetensors`. Only tensors are
+  read from them, code in them is never run.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SerError
+from ..files import claim
+from .console import Parser
+
+if TYPE_CHECKING:
+    import torch
+
+HEAD = ("classifier.dense.weight", "classifier.dense.bias", "classifier.out_proj.weight", "classifier.out_proj.bias")
+# soxan's `pooling_mode`; audEERING's models have none and pool by the mean. `sum` grows with the clip's length.
+POOLINGS = {None: "mean", "mean": "mean", "max": "max"}
+# A checkpoint's files beside its weights that are copied.
+COPIED = ("*.json", "*.txt", "*.model", "README.md")
+WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser("convert", __doc__)
+    parser.add_argument("model", help="a folder, or a model on the Hub")
+    parser.add_argument("out", help="the folder to write, which must be empty or new")
+    args = parser.parse_args(argv)
+    out = Path(args.out)
+    if out.is_dir() and any(out.iterdir()):
+        raise SerError(f"{out}: is not empty; name a new folder")
+    source = find(args.model)
+    config = read_config(source, args.model)
+    claim(out, str(out))
+
+    weights = read_weights(source, args.model)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".converting-") as staging:
+        if all(name in weights for name in HEAD):
+            said = convert_head(source, config, weights, Path(staging), args.model)
+        else:
+            said = rewrite(source, weights, Path(staging))
+        for file in Path(staging).iterdir():
+            shutil.move(file, out / file.name)
+    print(f"{args.model}: {said}\nwritten: {out}")
+    return 0
+
+
+def find(model: str) -> Path:
+    """The folder of a checkpoint, downloaded if it is one on the Hub. SerError: no such folder or model."""
+    if Path(model).is_dir():
+        return Path(model)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=[*COPIED, "*.safetensors", "*.bin"]))
+    except Exception as error:  # the client raises a dozen classes that all mean: not available
+        reason = " ".join(str(error).split())[:200]
+        raise SerError(f"{model}: no such folder, and no model on the Hub that can be read ({reason})") from None
+
+
+def read_config(source: Path, model: str) -> dict:
+    """`config.json` as a dict. SerError: there is none."""
+    try:
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SerError(f"{model}: no config.json that can be read ({error}); it is no model of transformers") from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise SerError(f"{model}: config.json names no model_type; it is no model of transformers")
+    return config
+
+
+def read_weights(source: Path, model: str) -> "dict[str, torch.Tensor]":
+    """All weights of a checkpoint, by name. SerError: there are none, or a file holds more than tensors."""
+    import torch
+    from safetensors.torch import load_file
+
+    found = next((name for name in WEIGHTS if (source / name).is_file()), None)
+    if found is None:
+        raise SerError(f"{model}: none of {', '.join(WEIGHTS)} is there; name the folder of a whole model")
+    files, weights = [found], {}
+    try:
+        if found.endswith(".index.json"):
+            files = sorted({*json.loads((source / found).read_text())["weight_map"].values()})
+        for name in files:
+            if name.endswith(".safetensors"):
+                weights |= load_file(source / name)
+            else:
+                weights |= torch.load(source / name, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors and torch's restricted reader raise a dozen classes
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        raise SerError(f"{model}: {found} cannot be read as weights alone ({reason})") from None
+    # Tied weights share their memory, which safetensors refuses.
+    return {name: value.clone().contiguous() for name, value in weights.items() if isinstance(value, torch.Tensor)}
+
+
+def convert_head(source: Path, config: dict, weights: "dict[str, torch.Tensor]", out: Path, model: str) -> str:
+    """Write a checkpoint with `HEAD` as `SerForAudioClassification`; returns what was done.
+    SerError: its pooling or its encoder is not supported, or weights are missing."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoFeatureExtractor
+    from transformers.utils.logging import disable_progress_bar
+
+    from ..models import SerConfig, SerForAudioClassification
+    from ..models.encoders import load_encoder
+    from ..training.hub import save_model
+
+    mode = config.get("pooling_mode")
+    if mode not in POOLINGS:
+        raise SerError(f"{model}: pools by {mode!r}; only mean and max can be converted")
+    disable_progress_bar()
+    with tempfile.TemporaryDirectory() as folder:  # of the encoder: transformers renames weights of older versions
+        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        shutil.copyfile(source / "config.json", Path(folder) / "config.json")
+        try:
+            extractor = AutoFeatureExtractor.from_pretrained(source)
+            audio = AutoConfig.from_pretrained(folder)
+            encoder = load_encoder(folder, audio)
+            labels = {name: getattr(audio, name) for name in ("id2label", "label2id")}
+            kind = audio.problem_type or ("regression" if _are_values(audio.id2label) else None)
+            dropout = getattr(audio, "final_dropout", 0.0)
+            head = {"pooling": POOLINGS[mode], "head": "mlp", "head_dropout": dropout, "problem_type": kind, **labels}
+            converted = SerForAudioClassification(SerConfig(audio_config=audio, **head))
+        except (OSError, ValueError) as error:
+            raise SerError(f"{model}: {' '.join(str(error).split())}") from None
+    converted.encoder = encoder
+    ours = {"dense": converted.ser_dense, "out_proj": converted.ser_classifier}
+    with torch.no_grad():
+        for name in HEAD:
+            _, layer, kind = name.split(".")
+            target = getattr(ours[layer], kind)
+            if target.shape != weights[name].shape:
+                shapes = f"{tuple(weights[name].shape)}, not {tuple(target.shape)}"
+                raise SerError(f"{model}: {name} is {shapes}: its head is none that can be converted")
+            target.copy_(weights[name])
+    save_model(converted.eval(), extractor, out)
+    return f"{type(encoder).__name__} with {POOLINGS[mode]} pooling and the mlp head ({', '.join(labels['label2id'])})"
+
+
+def _are_values(id2label: dict[int, str]) -> bool:
+    """Whether labels are dimensions of emotion, which audEERING's configuration does not say otherwise."""
+    return {*id2label.values()} <= {"arousal", "valence", "dominance"}
+
+
+def rewrite(source: Path, weights: "dict[str, torch.Tensor]", out: Path) -> str:
+    """Write the same checkpoint with its weights in `model.safetensors`; returns what was done."""
+    from safetensors.torch import save_file
+
+    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    for pattern in COPIED:
+        for file in source.glob(pattern):
+            if not file.name.endswith(".index.json"):
+                shutil.copyfile(file, out / file.name)
+    return f"{len(weights)} weights as model.safetensors, the rest unchanged"
