@@ -1,13 +1,13 @@
 """Decoding, resampling, cutting and scanning of single clips, against values worked out by hand."""
 
 import io
-import struct
+import os
 
 import numpy as np
 import pytest
 import soundfile as sf
 
-from ser_hf.data.audio import AudioError, cut, decode, scan
+from ser_hf.data.audio import AudioError, cut, decode, scan, segment, whole
 
 SIXTEENTHS = np.array([0.0, 0.25, -0.5, 0.75, -1.0, 0.0625])  # exact in 16 and 24 bits and in float
 
@@ -217,14 +217,62 @@ def test_cut_of_a_missing_recording(tmp_path):
         cut(tmp_path / "gone.wav", 0.0, 1.0)
 
 
-def test_truncated_file_is_what_is_left_of_it(tmp_path):
-    """A copy that broke off: the header promises 16000 frames, 1000 are there."""
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "mp3", "flac"])
+def test_a_file_that_was_cut_off_is_told(suffix, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    sf.write(path, tone(440, 16000), 16000)
+    assert scan(path)["problem"] is None
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    reason = scan(path)["problem"]
+    assert "unreadable audio (" in reason and ("announces" in reason or suffix == "flac" and "lost sync" in reason)
+
+
+def test_a_header_that_does_not_know_the_length(tmp_path):
+    """As a pipe writes it: the length is what is there."""
     path = write(tmp_path / "a.wav", tone(440, 16000))
     content = path.read_bytes()
-    assert struct.unpack("<I", content[40:44]) == (32000,)
-    path.write_bytes(content[: 44 + 2000])
-    assert scan(path)["duration"] == 1000 / 16000
-    assert len(decode(path, 16000)) == 1000
+    path.write_bytes(content[:40] + b"\xff" * 4 + content[44:])
+    assert scan(path)["duration"] == 1.0
+
+
+def test_a_header_that_announces_too_much(tmp_path):
+    """2^36 samples: no memory is asked for that is not there."""
+    path = tmp_path / "a.flac"
+    sf.write(path, tone(440, 16000), 16000)
+    content = bytearray(path.read_bytes())
+    content[21] |= 15
+    content[22:26] = b"\xff" * 4
+    path.write_bytes(content)
+    assert "unreadable audio" in scan(path)["problem"]
+
+
+def test_no_file_to_read_is_a_problem_and_no_wait(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "x.raw").write_bytes(b"\0\1" * 100)
+    sf.write(tmp_path / "one.wav", np.ones(1) / 2, 192000)
+    for name, reason in {
+        "pipe.wav": "not a regular file",
+        "x.raw": "unreadable audio",
+        "one.wav": "too short (1 samples at 192000 Hz)",
+        "": "a folder",
+        ".": "a folder",
+        "..": "a folder",
+        "n" * 256 + ".wav": "no such file",
+        "a\0b.wav": "no such file",
+        "\udcff.wav": "no such file",
+    }.items():
+        assert reason in scan(f"{tmp_path}/{name}")["problem"], name
+
+
+def test_a_part_of_a_file_is_a_clip_of_its_own(tmp_path):
+    path = write(tmp_path / "a.wav", np.arange(1, 16001, dtype="int16"))
+    part = segment(path, 0.25, 0.5)
+    assert scan(part)["duration"] == 0.25 and whole(part) == (str(path), 0.25, 0.5)
+    assert decode(part, 16000).tolist() == decode(path, 16000)[4000:8000].tolist()
+    inner = decode({"bytes": None, "path": part}, 16000, 0.125, 0.5)  # never beyond the part
+    assert inner.tolist() == decode(path, 16000)[6000:8000].tolist()
+    assert scan(segment(path, 0.75, None))["duration"] == 0.25
+    assert "nothing between 2.0 s and 3.0 s" in scan(segment(path, 2, 3))["problem"]
 
 
 # --- the hash ---------------------------------------------------------------------------------------------------------

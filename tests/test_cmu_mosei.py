@@ -12,6 +12,7 @@ import soundfile as sf
 
 from fakes import cmu_mosei as fake
 from fakes.cmu_mosei import BINARY, DASH, DIGITS, LONE, NO_FOLD, NO_WAV, SCORE, TIMES
+from ser_hf.data.audio import cut, whole
 from ser_hf.data.loading import corpus_class, find_source, load_corpus
 from ser_hf.data.schema import SerError
 
@@ -41,8 +42,7 @@ def csd(tmp_path):
 
 
 def samples(row):
-    assert row["audio"]["path"] == f"{row['id']}.flac"
-    return sf.read(io.BytesIO(row["audio"]["bytes"]), dtype="int16")
+    return sf.read(io.BytesIO(cut(*whole(row["audio"]["path"]))), dtype="int16")
 
 
 def test_a_row_holds_its_segment_alone_and_every_sample_of_it(raw, load):
@@ -171,7 +171,8 @@ def test_recordings_and_transcripts_may_lie_elsewhere(raw, load):
     (raw / "Raw" / "Transcript" / "Segmented" / "Combined").rename(raw / "Raw" / "Transcript" / "Combined")
     (raw / "Raw").rename(raw.parent / "CMU-MOSEI")
     after, report = load(folder=raw.parent / "CMU-MOSEI")
-    assert report.utterances == 8 and after == before
+    content = [{id: row | {"audio": None} for id, row in rows.items()} for rows in (before, after)]
+    assert report.utterances == 8 and content[0] == content[1]
 
 
 def test_segments_are_cut_a_block_at_a_time(raw):

@@ -41,9 +41,26 @@ def test_an_interrupted_write_leaves_nothing(tmp_path, monkeypatch):
     assert Store(tmp_path).missing(["a", "b"]) == [1]
 
 
-def test_other_settings_are_another_folder(monkeypatch, tmp_path):
+def test_other_settings_and_other_code_are_another_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("SER_CACHE", str(tmp_path))
-    first = settings_folder("features", {"n_mels": 64, "hop": 160})
-    assert first == settings_folder("features", {"n_mels": 64, "hop": 160}) and first.parent == tmp_path
-    assert first != settings_folder("features", {"n_mels": 65, "hop": 160})
+    code = tmp_path / "code.py"
+    code.write_text("a = 1")
+    first = settings_folder("features", code, {"n_mels": 64, "hop": 160})
+    assert first == settings_folder("features", code, {"n_mels": 64, "hop": 160}) and first.parent == tmp_path
+    assert first != settings_folder("features", code, {"n_mels": 65, "hop": 160})
+    code.write_text("a = 2")
+    assert first != settings_folder("features", code, {"n_mels": 64, "hop": 160})
     assert content_hash("text", None) != content_hash("text") and content_hash("a\0b") == content_hash("a", "b")
+
+
+@pytest.mark.parametrize("damage", [b"", b"half a file", None])
+def test_a_damaged_file_is_computed_again(damage, tmp_path, caplog):
+    store = Store(tmp_path)
+    for name in "ab":
+        store.add({name: torch.full((8,), float(ord(name)))})
+    bad = next(file for file in tmp_path.iterdir() if b'"b"' in file.read_bytes())
+    bad.write_bytes(bad.read_bytes()[:-4] if damage is None else damage)
+    again = Store(tmp_path)
+    assert again.missing(["a", "b"]) == [1] and not bad.exists() and "damaged" in caplog.text
+    again.add({"b": torch.zeros(8)})
+    assert again["a"][0] == ord("a") and again["b"][0] == 0

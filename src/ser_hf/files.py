@@ -2,6 +2,8 @@
 
 import io
 import os
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import SerError
@@ -13,6 +15,27 @@ def write(path: Path, content: str | bytes) -> None:
     staging = path.with_name(f".{path.name}.{os.getpid()}")
     staging.write_bytes(content.encode() if isinstance(content, str) else content)
     os.replace(staging, path)
+
+
+def walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The regular files below a folder in a fixed order. Links are followed; a folder that is reached twice (by a link
+    to itself, for instance) is read once."""
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        state = os.stat(folder)
+        if (state.st_dev, state.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        folders.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        for name in sorted(files):
+            path = Path(folder, name)
+            try:
+                state = path.stat()
+            except OSError:  # a dangling link is no file
+                continue
+            if stat.S_ISREG(state.st_mode):
+                yield path, state
 
 
 def claim(folder: Path, flag: str) -> None:

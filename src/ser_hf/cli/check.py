@@ -8,7 +8,6 @@ emotion, unusual formats, audio files that are no utterance, and clips that the 
 listed and do not count as differences.
 """
 
-import glob
 import io
 import json
 import os
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import SerError
 from ..evaluation.tables import text_table
-from ..files import claim, write
+from ..files import claim, walk, write
 from ..training.run import say
 from .console import Parser, corpus_arguments
 
@@ -38,13 +37,14 @@ def look(row: dict) -> dict:
     """The builder's scan of one clip, without samples, and `header`: its file's format, rate (Hz) and channels."""
     import soundfile as sf
 
+    from ..data.audio import whole
     from ..data.corpus import scan_row
 
-    scan = {key: value for key, value in scan_row(row).items() if key != "audio"}  # the bytes of a cut segment
+    scan = scan_row(row)
     header = None
     if row["audio"] and not scan["problem"]:
         audio = row["audio"] if isinstance(row["audio"], dict) else {"bytes": None, "path": row["audio"]}
-        info = sf.info(audio["path"] if audio["bytes"] is None else io.BytesIO(audio["bytes"]))
+        info = sf.info(whole(audio["path"])[0] if audio["bytes"] is None else io.BytesIO(audio["bytes"]))
         header = (info.format, info.samplerate, info.channels)
     return {**scan, "header": header}
 
@@ -159,8 +159,10 @@ def _wrong_formats(files: list[str | None], scans: list[dict]) -> list[dict]:
 
 def _extra(root: Path, files: list[str | None]) -> list[str]:
     """Audio files in the corpus's folder that are no utterance of it."""
-    paths = set(glob.glob("**", root_dir=root, recursive=True, include_hidden=True)) - set(files)
-    return sorted(path for path in paths if Path(path).suffix.lower() in FORMATS and not (root / path).is_dir())
+    from ..data.audio import MEDIA, whole
+
+    paths = {str(path.relative_to(root)) for path, _ in walk(root)} - {file and whole(file)[0] for file in files}
+    return sorted(path for path in paths if Path(path).suffix.lower() in MEDIA)
 
 
 def lines(report: dict) -> list[str]:

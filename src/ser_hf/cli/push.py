@@ -33,11 +33,16 @@ def as_published(audio: dict | None) -> dict | None:
     import numpy as np
     import soundfile as sf
 
+    from ..data.audio import cut, whole
+
     if audio is None:
         return None
-    name = Path(audio["path"] or "audio")
+    file, start, end = whole(audio["path"] or "audio")
+    name = Path(file)
     try:
         data = audio["bytes"] if audio["bytes"] is not None else name.read_bytes()
+        if start is not None:
+            data = cut(name, start, end)
     except OSError as error:
         raise SerError(f"{name}: cannot be read ({error.strerror}); the corpus changed meanwhile, push again") from None
     flac = io.BytesIO()

@@ -4,6 +4,10 @@
 """
 
 import io
+import math
+import os
+import re
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,30 +22,83 @@ class AudioError(SerError):
     """One clip cannot be used; the message says which and why."""
 
 
+# Files that hold sound; of those that soundfile cannot read, the error says so.
+MEDIA = frozenset(
+    ".wav .flac .mp3 .ogg .oga .opus .aif .aiff .aifc .au .snd .caf .w64 .rf64 .sph .raw .pcm .m4a .mp4 .aac .wma .amr "
+    ".3gp .mov .mkv .webm .avi".split()
+)
+BLOCK = 2**22  # frames read at once: a header may claim any number of them
+SHORTEST = 0.001  # seconds; at 8 kHz and above a clip of this length has a sample left after resampling
+UNKNOWN = 2**31 - 1  # bytes; from this size on a header's field says that the writer did not know it
+SEGMENT = re.compile(r"#t=([\d.e-]+),([\d.e-]*)$")
+
+
+def segment(path: str | Path, start: float | None, end: float | None) -> str:
+    """The name of the part of a file from `start` to `end` seconds (None: its end), as a W3C media fragment, which
+    everything here reads as a clip of its own: no samples are copied.
+
+    >>> segment("call.wav", 1.5, 3), whole("call.wav#t=1.5,3.0"), whole("call.wav")
+    ('call.wav#t=1.5,3.0', ('call.wav', 1.5, 3.0), ('call.wav', None, None))
+    """
+    return f"{path}#t={float(start or 0)!r},{'' if end is None else repr(float(end))}"
+
+
+def whole(path: str | Path) -> tuple[str, float | None, float | None]:
+    """The file of a `segment`, and its times; None where the path is a file's own."""
+    if not (found := SEGMENT.search(str(path))):
+        return str(path), None, None
+    return str(path)[: found.start()], float(found[1]), float(found[2]) if found[2] else None
+
+
 def _name(source: dict | str | Path) -> str:
     """The name of a path or an `audio` column value `{"bytes", "path"}` in messages."""
-    return (source.get("path") or "<bytes>") if isinstance(source, dict) else str(source)
+    return whole(source.get("path") or "<bytes>")[0] if isinstance(source, dict) else whole(source)[0]
 
 
 def _read(source: dict | str | Path, start: float | None = None, end: float | None = None) -> tuple[np.ndarray, int]:
     """Samples `(frames, channels)` as stored (int16 stays int16, all else float32), and the rate in Hz. AudioError:
-    unreadable, or no samples."""
+    unreadable, cut off, or no samples."""
     name = _name(source)
-    file = io.BytesIO(source["bytes"]) if isinstance(source, dict) and source.get("bytes") is not None else name
+    if isinstance(source, dict) and source.get("bytes") is not None:
+        file = io.BytesIO(source["bytes"])
+    else:
+        file, first, last = whole(source["path"] if isinstance(source, dict) else source)
+        if first is not None:  # the times are those of a part of the part
+            end = last if end is None else min(first + end, math.inf if last is None else last)
+            start = first + (start or 0.0)
     try:
+        if isinstance(file, str) and not stat.S_ISREG(os.stat(file).st_mode):
+            raise OSError("not a regular file")  # to open a named pipe is to wait for its writer
         with sf.SoundFile(file) as audio:
             first = round(max(0.0, start or 0.0) * audio.samplerate)
             audio.seek(min(first, audio.frames))
-            frames = -1 if end is None else max(0, round(end * audio.samplerate) - first)
+            left = audio.frames if end is None else max(0, round(end * audio.samplerate) - first)
             dtype = "int16" if audio.subtype == "PCM_16" else "float32"
-            samples, rate = audio.read(frames, dtype=dtype, always_2d=True), audio.samplerate
-    except (sf.LibsndfileError, OSError, RuntimeError, ValueError) as error:
+            blocks = [audio.read(min(left, BLOCK), dtype=dtype, always_2d=True)]
+            while len(blocks[-1]) == BLOCK:
+                left -= BLOCK
+                blocks.append(audio.read(min(left, BLOCK), dtype=dtype, always_2d=True))
+            samples, rate = blocks[0] if len(blocks) == 1 else np.concatenate(blocks), audio.samplerate
+            if start is None and end is None:
+                _complete(audio, len(samples))
+    # TypeError: soundfile asks for the rate of x.raw
+    except (sf.LibsndfileError, OSError, RuntimeError, ValueError, TypeError) as error:
         from ..models.audio_blocks import unreadable
 
         raise AudioError(f"{name}: {unreadable(file, error)}") from None
     if not len(samples):
         raise AudioError(f"{name}: " + ("no samples" if end is None else f"nothing between {start} s and {end} s"))
     return samples, rate
+
+
+def _complete(audio: sf.SoundFile, read: int) -> None:
+    """Raises ValueError if a file's header announces more than the file holds: it was cut off."""
+    announced = read, audio.frames  # of MP3
+    if found := re.search(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", audio.extra_info):  # bytes, of WAV and AIFF
+        announced = int(found[2]), int(found[1])
+    there, wanted = announced
+    if wanted < UNKNOWN and wanted - there > 0.01 * wanted:
+        raise ValueError(f"cut off after {there / wanted:.0%} of what its header announces")
 
 
 def decode(source: dict | str | Path, sampling_rate: int, start: float | None = None, end: float | None = None):
@@ -137,6 +194,8 @@ def scan(source: dict | str | Path) -> dict:
 
     try:
         samples, rate = _read(source)
+        if len(samples) < SHORTEST * rate:
+            raise AudioError(f"{_name(source)}: too short ({len(samples)} samples at {rate} Hz)")
         mono = averaged(samples)
         if not mono.any():
             raise AudioError(f"{_name(source)}: silent (every sample is zero)")
@@ -150,7 +209,7 @@ def scan(source: dict | str | Path) -> dict:
     return {"duration": len(samples) / rate, "audio_hash": digest, "problem": None}
 
 
-def cut(path: str | Path, start: float, end: float) -> bytes:
+def cut(path: str | Path, start: float, end: float | None) -> bytes:
     """The part of a recording from `start` to `end` seconds as FLAC bytes, lossless for 16-bit sources. AudioError:
     unreadable, or nothing lies between the two times."""
     samples, rate = _read(path, start, end)

@@ -4,30 +4,46 @@ A store is a folder of safetensors files, named by the settings of the computati
 audio or text it was computed from. Files are only added, each whole or not at all: several processes may do so at once.
 """
 
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import torch
 import xxhash
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 
-from .. import __version__
+if TYPE_CHECKING:
+    import torch
 
-# Increased when the same settings give other tensors. 2: trimming in seconds, the same at every rate.
-FORMAT = 2
+logger = logging.getLogger(__name__)
+MODELS = Path(__file__).parents[1] / "models"
 
 
-def settings_folder(kind: str, *settings) -> Path:
-    """The folder of tensors of one kind (such as `features`) with the same settings: under `$SER_CACHE`, else beside
-    the `datasets` cache. `settings` are all that the tensors depend on besides their content, with a stable `repr`."""
+def source_hash(*files: str | Path) -> str:
+    """A short name for code: it changes with any of these source files."""
+    digest = xxhash.xxh3_64()
+    for file in files:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()
+
+
+def cache_home() -> Path:
+    """`$SER_CACHE`, else a folder beside the `datasets` cache."""
     import datasets
 
     home = os.environ.get("SER_CACHE") or Path(datasets.config.HF_DATASETS_CACHE).parent / "ser_hf"
-    digest = xxhash.xxh3_64(repr((__version__, FORMAT, *settings)).encode()).hexdigest()
-    return Path(home).expanduser().absolute() / f"{kind}-{digest}"
+    return Path(home).expanduser().absolute()
+
+
+def settings_folder(kind: str, code: str | Path, *settings) -> Path:
+    """The folder in `cache_home` of tensors of one kind (such as `features`) with the same settings. `code` is the
+    source file that computes them, with the help of `models` and `data/audio.py`; `settings` are all that they depend
+    on besides the code and their content, with a stable `repr`."""
+    files = [code, Path(__file__).with_name("audio.py"), *sorted(MODELS.glob("*.py"))]
+    digest = xxhash.xxh3_64(repr((source_hash(*files), *settings)).encode()).hexdigest()
+    return cache_home() / f"{kind}-{digest}"
 
 
 def content_hash(*parts: str | None) -> str:
@@ -58,7 +74,12 @@ class Store:
         """Open the files that this or another process has added."""
         for path in sorted(self.folder.glob("*.safetensors")):
             if path not in self._parts:
-                self._parts[path] = part = safe_open(path, framework="pt")
+                try:
+                    self._parts[path] = part = safe_open(path, framework="pt")
+                except (OSError, SafetensorError) as error:
+                    logger.warning(f"{path}: damaged ({error}); removed, what it held is computed again")
+                    path.unlink(missing_ok=True)
+                    continue
                 for name in part.keys():
                     self._file_of[name] = part
 
@@ -73,16 +94,18 @@ class Store:
             first.setdefault(name, position)
         return [position for name, position in first.items() if name not in self]
 
-    def __getitem__(self, name: str) -> torch.Tensor:
+    def __getitem__(self, name: str) -> "torch.Tensor":
         """One tensor, read from its file; KeyError if no tensor has that name."""
         if name not in self:
             self.refresh()
         return self._file_of[name].get_tensor(name)
 
-    def add(self, tensors: dict[str, torch.Tensor]) -> None:
+    def add(self, tensors: dict[str, "torch.Tensor"]) -> None:
         """Write tensors as one more file, under a temporary name until it is complete."""
         if not tensors:
             return
+        from safetensors.torch import save_file
+
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self.folder / f"{uuid4().hex}.safetensors"
         building = final.with_suffix(".part")

@@ -11,7 +11,8 @@ import datasets
 import pyarrow as pa
 
 from ..errors import SerError
-from .audio import AudioError, cut, scan
+from ..files import walk
+from .audio import scan, segment
 from .schema import COLUMNS, CorpusCard, LabelConfig, features
 
 PROBLEM = "problem"  # column of the cached rows: why a clip is unusable, so that every run reports the same
@@ -52,10 +53,10 @@ EMOBOX_SIZES = _random(
 )
 
 
-def file_state(path: str | Path, name: str | Path | None = None) -> str:
-    """One line that changes with a file: its name, size in bytes and time of change."""
-    state = os.stat(path)
-    return f"{name or path} {state.st_size} {state.st_mtime_ns}\n"
+def state_line(name: str | Path, state: os.stat_result) -> str:
+    """One line that changes with a file: its name, size in bytes, times of change and number on the disk. A file that
+    replaces another of equal size and age has another number; one that is overwritten has another `ctime`."""
+    return f"{name} {state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}\n"
 
 
 class SpeechCorpus(datasets.ArrowBasedBuilder):
@@ -85,13 +86,9 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
 
     @classmethod
     def state(cls, root: Path) -> Iterator[str]:
-        """Lines that change with the corpus's content: `file_state` of every file."""
-        for folder, folders, files in os.walk(root, followlinks=True):
-            folders.sort()
-            for file in sorted(files):
-                path = Path(folder, file)
-                if path.exists():  # a dangling link is not a file of the corpus
-                    yield file_state(path, path.relative_to(root))
+        """Lines that change with the corpus's content: `state_line` of every file."""
+        for path, state in walk(root):
+            yield state_line(path.relative_to(root), state)
 
     def utterances(self, root: Path) -> list[dict]:
         """All utterances in a fixed order, one dict each: `id`; `audio` (a path, `{"bytes", "path"}`, or None in a
@@ -141,15 +138,12 @@ class SpeechCorpus(datasets.ArrowBasedBuilder):
 
 
 def scan_row(row: dict) -> dict:
-    """`audio.scan` of a row's audio, which is cut here if it is to be: only one block at a time is in memory."""
+    """`audio.scan` of a row's audio, and `audio` where it is a part of its recording."""
     if row.get("problem") or not row["audio"]:
         return {"problem": row.get("problem")}
     if not row.get("cut"):
         return scan(row["audio"])
-    try:
-        audio = {"bytes": cut(row["audio"], row["start"], row["end"]), "path": f"{row['id']}.flac"}
-    except AudioError as error:
-        return {"problem": str(error)}
+    audio = {"bytes": None, "path": segment(row["audio"], row["start"], row["end"])}
     return {**scan(audio), "audio": audio}
 
 

@@ -15,9 +15,9 @@ import datasets
 import numpy as np
 import xxhash
 
-from .. import __version__
 from ..errors import SerError
 from .audio import scan
+from .cache import MODELS, source_hash
 from .corpus import PROBLEM, CorpusReport, Protocol, SpeechCorpus
 from .schema import LabelConfig, features
 from .sources import folder_corpus, hub_corpus
@@ -126,10 +126,8 @@ def _find_root(corpus: type[SpeechCorpus], name: str, data_dir: str | Path | Non
 
 def fingerprint(source: Source) -> str:
     """A hash of the corpus's content and of the code that reads it; `datasets` keys a builder's cache by neither."""
-    from ..models.audio_blocks import averaged
-
-    things = (source.corpus, SpeechCorpus, scan, averaged, features)
-    digest = xxhash.xxh3_64((__version__ + "".join(inspect.getsource(inspect.getmodule(t)) for t in things)).encode())
+    files = [inspect.getfile(thing) for thing in (source.corpus, SpeechCorpus, scan, features)]
+    digest = xxhash.xxh3_64(source_hash(*files, MODELS / "audio_blocks.py").encode())
     for line in source.corpus.state(source.root):
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -15,7 +15,7 @@ from typing import Any
 import datasets
 
 from ..errors import SerError
-from .corpus import SpeechCorpus, file_state
+from .corpus import SpeechCorpus, state_line
 from .schema import OPTIONAL_COLUMNS, CorpusCard, LabelConfig
 
 METADATA = "metadata.csv"
@@ -59,7 +59,7 @@ def folder_corpus(folder: Path) -> type[SpeechCorpus]:
         @classmethod
         def state(cls, root: Path) -> Iterator[str]:
             yield from super().state(root)
-            yield from map(file_state, filter(os.path.exists, outside))
+            yield from (state_line(file, os.stat(file)) for file in filter(os.path.isfile, outside))
 
     return FolderCorpus
 

@@ -134,7 +134,7 @@ def unreadable(file, error: Exception) -> str:
     # error_string lacks the "Error opening <file>: ", which for bytes is an address in memory
     reason = getattr(error, "error_string", None) or str(error)
     if isinstance(file, str | os.PathLike) and not os.path.isfile(file):
-        reason = "a folder" if os.path.isdir(file) else "no such file"
+        reason = "a folder" if os.path.isdir(file) else reason if os.path.exists(file) else "no such file"
     elif "not recognised" in reason:
         reason += " Convert it to WAV or FLAC, for instance with ffmpeg"
     return f"unreadable audio ({' '.join(reason.split())})"

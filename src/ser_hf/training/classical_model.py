@@ -170,8 +170,8 @@ def functionals_of(
     Raises SerError: with `relative`, an utterance has no speaker; AudioError: an unreadable clip."""
     if relative:
         check_speakers(splits)
-    # The package's version stands for the code that computes them.
-    store = Store(settings_folder("functionals", extractor.feature_set, extractor.sampling_rate, version("opensmile")))
+    settings = extractor.feature_set, extractor.sampling_rate, version("opensmile")
+    store = Store(settings_folder("functionals", __file__, *settings))
     with training.main_process_first():
         title = None if training.disable_tqdm or training.process_index else f"{extractor.feature_set} functionals"
         computed = sum(compute(store, rows, extractor, title) for rows in splits.values() if len(rows))

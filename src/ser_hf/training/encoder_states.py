@@ -147,7 +147,9 @@ def open_store(
     of the numbered ones; pooled over frames unless `pooling` is None, in half precision if `half`, and of an encoder
     under bfloat16 autocast if `autocast`."""
     precision = (half, "bfloat16") if autocast else (half,)
-    return Store(settings_folder("states", fingerprint(encoder), layers, pooling, reader.settings, *precision))
+    return Store(
+        settings_folder("states", __file__, fingerprint(encoder), layers, pooling, reader.settings, *precision)
+    )
 
 
 @torch.no_grad()

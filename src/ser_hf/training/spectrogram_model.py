@@ -218,7 +218,7 @@ def feature_collators(
     if clips.max_seconds is None:  # scaling is applied when features are read, and is not part of the cache
         scaling = ("auto_map", "mean_spectrum", "normalize", "padding_value")
         settings = {key: value for key, value in extractor.to_dict().items() if key not in scaling}
-        store = Store(settings_folder("features", sorted(settings.items()), clips.min_seconds))
+        store = Store(settings_folder("features", __file__, sorted(settings.items()), clips.min_seconds))
     plain = FeatureCollator(extractor, store, **same)
     changed = any(getattr(augmentation, name) for name in WAVEFORM)
     if store is not None:
