@@ -28,7 +28,7 @@ MEDIA = frozenset(
     ".3gp .mov .mkv .webm .avi".split()
 )
 BLOCK = 2**22  # frames read at once: a header may claim any number of them
-SHORTEST = 0.001  # seconds; at 8 kHz and above a clip of this length has a sample left after resampling
+SHORTEST = 1 / 8000  # seconds; from 8 kHz on a clip of this length has a sample left after resampling
 UNKNOWN = 2**31 - 1  # bytes; from this size on a header's field says that the writer did not know it
 SEGMENT = re.compile(r"#t=([\d.e-]+),([\d.e-]*)$")
 
