@@ -2,8 +2,9 @@
 
 It answers what huggingface_hub 2.4, transformers 5.23 and datasets 5.2 ask to create a repository, upload to it and
 load from it. Where the real Hub refuses (token, private repository, foreign namespace, stale parent commit, corrupt
-upload) it refuses with the same status and `X-Error-Code`, from which clients choose their exception classes. It knows
-no xet, pull requests, tags or deletion of repositories; `hub.unknown` has the requests that it could not answer.
+upload) it refuses with the same status and `X-Error-Code`, from which clients choose their exception classes.
+`hub.faults` makes it fail as the real one does at times: rights, conflicts, rate limits, 5xx, resets. It knows no xet,
+pull requests, tags or deletion of repositories; `hub.unknown` has the requests that it could not answer.
 Clients must be subprocesses, because huggingface_hub reads its environment (see `Hub.env`) at import.
 
     with hub_server() as hub:
@@ -19,6 +20,8 @@ import hashlib
 import json
 import os
 import re
+import socket
+import struct
 import sys
 import threading
 import traceback
@@ -81,6 +84,8 @@ class Hub:
         self.requests: list[tuple[str, str]] = []  # every (method, path), the path without its query
         self.unknown: list[tuple[str, str]] = []  # those that no route answers: a test wants this empty
         self.errors: list[str] = []  # tracebacks of bugs in this server, answered with 500
+        # [pattern of "METHOD /path", status or "reset", times]: such requests fail so many times instead of an answer
+        self.faults: list[list] = []
         self.blobs, self.state = Path(root) / "blobs", Path(root) / "state.json"
         self.blobs.mkdir(parents=True, exist_ok=True)
         self.repos: dict[str, dict] = json.loads(self.state.read_text()) if self.state.exists() else {}
@@ -147,6 +152,12 @@ class Hub:
             refuse(403, f"{caller} may not write to {r.id}")
         sha = self.resolve(repo, r.rev)
         return repo, sha, repo["commits"][sha]["files"]
+
+    @route("POST", "/test/faults")
+    def set_faults(self, r) -> Answer:
+        """Of tests, whose clients are other processes: `hub.faults` for what follows."""
+        self.faults[:] = json.loads(r.body)
+        return Answer({})
 
     @route("GET", "/api/whoami-v2")
     def whoami(self, r) -> Answer:
@@ -284,6 +295,13 @@ class Handler(BaseHTTPRequestHandler):
             return Answer({"error": "The Content-Length must be given, and at most 4 GiB"}, 411)
         if len(body := self.rfile.read(int(size))) < int(size):
             raise ConnectionError("The client left in the middle of a body")
+        for fault in hub.faults:
+            if fault[2] > 0 and re.search(fault[0], f"{self.command} {url.path}"):
+                fault[2] -= 1
+                if fault[1] == "reset":
+                    raise ConnectionResetError
+                headers = {"Retry-After": "7"} if fault[1] == 429 else {}
+                return Answer({"error": f"fault {fault[1]}"}, fault[1], headers)
         for methods, pattern, function in ROUTES:
             if self.command in methods.split("|") and (found := pattern.fullmatch(url.path)):
                 parts = {name: unquote(part) for name, part in found.groupdict().items() if part}
@@ -301,7 +319,12 @@ class Handler(BaseHTTPRequestHandler):
         return Answer({"error": f"The test Hub has no route for {self.command} {url.path}"}, 404)
 
     def respond(self) -> None:
-        answer = self.find_answer()
+        try:
+            answer = self.find_answer()
+        except ConnectionResetError:  # a fault: an RST instead of an answer
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            raise
         body = answer.content if isinstance(answer.content, bytes) else json.dumps(answer.content).encode()
         self.send_response(answer.status)
         for name, value in (answer.headers | {"Content-Length": str(len(body))}).items():

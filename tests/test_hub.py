@@ -3,6 +3,7 @@
 import getpass
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -18,6 +19,8 @@ pytestmark = pytest.mark.slow  # two runs, pushed and loaded
 
 # What a model of ours ships: its files and those that they import.
 OUR_CODE = "audio_blocks common configuration_ser encoders modeling_ser pipeline_ser pooling whisper".split()
+
+SER_HF = [sys.executable, "-c", "import sys; from ser_hf.cli import main; sys.exit(main())"]
 
 LOAD = """
 import json, sys, numpy as np
@@ -41,21 +44,29 @@ print("RESULT" + json.dumps(out))
 
 @pytest.fixture(scope="module")
 def pushed(fake_corpus, tmp_path_factory):
-    """Two runs, mean and max pooled, trained two steps and pushed from the recipe; then loaded by someone else."""
+    """Two runs, mean and max pooled, trained two steps and pushed, the first by its recipe, the second by the command
+    that its recipe names when the push fails; then loaded by someone else."""
     home = tmp_path_factory.mktemp("push")
     with hub_server() as hub:
         folders = {}
         for pooling in ("mean", "max"):
             repo, folder = f"{hub.user}/emotion-{pooling}", home / f"run-{pooling}"
             data = ("--dataset", "emodb", "--data_dir", fake_corpus("emodb"), "--labels", "4class")
+            hub.faults = [] if pooling == "mean" else [["POST .*/commit/", 500, 99]]
             done = run_recipe(
                 "wav2vec2_cls", *data, *tiny_flags(), "--max_steps", "2", "--eval_strategy", "no",
                 *("--load_best_model_at_end", "false", "--save_strategy", "no", "--protocol", "speaker-folds"),
                 *("--pooling", pooling, "--push_to_hub", "true", "--hub_model_id", repo, "--output_dir", folder),
                 env=hub.env(home / "pusher"),
             )  # fmt: skip
-            assert done.returncode == 0, done.stderr[-3000:]
             folders[repo] = folder
+            if pooling == "max":
+                hub.faults, failed = [], done
+                words = shlex.split(failed.stderr.strip().rpartition("this pushes it: ser-hf ")[2])
+                done = subprocess.run(
+                    [*SER_HF, *words], env=hub.env(home / "pusher"), capture_output=True, text=True
+                )  # fmt: skip
+            assert done.returncode == 0, done.stderr[-3000:]
         samples = np.random.default_rng(0).normal(0, 0.1, 16000).astype(np.float32)
         np.save(home / "samples.npy", samples)
         done = subprocess.run(
@@ -67,7 +78,7 @@ def pushed(fake_corpus, tmp_path_factory):
         assert not hub.unknown and not hub.errors
         files = {repo: hub.files(repo) for repo in folders}
         private = {repo: hub.is_private(repo) for repo in folders}
-    return folders, samples, answers, files, private
+    return folders, samples, answers, files, private, failed
 
 
 def test_pushed_equals_loaded_in_a_clean_process(pushed):
@@ -75,7 +86,7 @@ def test_pushed_equals_loaded_in_a_clean_process(pushed):
 
     from ser_hf.training.hub import load_finetuned
 
-    folders, samples, answers, _, _ = pushed
+    folders, samples, answers, *_ = pushed
     import torch
 
     for repo, folder in folders.items():
@@ -92,7 +103,7 @@ def test_remote_code_is_refused_without_the_flag(pushed):
 
 
 def test_what_is_pushed(pushed):
-    _, _, _, files, private = pushed
+    _, _, _, files, private, _ = pushed
     assert all(private.values())  # private unless asked otherwise
     for repo, held in files.items():
         names = set(held) - {".gitattributes"}
@@ -106,7 +117,7 @@ def test_what_is_pushed(pushed):
 
 
 def test_no_path_user_or_machine_name_leaks(pushed, fake_corpus):
-    folders, _, _, files, _ = pushed
+    folders, _, _, files, _, _ = pushed
     words = [str(fake_corpus("emodb")), str(Path.home()) + "/", os.getcwd(), "/tmp/"]
     words += [str(folder) for folder in folders.values()]
     # short ones, such as "root" or "vm", occur in ordinary words and in pixels
@@ -118,31 +129,21 @@ def test_no_path_user_or_machine_name_leaks(pushed, fake_corpus):
         assert json.loads(held["config.json"]).get("_name_or_path", "") == ""
 
 
-def test_a_public_repository_is_not_pushed_to_by_accident(pushed, tmp_path, monkeypatch):
-    folder = next(iter(pushed[0].values()))
-    code = (
-        "import sys\nfrom pathlib import Path\n"
-        "from ser_hf.training.hub import push_folder, login\nfrom ser_hf import SerError\n"
-        "try: push_folder(Path(sys.argv[1]), 'tester/open')\nexcept SerError as error: print(error)\n"
-        "push_folder(Path(sys.argv[1]), 'tester/open', private=False)\n"
-        "(Path(sys.argv[1]) / 'run.yaml').write_text('note: ' + sys.argv[1])\n"
-        "try: push_folder(Path(sys.argv[1]), 'tester/open', private=False)\nexcept SerError as error: print(error)\n"
-        "import os; os.environ['HF_TOKEN'] = 'wrong'\n"
-        "try: login('tester/open', '--hub_model_id')\nexcept SerError as error: print(error)\n"
-    )
-    copy = tmp_path / "copy"
-    import shutil
+def test_a_failed_push_is_one_line_with_the_command_that_repeats_it(pushed):
+    folders, *_, failed = pushed
+    repo, folder = list(folders.items())[1]
+    assert failed.returncode == 2 and "Traceback" not in failed.stderr
+    errors = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "the Hub has failed" in errors[0]
+    assert errors[0].endswith(f"this pushes it: ser-hf push model {folder} --repo_id {repo}")
 
-    shutil.copytree(folder, copy)
+
+def test_a_run_pushed_again_by_hand_is_what_its_recipe_pushed(pushed, tmp_path):
+    repo, folder = next(iter(pushed[0].items()))
     with hub_server() as hub:
-        hub.add_repo("tester/open", {"old.safetensors": b"x"}, private=False)
         done = subprocess.run(
-            [sys.executable, "-c", code, str(copy)], env=hub.env(tmp_path / "home"), capture_output=True, text=True
-        )
-        held = hub.files("tester/open")
-    assert done.returncode == 0, done.stderr[-3000:]
-    said = [line for line in done.stdout.splitlines() if line]
-    assert "tester/open exists and is public" in said[0]
-    assert "run.yaml names the local path" in said[1]
-    assert "the Hub does not accept this machine" in said[2]
-    assert "model.safetensors" in held and "old.safetensors" not in held
+            [*SER_HF, "push", "model", str(folder), "--repo_id", repo],
+            env=hub.env(tmp_path / "home"), capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert hub.files(repo) == pushed[3][repo] and hub.is_private(repo)

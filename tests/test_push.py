@@ -203,9 +203,9 @@ def test_round_trip(fake_corpus, tmp_path):
         for name in ("4class", "7class", "again", "ravdess", "mosei", "smile"):
             assert pushed[name] == [0, []]
         for name, part in {
-            "open": "tester/open exists and is public",
-            "closed": "tester/closed exists and is private",
-            "foreign": "--repo_id someone/ravdess: 403",
+            "open": "tester/open: exists and is public",
+            "closed": "tester/closed: exists and is private",
+            "foreign": "--repo_id someone/ravdess: your token may not do this (403",
         }.items():
             status, (line,) = pushed[name]
             assert status == 2 and line.startswith("error: ") and part in line

@@ -14,6 +14,7 @@ from conftest import REPO
 from ser_hf.cli import record as records
 from ser_hf.cli.cv_report import summarise
 from ser_hf.errors import SerError
+from ser_hf.files import local_path
 from ser_hf.training import record as training_record
 
 WORDS = ["angry", "sad"]
@@ -272,7 +273,7 @@ def test_recorded_results_are_where_their_content_says():
             *file.parts[-3:-1],
             file.stem,
         ]
-        assert not records.LOCAL_PATH.search(file.read_text()), file
+        assert not local_path(file.read_text()), file
 
 
 def test_yaml_files_of_the_reference_work_exist():

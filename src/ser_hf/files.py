@@ -1,12 +1,30 @@
-"""Files written whole or not at all, folders claimed before anything slow, and figures as PNG."""
+"""Files written whole or not at all, folders claimed before anything slow, paths in texts, and figures as PNG."""
 
 import io
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import SerError
+
+# A path below the root, a home folder or a drive; no web address, and no part of a longer word or relative path.
+LOCAL_PATH = re.compile(
+    r"(?:(?<=\bfile://)|(?<![\w./:}\])\\]))"
+    r"(?:(?:/+|\\\\+|[A-Za-z]:[/\\]+|~[/\\]+)[\w.@+-]+[/\\]+\w|~[/\\]\w)[^\s'\"]*"
+)
+
+
+def local_path(text: str) -> str | None:
+    r"""The first path of some machine in a text, or None.
+
+    >>> local_path("x.wav: /data/anna/x.wav"), local_path("C:\\data\\x"), local_path("at ~/x"), local_path("file:///a/b")
+    ('/data/anna/x.wav', 'C:\\data\\x', '~/x', '/a/b')
+    >>> local_path("and/or, https://a.org/b/c, /a/ and /e/, runs/x/y, 1/2/3, 1 / 2/3")
+    """
+    found = LOCAL_PATH.search(text)
+    return found and found[0]
 
 
 def write(path: Path, content: str | bytes) -> None:

@@ -1,17 +1,21 @@
 """Publish on the Hugging Face Hub.
 
     ser-hf push corpus emodb --repo_id user/emodb --data_dir /corpora/emodb
+    ser-hf push model runs/emodb_wav2vec2_fold0_seed42 --repo_id user/name
 
-The repository is private unless you pass --public, which is refused if the licence forbids publishing the audio.
+The repository is private unless you pass --public, which is refused if the licence forbids publishing the audio. The
+token is that of `hf auth login`, or of HF_TOKEN.
 """
 
 import io
+import os
 import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SerError
+from ..files import local_path
 from ..training.run import say
 from .console import Parser, corpus_arguments
 
@@ -115,59 +119,49 @@ def check_licence(card: "CorpusCard", public: bool) -> None:
         raise SerError(f"--public: {problem}; leave --public out to push it to a private repository")
 
 
-def claim_repository(repo_id: str, public: bool) -> str:
-    """Create the dataset repository if it does not exist, before anything slow; returns its address. SerError: as
-    `login`; the repository cannot be created, or exists and is public instead of private (or the reverse)."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    from ..training.hub import login, reason
-
-    login(repo_id, "--repo_id")
-    api = HfApi()
-    try:
-        url = api.create_repo(repo_id, repo_type="dataset", private=not public, exist_ok=True)
-        private = api.repo_info(repo_id, repo_type="dataset").private
-    except HfHubHTTPError as error:
-        raise SerError(f"--repo_id {repo_id}: {reason(error)}") from None
-    if private and public:
-        raise SerError(f"--public: {repo_id} exists and is private; make it public on the Hub, or leave --public out")
-    if not private and not public:
-        raise SerError(f"{repo_id} exists and is public: choose another --repo_id, or make it private on the Hub")
-    return str(url)
+def check_columns(dataset: "Dataset") -> None:
+    """Raises SerError if an id, or another text but a transcript, spells a path of this machine."""
+    names = [name for name, kind in dataset.features.items() if getattr(kind, "dtype", "") == "string"]
+    for rows in dataset.with_format("arrow").iter(1000):  # the audio may be in memory
+        for name in set(names) - {"text"}:
+            if found := next(filter(None, map(local_path, filter(None, rows[name].unique().to_pylist()))), None):
+                raise SerError(f"the column {name} names the local path {found}: not pushed")
+        files = rows["audio"].combine_chunks().field("path").to_pylist()
+        for id, file in zip(rows["id"].to_pylist(), files, strict=True):
+            if file and os.path.splitext(f"/{id}")[0] == os.path.splitext(file)[0]:
+                raise SerError(f"the id {id} spells the path {file}: not pushed; move the files into one folder")
 
 
 def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: int | None = None) -> str:
-    """Publish a corpus; returns the repository's address. SerError: the licence or the Hub forbids it."""
+    """Publish a corpus; returns the repository's address. SerError: the licence or the Hub forbids it, or a text would
+    name a local path."""
     from huggingface_hub import DatasetCard
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     from ..data.loading import load
-    from ..training.hub import reason
+    from ..training.hub import Repository, check_public, claim, told
 
     config, card = source.config, source.corpus.CARD
     check_licence(card, public)
-    url = claim_repository(repo_id, public)
+    url = claim(Repository(repo_id, private=not public, kind="dataset"), "--repo_id")
     dataset, report = load(source, num_proc=num_proc)
     say(*report.lines())
-    try:
-        with tempfile.TemporaryDirectory() as folder:
+    has_audio = any(dataset["duration"])
+    check_public("the dataset card", card_text(card, report, repo_id, has_audio))
+    check_columns(dataset)
+    with tempfile.TemporaryDirectory() as folder:
+        content = publishable(dataset, Path(folder), num_proc)
+        with told(f"--repo_id {repo_id}"):
             options = {"config_name": config.name, "commit_message": f"{card.title}, label set {config.name}"}
             options |= {"private": not public, "embed_external_files": False}  # no external file is left
-            publishable(dataset, Path(folder), num_proc).push_to_hub(repo_id, **options)
-        has_audio = any(dataset["duration"])
-        page = DatasetCard.load(repo_id)
-        for key, value in metadata(card, len(dataset), has_audio).items():
-            page.data[key] = value
-        for entry in page.data["configs"]:  # push_to_hub's set_default fails where the only label set is another one
-            if entry["config_name"] == source.corpus.DEFAULT_CONFIG_NAME:
-                entry["default"] = True
-        page.text = card_text(card, report, repo_id, has_audio, page.text)
-        if source.root and str(source.root) in str(page):
-            raise SerError(f"the dataset card names the local path {source.root}: not pushed")
-        page.push_to_hub(repo_id, commit_message="Dataset card")
-    except (HfHubHTTPError, EntryNotFoundError) as error:
-        raise SerError(f"the Hub refused {repo_id}: {reason(error)}") from None
+            content.push_to_hub(repo_id, **options)
+            page = DatasetCard.load(repo_id)
+            for key, value in metadata(card, len(dataset), has_audio).items():
+                page.data[key] = value
+            for entry in page.data["configs"]:  # push_to_hub's set_default fails where the only set is another one
+                if entry["config_name"] == source.corpus.DEFAULT_CONFIG_NAME:
+                    entry["default"] = True
+            page.text = card_text(card, report, repo_id, has_audio, page.text)
+            page.push_to_hub(repo_id, commit_message="Dataset card")
     return url
 
 
@@ -177,9 +171,22 @@ def main(argv: list[str]) -> int:
     doc = "Publish a corpus as parquet with its audio (FLAC, lossless) and a dataset card."
     corpus = what.add_parser("corpus", help=doc, doc=doc)
     corpus_arguments(corpus)
-    corpus.add_argument("--repo_id", required=True, help="user/name on the Hub")
-    corpus.add_argument("--public", action="store_true", help="make the repository public, where the licence allows it")
+    doc = "Publish a finished run, as --push_to_hub true does: model, card, results and the flags that may be public."
+    model = what.add_parser("model", help=doc, doc=doc)
+    model.add_argument("folder", type=Path, help="the run's --output_dir")
+    model.add_argument("--revision", help="branch to push to, which is made if there is none (default: main)")
+    for push in (corpus, model):
+        push.add_argument("--repo_id", required=True, help="user/name on the Hub")
+        push.add_argument(
+            "--public", action="store_true", help="make a new repository public; a corpus's licence decides"
+        )
     args = parser.parse_args(argv)
+
+    if args.what == "model":
+        from ..training.hub import Repository, push_model
+
+        say(f"pushed to {push_model(args.folder, Repository(args.repo_id, not args.public, args.revision))}")
+        return 0
 
     from ..data.loading import corpus_class, find_source, is_own
 

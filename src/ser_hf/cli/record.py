@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SerError
-from ..files import write
+from ..files import local_path, write
 
 ROOT = Path(__file__).parents[3]  # of a checkout
 ONLY = "only complete results of committed code are recorded"
-# The folder of a file on some machine: an absolute path or one from a home folder, but no web address.
-LOCAL_PATH = re.compile(r"(?<![\w./:}\])])(?:~|[A-Za-z]:)?[/\\][\w.@+-]+[/\\][^\s'\"]*")
 
 
 def results_folder() -> Path:
@@ -56,8 +54,8 @@ def record(cv: dict[str, Any], name: str, folder: Path, anyway: bool = False) ->
         raise SerError(f"--record {name}: {problems[0]}; {ONLY}")
     content = as_record(cv, name)
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    if path := LOCAL_PATH.search(text):
-        raise SerError(f"--record {name}: {path[0]} is a path of this machine; name it by a relative path")
+    if path := local_path(text):
+        raise SerError(f"--record {name}: {path} is a path of this machine; name it by a relative path")
     # What fits on one line stands on one line: a confusion matrix is read row by row.
     text = re.sub(r"([\[{])\n\s+([^\[\]{}]*?)\n\s+([\]}])", _on_one_line, text)
     place = folder / cv["corpus"]["corpus"].replace("/", "--") / cv["protocol"]["name"] / f"{name}.json"

@@ -1,34 +1,47 @@
-"""Save, load and publish models: as a stock class where one computes the same, strictly, without local paths."""
+"""Save, load and publish models: as a stock class where one computes the same, strictly, and by an allow-list."""
 
 import json
 import os
 import re
-import shutil
+import shlex
 import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from huggingface_hub import HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from huggingface_hub.errors import LocalTokenNotFoundError
 from transformers import (
     FeatureExtractionMixin,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
+    TrainingArguments,
 )
+from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..errors import SerError
+from ..files import local_path
 from ..models import SerConfig, SerForAudioClassification
 from ..models.encoders import example, longest_clip
-from .record import without_folders
-from .settings import MAYBE_CHECKPOINTS
+from .record import portable
 
+# The files of a tokenizer that hold its vocabulary, where a path would be a token.
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
 # The files of a run that may be published. predictions.parquet may not: it holds the corpus's labels and ids.
-PUBLISHED = ("*.safetensors", "*.json", "*.py", "README.md", "run.yaml", "figures/*.png", "vocab.txt", "merges.txt")
-PUBLISHED += ("*.model", "adapter/*.safetensors", "adapter/*.json")  # sentencepiece; LoRA
-# Keys of run.yaml that name this machine's folders.
-LOCAL_KEYS = ("data_dir", "logging_dir")
+PUBLISHED = ("README.md", "results.json", "run.yaml", "figures/*.png", *VOCABULARIES, "*.model")  # sentencepiece
+PUBLISHED += ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
+PUBLISHED += ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
+PUBLISHED += ("tokenizer_config.json", "special_tokens_map.json")
+PUBLISHED += ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+# The files of an earlier run in a repository: any of these would be loaded with this one, or contradict it.
+REPLACED = (*PUBLISHED, "*.safetensors", "*.py", "*.json")
 
 
 def label_maps(names: list[str]) -> dict[str, dict]:
@@ -160,22 +173,100 @@ def save_model(
     return type(published)
 
 
-def login(repo_id: str | None, flag: str) -> str:
-    """The repository to push to, once the Hub has accepted this machine's token; before anything slow.
-    Raises SerError: names `flag`: not `user/name`, no or wrong token, Hub not reachable."""
-    if not repo_id:
+# ---- pushing
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository on the Hub to push to."""
+
+    id: str | None  # user/name
+    private: bool = True
+    revision: str | None = None  # the branch; main if None
+    kind: str = "model"  # or "dataset"
+
+
+# The flag that makes a repository public, by the flag that names it.
+PUBLIC_BY = {"--hub_model_id": "--hub_private_repo false", "--repo_id": "--public"}
+
+
+def destination(training: TrainingArguments, overrides: Mapping[str, Any]) -> Repository | None:
+    """The repository of `--push_to_hub`, or None; `overrides` are all flags that were set. Raises SerError: a flag of
+    the Hub does nothing."""
+    flags = [name for name in overrides if name.startswith("hub_")]
+    if flags and "push_to_hub" not in overrides:
+        raise SerError(f"--{flags[0]} {overrides[flags[0]]}: does nothing without --push_to_hub true; leave it out")
+    for flag in ("hub_strategy", "hub_always_push"):
+        if training.push_to_hub and overrides.get(flag) not in (None, False, "end"):
+            raise SerError(f"--{flag} {overrides[flag]}: a run is pushed once, when it is finished; leave it out")
+    if not training.push_to_hub:
+        return None
+    return Repository(training.hub_model_id, training.hub_private_repo is not False, training.hub_revision)
+
+
+def claim(repository: Repository, flag: str) -> str:
+    """Create the repository and its branch where they do not exist, before anything slow; returns its address. `flag`
+    named it. Raises SerError: not `user/name`; the Hub refuses or cannot be reached; the repository exists and is
+    public instead of private, or the reverse."""
+    name, kind = repository.id, repository.kind
+    if not name:
         raise SerError(f"{flag} is missing: name the repository, user/name")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id):
-        raise SerError(f"{flag} {repo_id}: must be user/name")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise SerError(f"{flag} {name}: must be user/name")
+    with told(f"{flag} {name}"):
+        api = HfApi()
+        api.whoami()
+        url = api.create_repo(name, repo_type=kind, private=repository.private, exist_ok=True)
+        private = api.repo_info(name, repo_type=kind).private
+        if private == repository.private and repository.revision:
+            api.create_branch(name, repo_type=kind, branch=repository.revision, exist_ok=True)
+    if private and not repository.private:
+        raise SerError(
+            f"{flag} {name}: exists and is private; make it public on the Hub, or leave {PUBLIC_BY[flag]} out"
+        )
+    if repository.private and not private:
+        choice = f"choose another, make it private on the Hub, or give {PUBLIC_BY[flag]}"
+        raise SerError(f"{flag} {name}: exists and is public; {choice}")
+    return str(url)
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Requests to the Hub. Raises SerError, whatever the client raises: `what`, the reason and what to do."""
     try:
-        HfApi().whoami()
-    except Exception as error:  # whatever the client raises: the push would fail after the training
-        why = f"the Hub does not accept this machine ({reason(error)})"
-        raise SerError(f"{flag} {repo_id}: {why}; run `hf auth login`") from None
-    return repo_id
+        yield
+    except SerError:
+        raise
+    except Exception as error:  # HTTP errors, broken connections, uploads out of retries: of a dozen classes
+        raise SerError(f"{what}: {refusal(error)}") from None
 
 
-def reason(error: Exception) -> str:
+def refusal(error: BaseException) -> str:
+    """Why the Hub did not do what it was asked to, by the status of its answer, and what to do."""
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:
+        chain.append(cause)
+    answer = next((found for one in chain if (found := getattr(one, "response", None)) is not None), None)
+    status, said = getattr(answer, "status_code", None), reason(error)
+    if isinstance(error, LocalTokenNotFoundError):
+        status = 401
+    if status == 429:
+        wait = answer.headers.get("Retry-After")
+        return f"too many requests ({said}); try again in {f'{wait} s' if wait else 'some minutes'}"
+    if status is None:
+        return f"the Hub cannot be reached ({said}); check the connection, then try again"
+    if status >= 500:
+        return f"the Hub has failed ({said}); try again later, https://status.huggingface.co says how it is"
+    advice = {
+        401: "the Hub does not accept this machine ({}); run `hf auth login`, or set HF_TOKEN",
+        403: "your token may not do this ({}); use a namespace and a token that may write",
+        409: "the repository is being changed by someone else ({}); try again",
+        412: "the repository was changed by someone else meanwhile ({}); try again",
+    }
+    return advice.get(status, "the Hub refuses it ({})").format(said)
+
+
+def reason(error: BaseException) -> str:
     """The first line of a client's error.
 
     >>> reason(ValueError("no\\nmore")), reason(ValueError())
@@ -184,41 +275,71 @@ def reason(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-def push_folder(folder: Path, repo_id: str, private: bool = True) -> str:
-    """Publish the files of `PUBLISHED` of a run's folder; returns the repository's address.
-    Raises SerError: a file to be pushed names a local folder; the repository is public and should be private."""
-    with tempfile.TemporaryDirectory() as staging:
-        for pattern in PUBLISHED:
-            for file in folder.glob(pattern):
-                target = Path(staging) / file.relative_to(folder)
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(file, target)
-        run_yaml = Path(staging) / "run.yaml"
-        if run_yaml.exists():
-            named = (*MAYBE_CHECKPOINTS, "dataset")
-            flags = {
-                key: without_folders(str(value)) if key in named else value
-                for key, value in yaml.safe_load(run_yaml.read_text()).items()
-                if key not in LOCAL_KEYS
-            }
-            run_yaml.write_text(yaml.safe_dump(flags, sort_keys=False))
-        _refuse_local_names(Path(staging), folder)
+def published_files(folder: Path) -> list[str]:
+    """Names of the files of a run's folder that a push consists of: those of `PUBLISHED`, and the code that its
+    configurations name."""
+    names = {str(file.relative_to(folder)) for pattern in PUBLISHED for file in folder.glob(pattern)}
+    configs = "".join((folder / name).read_text() for name in names if name.endswith("config.json"))
+    for module in {f"{module}.py" for module in re.findall(r'"(\w+)\.\w+"', configs)}:
+        if (folder / module).is_file():
+            names |= {module, *(Path(file).name for file in get_relative_import_files(str(folder / module)))}
+    return sorted(name for name in names if (folder / name).is_file())
+
+
+def published(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
+    """What a push of a run's folder to `repo_id` consists of: names, and files or contents. `run.yaml` is that of
+    `record.portable`, and the card names `repo_id`. Raises SerError: no finished run, or a local path in a text."""
+    if not (folder / "results.json").is_file():
+        raise SerError(f"{folder}: holds no finished run (results.json); name the --output_dir of one")
+    files: dict[str, Path | bytes] = {name: folder / name for name in published_files(folder)}
+    if "run.yaml" in files:
+        flags = portable(yaml.safe_load((folder / "run.yaml").read_text()))
+        files["run.yaml"] = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True).encode()
+    if "README.md" in files:
+        text = (folder / "README.md").read_text()
+        former = ModelCard(text).data.model_name or "MODEL"
+        text = text.replace(f'model="{former}"', f'model="{repo_id}"')
+        files["README.md"] = text.replace(f"- name: {former}\n", f"- name: {repo_id}\n", 1).encode()
+    for name, content in files.items():
+        if name.endswith((".md", ".yaml", ".json")) and name not in VOCABULARIES:
+            text = (content if isinstance(content, bytes) else content.read_bytes()).decode(errors="replace")
+            # Markdown's escapes are no part of a path.
+            check_public(name, json.loads(text) if name.endswith(".json") else re.sub(r"\\([\W_])", r"\1", text))
+    return files
+
+
+def check_public(name: str, content: Any) -> None:
+    """Raises SerError if a text, or one in a JSON value, holds a path of this machine. `name` is the file's."""
+    parts = [*content, *content.values()] if isinstance(content, Mapping) else content
+    if isinstance(content, str):
+        if path := local_path(content):
+            raise SerError(f"{name} names the local path {path}: not pushed")
+    elif isinstance(parts, list | tuple):
+        for part in parts:
+            check_public(name, part)
+
+
+def push_model(folder: Path, repository: Repository, flag: str = "--repo_id") -> str:
+    """Publish a finished run as one commit, which also deletes what an earlier run has left; returns the repository's
+    address. `flag` named the repository. Raises SerError: as `published` and `claim`, or the Hub refuses the push."""
+    files = published(folder, repository.id)
+    url = claim(repository, flag)
+    where = {"repo_id": repository.id, "revision": repository.revision}
+    with told(f"{flag} {repository.id}"):
         api = HfApi()
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        if private and not api.repo_info(repo_id).private:
-            raise SerError(f"{repo_id} exists and is public: push elsewhere, or give --hub_private_repo false")
-        stale = ["*.safetensors", "*.py", "*.json"]  # an earlier model's files would be loaded with this
-        message = "Model, card and results"
-        api.upload_folder(folder_path=staging, repo_id=repo_id, commit_message=message, delete_patterns=stale)
-    return str(url)
+        stale = {name for name in api.list_repo_files(**where) if any(fnmatch(name, one) for one in REPLACED)}
+        changes = [CommitOperationAdd(name, content) for name, content in files.items()]
+        changes += [CommitOperationDelete(name) for name in sorted(stale - files.keys())]
+        api.create_commit(operations=changes, commit_message="Model, card and results", **where)
+    return url
 
 
-def _refuse_local_names(staging: Path, folder: Path) -> None:
-    paths = {str(Path.home()), str(folder.absolute()), str(Path.cwd())} - {"/"}
-    paths = {"/root/" if path == "/root" else path for path in paths}  # "/root" alone may begin a word
-    for file in staging.rglob("*"):
-        if file.suffix in (".json", ".py", ".md", ".yaml"):
-            text = file.read_text(errors="replace")
-            for path in paths:
-                if path in text or json.dumps(path)[1:-1] in text:
-                    raise SerError(f"{file.name} names the local path {path}: not pushed")
+def push_run(folder: Path, repository: Repository) -> str:
+    """`push_model` at the end of a recipe; its SerError names the command that repeats it."""
+    try:
+        return push_model(folder, repository, "--hub_model_id")
+    except SerError as error:
+        words = ["ser-hf", "push", "model", str(folder), "--repo_id", repository.id]
+        words += [] if repository.private else ["--public"]
+        words += ["--revision", repository.revision] if repository.revision else []
+        raise SerError(f"{error}; the run is saved, and this pushes it: {shlex.join(words)}") from None

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from datasets import DatasetDict
@@ -22,7 +22,10 @@ from ..data.mixing import Mixed
 from ..data.splits import Protocol
 from ..files import write
 from .arguments import NOT_IN_RUN_YAML, word
-from .settings import System
+from .settings import PUBLIC_SOURCES, PUBLIC_TEXTS, System, choice_flags
+
+if TYPE_CHECKING:
+    from .hub import Repository
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Setup:
     mixed: Mixed | None  # utterances of other corpora in train
     protocol: Protocol
     fold: int
-    push_to: str | None = None  # repository
+    push_to: "Repository | None" = None
     trained_on: Sequence[dict] = ()  # as `provenance.check_checkpoints` returns it
 
     def corpus_lines(self) -> list[str]:
@@ -106,7 +109,7 @@ def describe_model(
     speaker_normalised: bool = False,
 ) -> dict[str, Any]:
     """The model's part of `results.json`."""
-    published = [name for name in checkpoints if not Path(name).exists()]
+    published = [name for name in checkpoints if not is_folder(name)]
     encoder = " + ".join(name if name in published else _public_name(Path(name)) for name in checkpoints)
     base = getattr(model.config, "audio_config", None) or model.config
     start = (
@@ -153,35 +156,46 @@ def _public_name(folder: Path) -> str:
         return folder.name
 
 
-def without_folders(name: str) -> str:
-    """A flag's text without folders of this machine: of those the last part; the last two of a fold's, whose own says
-    little. Other text, and names that are no folder here, are returned as they are.
+def public_source(name: str) -> str:
+    """The value of a flag of `PUBLIC_SOURCES` for others: of a folder the last part; the last two of a fold's, whose
+    own says little. Names of corpora and of repositories on the Hub, and corpora joined by `+`, stay.
 
-    >>> without_folders("facebook/wav2vec2-base"), without_folders("/a/x_cv/fold{fold}_seed{seed}")
+    >>> public_source("facebook/wav2vec2-base"), public_source("runs/x_cv/fold{fold}_seed{seed}")
     ('facebook/wav2vec2-base', 'x_cv/fold{fold}_seed{seed}')
+    >>> public_source("ravdess+/data/calls+me/mine")
+    'ravdess+calls+me/mine'
     """
-    path = Path(name)
-    if not (path.is_absolute() or path.parts[:1] in (("~",), ("..",)) or os.path.isdir(path)):  # is_dir() may raise
-        return name
-    return "/".join(path.parts[-2:]) if "{" in path.name else path.name
+    if "+" in name and not os.path.isdir(name):
+        return "+".join(map(public_source, name.split("+")))
+    path = Path(os.path.abspath(os.path.expanduser(name)))
+    return ("/".join(path.parts[-2:]) if "{" in path.name else path.name) if is_folder(name) else name
+
+
+def is_folder(name: str) -> bool:
+    """Whether a name that may be one of the Hub's is a folder: written as a path, or there is one."""
+    return name.startswith(("/", ".", "~", "\\")) or name.count("/") > 1 or os.path.isdir(name)  # is_dir() may raise
 
 
 def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings for others: without flags of one machine or account, folders by their last part.
+    """Settings for others, by an allow-list of flags: without those of one machine or account, folders by their last
+    part.
 
-    >>> portable({"learning_rate": 0.001, "data_dir": "/a/b", "text_model": "/a/x_cv/fold{fold}"})
+    >>> portable({"learning_rate": 0.001, "data_dir": "/a", "deepspeed": "a.json", "text_model": "/a/x_cv/fold{fold}"})
     {'learning_rate': 0.001, 'text_model': 'x_cv/fold{fold}'}
     >>> portable({"config_overrides": "{" * 300}) == {"config_overrides": "{" * 300}
     True
     """
+    texts = {*PUBLIC_TEXTS, *choice_flags()}
 
-    def value(setting: Any) -> Any:
-        if isinstance(setting, list):
-            return [value(item) for item in setting]
-        return without_folders(setting) if isinstance(setting, str) else setting
+    def is_public(name: str, value: Any) -> bool:
+        plain = all(isinstance(item, bool | int | float) for item in (value if isinstance(value, list) else [value]))
+        return name not in NOT_IN_RUN_YAML and not name.startswith("hub_") and (plain or name in texts)
 
-    private = {"data_dir", *NOT_IN_RUN_YAML} | {name for name in settings if name.startswith("hub_")}
-    return {name: value(settings[name]) for name in settings if name not in private and settings[name] is not None}
+    return {
+        name: public_source(value) if name in PUBLIC_SOURCES else value
+        for name, value in settings.items()
+        if value is not None and (name in PUBLIC_SOURCES or is_public(name, value))
+    }
 
 
 def commit() -> str | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..data.augmentation import Augmentation
     from ..data.mixing import Mixed, Mixture
     from ..data.splits import Protocol
+    from .hub import Repository
     from .record import Setup
     from .trainer import SerTrainer
 
@@ -55,28 +56,35 @@ def say(*lines: str, to: TextIO | None = None) -> None:
 # ---- before the model
 
 
-def start(settings: Settings) -> tuple[Settings, str | None]:
-    """Logging, the output folder, the seed and the Hub login; returns the settings to train with and the repository.
-    Raises SerError: the folder cannot be written to or holds another run; `--push_to_hub` would fail later."""
+def start(settings: Settings) -> "tuple[Settings, Repository | None]":
+    """Logging, the output folder, the seed and the repository to push to, which is claimed; returns the settings to
+    train with and the repository. Raises SerError: the folder cannot be written to or holds another run, or files that
+    would be pushed; `--push_to_hub` would fail later."""
     import datasets
     import torch
     import transformers
 
-    from .hub import login
+    from .hub import claim, destination, published_files
 
-    training = settings.training
+    training, overwrite = settings.training, settings.run.overwrite_output_dir
+    folder, push_to = Path(training.output_dir), destination(training, settings.overrides)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.WARNING)
     transformers.logging.set_verbosity_warning()
     datasets.logging.set_verbosity_warning()
     with training.main_process_first():
         if training.process_index == 0:
-            _claim_output(Path(training.output_dir), training, settings.run.overwrite_output_dir)
+            _claim_output(folder, training, overwrite)
+            fresh = push_to and not overwrite and not training.resume_from_checkpoint
+            if fresh and (others := published_files(folder)):
+                choice = "choose an empty folder, or --overwrite_output_dir true"
+                raise SerError(f"--output_dir {folder} holds {others[0]}, which would be pushed too: {choice}")
+            if push_to:
+                claim(push_to, "--hub_model_id")
     transformers.utils.logging.disable_progress_bar()  # of loading and saving weights; training keeps its own
     transformers.set_seed(training.seed)
     changes = {"push_to_hub": False}  # the Trainer would create a public repository and upload every checkpoint
     if torch.cuda.is_available() and "dataloader_num_workers" not in settings.overrides:
         changes["dataloader_num_workers"] = DATALOADER_WORKERS
-    push_to = login(training.hub_model_id, "--hub_model_id") if training.push_to_hub else None
     return replace(settings, training=changed(training, **changes)), push_to
 
 
@@ -92,8 +100,9 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     the settings to train with, and the run's data. `recipe` is the stem of the recipe's file.
     Raises SerError: a wrong flag or corpus."""
     from ..data.mixing import load_mixture
+    from .hub import check_public
     from .provenance import check_checkpoints
-    from .record import Setup
+    from .record import Setup, portable
 
     data = settings.data
     for flag, name in settings.checkpoints.items():
@@ -114,6 +123,9 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     say(*setup.corpus_lines(), setup.split_line())
     trained_on = check_checkpoints(list(settings.checkpoints.values()), setup, settings.training.do_train)
     setup = replace(setup, trained_on=trained_on)
+    if push_to:
+        check_public("results.json", setup.facts())
+        check_public("run.yaml", portable(settings.overrides))
     has_validation = len(splits["validation"]) > 0
     return select_on_validation(settings, report.problem_type, report.label_names, has_validation), setup
 
@@ -276,7 +288,7 @@ def finish(
     """Score test once, save the selected model and its report, print the report, push if asked; returns the results."""
     from ..evaluation.report import lines, write_report
     from ..evaluation.scoring import compare, decision_thresholds, predictions_table, score, utterance_logits
-    from .hub import push_folder, save_model
+    from .hub import push_run, save_model
     from .lora import save_adapter
     from .record import describe_model, versions, write_flags
 
@@ -329,8 +341,8 @@ def finish(
     results["versions"] = versions()
     write_flags(folder, setup.overrides)
     table = predictions_table(splits["test"], test, names, kind, others)
-    write_report(folder, results, table, setup.push_to)
+    write_report(folder, results, table, setup.push_to and setup.push_to.id)
     say(*lines(results), "", f"saved {saved.__name__} and the report in {folder}")
     if setup.push_to:
-        say(f"pushed to {push_folder(folder, setup.push_to, private=training.hub_private_repo is not False)}")
+        say(f"pushed to {push_run(folder, setup.push_to)}")
     return results

@@ -1,7 +1,7 @@
 """The flags of the recipes: a dataclass for each concern, and for each kind of recipe a dataclass of its concerns."""
 
 import ast
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -419,11 +419,19 @@ class FusionSettings(Settings):
 
 # The flags of TrainingArguments that mean something where scikit-learn fits a classifier.
 FITTING_FLAGS = ("output_dir", "do_train", "seed", "use_cpu", "disable_tqdm")
-FITTING_FLAGS += ("push_to_hub", "hub_model_id", "hub_private_repo")
+FITTING_FLAGS += ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision")
 # The flags that name checkpoints.
 CHECKPOINTS = ("model_name_or_path", "audio_model", "text_model")
 # And `--features`, which may.
 MAYBE_CHECKPOINTS = (*CHECKPOINTS, "features")
+# Flags that may be published. Numbers and switches always may, and flags with `choices`. Of the others these:
+# folders, or names of something public; of a folder the last part is.
+PUBLIC_SOURCES = (*MAYBE_CHECKPOINTS, "dataset", "test_on", "reverb_dir", "noise_dir")
+# text, which is published as it is. A flag that is not here names a file, a machine or an account.
+PUBLIC_TEXTS = ("labels", "add_labels", "protocol", "model_type", "config_overrides", "lora_target")
+PUBLIC_TEXTS += ("lr_scheduler_type", "lr_scheduler_kwargs", "optim", "optim_args", "optim_target_modules")
+PUBLIC_TEXTS += ("eval_strategy", "save_strategy", "logging_strategy", "metric_for_best_model", "report_to", "fsdp")
+PUBLIC_TEXTS += ("gradient_checkpointing_kwargs", "torch_compile_backend", "torch_compile_mode")
 # Where these recipes differ from transformers' TrainingArguments.
 TRAINING_DEFAULTS = {
     "eval_strategy": "epoch",
@@ -446,6 +454,12 @@ PROBE_DEFAULTS = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 64,
 }
+
+
+def choice_flags() -> set[str]:
+    """The flags whose values are `choices`."""
+    concerns = [kind for kind in globals().values() if is_dataclass(kind)]
+    return {entry.name for kind in concerns for entry in fields(kind) if entry.metadata.get("choices")}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,257 @@
+"""What leaves this machine: an allow-list of files and flags, no path, no token; and pushes that fail and are repeated.
+
+python -m pytest tests/test_publish.py
+"""
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+from test_report import results_of
+
+from conftest import RECIPES, settings_of, tiny_config
+from hub_server import hub_server
+from ser_hf import SerError
+from ser_hf.evaluation.report import write_report
+from ser_hf.files import local_path
+from ser_hf.training import hub as publishing
+from ser_hf.training.record import portable
+
+FLAGS = {"dataset": "demo", "model_type": "wav2vec2", "learning_rate": 0.001, "labels": "4class"}
+LOCAL = {"data_dir": "/data/anna/demo", "accelerator_config": "/data/anna/acc.json", "run_name": "annas-laptop"}
+MODEL_FILES = "README.md config.json figures/confusion_matrix.png model.safetensors preprocessor_config.json".split()
+
+
+@pytest.fixture
+def finished(tmp_path) -> Path:
+    """The folder of a finished run of a model of ours, beside files that are not of a run."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    from ser_hf.models import SerConfig, SerForAudioClassification
+
+    folder = tmp_path / "runs" / "mine"
+    model = SerForAudioClassification(SerConfig(audio_config=tiny_config("wav2vec2"), pooling="max", num_labels=2))
+    publishing.save_model(model, Wav2Vec2FeatureExtractor(), folder)
+    results, table = results_of(model={"stock": False})
+    write_report(folder, results, table)
+    (folder / "run.yaml").write_text(yaml.safe_dump(FLAGS | LOCAL))
+    for name in ("training_args.bin", "notes.py", "credentials.json", "pytorch_model.bin", "log.txt", "a.safetensors"):
+        (folder / name).write_text("secret")
+    (folder / "figures" / "notes.txt").write_text("secret")
+    return folder
+
+
+# --- what may leave ---------------------------------------------------------------------------------------------------
+
+
+def test_a_push_is_an_allow_list(finished):
+    files = publishing.published(finished, "me/name")
+    code = {name for name in files if name.endswith(".py")}
+    ours = {file.name for file in Path(publishing.__file__).parents[1].joinpath("models").glob("*.py")}
+    assert set(files) - code == {*MODEL_FILES, "results.json", "run.yaml"}
+    assert {"configuration_ser.py", "modeling_ser.py", "pooling.py", "pipeline_ser.py"} <= code <= ours
+    assert yaml.safe_load(files["run.yaml"]) == FLAGS
+    card = files["README.md"].decode()
+    assert 'model="me/name"' in card and "- name: me/name\n" in card and "MODEL" not in card
+    assert (finished / "README.md").read_text() == card.replace("me/name", "MODEL")
+
+
+@pytest.mark.parametrize("name", ["README.md", "results.json", "config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("path", ["/data/anna_b/none.wav", "~/x/y.wav", "C:\\data\\x.wav", "file:///srv/x.wav"])
+def test_a_local_path_in_any_text_is_refused(finished, name, path):
+    from ser_hf.evaluation.tables import escape
+
+    file = finished / name
+    if name.endswith(".json"):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"new": {"a": ["b", f"x {path}: bad"]}}))
+    else:
+        file.write_text(f"{file.read_text()}\n- {escape(path)}: cannot be read\n")
+    with pytest.raises(SerError, match=f"{name} names the local path .*: not pushed"):
+        publishing.published(finished, "me/name")
+
+
+def test_whole_paths_are_matched_and_not_parts_of_words():
+    for text in (
+        *(
+            "https://a.org/data/x",
+            "and/or",
+            "1/2/3",
+            "runs/a/b",
+            "/a/ and /e/",
+            "s3://bucket/x/y",
+            "a / b/c",
+            "\\_x\\_",
+        ),
+        *("doi:10.1/x/y", "me/root/name", "[a](b/c/d)", "half/data/anna", "{fold}/data/x"),
+    ):
+        assert local_path(text) is None, text
+    for text in ("/root/x", "x=/data/x", "(/tmp/a)", "'~/x'", "D:/a/b", "\\\\server\\share\\x", "`/mnt/d/x y.wav`"):
+        assert local_path(text), text
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_flag_of_ours_with_text_is_declared(recipe):
+    """A new flag is not published before someone has said what it holds."""
+    from dataclasses import fields, is_dataclass
+
+    from ser_hf.training import settings
+
+    known = {*settings.PUBLIC_SOURCES, *settings.PUBLIC_TEXTS, *settings.choice_flags(), "data_dir", "config"}
+    concerns = vars(settings_of(recipe, "--dataset", "demo")).items()
+    for _, concern in [one for one in concerns if one[0] != "training" and is_dataclass(one[1])]:
+        for entry in fields(concern):
+            if "str" in str(entry.type):
+                assert entry.name in known, entry.name
+
+
+def test_flags_of_a_machine_stay_here(tmp_path):
+    (tmp_path / "noise").mkdir()
+    (tmp_path / "calls").mkdir()
+    local = {
+        **LOCAL,
+        "deepspeed": "ds.json",  # by its kind: it does not look like a path
+        "fsdp_config": '{"x": "/data/anna"}',
+        "hub_token": "hf_x",
+        "hub_model_id": "me/x",
+        "output_dir": "runs/x",
+        "resume_from_checkpoint": "runs/x/checkpoint-3",
+        "trackio_space_id": "anna/x",
+        "unheard_of": "x",
+    }
+    shown = {
+        "dataset": f"ravdess+{tmp_path}/calls",
+        "noise_dir": f"{tmp_path}/noise",
+        "model_name_or_path": "private/clients/run/checkpoint-3",
+        "audio_model": "facebook/wav2vec2-base",
+        "layers": [1, 2],
+        "speed_copies": [0.9],
+        "bf16": True,
+        "seed": 3,
+        "pooling": "max",
+        "lr_scheduler_type": "linear",
+    }
+    assert portable(local | shown) == shown | {
+        "dataset": "ravdess+calls",
+        "noise_dir": "noise",
+        "model_name_or_path": "checkpoint-3",
+    }
+
+
+# --- pushes that fail -------------------------------------------------------------------------------------------------
+
+
+def client(hub, home: Path, code: str, **env) -> dict:
+    """Run `code` in a new process with `push(*argv)`, the status and the lines of `ser-hf push`, and `faults`; the dict
+    that it leaves in `result`."""
+    start = f"""
+    import contextlib, io, json, urllib.request
+    import huggingface_hub.utils._http as http
+    http.time.sleep = lambda seconds: None  # between its attempts
+    from ser_hf.cli import main
+    result = {{}}
+
+    def push(*argv):
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main(["push", *map(str, argv)])
+        return [status, [line for line in err.getvalue().splitlines() if line.startswith("error")] if status else []]
+
+    def faults(*faults):
+        urllib.request.urlopen("{hub.url}/test/faults", data=json.dumps(faults).encode())
+    """
+    code = f"{textwrap.dedent(start)}\n{textwrap.dedent(code)}\nprint('RESULT' + json.dumps(result))"
+    env = hub.env(home) | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(home / "datasets")} | env
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.rpartition("RESULT")[2])
+
+
+# What fails (a request, a status, how often), and what is said of it.
+FAULTS = {  # the uploads first: what is there is not uploaded again
+    "upload": ("PUT /lfs/upload/", 500, "the Hub has failed"),
+    "upload reset": ("PUT /lfs/upload/", "reset", "the Hub cannot be reached"),
+    "rights": ("POST /api/repos/create", 403, "your token may not do this"),
+    "commit rights": ("POST .*/commit/", 403, "your token may not do this"),
+    "conflict": ("POST .*/commit/", 409, "is being changed by someone else"),
+    "stale": ("POST .*/commit/", 412, "was changed by someone else meanwhile"),
+    "broken": ("POST .*/commit/", 500, "the Hub has failed"),
+    "limit": ("POST .*/commit/", 429, "too many requests"),
+    "reset": ("POST .*/commit/", "reset", "the Hub cannot be reached"),
+    "token": ("GET /api/whoami", 401, "the Hub does not accept this machine"),
+}
+
+
+@pytest.mark.slow
+def test_a_push_that_fails_is_one_line_and_can_be_repeated(finished, tmp_path):
+    with hub_server() as hub:
+        hub.add_repo("tester/open", {"README.md": b"open\n"}, private=False)
+        old = {"README.md": b"old", "old.safetensors": b"x", "old.py": b"x", "vocab.txt": b"x", "LICENSE": b"mine"}
+        hub.add_repo("tester/again", old, private=True)
+        got = client(
+            hub,
+            tmp_path / "home",
+            f"""
+            from pathlib import Path
+            from ser_hf.errors import SerError
+            from ser_hf.training.hub import Repository, push_run
+
+            folder = {str(finished)!r}
+            for name, (request, status, _) in {FAULTS!r}.items():
+                repository = f"tester/{{name.replace(' ', '-')}}"
+                faults([request, status, 99])
+                result[name] = push("model", folder, "--repo_id", repository)
+                faults()
+            faults(["POST .*/commit/", 500, 99])
+            for name, options in {{"at the end": (), "to a branch": (False, "v 1")}}.items():
+                try:
+                    push_run(Path(folder), Repository("tester/end", *options))
+                except SerError as error:
+                    result[name] = str(error)
+            with open(f"{{folder}}/figures/confusion_matrix.png", "ab") as file:
+                file.write(b"new")
+            faults(["PUT /lfs/upload/", 503, 2])  # twice, then it works
+            result["tried again"] = push("model", folder, "--repo_id", "tester/again")
+            faults()
+            result["open"] = push("model", folder, "--repo_id", "tester/open")
+            result["public"] = push("model", folder, "--repo_id", "tester/open", "--public")
+            result["closed"] = push("model", folder, "--repo_id", "tester/again", "--public")
+            result["branch"] = push("model", folder, "--repo_id", "tester/again", "--revision", "v1")
+            result["foreign"] = push("model", folder, "--repo_id", "someone/x")
+            result["no run"] = push("model", Path(folder).parent, "--repo_id", "tester/x")
+            """,
+        )
+        print(json.dumps(got, indent=1))
+        for name, (_, _, words) in FAULTS.items():
+            status, lines = got[name]
+            assert status == 2 and len(lines) == 1 and words in lines[0], (name, lines)
+        assert "try again in 7 s" in got["limit"][1][0]
+        again = f"ser-hf push model {finished} --repo_id tester/end"
+        assert got["at the end"].endswith(f"; the run is saved, and this pushes it: {again}")
+        assert got["to a branch"].startswith("--hub_model_id tester/end: exists and is private")
+        assert got["to a branch"].endswith(f"{again} --public --revision 'v 1'")
+        for name in ("tried again", "public", "branch"):
+            assert got[name] == [0, []], name
+        for name, words in {
+            "open": "exists and is public; choose another, make it private on the Hub, or give --public",
+            "closed": "exists and is private; make it public on the Hub, or leave --public out",
+            "foreign": "your token may not do this (403",
+            "no run": "holds no finished run",
+        }.items():
+            assert got[name][0] == 2 and words in got[name][1][0], got[name]
+        code = {name for name in publishing.published(finished, "a/b") if name.endswith(".py")}
+        pushed = {*MODEL_FILES, *code, "results.json", "run.yaml"}
+        assert set(hub.files("tester/again")) == pushed | {"LICENSE"}  # what an earlier run left is gone
+        assert set(hub.files("tester/again", revision="v1")) == pushed | {"LICENSE"}
+        assert set(hub.files("tester/open")) == pushed
+        for name, content in publishing.published(finished, "tester/again").items():
+            content = content if isinstance(content, bytes) else content.read_bytes()
+            assert hub.files("tester/again")[name] == content
+        for path in ("again", "open"):
+            for name, content in hub.files(f"tester/{path}").items():
+                for word in (b"anna", str(tmp_path).encode(), b"secret"):
+                    assert word not in content, (name, word)
+        assert not hub.unknown and not hub.errors
