@@ -139,7 +139,12 @@ def values_of(recipe: str, name: str, entry, folder) -> tuple[list[str], list[st
     kind = concerns_of(recipe)[name]
     annotation = str(get_type_hints(kind)[entry.name])
     default = entry.default if entry.default_factory is MISSING else entry.default_factory()
-    special = {"config": folder / "empty.yaml", "config_overrides": '{"layerdrop": 0}', "dataset": "smile"}
+    special = {
+        "config": folder / "empty.yaml",
+        "config_overrides": '{"layerdrop": 0}',
+        "dataset": "smile",
+        "model_type": "hubert",
+    }
     special |= {"reverb_dir": folder, "noise_dir": folder}
     limits = entry.metadata
     if entry.name in special:

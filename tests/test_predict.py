@@ -90,7 +90,15 @@ def test_a_folder(run, folder, models, tmp_path, suffix, name):
     assert f"  {folder}/bad.mp3: unreadable audio (" in stdout and f"  {folder}/sub/empty.wav: no samples" in stdout
     rows = {row["file"]: row for row in rows_of(out)}
     assert list(rows) == [f"{folder}/{file}" for file in ("a.wav", "b.flac", "bad.mp3", "sub/c.WAV", "sub/empty.wav")]
-    assert list(rows[f"{folder}/a.wav"]) == ["file", "prediction", *(f"score_{x}" for x in LABELS), "error", "model"]
+    assert list(rows[f"{folder}/a.wav"]) == [
+        "file",
+        "prediction",
+        *(f"score_{x}" for x in LABELS),
+        "error",
+        "model",
+        "path",
+        "content",
+    ]
     pipe, marks = pipe_of(made[name]), {"ours": module.fingerprint(made["ours"])}
     marks["stock"] = module.fingerprint(to_stock(made["stock"]))
     for seed, file in enumerate(good(folder)):
@@ -268,9 +276,17 @@ def test_mistakes(fails, folder, models, tmp_path):
         (tmp_path / "empty", "--model", model): "no audio below this folder",
         (clip, "--model", model, "--out", tmp_path / "out.xlsx"): "must be a file that ends in .csv, .json, .parquet",
         (clip, "--model", model, "--hop_s", "1"): "only windows have a hop; give --window_s too",
-        (clip, "--model", model, "--window_s", "0"): "--window_s 0.0 --hop_s 0.0: a hop must be at least 0.01 s",
-        (clip, "--model", model, "--window_s", "1", "--hop_s", "2"): "at most a window",
-        (clip, "--model", model, "--batch_size", "0"): "'0' is not a number from 1",
+        (clip, "--model", model, "--window_s", "0"): "--window_s: 0: must be at least 0.01",
+        (
+            clip,
+            "--model",
+            model,
+            "--window_s",
+            "1",
+            "--hop_s",
+            "2",
+        ): "--hop_s 2: must be at most --window_s, which is 1",
+        (clip, "--model", model, "--batch_size", "0"): "0: must be at least 1",
         (clip, "--model", model, "--window", "1"): "unknown argument --window, did you mean --window_s?",
         (clip, "--model", tmp_path / "empty"): "--model",
         (clip, "--model", "no/such-model"): "--model no/such-model: no such folder, and no model on the Hub",

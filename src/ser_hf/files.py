@@ -1,9 +1,11 @@
 """Files written whole or not at all, folders claimed before anything slow, paths in texts, and figures as PNG."""
 
 import io
+import json
 import os
 import re
 import stat
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +67,52 @@ def claim(folder: Path, flag: str) -> None:
         probe.unlink()
     except OSError as error:
         raise SerError(f"{flag}: cannot write in {folder} ({error.strerror}); choose another") from None
+
+
+def named_file(text: str, flag: str) -> Path:
+    """The file that a flag names, in a folder that can be written to. SerError: it is a folder, or there is none."""
+    path = Path(text).expanduser()
+    if text.endswith(("/", os.sep)) or path.is_dir():
+        raise SerError(f"{flag} {text}: is a folder; name a file")
+    claim(path.parent, f"{flag} {text}")
+    return path
+
+
+def check_checkpoint(name: str, flag: str) -> None:
+    """See that a checkpoint which is a folder of this machine has a configuration and whole weights, by their headers;
+    other names may be on the Hub. SerError, with `flag` as the user's name for it, if not."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        local = name.startswith(("/", ".", "~", "runs/")) or name.count("/") > 1  # no name on the Hub
+        if local or folder.exists():
+            raise SerError(f"{flag} {name}: no such folder; train it first, or name a model on the Hub")
+        return
+    file = folder / "config.json"
+    try:
+        problem = None if isinstance(json.loads(file.read_bytes()), dict) else "holds no JSON object"
+    except (OSError, ValueError, RecursionError) as error:
+        problem = "is missing" if isinstance(error, FileNotFoundError) else "is no JSON"
+    problems = {file.name: problem} | {weights.name: _cut(weights) for weights in folder.glob("*.safetensors")}
+    for part, problem in problems.items():
+        if problem:
+            raise SerError(f"{flag} {name}: {part} {problem}; copy or download the checkpoint again")
+
+
+def _cut(file: Path) -> str | None:
+    """What is wrong with a safetensors file's header or length (8 bytes with the header's length, the header, weights);
+    None if nothing is."""
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        start = content.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        if length + 8 > size:
+            return f"is empty, cut off or no safetensors ({size} bytes)"
+        try:
+            tensors = [entry for name, entry in json.loads(content.read(length)).items() if name != "__metadata__"]
+            whole = 8 + length + max([entry["data_offsets"][1] for entry in tensors], default=0)
+        except (ValueError, TypeError, AttributeError, LookupError):
+            return "has no safetensors header"
+    return None if size == whole else f"has {size} bytes of {whole}"
 
 
 def png(figure) -> bytes:

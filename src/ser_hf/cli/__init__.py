@@ -1,12 +1,11 @@
 """The console command `ser-hf`. A command's module is imported when it runs, so that every `--help` answers at once."""
 
 import importlib
-import os
 import sys
 from difflib import get_close_matches
 
 from .. import __version__
-from ..errors import SerError
+from ..errors import SerError, door
 
 # Command, which is also the name of its module with `main(argv)`, and what it does.
 COMMANDS = {
@@ -30,7 +29,7 @@ def help_text() -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: the command's own, 2 for a user's mistake (one line on stderr)."""
+    """Run a command; returns the exit status: the command's own, or that of `errors.door`."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(help_text())
@@ -38,19 +37,13 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] == "--version":
         print(__version__)
         return 0
-    try:
-        if argv[0] not in COMMANDS:
-            near = get_close_matches(argv[0], COMMANDS, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise SerError(f"unknown command {argv[0]!r}: {hint}the commands are {', '.join(COMMANDS)}")
-        module = importlib.import_module(f".{argv[0]}", __package__)
-        return module.main(argv[1:]) or 0
-    except SerError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # `ser-hf corpora | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    return door(lambda: run(*argv))
+
+
+def run(name: str, *argv: str) -> int | None:
+    """Run one command; returns its exit status. Raises SerError: there is none of that name (suggests the nearest)."""
+    if name not in COMMANDS:
+        near = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise SerError(f"unknown command {name!r}: {hint}the commands are {', '.join(COMMANDS)}")
+    return importlib.import_module(f".{name}", __package__).main(list(argv))

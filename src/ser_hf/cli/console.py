@@ -1,10 +1,14 @@
 """What the console commands share: a parser whose errors are one line, a check that a file can be written."""
 
 import argparse
-import re
 from difflib import get_close_matches
 
 from ..errors import SerError
+from ..training.arguments import NEGATIVE, converter, readable, spelled
+
+# Types of arguments.
+natural = converter(int, {"least": 0})
+positive = converter(int, {"least": 1})
 
 
 class Parser(argparse.ArgumentParser):
@@ -14,10 +18,11 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, command: str = "", doc: str = "", **options):
         options = {"prog": f"ser-hf {command}", "description": doc, **options}
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self._negative_number_matcher = NEGATIVE
 
     def parse_args(self, argv: list[str]) -> argparse.Namespace:
-        argv = [re.sub("^--[^=]*", lambda flag: flag[0].replace("-", "_").replace("__", "--", 1), a) for a in argv]
-        found, unknown = self.parse_known_args(argv)
+        end = argv.index("--") if "--" in argv else len(argv)  # what follows are names of files
+        found, unknown = self.parse_known_args([*spelled(argv[:end]), *argv[end:]])
         if unknown:
             groups = self._subparsers._group_actions if self._subparsers else []
             parsers = [self, *(child for group in groups for child in group.choices.values())]
@@ -27,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         return found
 
     def error(self, message: str):
-        raise SerError(f"{message}; see {self.prog} --help")
+        raise SerError(f"{readable(message)}; see {self.prog} --help")
 
 
 def corpus_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +41,3 @@ def corpus_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_dir", help="the corpus's folder; else it is looked for under $SER_DATA_DIR")
     parser.add_argument("--labels", help="label configuration, such as 4class; else the corpus's default")
     parser.add_argument("--num_proc", type=positive, help="processes that read the audio")
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1")
-    return int(text)

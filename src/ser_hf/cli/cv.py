@@ -31,7 +31,7 @@ from ..files import claim, write
 from ..training import run
 from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, run_name, spelled, word
 from ..training.settings import CLASSES, DataArguments, System
-from .console import Parser, positive
+from .console import Parser, natural, positive
 from .cv_report import Fold, about, mark, markdown, summarise
 from .record import check_request, record, results_folder
 
@@ -118,8 +118,8 @@ def _own_parser() -> argparse.ArgumentParser:
     """The flags of cv itself; all others are the recipe's."""
     parser = Parser("cv", __doc__)
     parser.add_argument("recipe", help="a recipe, such as recipes/wav2vec2_cls.py; its own flags follow")
-    parser.add_argument("--seeds", nargs="+", type=_natural, help="training seeds (default: the recipe's, 42)")
-    parser.add_argument("--folds", nargs="+", type=_natural, help="only these folds, from 0; the report is partial")
+    parser.add_argument("--seeds", nargs="+", type=natural, help="training seeds (default: the recipe's, 42)")
+    parser.add_argument("--folds", nargs="+", type=natural, help="only these folds, from 0; the report is partial")
     parser.add_argument("--num_processes", type=positive, help="processes (GPUs) of each fold, for accelerate launch")
     parser.add_argument("--accelerate_config", metavar="FILE", help="YAML of accelerate launch, recipes/accelerate/...")
     parser.add_argument("--verbose", nargs="?", const="true", choices=("true", "false"), help="show the folds' output")
@@ -128,12 +128,6 @@ def _own_parser() -> argparse.ArgumentParser:
     parser.add_argument("--against", nargs="+", metavar="FOLDER", default=(), help=text)
     parser.add_argument("--output_dir", help="folder (default: runs/<dataset>_<system>_cv, or runs/<config>_cv)")
     return parser
-
-
-def _natural(text: str) -> int:
-    if not re.fullmatch(r"\d+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)
 
 
 def parse(argv: list[str]) -> Request:
@@ -193,9 +187,9 @@ def _finished(folders: Sequence[str]) -> dict[str, Path]:
 
 def load_system(recipe: Path) -> System:
     """The `SYSTEM` that a recipe exports. Raises SerError if the file is no recipe."""
-    spec = importlib.util.spec_from_file_location(f"ser_hf_recipe_{recipe.stem}", recipe)
-    module = importlib.util.module_from_spec(spec)
     try:
+        spec = importlib.util.spec_from_file_location(f"ser_hf_recipe_{recipe.stem}", recipe)
+        module = importlib.util.module_from_spec(spec)  # AttributeError if it is no .py
         spec.loader.exec_module(module)
         return module.SYSTEM
     except Exception as error:  # whatever a file that is no recipe raises

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from ..errors import SerError
-from ..files import claim
+from ..errors import SerError, one_line
+from ..files import check_checkpoint, named_file
+from ..training.arguments import converter
 from ..training.settings import POOLINGS, TEXT_POOLINGS
 from .console import Parser, corpus_arguments, positive
 
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--pooling", choices=poolings, help="pooling of frames (default: mean)")
     parser.add_argument("--layers", choices=("last", "all"), default="last", help="all: a vector for every layer")
     budget = "budget in padded seconds per batch (default: 36); 0 makes batches of eight clips"
-    parser.add_argument("--batch_seconds", type=float, default=36.0, help=budget)
+    parser.add_argument("--batch_seconds", type=converter(float, {"least": 0}), default=36.0, help=budget)
     parser.add_argument("--max_text_length", type=positive, default=64, help="tokens of a text (default: 64)")
     parser.add_argument("--text_cleaning", choices=("none", "unicode", "words"), default="unicode")
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the checkpoint")
@@ -49,10 +50,8 @@ def main(argv: list[str]) -> int:
         raise SerError("--layers all: only for --level utterance, frames of all layers would be a hundred times larger")
     if frames and args.pooling:
         raise SerError(f"--pooling {args.pooling}: does nothing with --level frames; leave it out")
-    out = Path(args.out or f"{Path(args.name).name}_{Path(args.model).name}.parquet")
-    if out.is_dir():
-        raise SerError(f"--out {out}: is a folder; name a file")
-    claim(out.parent, f"--out {out}")
+    out = named_file(args.out or f"{Path(args.name).name}_{Path(args.model).name}.parquet", "--out")
+    check_checkpoint(args.model, "--model")
 
     from ..data.loading import load_corpus
     from ..training.run import say
@@ -93,6 +92,7 @@ def encode_corpus(
     Raises SerError: no such checkpoint, or no encoder of audio or text."""
     import torch
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoTokenizer
 
     from .. import models  # noqa: F401  (our model types)
@@ -120,8 +120,8 @@ def encode_corpus(
             processor = load_extractor(model, encoder.config, **remote)
         else:
             processor = AutoTokenizer.from_pretrained(model, **remote)
-    except (OSError, ValueError, AttributeError) as error:
-        raise SerError(f"--model {model}: {' '.join(str(error).split())}") from None
+    except (OSError, ValueError, AttributeError, StrictDataclassError) as error:
+        raise SerError(f"--model {model}: {one_line(error)}") from None
     if audio:
         check_lengths(encoder.config, {"corpus": corpus}, ClipArguments(), advice="cut them into shorter files")
     table, kind = (poolings.POOLINGS, "an audio") if audio else (poolings.TEXT_POOLINGS, "a text")

@@ -5,9 +5,10 @@ The features are those of recipes/spectrogram_cls.py with its defaults, or of a 
 
 from pathlib import Path
 
-from ..errors import SerError
-from ..files import claim, png, write
-from .console import Parser, positive
+from ..errors import SerError, one_line
+from ..files import check_checkpoint, named_file, png, write
+from ..training.arguments import converter
+from .console import Parser, natural
 
 EXAMPLES = 3  # draws of SpecAugment
 
@@ -61,33 +62,38 @@ def main(argv: list[str]) -> int:
     parser.add_argument("file", help="audio file")
     parser.add_argument("--out", help="write this PNG (default: the file's name with .png, in this folder)")
     parser.add_argument("--model", help="use the features of this spectrogram model: folder or Hub id")
-    parser.add_argument("--sampling_rate", type=positive, default=8000, help="rate in Hz (default: 8000)")
-    parser.add_argument("--n_mels", type=positive, default=128, help="number of mel bands (default: 128)")
-    parser.add_argument("--n_mfcc", type=positive, default=40, help="number of coefficients (default: 40)")
-    parser.add_argument("--trim_db", type=float, default=30.0, help="trim silence, dB below the loudest (default: 30)")
-    parser.add_argument("--window_seconds", type=float, default=1.0, help="seconds of the drawn windows (default: 1)")
-    parser.add_argument("--window_hop", type=float, help="seconds from window to window (default: half a window)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of SpecAugment (default: 42)")
+    rate, size = (converter(int, {"least": 1, "most": most}) for most in (384000, 4096))
+    seconds, decibels = converter(float, {"least": 0.01}), converter(float, {"above": 0})
+    parser.add_argument("--sampling_rate", type=rate, default=8000, help="rate in Hz (default: 8000)")
+    parser.add_argument("--n_mels", type=size, default=128, help="number of mel bands (default: 128)")
+    parser.add_argument("--n_mfcc", type=size, default=40, help="number of coefficients (default: 40)")
+    parser.add_argument(
+        "--trim_db", type=decibels, default=30.0, help="trim silence, dB below the loudest (default: 30)"
+    )
+    parser.add_argument("--window_seconds", type=seconds, default=1.0, help="seconds of the drawn windows (default: 1)")
+    parser.add_argument("--window_hop", type=seconds, help="seconds from window to window (default: half a window)")
+    parser.add_argument("--seed", type=natural, default=42, help="seed of SpecAugment (default: 42)")
     args = parser.parse_args(argv)
-    out = Path(args.out or Path(args.file).with_suffix(".png").name).expanduser()
-    if out.is_dir():
-        raise SerError(f"--out {args.out or out}: is a folder; give the name of a PNG file in it")
-    claim(out.parent, f"--out {out}")
+    out = named_file(args.out or f"{Path(args.file).stem}.png", "--out")
+    if args.model:
+        check_checkpoint(args.model, "--model")
 
-    from ..data.audio import check_trim_db, read_clip
+    from transformers import AutoFeatureExtractor
 
-    check_trim_db(args.trim_db)
+    from ..data.audio import read_clip
     from ..models import SerSpectrogramFeatureExtractor
     from ..training.run import say
 
     sizes = {"n_mels": args.n_mels, "n_mfcc": args.n_mfcc, "trim_db": args.trim_db}
     try:
         if args.model:
-            extractor = SerSpectrogramFeatureExtractor.from_pretrained(args.model)
+            extractor = AutoFeatureExtractor.from_pretrained(args.model)
+            if not isinstance(extractor, SerSpectrogramFeatureExtractor):
+                raise ValueError(f"--model {args.model}: no model of spectrograms, it has a {type(extractor).__name__}")
         else:
             extractor = SerSpectrogramFeatureExtractor(args.sampling_rate, **sizes)
     except (OSError, ValueError, TypeError) as error:
-        raise SerError(" ".join(str(error).split())) from None
+        raise SerError(one_line(error)) from None
     samples = read_clip(args.file, extractor.sampling_rate)
     write(out, draw(samples, extractor, args.window_seconds, args.window_hop, args.seed))
     say(f"written: {out}")

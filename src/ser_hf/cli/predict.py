@@ -5,64 +5,93 @@
     ser-hf predict interview.flac --model runs/demo --window_s 4 --hop_s 2 --out interview.parquet
 
 The table has one row per file: file, prediction (for multi-label models all labels that apply, joined by +),
-score_<label> for each label, error if the file cannot be read, and the model with a fingerprint of its weights. With
---window_s the row of a file is the mean of its windows, and one row per window follows, with its number, start and end
-in seconds.
+score_<label> for each label, error if the file cannot be read, the model with a fingerprint of its weights, and the
+absolute path and a hash of the file's content. With --window_s the row of a file is the mean of its windows, and one
+row per window follows, with its number, start and end in seconds. A file too long for the memory gets an error;
+--window_s reads it. A fusion model answers from the audio alone.
 
 A model that was trained with --speaker_norm requires --speaker_clips for speaker normalisation: clips of the speaker,
 the same in all files. Without them it uses the mean of its training speakers. One table requires the same clips.
 
 The same command continues after an interruption and adds new files to a finished table: it skips files with scores in
---out and retries files with an error. Exit status 0: all files have scores; 1: some do not, they are listed; 2: a
-mistake in the command.
+--out whose path and content are the same, and retries files with an error. After -- follow names of files alone:
+ser-hf predict --model runs/demo -- --my-clip.wav
+
+Exit status 0: all files have scores; 1: some do not, they are listed; 2: a mistake in the command.
 """
 
+import csv
 import json
 import os
+import re
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import torchaudio_cpu
-from ..errors import SerError
+from ..errors import SerError, no_memory, one_line, printable
 from ..evaluation.tables import number, text_table
-from ..files import claim, write
+from ..files import check_checkpoint, named_file, write
+from ..training.arguments import converter
 from ..training.run import say
 from .console import Parser, positive
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 # File names looked for in a folder. The last line requires FFmpeg: such files get an error instead of being skipped.
 SUFFIXES = (
     *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".au", ".caf", ".w64", ".rf64"),
-    *(".m4a", ".aac", ".wma", ".webm", ".mp4"),
+    *(".m4a", ".aac", ".wma", ".webm", ".mp4", ".amr", ".awb", ".3gp", ".3g2", ".mov", ".mkv", ".mka", ".avi", ".m4v"),
+    *(".m4b", ".mp2", ".mpg", ".mpeg", ".ac3", ".ape", ".wv", ".spx", ".gsm", ".snd", ".voc", ".raw", ".pcm"),
 )
 FORMATS = (".csv", ".json", ".parquet")
 MOST = 20  # errors that are listed
 
 
-def find_files(places: list[str]) -> list[str]:
-    """The named files, and all audio files below the named folders; each once. SerError if there are none."""
+def find_files(places: list[str]) -> dict[str, str]:
+    """The named files, and all audio files below the named folders, each once: absolute path to the name as given. A
+    link is not followed: its own name is what its user knows. SerError if there are none."""
     files = []
     for place in places:
         path = Path(place).expanduser()
-        if path.is_dir():
+        if place and path.is_dir():
             audio = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
             if not audio:
                 raise SerError(f"{place}: no audio below this folder (looked for {' '.join(SUFFIXES)})")
             files += audio
-        elif path.is_file():
+        elif place and path.is_file():
             files.append(str(path))
         else:
-            raise SerError(f"{place}: no such file or folder")
+            raise SerError(f"{place or repr(place)}: no such file or folder")
+    named: dict[str, str] = {}
     for file in files:
-        if file.encode(errors="ignore").decode() != file:
-            raise SerError(f"{ascii(file)}: the name is not UTF-8 and cannot be written to a table; rename the file")
-    return list(dict.fromkeys(files))
+        named.setdefault(os.path.abspath(file), file)
+    return named
+
+
+def as_text(name: str) -> str:
+    """A file's name as UTF-8, which a table can hold: bytes that are none become escapes."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def content_of(file: str) -> str:
+    """A hash of a file's content; empty if it cannot be read."""
+    import xxhash
+
+    digest = xxhash.xxh3_64()
+    try:
+        with open(file, "rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()
 
 
 def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = None):
@@ -71,19 +100,24 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
     classifier, its own code is not trusted, weights are missing, or the model has no speaker normalisation."""
     torchaudio_cpu.check()
     import transformers
-    from transformers import AutoFeatureExtractor, AutoModelForAudioClassification
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, AutoProcessor
 
     from ..models import SerPipeline
+
+    check_checkpoint(name, "--model")
 
     transformers.logging.set_verbosity_warning()  # the pipeline warns of files that are long enough for windows
     transformers.logging.disable_progress_bar()
     options = {"trust_remote_code": trust_remote_code}
     try:
-        extractor = AutoFeatureExtractor.from_pretrained(name, **options)
         model, info = AutoModelForAudioClassification.from_pretrained(name, output_loading_info=True, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        if "trust_remote_code" in reason:
+        fused = hasattr(model.config, "text_config")
+        processor = AutoProcessor.from_pretrained(name, **options) if fused else None
+        extractor = processor.feature_extractor if fused else AutoFeatureExtractor.from_pretrained(name, **options)
+    except (OSError, ValueError, ImportError, StrictDataclassError) as error:
+        reason = one_line(error)
+        if "trust_remote_code" in str(error):
             reason = "it brings its own code, which only --trust_remote_code runs; read it first"
         elif not Path(name).exists() and isinstance(error, OSError):
             reason = f"no such folder, and no model on the Hub that this machine can load ({reason})"
@@ -91,6 +125,8 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
     if missing := sorted(info["missing_keys"]):
         problem = f"incomplete checkpoint, the weights {', '.join(missing[:4])} are missing"
         raise SerError(f"--model {name}: {problem}; give a fine-tuned checkpoint")
+    if fused:
+        sys.stderr.write(f"{name}: a fusion model; it answers from the audio alone\n")
     relative = getattr(model.config, "speaker_norm", False)  # hidden states, by the model; else features, by ...
     normalises_speakers = relative or getattr(extractor, "speaker_values", None) is not None
     if speaker_clips and not normalises_speakers:
@@ -107,7 +143,7 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
     elif normalises_speakers:
         sys.stderr.write(f"{name}: trained with --speaker_norm; without --speaker_clips it assumes a mean speaker\n")
     try:
-        return SerPipeline(model=model, feature_extractor=extractor)
+        return SerPipeline(model=model, feature_extractor=extractor, processor=processor)
     except ValueError as error:
         raise SerError(f"--model {name}: {error}") from None
 
@@ -140,7 +176,8 @@ def columns_of(labels: list[str], windowed: bool, predicts: bool) -> dict[str, s
     settings = {"window_s": "Float64", "hop_s": "Float64", "window_last": "string"} if windowed else {}
     prediction = {"prediction": "string"} if predicts else {}
     scores = {f"score_{label}": "Float64" for label in labels}
-    return {"file": "string", **times, **prediction, **scores, "error": "string", "model": "string", **settings}
+    keys = {"path": "string", "content": "string"}
+    return {"file": "string", **times, **prediction, **scores, "error": "string", "model": "string", **settings, **keys}
 
 
 def rows_of(file: str, answer: list | dict, problem_type: str, fixed: dict) -> list[dict]:
@@ -175,7 +212,11 @@ def encode(rows: list[dict], columns: dict[str, str], suffix: str) -> str | byte
     if suffix == ".json":
         return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"
     table = pd.DataFrame(rows, columns=list(columns)).astype(columns)
-    return table.to_csv(index=False, lineterminator="\n") if suffix == ".csv" else table.to_parquet(index=False)
+    if suffix == ".parquet":
+        return table.to_parquet(index=False)
+    # Python before 3.13 does not quote a field for a carriage return in it
+    quoting = csv.QUOTE_NONNUMERIC if any("\r" in row["file"] for row in rows) else csv.QUOTE_MINIMAL
+    return table.to_csv(index=False, lineterminator="\n", quoting=quoting)
 
 
 def decode(file: Path, columns: dict[str, str]) -> list[dict]:
@@ -183,7 +224,7 @@ def decode(file: Path, columns: dict[str, str]) -> list[dict]:
     import pandas as pd
 
     if file.suffix == ".json":
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     if file.suffix == ".csv":
         table = pd.read_csv(file, dtype=columns, keep_default_na=False, na_values=[""])
     else:
@@ -192,8 +233,8 @@ def decode(file: Path, columns: dict[str, str]) -> list[dict]:
 
 
 def earlier(out: Path, partial: Path, columns: dict[str, str], settings: dict) -> dict[str, list[dict]]:
-    """The rows of each file from an earlier call with the same model, finished or not. SerError: the table is not one
-    of this command, or has another model or other windows."""
+    """The rows of each file, by its path, from an earlier call with the same model, finished or not. SerError: the
+    table is not one of this command, or has another model or other windows."""
     files = {}
     lines = partial.read_text().split("\n")[:-1] if partial.exists() else []  # the last may be cut off
     try:
@@ -205,29 +246,81 @@ def earlier(out: Path, partial: Path, columns: dict[str, str], settings: dict) -
                     if row[name] != value:
                         problem = f"holds rows of {name} {row[name]}, now it is {value}"
                         raise SerError(f"--out {out} {problem}: choose another file")
-            files |= {file: list(group) for file, group in groupby(rows, key=lambda row: row["file"])}
+            files |= {file: list(group) for file, group in groupby(rows, key=lambda row: row["path"])}
     except (ValueError, TypeError, AttributeError) as error:
         raise SerError(f"--out {out}: not a table of this command ({' '.join(str(error).split())})") from None
     return files
 
 
+def available() -> int | None:
+    """Bytes that this process may still use: of the machine, or of its control group if that has less; None where the
+    system does not say."""
+    try:
+        facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(facts["MemAvailable"].split()[0]) * 1024
+        group = Path("/sys/fs/cgroup")
+        most = (group / "memory.max").read_text().strip() if (group / "memory.max").is_file() else "max"
+        return free if most == "max" else min(free, int(most) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+@contextmanager
+def bounded_memory(device: "torch.device") -> Iterator[None]:
+    """On a CPU of Linux, memory beyond what is `available` is refused, as an error that names no file; without this
+    the system grants it and then kills the process."""
+    limit, free = None, available() if device.type == "cpu" else None
+    if free is not None:
+        import resource
+
+        used = re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())
+        limit = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (int(used[1]) * 1024 + free, limit[1]))
+    try:
+        yield
+    finally:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_DATA, limit)
+
+
 def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options) -> dict[str, list[dict]]:
-    """The rows of each file from a `SerPipeline`, called with `options`; also appended to the file `partial`, for the
-    next call if this one is interrupted. `fixed` as in `rows_of`. SerError if the device's memory is too small."""
-    import torch
+    """The rows of each file, by its path, from a `SerPipeline`, called with `options`; also appended to the file
+    `partial`, for the next call if this one is interrupted. `fixed` as in `rows_of`. A file for which the memory is
+    too small, also alone, gets an error, and the others go on."""
     from tqdm import tqdm
 
     # The longest first: clips of similar length are batched, and a batch too large for the memory fails at once.
-    files, rows = sorted(files, key=lambda file: -Path(file).stat().st_size), {}
-    with (partial or Path(os.devnull)).open("a", buffering=1) as lines:  # each line is written at once
-        answers = pipe(iter(files), on_error="return", **options)
+    todo, rows = sorted(files, key=lambda file: -os.path.getsize(file)), {}
+    contents: dict[str, str] = {}
+
+    def stream() -> Iterator[str]:
+        for file in todo[len(rows) :]:
+            contents[file] = content_of(file)
+            yield file
+
+    with (
+        (partial or Path(os.devnull)).open("a", buffering=1) as lines,
+        tqdm(total=len(todo), unit=" files", disable=None) as progress,
+    ):  # each line is written at once
+
+        def keep(file: str, answer: list | dict) -> None:
+            same = fixed | {"path": as_text(file), "content": contents[file]}
+            rows[file] = rows_of(as_text(file), answer, pipe.problem_type, same)
+            lines.write(json.dumps(rows[file]) + "\n")
+            progress.update()
+
         try:
-            for file, answer in zip(files, tqdm(answers, total=len(files), unit=" files", disable=None), strict=True):
-                rows[file] = rows_of(file, answer, pipe.problem_type, fixed)
-                lines.write(json.dumps(rows[file]) + "\n")
-        except torch.OutOfMemoryError:
-            size = options["batch_size"]
-            raise SerError(f"--batch_size {size}: the GPU's memory is full; give less, or --window_s") from None
+            while len(rows) < len(todo):
+                try:
+                    with bounded_memory(pipe.device):
+                        answers = pipe(stream(), on_error="return", **options)
+                        for file, answer in zip(todo[len(rows) :], answers, strict=True):
+                            keep(file, answer)
+                except (MemoryError, RuntimeError) as error:
+                    if not no_memory(error):
+                        raise
+                if len(rows) < len(todo):  # the batch is too large: the longest file alone
+                    keep(file := todo[len(rows)], _alone(pipe, file, options))
         except KeyboardInterrupt:
             if partial:
                 sys.stderr.write(f"the scores of {len(rows)} more files are saved: the same command continues there\n")
@@ -235,12 +328,25 @@ def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options
     return rows
 
 
+def _alone(pipe, file: str, options: dict) -> list | dict:
+    """The answer for one file by itself."""
+    try:
+        with bounded_memory(pipe.device):
+            return pipe(file, on_error="return", **options | {"batch_size": 1})
+    except (MemoryError, RuntimeError) as error:
+        if not no_memory(error):
+            raise
+        advice = "give shorter windows" if "window_s" in options else "give --window_s"
+        return {"error": f"{as_text(file)}: too long for the memory of this machine at once; {advice}"}
+
+
 def lines_of(rows: list[dict]) -> list[str]:
     """The table for the screen: rows without an error, and neither settings nor the windows' numbers."""
     import pandas as pd
 
-    hidden = ["error", "model", "window", "window_s", "hop_s", "window_last"]
-    table = pd.DataFrame([row for row in rows if not row["error"]]).drop(columns=hidden, errors="ignore")
+    hidden = ["error", "model", "window", "window_s", "hop_s", "window_last", "path", "content"]
+    shown = [row | {"file": printable(row["file"])} for row in rows if not row["error"]]
+    table = pd.DataFrame(shown).drop(columns=hidden, errors="ignore")
     cells = [["-" if pd.isna(value) else number(value) for value in row] for row in table.itertuples(index=False)]
     return text_table([name.removeprefix("score_") for name in table], cells)
 
@@ -250,8 +356,9 @@ def main(argv: list[str]) -> int:
     parser.add_argument("files", nargs="+", metavar="FILE|FOLDER", help="audio files, and folders of them")
     parser.add_argument("--model", required=True, help="fine-tuned model: folder or Hub id")
     parser.add_argument("--out", help=f"write the table to this file ({', '.join(FORMATS)}; default: the screen)")
-    parser.add_argument("--window_s", type=float, help="score windows of so many seconds (default: whole files)")
-    parser.add_argument("--hop_s", type=float, help="seconds from one window to the next (default: half a window)")
+    seconds = converter(float, {"least": 0.01})
+    parser.add_argument("--window_s", type=seconds, help="score windows of so many seconds (default: whole files)")
+    parser.add_argument("--hop_s", type=seconds, help="seconds from one window to the next (default: half a window)")
     kinds = ("pad", "shift", "drop")
     text = "audio after the last whole window: a shorter window (default), one that begins earlier, or none"
     parser.add_argument("--window_last", choices=kinds, default="pad", help=text)
@@ -265,19 +372,18 @@ def main(argv: list[str]) -> int:
     windows = {}
     if args.window_s is not None:
         hop = args.window_s / 2 if args.hop_s is None else args.hop_s
-        if not 0.01 <= hop <= args.window_s:
-            raise SerError(f"--window_s {args.window_s} --hop_s {hop}: a hop must be at least 0.01 s, at most a window")
+        if hop > args.window_s:
+            raise SerError(f"--hop_s {hop:g}: must be at most --window_s, which is {args.window_s:g}")
         windows = {"window_s": args.window_s, "hop_s": hop, "window_last": args.window_last}
     files = find_files(args.files)
-    out = Path(args.out).expanduser() if args.out else None
-    if out:
-        if out.suffix not in FORMATS or out.is_dir():
-            raise SerError(f"--out {args.out}: must be a file that ends in {', '.join(FORMATS)}")
-        claim(out.parent, f"--out {args.out}")
+    out = named_file(args.out, "--out") if args.out else None
+    if out and out.suffix not in FORMATS:
+        raise SerError(f"--out {args.out}: must be a file that ends in {', '.join(FORMATS)}")
 
     from ..models.encoders import longest_clip
 
-    pipe = load(args.model, args.trust_remote_code, find_files(args.speaker_clips) if args.speaker_clips else None)
+    clips = [*find_files(args.speaker_clips)] if args.speaker_clips else None
+    pipe = load(args.model, args.trust_remote_code, clips)
     limit = longest_clip(getattr(pipe.model.config, "audio_config", pipe.model.config))
     if limit is not None and windows and args.window_s > limit:
         raise SerError(f"--window_s {args.window_s:g}: the model reads {limit:g} s; give less")
@@ -293,12 +399,18 @@ def main(argv: list[str]) -> int:
     done = earlier(out, partial, columns, settings) if out else {}
     if out:
         write(partial, "".join(json.dumps(rows) + "\n" for rows in done.values()))
-    todo = [file for file in files if file not in done or done[file][0]["error"]]
+
+    def scored_before(path: str) -> bool:
+        row = done.get(as_text(path), [None])[0]
+        return row is not None and not row["error"] and row["content"] == content_of(path)
+
+    todo = [path for path in files if not scored_before(path)]
     scored = predict(pipe, todo, dict.fromkeys(columns) | settings, partial, batch_size=args.batch_size, **windows)
-    done |= scored
-    named = set(files)
-    rows = [row for file in [*(file for file in done if file not in named), *files] for row in done[file]]
-    failed = [done[file][0]["error"] for file in files if done[file][0]["error"]]
+    done |= {as_text(path): rows for path, rows in scored.items()}
+    names = {as_text(path): as_text(name) for path, name in files.items()}
+    done |= {path: [row | {"file": name} for row in done[path]] for path, name in names.items()}
+    rows = [row for path in [*(path for path in done if path not in names), *names] for row in done[path]]
+    failed = [printable(done[path][0]["error"]) for path in names if done[path][0]["error"]]
     if out:
         write(out, encode(rows, columns, out.suffix))
         partial.unlink(missing_ok=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 from ..errors import SerError
 from ..evaluation.tables import text_table
 from ..files import claim, write
+from ..training.arguments import converter
 from ..training.run import say
-from .console import Parser, corpus_arguments
+from .console import Parser, corpus_arguments, natural
 
 
 def fold_csv(splits: dict, label_names: list[str]) -> str:
@@ -34,18 +35,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--protocol", help="protocol of the corpus (default: its first one)")
     parser.add_argument("--out", default="folds", help="folder to write the csv files to (default: folds)")
     fraction = "part of train that becomes validation, at least 0 and below 1 (default: 0.2)"
-    parser.add_argument("--validation_fraction", type=float, default=0.2, help=fraction)
-    parser.add_argument("--split_seed", type=int, default=42, help="seed that draws validation speakers (default: 42)")
+    below_one = converter(float, {"least": 0, "below": 1})
+    parser.add_argument("--validation_fraction", type=below_one, default=0.2, help=fraction)
+    parser.add_argument(
+        "--split_seed", type=natural, default=42, help="seed that draws validation speakers (default: 42)"
+    )
     args = parser.parse_args(argv)
-    if not 0 <= args.validation_fraction < 1:
-        raise SerError(f"--validation_fraction {args.validation_fraction}: must be at least 0 and below 1")
 
     from ..data.loading import find_source, load
     from ..data.splits import check_disjoint, find_leaks, folds_of, split
 
     source = find_source(args.name, args.labels, args.data_dir, args.protocol)
     protocol = source.protocol
-    claim(Path(args.out), f"--out {args.out}")
+    out = Path(args.out).expanduser()
+    if source.root and out.resolve().is_relative_to(source.root.resolve()):
+        raise SerError(f"--out {args.out}: nothing is written into the corpus's folder; choose another")
+    claim(out, f"--out {args.out}")
 
     corpus, report = load(source, num_proc=args.num_proc)
     files, rows, shared = {}, [], set()
@@ -53,7 +58,7 @@ def main(argv: list[str]) -> int:
         splits = split(corpus, source.shown, protocol, fold, args.validation_fraction, args.split_seed)
         check_disjoint(splits, protocol.speaker_independent, protocol.validation)
         shared |= {speaker for leak in find_leaks(splits) for speaker in leak.speakers}
-        path = Path(args.out, f"{source.stem}_{protocol.name}_fold{fold}.csv")
+        path = out / f"{source.stem}_{protocol.name}_fold{fold}.csv"
         files[path] = fold_csv(splits, report.label_names)
         sizes = [size for part in splits.values() for size in (len(part), len(set(part["speaker"]) - {None}))]
         rows.append([fold, *sizes, path.name])

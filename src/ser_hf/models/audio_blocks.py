@@ -201,7 +201,7 @@ def _file_blocks(file, rate: int) -> Iterator[np.ndarray]:
                 yield block if change is None else change.resample_chunk(block)
             if change is not None:
                 yield change.resample_chunk(np.empty(0, np.float32), last=True)
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+    except (soundfile.SoundFileError, OSError, RuntimeError, TypeError) as error:  # TypeError: .raw has no header
         raise AudioInputError(unreadable(file, error)) from None
 
 

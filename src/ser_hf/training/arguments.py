@@ -4,21 +4,32 @@ Nothing here imports torch before it is needed: `--help` answers at once.
 """
 
 import argparse
+import copy
 import json
 import math
 import operator
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
+from enum import Enum
+from importlib.util import find_spec
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from ..errors import SerError
+from ..errors import SerError, one_line
+from ..files import check_checkpoint
 from . import settings
-from .settings import CHECKPOINTS, MAYBE_CHECKPOINTS, Settings, System
+from .settings import CHECKPOINTS, JSON_FLAGS, MAYBE_CHECKPOINTS, OF_TOKENS, ORDERED, TRAINING_LIMITS, Settings, System
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, TrainingArguments
+
+# Keys of a configuration that are sizes, and those that are fractions.
+SIZES = r"^num_(?!adapter)|^max_|^d_model$|_(size|dim|heads|layers|length|stride|kernel|groups)$"
+FRACTIONS = r"dropout|layerdrop|^mask_\w+_prob$"
 
 # Never in run.yaml: they belong to this machine, are secret, or are not part of the computation.
 NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "hub_token", "config")
@@ -40,7 +51,9 @@ def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
         name = getattr(values, flag)
         setattr(values, flag, name and name.replace("{fold}", str(values.fold)).replace("{seed}", str(values.seed)))
     concerns = {name: build(kind, values) for name, kind in _concerns(system).items()}
-    return system.settings(**concerns, training=build(TrainingArguments, values), overrides=overrides)
+    training = build(TrainingArguments, values)
+    check_training(training, overrides)
+    return system.settings(**concerns, training=training, overrides=overrides)
 
 
 def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
@@ -49,26 +62,35 @@ def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str,
     argv = spelled(argv)
     named = list(dict.fromkeys(word[2:].partition("=")[0] for word in argv if word.startswith("--")))
     parser = _parser(system)
-    known = {action.dest for action in parser._actions}
+    known = {action.dest: action for action in parser._actions if action.dest not in _foreign(system)}
     if "help_all" in named:
         parser.print_help()
         raise SystemExit(0)
     if foreign := [flag for flag in named if flag in _foreign(system)]:
         raise SerError(_unknown(foreign[0], known, system))
     path = _config_path(argv, system)
-    yaml = _read_yaml(path, known - _foreign(system), system) if path else {}
+    yaml = _read_yaml(path, known, system) if path else {}
     # A checkpoint on the command line replaces a YAML's random encoder, and the other way round.
     replaces = {"model_name_or_path": ("model_type", "config_overrides"), "model_type": ("model_name_or_path",)}
     replaced = [key for flag in named for key in replaces.get(flag, ())]
-    yaml, words = {key: value for key, value in yaml.items() if key not in replaced}, []
-    for key, value in yaml.items():
-        words += [f"--{key}", *map(word, value)] if isinstance(value, list) else [f"--{key}={word(value)}"]
-    values, rest = parser.parse_known_args([*words, *argv])
-    if rest:
-        flag = rest[0].partition("=")[0]
-        if not flag.startswith("--"):
-            raise SerError(f"{flag!r}: flags are written --name value")
-        raise SerError(_unknown(flag[2:], known, system))
+    yaml = {key: value for key, value in yaml.items() if key not in replaced}
+
+    def parsed() -> argparse.Namespace:
+        words = [word for key, value in yaml.items() for word in _words(key, value)]
+        values, rest = parser.parse_known_args([*words, *argv])
+        if rest:
+            flag = rest[0].partition("=")[0]
+            if not flag.startswith("--"):
+                raise SerError(f"{flag!r}: flags are written --name value")
+            raise SerError(_unknown(flag[2:], known, system))
+        return values
+
+    values = parsed()
+    # What a flag of the command line makes idle in the YAML is left out, as if the YAML did not have it.
+    idle = {name for name, cause, _ in _idle(values, system, [*yaml]) if name not in named and cause in named}
+    if idle:
+        yaml = {key: value for key, value in yaml.items() if key not in idle}
+        values = parsed()
     defaults = dict(system.training_defaults)
     for (flag, value), others in system.defaults_with.items():
         defaults |= others if getattr(values, flag) == value else {}
@@ -79,7 +101,7 @@ def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str,
     for name, value in defaults.items():
         if name not in yaml and name not in named:
             setattr(values, name, value)
-    _check(values, system, named)
+    _check(values, system, [*yaml, *named])
     return values, {name: getattr(values, name) for name in dict.fromkeys([*defaults, *yaml, *named])}
 
 
@@ -96,8 +118,8 @@ def build(kind: type, values: argparse.Namespace) -> Any:
     """A dataclass from the values of its flags. Raises SerError if the dataclass refuses them."""
     try:
         return kind(**{name: value for name, value in vars(values).items() if name in kind.__dataclass_fields__})
-    except (ValueError, TypeError, ImportError) as error:
-        raise SerError(" ".join(str(error).split())) from None
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        raise SerError(one_line(error)) from None
 
 
 def run_name(values: argparse.Namespace, system: System) -> str:
@@ -117,21 +139,36 @@ def _concerns(system: System) -> dict[str, type]:
     return {name: kind for name, kind in types.items() if name not in ("training", "overrides")}
 
 
+NEGATIVE = re.compile(r"^-(\d|\.\d|inf$|nan$)")  # argparse's own takes -1e-5 for a flag
 # A type in argparse's words, and in a user's.
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
-def _error(message: str) -> None:
+def readable(message: str) -> str:
+    """A message of argparse in a user's words.
+
+    >>> readable("argument --fold: invalid int value: '1.5'")
+    "--fold: '1.5': must be a whole number"
+    """
     message = re.sub(r"^argument (--\w+)(/--[\w-]+)?", r"\1", message)  # without the second spelling, with dashes
-    raise SerError(re.sub(r"invalid (\w+) value: (.*)", lambda m: f"{m[2]}: must be {KINDS.get(m[1], m[1])}", message))
+    return re.sub(r"invalid (\w+) value: (.*)", lambda m: f"{m[2]}: must be {KINDS.get(m[1], m[1])}", message)
+
+
+def _error(message: str) -> None:
+    raise SerError(readable(message))
 
 
 def _parser(system: System) -> argparse.ArgumentParser:
     from transformers import HfArgumentParser, TrainingArguments
 
     parser = HfArgumentParser(TrainingArguments, allow_abbrev=False, add_help=False)
-    parser.error = _error
+    parser.error, parser._negative_number_matcher = _error, NEGATIVE
     for action in parser._actions:
+        limits = TRAINING_LIMITS.get(action.dest, {})
+        if action.type in (int, float, str):
+            action.type = converter(action.type, limits)
+        if limits:
+            action.help = _help({"help": (action.help or "").replace("%%", "%"), **limits})
         if action.dest in _foreign(system):
             action.help = argparse.SUPPRESS
     for kind in _concerns(system).values():
@@ -144,6 +181,7 @@ def _foreign(system: System) -> set[str]:
     from transformers import TrainingArguments
 
     names = set() if system.training_flags is None else {entry.name for entry in fields(TrainingArguments)}
+    names |= set() if "text" in system.settings.__dataclass_fields__ else {*OF_TOKENS}
     return names - {*(system.training_flags or ())}
 
 
@@ -159,11 +197,13 @@ def _add_flags(parser: argparse.ArgumentParser, kind: type) -> None:
             base, options["nargs"] = get_args(base)[0], "+"
         if base is bool:
             options |= {"nargs": "?", "const": True}
-        options |= {"type": _converter(base, entry.metadata), "help": _help(entry.metadata)}
+        options |= {"type": converter(base, entry.metadata), "help": _help(entry.metadata)}
         group.add_argument(f"--{entry.name}", **options)
 
 
-def _converter(base: type, limits: Mapping[str, Any]) -> Callable[[str], Any]:
+def converter(base: type, limits: Mapping[str, Any]) -> Callable[[str], Any]:
+    """The `type` of an argument for argparse: `base`, one of `KINDS` or str, within `limits` as of `settings._flag`."""
+
     def convert(text: str):
         if base is bool:
             if text.lower() not in ("true", "false", "yes", "no", "1", "0", "t", "f", "y", "n"):
@@ -172,6 +212,10 @@ def _converter(base: type, limits: Mapping[str, Any]) -> Callable[[str], Any]:
         value = base(text)
         if base is float and not math.isfinite(value):
             raise ValueError
+        if base is int and abs(value) >= 2**63:
+            raise argparse.ArgumentTypeError(f"{text[:20]}...: is too large")
+        if base is str and ("\0" in text or text.encode(errors="ignore").decode() != text):
+            raise argparse.ArgumentTypeError(f"{ascii(text)}: must be UTF-8 text")
         if not all(holds(value, limits[name]) for name, (_, holds) in RANGES.items() if name in limits):
             raise argparse.ArgumentTypeError(f"{text}: must be {_range(limits)}")
         return value
@@ -189,7 +233,7 @@ RANGES = {
 
 
 def _range(limits: Mapping[str, Any]) -> str:
-    return " and ".join(f"{words} {limits[name]:g}" for name, (words, _) in RANGES.items() if name in limits)
+    return " and ".join(f"{words} {limits[name]:.10g}" for name, (words, _) in RANGES.items() if name in limits)
 
 
 def _help(metadata: Mapping[str, Any]) -> str:
@@ -211,7 +255,7 @@ def _written(flag: str, values: tuple) -> str:
 
 def _config_path(argv: list[str], system: System) -> Path | None:
     parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    parser.error = _error
+    parser.error, parser._negative_number_matcher = _error, NEGATIVE
     parser.add_argument("--config")
     parser.add_argument("--dataset")
     asked = parser.parse_known_args(argv)[0]
@@ -233,23 +277,61 @@ def recipes_folder() -> Path:
     return checkout if checkout.is_dir() else Path(__file__).parents[1] / "recipes"
 
 
-def _read_yaml(path: Path, known: set[str], system: System) -> dict[str, Any]:
+def _read_yaml(path: Path, known: Mapping[str, argparse.Action], system: System) -> dict[str, Any]:
+    """The flags of a YAML: a scalar is the text as it stands there, which the flag's own type reads as if it were typed
+    (YAML's `010` is 8, its `no` is false), a mapping is JSON; null and `[]` are left out."""
     import yaml
 
+    def mistake(node, problem: str) -> SerError:
+        return SerError(f"{path}: line {node.start_mark.line + 1}: {problem}")
+
+    def scalar(node, key: str) -> str:
+        if not isinstance(node, yaml.ScalarNode) or not node.tag.startswith("tag:yaml.org,2002:"):
+            raise mistake(node, f"{key}: must be plain values, got {_shortened(node.tag)}")
+        if node.value.startswith("--"):
+            raise mistake(node, f"{key}: {node.value}: a value must not begin with --")
+        return node.value
+
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        loader = yaml.SafeLoader(path.read_bytes().decode("utf-8"))
+        root, flags = loader.get_single_node(), {}
+        if root is not None and not isinstance(root, yaml.MappingNode):
+            raise mistake(root, f"must hold `flag: value` lines, got {_shortened(root.tag)}")
+        for name, node in root.value if root else []:
+            if name.tag != "tag:yaml.org,2002:str" or not isinstance(name, yaml.ScalarNode):
+                raise mistake(name, f"{_shortened(name.tag)} {name.value!r:.40} is no flag; write `flag: value`")
+            key = name.value
+            if key not in known:
+                raise mistake(name, _unknown(key, known, system))
+            if key in flags:
+                raise mistake(name, f"{key} is there twice; keep one")
+            several = known[key].nargs == "+"
+            if isinstance(node, yaml.SequenceNode) and not several:
+                raise mistake(node, f"{key}: takes one value, got a list of {len(node.value)}")
+            if isinstance(node, yaml.SequenceNode):
+                flags[key] = [scalar(item, key) for item in node.value]
+            elif isinstance(node, yaml.MappingNode):
+                flags[key] = json.dumps(loader.construct_document(node))
+            else:
+                flags[key] = None if node.tag == "tag:yaml.org,2002:null" else scalar(node, key)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: {error.problem}" if mark else str(error).splitlines()[0]
         raise SerError(f"{path}: not YAML ({where}); write `flag: value` lines") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SerError(f"{path}: cannot be read as UTF-8 text ({error}); save it as UTF-8") from None
-    if not isinstance(loaded, dict):
-        raise SerError(f"{path}: must hold `flag: value` lines, got {type(loaded).__name__}")
-    for key in loaded:
-        if key not in known:
-            raise SerError(f"{path}: {_unknown(str(key), known, system)}")
-    return {key: json.dumps(v) if isinstance(v, dict) else v for key, v in loaded.items() if v is not None and v != []}
+    except (ValueError, TypeError, RecursionError) as error:  # a mapping that is no JSON, or not UTF-8
+        hint = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "write `flag: value` lines"
+        raise SerError(f"{path}: cannot be read ({one_line(error)}); {hint}") from None
+    return {key: value for key, value in flags.items() if value not in (None, [])}
+
+
+def _shortened(tag: str) -> str:
+    """A YAML tag in a user's words: `int` for `tag:yaml.org,2002:int`."""
+    return {"seq": "a list", "map": "a mapping", "str": "text"}.get(name := tag.rpartition(":")[2], name)
+
+
+def _words(key: str, value: str | list[str]) -> list[str]:
+    """A flag of a YAML as words of the command line."""
+    return [f"--{key}", *value] if isinstance(value, list) else [f"--{key}={value}"]
 
 
 def word(value: Any) -> str:
@@ -258,14 +340,15 @@ def word(value: Any) -> str:
     >>> word(True), word(3e-5)
     ('true', '3e-05')
     """
+    value = value.value if isinstance(value, Enum) else value
     return json.dumps(value) if isinstance(value, bool | dict) else str(value)
 
 
-def _unknown(flag: str, known: set[str], system: System) -> str:
+def _unknown(flag: str, known: Collection[str], system: System) -> str:
     ours = {entry.name for kind in vars(settings).values() if is_dataclass(kind) for entry in fields(kind)}
     if flag in ours | _foreign(system):
         return f"--{flag}: the recipe of {system.name} does not use it; leave it out"
-    known = known - _foreign(system)
+    known = set(known) - _foreign(system)
     near = get_close_matches(flag, known, n=1) or [name for name in sorted(known) if flag in name]
     return f"unknown flag --{flag}: " + (f"did you mean --{near[0]}?" if near else "see --help_all")
 
@@ -273,26 +356,49 @@ def _unknown(flag: str, known: set[str], system: System) -> str:
 # ---- checks of several flags
 
 
-def _check(values: argparse.Namespace, system: System, named: list[str]) -> None:
+def _idle(values: argparse.Namespace, system: System, given: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """Each of the `given` flags that would do nothing, the flag that is the cause, and why."""
+    flags = vars(values)
+    for entry in [entry for kind in _concerns(system).values() for entry in fields(kind) if entry.name in given]:
+        flag, needed = entry.metadata.get("only_with", (None, ()))
+        if flag in flags and (flags[flag] not in needed if needed else not flags[flag]):
+            yield entry.name, flag, f"does nothing {'with' if None in needed else 'without'} {_written(flag, needed)}"
+    if flags.get("freeze_layers"):
+        masks = [name for name in flags if name.startswith(("mask_time_", "mask_feature_"))]
+        why = "does nothing with --freeze_layers, which keeps the encoder's input as it is"
+        yield from ((name, "freeze_layers", why) for name in ("freeze_feature_encoder", *masks) if name in given)
+    if flags.get("freeze_encoder") and values.do_train:
+        from ..data.augmentation import Augmentation
+
+        names = (*Augmentation.__dataclass_fields__, "draw_augmentation", "gradient_checkpointing")
+        why = "does nothing with --freeze_encoder true, each clip is encoded once"
+        yield from ((name, "freeze_encoder", why) for name in names if name in given and flags.get(name))
+
+
+def _check(values: argparse.Namespace, system: System, given: Collection[str]) -> None:
+    """Raises SerError: flags that do not go together, of which `given` were set by the YAML or the command line."""
     if not values.dataset:
         raise SerError("--dataset is missing: name a corpus, `ser-hf corpora` lists them")
     flags = vars(values)
-    for entry in [entry for kind in _concerns(system).values() for entry in fields(kind) if entry.name in named]:
-        flag, needed = entry.metadata.get("only_with", (None, ()))
-        if flag in flags and (flags[flag] not in needed if needed else not flags[flag]):
-            why = f"{'with' if None in needed else 'without'} {_written(flag, needed)}"
-            raise SerError(f"--{entry.name} {_shown(flags[entry.name])}: does nothing {why}; leave it out")
-    if not values.do_train and not any(flags.get(flag) for flag in CHECKPOINTS):
+    ours = {entry.name for kind in _concerns(system).values() for entry in fields(kind)}
+    for name in ours & {*given}:
+        if flags[name] == "":
+            raise SerError(f"--{name} '': is empty; leave it out")
+    for name, _, why in _idle(values, system, given):
+        raise SerError(f"--{name} {_shown(flags[name])}: {why}; leave it out")
+    if not values.do_train and not any(flags.get(flag) and flag in given for flag in CHECKPOINTS):
         raise SerError("--do_train false: there is nothing to score; name a trained model by --model_name_or_path")
     if flags.get("model_type") and values.model_name_or_path:
         raise SerError("--model_type trains a random encoder and --model_name_or_path a pretrained one: give one")
-    if flags.get("config_overrides"):
-        try:
-            overrides = json.loads(values.config_overrides)
-        except json.JSONDecodeError:
-            overrides = None
-        if not isinstance(overrides, dict):
-            raise SerError(f'--config_overrides {values.config_overrides}: must be JSON such as {{"layerdrop": 0}}')
+    if flags.get("model_type") or flags.get("config_overrides"):
+        _check_overrides(flags.get("model_type"), flags.get("config_overrides"))
+    for small, large in ORDERED:
+        if None not in (flags.get(small), flags.get(large)) and flags[small] > flags[large]:
+            raise SerError(f"--{small} {flags[small]:g}: must be at most --{large}, which is {flags[large]:g}")
+    for name in {*JSON_FLAGS} & {*given}:
+        _check_json(name, flags[name])
+    if "report_to" in given:
+        _check_trackers(flags["report_to"])
     if flags.get("window_seconds") and values.trim_db is not None:
         raise SerError(f"--trim_db {values.trim_db:g}: shifts the times of windows; give it or --window_seconds")
     if flags.get("classifier") and values.do_train and not values.validation_fraction:
@@ -302,19 +408,144 @@ def _check(values: argparse.Namespace, system: System, named: list[str]) -> None
     for frozen in ("freeze_encoders", "freeze_encoder"):
         if flags.get("lora_r") and flags.get(frozen) and values.do_train:
             raise SerError(f"--lora_r {values.lora_r}: adapts the encoders; it needs --{frozen} false")
-    if flags.get("freeze_layers"):
-        masks = [name for name in flags if name.startswith(("mask_time_", "mask_feature_"))]
-        for name in ("freeze_feature_encoder", *masks):
-            if name in named:
-                why = "does nothing with --freeze_layers, which keeps the encoder's input as it is"
-                raise SerError(f"--{name} {_shown(flags[name])}: {why}; leave it out")
-    if flags.get("freeze_encoder") and values.do_train:
-        from ..data.augmentation import Augmentation
 
-        for name in (*Augmentation.__dataclass_fields__, "draw_augmentation", "gradient_checkpointing"):
-            if name in named and flags.get(name):
-                why = "does nothing with --freeze_encoder true, each clip is encoded once"
-                raise SerError(f"--{name} {_shown(flags[name])}: {why}; leave it out")
+
+def _check_overrides(model_type: str | None, text: str | None) -> None:
+    """Raises SerError: `--model_type` is none of transformers', or `--config_overrides` is no JSON object, has a key
+    that this configuration lacks, or a value with which no model can be built."""
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
+
+    if model_type is not None and model_type not in CONFIG_MAPPING:
+        near = get_close_matches(model_type, list(CONFIG_MAPPING), n=1)
+        hint = f"did you mean {near[0]}?" if near else "name one such as wav2vec2, whisper or bert"
+        raise SerError(f"--model_type {model_type}: transformers has no such model; {hint}")
+    try:
+        overrides = json.loads(text or "{}")
+    except (json.JSONDecodeError, RecursionError):
+        overrides = None
+    if not isinstance(overrides, dict):
+        raise SerError(f'--config_overrides {text}: must be JSON such as {{"layerdrop": 0}}')
+    for key, value in overrides.items():
+        numbers = value if isinstance(value, list) else [value]
+        for number in (number for number in numbers if isinstance(number, int | float)):
+            if re.search(SIZES, key) and not 1 <= number < 2**31:
+                raise SerError(f"--config_overrides {key} {number}: must be at least 1 and below 2^31")
+            if re.search(FRACTIONS, key) and not 0 <= number <= 1:
+                raise SerError(f"--config_overrides {key} {number}: must be at least 0 and at most 1")
+    if model_type is None:
+        return  # the checkpoint's configuration decides which keys there are
+    check_keys(CONFIG_MAPPING[model_type](), overrides)
+    if overrides:
+        import torch
+
+        try:
+            with torch.device("meta"):  # no memory, no time
+                AutoModel.from_config(AutoConfig.for_model(model_type, **overrides))
+        except Exception as error:  # whatever an impossible size or name leads to
+            raise SerError(f"--config_overrides {text}: {one_line(error)}") from None
+
+
+def check_keys(config: "PreTrainedConfig", overrides: Collection[str]) -> None:
+    """Raises SerError: one of `--config_overrides` is no setting of this configuration; suggests the nearest."""
+    known = {*config.to_dict(), *config.attribute_map, *getattr(config, "__dataclass_fields__", ())}
+    for key in overrides:
+        if key not in known:
+            near = get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see its documentation"
+            raise SerError(f"--config_overrides {key}: {config.model_type} has no such setting; {hint}")
+
+
+def check_checkpoints_exist(settings: Settings) -> None:
+    """Raises SerError: a checkpoint that a flag names does not exist, here or on the Hub, is gated, or is damaged; or
+    its configuration lacks a key of `--config_overrides`."""
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+
+    from .. import models  # noqa: F401  (our model types)
+
+    concerns = [getattr(settings, name, None) for name in ("encoder", "fusion")]
+    trust = any(getattr(concern, "trust_remote_code", False) for concern in concerns)
+    overrides = json.loads(getattr(concerns[0], "config_overrides", None) or "{}")
+    for flag, name in settings.checkpoints.items():
+        check_checkpoint(name, f"--{flag}")
+        try:
+            config = AutoConfig.from_pretrained(name, trust_remote_code=trust)
+        except (OSError, ValueError, StrictDataclassError) as error:
+            raise SerError(f"--{flag} {name}: {one_line(error)}") from None
+        if overrides:
+            check_keys(getattr(config, "audio_config", config), overrides)
+
+
+def _check_json(flag: str, value: str | None) -> None:
+    """Raises SerError: the value of one of `JSON_FLAGS` is no JSON object, nor a file of one where it may be."""
+    text = value
+    if value and JSON_FLAGS[flag] and not value.lstrip().startswith("{"):
+        try:
+            text = Path(value).expanduser().read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise SerError(
+                f"--{flag} {value}: {(getattr(error, 'strerror', None) or 'not UTF-8 text').lower()}"
+            ) from None
+    try:
+        fits = not value or isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        fits = False
+    if not fits:
+        kind = "a JSON object, or a file that holds one" if JSON_FLAGS[flag] else "a JSON object"
+        raise SerError(f"--{flag} {value}: must be {kind}")
+
+
+def check_training(training: "TrainingArguments", given: Collection[str]) -> None:
+    """Raises SerError: with the flags that were `given` no optimizer, schedule or compiled model can be made."""
+    import torch
+    from transformers import Trainer, get_scheduler
+
+    def tried(flags: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        try:
+            return make()
+        except (ValueError, TypeError, ImportError, RuntimeError, AttributeError, KeyError, IndexError) as error:
+            shown = " ".join(f"--{flag} {_shown(vars(training)[flag])}" for flag in flags if vars(training)[flag])
+            raise SerError(f"{shown}: {one_line(error)}") from None
+
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight])
+    if {"optim", "optim_args"} & {*given}:
+        names = ("optim", "optim_args")
+        kind, options = tried(names, lambda: Trainer.get_optimizer_cls_and_kwargs(training))
+        plain = copy.copy(training)
+        plain.optim_args = None
+        if training.optim_args and options == Trainer.get_optimizer_cls_and_kwargs(plain)[1]:
+            raise SerError(f"--optim_args {training.optim_args}: does nothing with --optim {word(training.optim)}")
+        if "params" not in options and "optimizer_dict" not in options:
+            optimizer = tried(names, lambda: kind([weight], **options))
+    if {"lr_scheduler_type", "lr_scheduler_kwargs"} & {*given}:
+        kind, options = training.lr_scheduler_type, training.lr_scheduler_kwargs
+        names = ("lr_scheduler_type", "lr_scheduler_kwargs")
+        tried(names, lambda: get_scheduler(kind, optimizer, 1, 10, scheduler_specific_kwargs=options))
+    if training.optim_target_modules and not str(training.optim).startswith(("galore", "apollo", "lomo")):
+        raise SerError(f"--optim_target_modules: does nothing with --optim {word(training.optim)}; leave it out")
+    if training.use_liger_kernel and not find_spec("liger_kernel"):
+        raise SerError("--use_liger_kernel true: liger-kernel is not installed here; install it, or leave it out")
+    if training.torch_compile:
+        backends, modes = (
+            torch._dynamo.list_backends(exclude_tags=()),
+            ["default", *torch._inductor.list_mode_options()],
+        )
+        for flag, choices in (("torch_compile_backend", backends), ("torch_compile_mode", modes)):
+            if (value := getattr(training, flag)) not in (None, *choices):
+                raise SerError(f"--{flag} {value}: choose {', '.join(choices)}")
+
+
+def _check_trackers(names: str | list[str] | None) -> None:
+    """Raises SerError: `--report_to` names no tracker, or one that is not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    for name in [names] if isinstance(names, str) else names or []:
+        if name not in ("all", "none", *INTEGRATION_TO_CALLBACK):
+            raise SerError(f"--report_to {name}: no tracker; choose {', '.join([*INTEGRATION_TO_CALLBACK, 'none'])}")
+        if name not in ("all", "none", *get_available_reporting_integrations()):
+            raise SerError(f"--report_to {name}: is not installed here; install it, or leave it out")
 
 
 def _shown(value: Any) -> str:

@@ -21,6 +21,8 @@ from .hub import check_labels, label_maps, load_finetuned
 from .settings import ClipArguments, EncoderArguments, HeadArguments
 from .speakers import check_speakers, check_whole_clips, speaker_remark
 
+MASK_LENGTH = 10  # frames, transformers' default; shorter clips are padded to it
+
 
 @dataclass(frozen=True)
 class _Keywords(EncoderArguments, HeadArguments):
@@ -61,6 +63,11 @@ def audio_model(
             extractor = load_extractor(name, model.config.audio_config, whole, trust_remote_code=remote)
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise SerError(f"model {model_type or name!r}: {' '.join(str(error).split())}") from None
+    audio = model.config.audio_config
+    width = audio.num_mel_bins if describe_audio(audio).reads == "log-mel" else audio.hidden_size
+    if new_head and getattr(audio, "mask_feature_prob", 0) and audio.mask_feature_length > width:
+        length = audio.mask_feature_length
+        raise SerError(f"--mask_feature_length {length}: {audio.model_type} has {width} dimensions; give less")
     if not new_head:
         check_labels(model.config, label_names, name)
         if flags.speaker_norm:
@@ -96,6 +103,8 @@ def check_lengths(
     advice: str = "give --window_seconds or --max_seconds",
 ) -> None:
     """Raises SerError if a clip is longer than the encoder reads (Whisper: 30 s), or becomes so."""
+    if "train" in parts:
+        _check_masks(config, parts["train"], clips)
     limit = longest_clip(config)
     if limit is None:
         return
@@ -114,6 +123,18 @@ def check_lengths(
         slowed = "slowed by --speed_factor, " if slowest < 1 else ""
         longer = f"{len(long)} clips are longer, {name} the longest ({slowed}{seconds:.1f} s)"
         raise SerError(f"{config.model_type} reads {limit:g} s and {longer}: {advice}")
+
+
+def _check_masks(config: PreTrainedConfig, train: Dataset, clips: ClipArguments) -> None:
+    """Raises SerError if the masks in time are longer than the longest training clip: batches are as long as they."""
+    length, description = getattr(config, "mask_time_length", 0), describe_audio(config)
+    steps = length if description.reads == "log-mel" else description.steps(config, length) if length else 0
+    seconds = steps / (16000 if description.reads == "waveform" else 100)
+    longest = max([clips.min_seconds, *(duration or 0.0 for duration in train["duration"][:])])
+    longest = min(longest, clips.max_seconds or longest)
+    if length > MASK_LENGTH and getattr(config, "mask_time_prob", 0) and seconds > longest:
+        long = f"masks of {seconds:.1f} s, and the longest training clip has {longest:.1f} s"
+        raise SerError(f"--mask_time_length {length}: {long}; give less")
 
 
 def speech_collators(

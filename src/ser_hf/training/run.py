@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from .. import torchaudio_cpu
-from ..errors import SerError
+from ..errors import SerError, door
 from ..files import claim, write
+from .arguments import check_checkpoints_exist
 from .settings import VALUES, DataArguments, Settings, System, WindowArguments
 
 if TYPE_CHECKING:
@@ -33,16 +34,15 @@ DATALOADER_WORKERS = 4  # on a GPU: one process decodes too slowly for it
 
 
 def cli(main: Callable[[], None]) -> None:
-    """Run a recipe: a user's mistake is one line on stderr and exit status 2, not a traceback."""
-    try:
+    """Run a recipe and exit: `errors.door` says with which status, and what is printed."""
+
+    def body() -> None:
         torchaudio_cpu.check()
         main()
-    except SerError as error:
-        say(f"error: {error}", to=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        say("stopped; --resume_from_checkpoint true goes on from the last checkpoint", to=sys.stderr)
-        raise SystemExit(130) from None
+
+    stopped = "stopped; --resume_from_checkpoint true goes on from the last checkpoint"
+    if status := door(body, stopped):
+        raise SystemExit(status)
 
 
 def say(*lines: str, to: TextIO | None = None) -> None:
@@ -105,10 +105,7 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     from .record import Setup, portable
 
     data = settings.data
-    for flag, name in settings.checkpoints.items():
-        local = name.startswith(("/", ".", "~", "runs/")) or name.count("/") > 1  # no name on the Hub
-        if local and not Path(name).expanduser().is_dir():
-            raise SerError(f"--{flag} {name}: no such folder; train it first, or name a model on the Hub")
+    check_checkpoints_exist(settings)
     mixture, protocol = resolve(system, data, getattr(settings, "windows", None))
     if settings.run.thresholds and mixture.tested.config.problem_type != VALUES:
         raise SerError(

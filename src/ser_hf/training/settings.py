@@ -73,10 +73,10 @@ class DataArguments:
     data_dir: str | None = _flag(None, "Folder of the corpus; searched under $SER_DATA_DIR if unset.")
     labels: str | None = _flag(None, "Label set of the corpus, such as 4class; the corpus's default if unset.")
     protocol: str | None = _flag(None, "Way to split; the corpus's speaker-independent default if unset.")
-    fold: int = _flag(0, "Fold of the protocol, from 0.", least=0)
+    fold: int = _flag(0, "Fold of the protocol, from 0.", least=0, most=10**6)
     validation_fraction: float = _flag(0.2, "Fraction of train that is validation, whole speakers.", least=0, below=1)
     split_seed: int = _flag(42, "Seed that draws the validation speakers; not the training seed.", least=0)
-    num_proc: int | None = _flag(None, "Processes that scan the corpus the first time.", least=1)
+    num_proc: int | None = _flag(None, "Processes that scan the corpus the first time.", least=1, most=256)
     strict: bool = _flag(False, "Stop if files are missing or unusable, instead of reporting them.")
 
 
@@ -126,11 +126,13 @@ class EncoderArguments:
     mask_time_prob: float | None = _of_trained(
         None, "SpecAugment: masked fraction of encoder frames (Whisper: of log-mel frames).", least=0, most=1
     )
-    mask_time_length: int | None = _of_trained(None, "Length of such a mask in frames (20 ms, log-mel 10).", least=1)
+    mask_time_length: int | None = _of_trained(
+        None, "Length of such a mask in frames (20 ms, log-mel 10).", least=1, most=2**20
+    )
     mask_feature_prob: float | None = _of_trained(
         None, "SpecAugment: masked fraction of dimensions (Whisper: of mel bands).", least=0, most=1
     )
-    mask_feature_length: int | None = _of_trained(None, "Width of such a mask in dimensions.", least=1)
+    mask_feature_length: int | None = _of_trained(None, "Width of such a mask in dimensions.", least=1, most=2**20)
     trust_remote_code: bool = _flag(False, "Run code that comes with the checkpoint.")
 
 
@@ -140,7 +142,9 @@ class HeadArguments:
 
     pooling: str = _flag("mean", "Pooling of frames; mean with --head linear is a stock class.", choices=POOLINGS)
     head: str = _flag("linear", "linear: project, pool, classify. mlp: pool, dense, tanh, project.", choices=HEADS)
-    head_size: int = _flag(256, "Width of the linear head's projection.", least=1, only_with=("head", ("linear",)))
+    head_size: int = _flag(
+        256, "Width of the linear head's projection.", least=1, most=65536, only_with=("head", ("linear",))
+    )
     layer_mix: str = _flag("last", "sum: a learned, layer-weighted sum. concat: side by side.", choices=LAYER_MIXES)
     layers: list[int] | None = _of_mix(None, "Hidden states that are read, 0 before the first layer; all if unset.")
 
@@ -149,7 +153,7 @@ class HeadArguments:
 class LoraArguments:
     """LoRA (Hu et al. 2021): low-rank adapters are trained in place of the encoder."""
 
-    lora_r: int = _flag(0, "Rank of LoRA adapters; 0 trains the weights themselves.", least=0)
+    lora_r: int = _flag(0, "Rank of LoRA adapters; 0 trains the weights themselves.", least=0, most=65536)
     lora_alpha: int = _of_lora(16, "Adapters are scaled by lora_alpha / lora_r.", least=1)
     lora_dropout: float = _of_lora(0.05, "Dropout before the adapters.", least=0, below=1)
     lora_target: list[str] | None = _of_lora(None, "Names of adapted layers; queries and values if unset.")
@@ -169,7 +173,7 @@ class TuningArguments:
 class TextArguments:
     """The text that is read."""
 
-    max_text_length: int = _flag(64, "Longest text in tokens; the rest is cut off.", least=3)
+    max_text_length: int = _flag(64, "Longest text in tokens; the rest is cut off.", least=3, most=2**20)
     text_cleaning: str = _flag("unicode", "unicode: normal forms. words: also no punctuation.", choices=CLEANINGS)
 
 
@@ -194,7 +198,7 @@ class FusionArguments:
     pooling: str | None = _of_vectors(None, "Pooling of audio frames; the checkpoint's if unset.", choices=POOLINGS)
     text_pooling: str = _of_vectors("mean", "Pooling of tokens; first is BERT's [CLS].", choices=TEXT_POOLINGS)
     use_weighted_layer_sum: bool = _flag(False, "Learn a layer-weighted sum of each encoder's hidden states.")
-    head_size: int = _flag(256, "Width of the fused vector.", least=1)
+    head_size: int = _flag(256, "Width of the fused vector.", least=1, most=65536)
     head_dropout: float = _flag(0.1, "Dropout of the head.", least=0, below=1)
     modality_dropout: float = _flag(0.1, "Fraction of train that loses its audio or its text.", least=0, below=1)
     freeze_encoders: bool = _flag(True, "Train the head alone, on cached hidden states; false trains everything.")
@@ -218,12 +222,12 @@ class FeatureArguments:
     """The features that the network reads."""
 
     features: str | None = _of_new(None, "Features; mfcc for cnn1d, else mel, if unset.", choices=("mel", "mfcc"))
-    sampling_rate: int = _of_new(8000, "Rate in Hz to which clips are resampled.", least=1)
-    n_mels: int = _of_new(128, "Mel bands, up to half the rate.", least=1)
-    n_mfcc: int = _of_new(40, "MFCC coefficients.", least=1)
-    n_fft: int = _of_new(1024, "Length of the Fourier transform in samples.", least=1)
-    win_length: int = _of_new(512, "Length of its Hamming window in samples.", least=1)
-    hop_length: int = _of_new(100, "Samples from one frame to the next.", least=1)
+    sampling_rate: int = _of_new(8000, "Rate in Hz to which clips are resampled.", least=1, most=384000)
+    n_mels: int = _of_new(128, "Mel bands, up to half the rate.", least=1, most=4096)
+    n_mfcc: int = _of_new(40, "MFCC coefficients.", least=1, most=4096)
+    n_fft: int = _of_new(1024, "Length of the Fourier transform in samples.", least=1, most=2**20)
+    win_length: int = _of_new(512, "Length of its Hamming window in samples.", least=1, most=2**20)
+    hop_length: int = _of_new(100, "Samples from one frame to the next.", least=1, most=2**20)
     normalize: str = _of_new("none", "clip: each clip to zero mean and unit variance.", choices=("none", "clip"))
     speaker_norm: bool | None = _flag(None, "Subtract each speaker's mean spectrum, in test too. Known speakers only.")
 
@@ -432,6 +436,28 @@ PUBLIC_TEXTS = ("labels", "add_labels", "protocol", "model_type", "config_overri
 PUBLIC_TEXTS += ("lr_scheduler_type", "lr_scheduler_kwargs", "optim", "optim_args", "optim_target_modules")
 PUBLIC_TEXTS += ("eval_strategy", "save_strategy", "logging_strategy", "metric_for_best_model", "report_to", "fsdp")
 PUBLIC_TEXTS += ("gradient_checkpointing_kwargs", "torch_compile_backend", "torch_compile_mode")
+# Of TrainingArguments: those that change the embeddings of tokens, which a model of audio alone does not have.
+OF_TOKENS = ("neftune_noise_alpha",)
+# Those that are JSON, and whether they may be a file of JSON.
+JSON_FLAGS = {"accelerator_config": True, "deepspeed": True, "fsdp_config": True}
+JSON_FLAGS |= dict.fromkeys(("lr_scheduler_kwargs", "gradient_checkpointing_kwargs"), False)
+JSON_FLAGS |= {"activation_checkpointing_kwargs": False}
+# Flags of which the first must not be above the second.
+ORDERED = (("min_seconds", "max_seconds"), ("win_length", "n_fft"))
+# Ranges, as of `_flag`, which TrainingArguments does not check itself.
+_COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+_COUNTS += ("eval_accumulation_steps", "save_total_limit", "dataloader_prefetch_factor", "torch_empty_cache_steps")
+_COUNTS += ("ddp_timeout", "ddp_bucket_cap_mb")
+TRAINING_LIMITS: dict[str, dict[str, float]] = {
+    **dict.fromkeys(_COUNTS, {"least": 1}),
+    **dict.fromkeys(("learning_rate", "num_train_epochs", "adam_epsilon", "neftune_noise_alpha"), {"above": 0}),
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), {"above": 0}),
+    **dict.fromkeys(("warmup_steps", "weight_decay", "max_grad_norm", "eval_delay"), {"least": 0}),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), {"least": 0, "below": 1}),
+    **dict.fromkeys(("seed", "data_seed"), {"least": 0, "most": 2**32 - 1}),
+    "max_steps": {"least": -1},
+    "dataloader_num_workers": {"least": 0, "most": 256},
+}
 # Where these recipes differ from transformers' TrainingArguments.
 TRAINING_DEFAULTS = {
     "eval_strategy": "epoch",

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
-from transformers import TrainingArguments
+from transformers import AutoConfig, TrainingArguments
 
 from ..data.augmentation import Augmentation, augment_spectrogram
 from ..data.cache import Store, clip_name, settings_folder
@@ -58,6 +58,9 @@ def spectrogram_model(
     name, arch, speaker_norm = flags.model_name_or_path, flags.arch, flags.speaker_norm
     try:
         if name:
+            kind = AutoConfig.from_pretrained(name).model_type
+            if kind != SerSpectrogramConfig.model_type:
+                raise ValueError(f"a model of type {kind}, and no network over spectrograms")
             model = SerForSpectrogramClassification.from_pretrained(name)
             extractor = SerSpectrogramFeatureExtractor.from_pretrained(name)
             if speaker_norm and extractor.mean_spectrum is None:

@@ -183,6 +183,8 @@ def text_model(
             model = AutoModelForSequenceClassification.from_config(config)
         else:
             tokenizer = AutoTokenizer.from_pretrained(name, **trust)
+            if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes one without words
+                raise ValueError("has no tokenizer; save it beside the model")
             config = AutoConfig.from_pretrained(name, **trust, **(overrides | head if new_head else {}))
             check_text_length(max_text_length, config)
             verbosity = transformers.logging.get_verbosity()
