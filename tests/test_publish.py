@@ -9,13 +9,16 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile as sf
 import yaml
 from test_report import results_of
 
 from conftest import RECIPES, settings_of, tiny_config
 from hub_server import hub_server
-from ser_hf import SerError
+from ser_hf import SerError, load_corpus
+from ser_hf.cli.push import check_columns
 from ser_hf.evaluation.report import write_report
 from ser_hf.files import local_path
 from ser_hf.training import hub as publishing
@@ -139,6 +142,48 @@ def test_flags_of_a_machine_stay_here(tmp_path):
         "noise_dir": "noise",
         "model_name_or_path": "checkpoint-3",
     }
+
+
+def folder_with_a_file_outside(tmp_path: Path) -> Path:
+    """A corpus of two clips, and a clip that is not in its folder and cannot be read."""
+    folder, outside = tmp_path / "calls", tmp_path / "anna" / "none.wav"
+    folder.mkdir()
+    outside.parent.mkdir()
+    outside.write_bytes(b"no audio")
+    for name in ("a", "b"):
+        sf.write(folder / f"{name}.wav", np.random.default_rng(0).normal(0, 0.1, 8000), 8000)
+    rows = f"a.wav,sad\nb.wav,happy\n{outside},sad\n"
+    (folder / "metadata.csv").write_text(f"file_name,label\n{rows}")
+    return folder
+
+
+def test_a_bad_file_outside_its_corpus_is_named_by_its_id(tmp_path):
+    _, report = load_corpus(str(folder_with_a_file_outside(tmp_path)), return_report=True)
+    (problem,) = report.problems
+    assert problem.startswith("none: ") and not any(map(local_path, report.lines()))
+
+
+def test_columns_that_spell_a_path_are_not_pushed(tmp_path):
+    import datasets
+    import pyarrow as pa
+
+    def corpus(id: str, speaker: str, path: str | None) -> datasets.Dataset:
+        from ser_hf.data.corpus import LabelConfig
+        from ser_hf.data.schema import features
+
+        kinds = features(LabelConfig("x", counts={"sad": 1}))
+        row = {"id": id, "audio": path and {"bytes": None, "path": path}, "text": "/data/a/b is a text", "label": 0}
+        row |= {"speaker": speaker, "duration": 1.0, "audio_hash": "x"}
+        return datasets.Dataset(pa.Table.from_pylist([row], schema=kinds.arrow_schema))
+
+    check_columns(corpus("data/anna/x", "anna", "/data/anna/calls/data/anna/x.wav"))
+    check_columns(corpus("x", "anna", None))
+    with pytest.raises(SerError, match="the id data/anna/x spells the path /data/anna/x.wav: not pushed"):
+        check_columns(corpus("data/anna/x", "anna", "/data/anna/x.wav"))
+    with pytest.raises(SerError, match="the column id names the local path /data/anna/x: not pushed"):
+        check_columns(corpus("/data/anna/x", "anna", None))
+    with pytest.raises(SerError, match="the column speaker names the local path ~/anna/x"):
+        check_columns(corpus("x", "~/anna/x", None))
 
 
 # --- pushes that fail -------------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from ..errors import SerError
@@ -158,14 +160,22 @@ def select_usable(everything: datasets.Dataset, source: Source) -> tuple[dataset
         per_label=per_label,
         official_per_label=dict(config.counts) if per_label else {},
         outside_labels=outside,
-        # Relative to the corpus: these lines go into results and cards, which name no folder of this machine.
-        problems=[
-            text.replace(f"{source.root}/", "") for text in problems.filter(labels.is_valid()).drop_null().to_pylist()
-        ],
+        problems=_problems(table.filter(pc.and_(problems.is_valid(), labels.is_valid())), source.root),
         remarks=list(source.corpus.REMARKS),
         card=card,
     )
     return usable, report
+
+
+def _problems(table: pa.Table, root: Path | None) -> list[str]:
+    """What is wrong with each row. Its file is named relative to the corpus, one outside of it by the row's id: these
+    lines go into results and cards, which name no folder of this machine."""
+    lines = []
+    for row in table.select(["id", "audio", PROBLEM]).to_pylist():
+        file = (row["audio"] or {}).get("path") or ""
+        text = row[PROBLEM].replace(f"{root}/", "")
+        lines.append(text.replace(file, row["id"]) if os.path.isabs(file) else text)
+    return lines
 
 
 def load(
