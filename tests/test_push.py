@@ -3,18 +3,21 @@
 python -m pytest tests/test_push.py
 """
 
+import ast
 import io
 import json
 import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile as sf
 import yaml
+from test_report import HOSTILE
 
 from hub_server import hub_server
 from ser_hf.cli import main
@@ -119,6 +122,32 @@ def test_card_keeps_what_it_says_of_other_label_sets():
     again = card_text(card, report("7class", {"bored": 3, "sad": 5}), "user/emodb", True, older=both)
     assert "| bored | 3 | - |" in again and "| bored | 4" not in again and again.count("## Label set") == 2
     assert card_text(card, report("7class", {"bored": 3, "sad": 5}), "user/emodb", True, older=again) == again
+
+
+def test_text_from_outside_stays_text():
+    card = replace(corpus_class("emodb").CARD, title=HOSTILE, notes=HOSTILE, citation=HOSTILE, licence=HOSTILE)
+    hostile = report(f'a"b`{HOSTILE}', {f"sad{HOSTILE}": 3}, problems=[f"{HOSTILE}.wav: unreadable"], remarks=[HOSTILE])
+    text = card_text(card, hostile, "user/x", has_audio=True)
+    head, _, rest = text.partition("```python")
+    code, _, rest = rest.partition("```")
+    for markup in (
+        "<script",
+        "</td",
+        "![x]",
+        "[y](z)",
+        "\n# e",
+        "\n---\n#",
+        "|a|",
+        "`b`",
+        "*c*",
+        " _d_",
+        "\x1b",
+        " $x",
+    ):
+        assert markup not in head + rest, markup
+    call = next(line for line in code.splitlines() if line.startswith("corpus = "))
+    names = [one.value for one in ast.parse(call).body[0].value.args]
+    assert names == ["user/x", f'a"b`{HOSTILE}']
 
 
 def test_card_of_a_private_corpus_and_of_texts():

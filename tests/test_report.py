@@ -16,6 +16,7 @@ from ser_hf.evaluation.tables import escape, markdown_table, plain, rows_of, tex
 from ser_hf.evaluation.tasks import CLASSES, LABELS, VALUES
 
 HOSTILE = "<script>alert(1)</script> ![x](http://evil) [y](z) |a| `b` *c* _d_\n\n# e\n---\n$x$ $y$ </td>"
+HOSTILE += " {{ 1 + 1 }} {% raw %} \x1b[31m\r\u2028# f\u202e"
 
 
 def results_of(
@@ -131,9 +132,11 @@ def test_text_from_outside_stays_text(problem_type, tmp_path):
     head, body = card.split("\n---\n", 1)
     body, _, command = body.rpartition("## Reproduce")  # the command is code, in a fence longer than any in it
     assert command.split()[0] == fence and command.rstrip().endswith(fence) and command.count(fence) == 2
-    for markup in ("<script", "</td", "![x]", "[y](z)", "\n# e", "\n---", "|a|", "`b`", "*c*", " _d_"):
+    seen = ("<script", "</td", "![x]", "[y](z)", "\n# e", "\n---", "|a|", "`b`", "*c*", " _d_", "\n# f", "\x1b", " $x")
+    for markup in seen:
         assert markup not in body.partition("## Use")[0] + body.partition("## Evaluation")[2], markup
-    for markup in ("<script", "![x]", "[y]", "`b`", "*c*"):
+    assert "{{ 1 + 1 }} {% raw %}" in body
+    for markup in ("<script", "![x]", "[y]", "`b`", "*c*", "\x1b"):
         assert markup not in head, markup
     assert front(card)["model-index"][0]["results"][0]["dataset"]["name"].startswith("demo script")
     columns = {line.count(" | ") for line in body.splitlines() if line.startswith("| angry")}

@@ -99,17 +99,16 @@ def metadata(card: "CorpusCard", utterances: int, has_audio: bool) -> dict:
 def card_text(card: "CorpusCard", report: "CorpusReport", repo_id: str, has_audio: bool, older: str = "") -> str:
     """Markdown of a dataset card: the corpus, how to read it, and one section per label set of the repository: that of
     `report`, and the others as they are in the repository's present card `older`."""
-    from jinja2 import Template
+    from markupsafe import Markup
 
-    from ..evaluation.report import TEMPLATE
-    from ..evaluation.tables import escape
+    from ..evaluation.report import render
+    from ..evaluation.tables import plain
 
-    this = f"`{report.labels}`"
+    this = Markup(f"`{plain(report.labels)}`")
     parts = re.split("^## Label set ", older, flags=re.MULTILINE)[1:]
-    sections = {name: text.strip() for name, _, text in (part.partition("\n") for part in parts)}
-    template = Template(TEMPLATE.with_name("dataset_card.md").read_text(), trim_blocks=True, lstrip_blocks=True)
+    sections = {Markup(name): Markup(text.strip()) for name, _, text in (part.partition("\n") for part in parts)}
     facts = {"card": card, "report": report, "repo_id": repo_id, "has_audio": has_audio}
-    return template.render(facts, sections=sections | {this: ""}, this=this, text=escape)
+    return render("dataset_card.md", **facts, sections=sections | {this: ""}, this=this)
 
 
 def check_licence(card: "CorpusCard", public: bool) -> None:

@@ -5,14 +5,22 @@ import re
 from pathlib import Path
 
 import pandas as pd
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from ..files import write
 from .figures import FIGURES
 from .tables import escape, markdown_table, number, plain, rows_of, shown, text_table, with_interval
 from .tasks import TASKS
 
-TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    finalize=lambda value: value if isinstance(value, Markup) else escape(value),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 # Calls of a saved model, by the task of its pipeline.
 USES = {
     "audio-classification": 'classify({"array": samples, "sampling_rate": rate}, top_k=None)  # mono float32 samples',
@@ -139,6 +147,12 @@ def card_data(results: dict, name: str) -> ModelCardData:
     )
 
 
+def render(template: str, **facts: object) -> str:
+    """A template of `templates/`: every expression is one line of escaped text (`tables.escape`), whatever comes from
+    outside, unless it is `Markup`, which is Markdown or code of our own."""
+    return TEMPLATES.get_template(template).render(**facts)
+
+
 def model_card(results: dict, repo_id: str | None = None) -> str:
     """`README.md` of a run from its `results.json`: what was trained on what, how it was tested, every metric with its
     interval. `repo_id` is the repository it is for; "MODEL" stands for it if None."""
@@ -146,29 +160,35 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
     data = card_data(results, name)
     spread = {metric: "{:.3f} to {:.3f}".format(*both) for metric, both in test["intervals"].items() if both}
     defined = {metric: value for metric, value in test["metrics"].items() if value is not None}
-    card = ModelCard.from_template(
-        data,
-        template_path=str(TEMPLATE),
-        **{key: results[key] for key in ("corpus", "protocol", "model", "splits", "test", "command")},
-        name=name,
-        subject="Emotion recognition from text" if data.pipeline_tag[:4] == "text" else "Speech emotion recognition",
-        use=USES[results["model"]["task"]],
-        cautions=[COMPARABLE[warning] for warning in warnings(results)],
-        scores=markdown_table(
+    tables = {
+        "scores": markdown_table(
             ["metric", "value", "95 % interval"],
             [[shown(metric), number(value), spread.get(metric, number(None))] for metric, value in defined.items()],
         ),
+        "by_label": markdown_table(*rows_of(test[TASKS[test["problem_type"]].table], "label")),
+        "compared": markdown_table(*rows_of(comparison_table(results), "system")) if results.get("comparisons") else "",
+    }
+    reports = {limit: markdown_table(*rows_of(rows, "label")) for limit, rows in test.get("thresholds", {}).items()}
+    code = {
+        "use": USES[results["model"]["task"]],
+        "command": results["command"],
+        "fence": "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", results["command"]) or [""])),
+    }
+    return render(
+        "model_card.md",
+        **{key: results[key] for key in ("corpus", "protocol", "splits", "test")},
+        **{key: Markup(value) for key, value in (tables | code).items()},
+        card_data=Markup(data.to_yaml()),
+        model={"speaker_norm": False, **results["model"]},
+        name=name,
+        subject="Emotion recognition from text" if data.pipeline_tag[:4] == "text" else "Speech emotion recognition",
+        cautions=[Markup(COMPARABLE[warning]) for warning in warnings(results)],
         undefined=[shown(metric) for metric in test["metrics"] if metric not in defined],
         remarks=[*test["remarks"], *window_lines(results)],
-        by_label=markdown_table(*rows_of(test[TASKS[test["problem_type"]].table], "label")),
-        reports={limit: markdown_table(*rows_of(rows, "label")) for limit, rows in test.get("thresholds", {}).items()},
-        compared=markdown_table(*rows_of(comparison_table(results), "system")) if results.get("comparisons") else "",
-        fence="`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", results["command"]) or [""])),
-        text=escape,
-        shown=lambda metric: escape(shown(metric)),
+        reports={limit: Markup(table) for limit, table in reports.items()},
+        shown=shown,
         number=number,
     )
-    return card.content
 
 
 def write_report(folder: Path, results: dict, table: pd.DataFrame, repo_id: str | None = None) -> None:

@@ -6,6 +6,8 @@ import textwrap
 
 WIDTH = 120  # columns of the terminal that text tables fit into
 NAMES = {"uar": "UAR", "wa": "WA", "ccc": "CCC", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "map": "mAP", "f1": "F1"}
+# Control characters, bytes of names that are not UTF-8, and marks that turn the direction of what follows.
+UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 NUMERIC = re.compile(r"(-?[\d.,]+( \[.*\])?|-|undefined)?")  # cells that stand to the right
 
 
@@ -32,6 +34,15 @@ def with_interval(value: float | None, interval: list[float] | None) -> str:
     return number(value) + ("" if interval is None else " [{:.3f}, {:.3f}]".format(*interval))
 
 
+def one_line(text: object) -> str:
+    r"""Text from outside as one line of characters that can be seen, others as U+FFFD.
+
+    >>> one_line("a\r\n b\x1b\udcff")
+    'a b\ufffd\ufffd'
+    """
+    return UNSEEN.sub("\ufffd", " ".join(str(text).split()))
+
+
 def escape(text: object) -> str:
     r"""Text from outside as one line of Markdown: no markup, no HTML, no link, no table break.
 
@@ -40,7 +51,7 @@ def escape(text: object) -> str:
     >>> escape("- x"), escape("1. x"), escape("1.5 s"), escape("a & &lt;")
     ('\\- x', '1\\. x', '1.5 s', 'a &amp; &amp;lt;')
     """
-    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    line = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
     line = re.sub(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", line)
     # what begins a numbered list, a heading, a quote, a list or a rule
     return re.sub(r"^(\d+(?=[.)](?:\s|$))|(?=[=#>]|[-+](?:[\s-]|$)))", r"\1\\", line)
@@ -52,7 +63,7 @@ def plain(text: object) -> str:
     >>> plain("![x](y) <b>"), plain("./my_corpus (4class)")
     ('x (y) b', './my_corpus (4class)')
     """
-    return " ".join(re.sub(r"[<>\[\]`*|\\!]", " ", str(text)).split())
+    return one_line(re.sub(r"[<>\[\]`*|\\!]", " ", str(text)))
 
 
 def rows_of(table: dict[str, dict], first: str) -> tuple[list[str], list[list[str]]]:
