@@ -132,15 +132,6 @@ def test_it_is_held_against_baselines_on_the_same_utterances(trained):
         assert low <= high and re.search(rf"^  {system} ", screen, re.M)
 
 
-@pytest.mark.slow
-def test_two_processes_are_one_with_two_accumulation_steps(trained, fake_corpus, tmp_path):
-    done = run_recipe("text_cls", *iemocap(fake_corpus, tmp_path / "two"), processes=2)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert_equal_runs(trained[0], tmp_path / "two", 1e-5)
-    one, two = results_of(trained[0]), results_of(tmp_path / "two")
-    assert all(one[part] == two[part] for part in ("validation", "test", "comparisons"))
-
-
 def test_resumed_equals_unbroken(trained, fake_corpus, tmp_path):
     resumed = tmp_path / "resumed"
     shutil.copytree(trained[0] / "checkpoint-3", resumed / "checkpoint-3")

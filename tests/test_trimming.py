@@ -112,3 +112,60 @@ def test_zero_pad():
     clip = np.ones(3, dtype=np.float32)
     assert zero_pad(clip, 3) is clip
     assert zero_pad(clip, 5).tolist() == [1, 1, 1, 0, 0] and zero_pad(clip, 5).dtype == np.float32
+
+
+def test_every_recipe_and_predict_trim_a_clip_alike(tmp_path, monkeypatch):
+    """What reaches each encoder or network of one clip: trimmed first, then cropped to its centre, then zero-padded."""
+    import soundfile as sf
+    from transformers import Wav2Vec2FeatureExtractor
+
+    from ser_hf.data.collators import SpeechCollator
+    from ser_hf.models import (
+        SerForSpectrogramClassification,
+        SerPipeline,
+        SerSpectrogramConfig,
+        SerSpectrogramFeatureExtractor,
+    )
+    from ser_hf.models.whisper import ClipWhisperFeatureExtractor
+    from ser_hf.training.audio_model import saved_extractor
+    from ser_hf.training.encoder_states import AudioReader, trims
+    from ser_hf.training.settings import ClipArguments
+    from ser_hf.training.spectrogram_model import FeatureCollator
+
+    level = np.repeat([0.0001, 0.1, 0.02, 0.00001], 12000)
+    samples = (np.random.default_rng(0).normal(0, 1, 48000) * level).astype(np.float32)
+    sf.write(tmp_path / "a.wav", samples, 16000, subtype="FLOAT")
+    row, path = {"id": "a", "audio": str(tmp_path / "a.wav"), "label": 0}, str(tmp_path / "a.wav")
+    first, last = trim(samples, 16000, 30.0)
+    assert (first, last) == (11532, 36828)
+    plain = Wav2Vec2FeatureExtractor(do_normalize=False)
+    spectrogram = SerSpectrogramFeatureExtractor(sampling_rate=16000, n_mels=16, trim_db=30.0)
+    read = []
+    spectra = SerSpectrogramFeatureExtractor.spectra
+    note = lambda self, clips: read.append(clips[0].numpy()) or spectra(self, clips)  # noqa: E731
+    monkeypatch.setattr(SerSpectrogramFeatureExtractor, "spectra", note)
+    mel = ClipWhisperFeatureExtractor._torch_extract_fbank_features
+    keep = lambda self, clip, *more: read.append(clip) or mel(self, clip, *more)  # noqa: E731
+    monkeypatch.setattr(ClipWhisperFeatureExtractor, "_torch_extract_fbank_features", keep)
+    for clips in (ClipArguments(30.0), ClipArguments(30.0, max_seconds=1.0), ClipArguments(30.0, min_seconds=2.0)):
+        expected = samples[first:last]
+        if clips.max_seconds:
+            spare = (last - first - 16000) // 2
+            expected = samples[first + spare : first + spare + 16000]
+        if clips.min_seconds:
+            expected = np.pad(expected, (0, 32000 - len(expected)))
+        same = {"min_seconds": clips.min_seconds, "max_seconds": clips.max_seconds}
+        wave = SpeechCollator(plain, **vars(clips))([row])["input_values"][0].numpy()
+        probe = AudioReader(plain, clips).inputs([row])["inputs"][0].numpy()
+        FeatureCollator(spectrogram, None, **same)([row])
+        for found in (wave, probe, read[-1]):
+            assert np.array_equal(found, expected)
+    # what is saved: the extractors that can trim do so in the pipeline, on the whole clip
+    model = SerForSpectrogramClassification(SerSpectrogramConfig(arch="cnn1d_3", rows=16))
+    SerPipeline(model, feature_extractor=spectrogram)(path)
+    assert np.array_equal(read[-1], samples[first:last])
+    whisper = saved_extractor(ClipWhisperFeatureExtractor(), ClipArguments(30.0))
+    whisper(samples)
+    assert np.array_equal(read[-1][: last - first], samples[first:last]) and not read[-1][last - first :].any()
+    with pytest.raises(SerError, match="the checkpoint trims clips itself, at 30 dB; leave it out"):
+        trims(whisper, ClipArguments(20.0))

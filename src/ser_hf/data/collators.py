@@ -76,17 +76,17 @@ class SpeechCollator:
     def _generator(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, zlib.crc32(name.encode())])
 
-    def samples(self, row: dict, generator: np.random.Generator, trim_db: float | None) -> np.ndarray:
+    def samples(self, row: dict, generator: np.random.Generator) -> np.ndarray:
         """The samples of a row, with augmentation in training; raises `AudioError` if it cannot be read."""
         rate, config, random = self.feature_extractor.sampling_rate, self.augmentation, {}
         if config is not None:
             change = partial(augment, rate=rate, config=config, generator=generator)
             random = {"change": change, "generator": generator}
         times = row.get("window_start"), row.get("window_end")
-        return read_clip(row["audio"], rate, trim_db, self.min_seconds, self.max_seconds, *times, **random)
+        return read_clip(row["audio"], rate, self.trim_db, self.min_seconds, self.max_seconds, *times, **random)
 
     def _clip(self, row: dict) -> np.ndarray:
-        return self.samples(row, self._generator(row["id"]), self.trim_db)
+        return self.samples(row, self._generator(row["id"]))
 
     def _batch(self, clips: list) -> dict[str, torch.Tensor]:
         if self.values != "input_values":

@@ -16,7 +16,7 @@ from ..data.collators import SpeechCollator
 from ..errors import SerError
 from ..models import SerConfig, SerForAudioClassification
 from ..models.encoders import describe_audio, load_extractor, longest_clip, transformer_layers
-from .encoder_states import StateCollator, States, check_states, encode, with_shifts
+from .encoder_states import StateCollator, States, check_states, encode, trims, with_shifts
 from .hub import check_labels, label_maps, load_finetuned
 from .settings import ClipArguments, EncoderArguments, HeadArguments
 from .speakers import check_speakers, check_whole_clips, speaker_remark
@@ -149,6 +149,7 @@ def speech_collators(
     if augmentation.mixup_p and describe_audio(audio).reads == "log-mel":
         why = f"mixes waveforms, and {audio.model_type} reads log-mel features"
         raise SerError(f"--mixup_p {augmentation.mixup_p:g}: {why}; leave it out")
+    trims(extractor, clips)  # checks
     same = {"least": describe_audio(audio).least, **vars(clips)}
     training = {"skip_unreadable": True, "augmentation": augmentation, "seed": seed}
     return {

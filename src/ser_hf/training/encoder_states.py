@@ -23,6 +23,7 @@ from ..data import audio
 from ..data.augmentation import speed
 from ..data.batching import evaluation_batches
 from ..data.cache import Store, clip_name, content_hash, settings_folder
+from ..errors import SerError
 from ..models import SerForAudioClassification, SerFusionForClassification
 from ..models.encoders import audio_states, describe_audio, extract, layer_count, padding_sensitive
 from ..models.pooling import pool_layers
@@ -109,8 +110,11 @@ def tokenizer_settings(tokenizer) -> str:
 
 
 def trims(extractor, clips: ClipArguments) -> float | None:
-    """The dB of trimming, by the flags or the feature extractor; None without trimming."""
-    return clips.trim_db if clips.trim_db is not None else getattr(extractor, "trim_db", None)
+    """The dB of trimming, by the flags or the feature extractor; None without trimming. SerError: by both."""
+    own = getattr(extractor, "trim_db", None)
+    if own is not None and clips.trim_db is not None:
+        raise SerError(f"--trim_db {clips.trim_db:g}: the checkpoint trims clips itself, at {own:g} dB; leave it out")
+    return own if clips.trim_db is None else clips.trim_db
 
 
 def read_clip(row: dict, rate: int, clips: ClipArguments) -> np.ndarray | None:

@@ -133,7 +133,8 @@ def _fetched(arch: str) -> str:
 
 
 class FeatureCollator(SpeechCollator):
-    """Rows to a padded batch of features, which the extractor also trims and scales.
+    """Rows to a padded batch of features, of clips that are trimmed as the extractor trims, but before they are
+    augmented, cropped and zero-padded, as in every recipe (`audio.read_clip`).
 
     `store` is the cache of features before scaling (`compute`); None computes them from each clip's audio, whose
     waveform is augmented then. SpecAugment and mixup apply to both. `means` are mean spectra `(rows,)` by speaker
@@ -145,10 +146,12 @@ class FeatureCollator(SpeechCollator):
     def __init__(self, extractor, store: Store | None, means: dict[str, torch.Tensor] | None = None, **kwargs):
         super().__init__(extractor, trim_db=extractor.trim_db, **kwargs)
         self.extractor, self.store, self.means = extractor, store, means or {}
+        self._whole = copy.copy(extractor)
+        self._whole.trim_db = None
 
     def from_audio(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
         """`(rows, frames)` float32 of a row, not scaled and without SpecAugment."""
-        return self.extractor.unscaled(self.samples(row, generator, trim_db=None)).float()
+        return self._whole.unscaled(self.samples(row, generator)).float()
 
     def unscaled(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
         """The same, from the cache where the row has an entry."""
@@ -217,6 +220,8 @@ def feature_collators(
     same = {"min_seconds": clips.min_seconds, "max_seconds": clips.max_seconds, "seed": training.seed}
     if relative:
         check_speakers(parts)
+    if extractor.trim_db is not None and "window_start" in parts["train"].column_names:
+        raise SerError(f"--window_seconds: the model trims clips ({extractor.trim_db:g} dB), which shifts the times")
     store = None
     if clips.max_seconds is None:  # scaling is applied when features are read, and is not part of the cache
         scaling = ("auto_map", "mean_spectrum", "normalize", "padding_value")

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
@@ -21,14 +22,44 @@ from .losses import Loss
 from .schedule import by_rate
 from .settings import ClipArguments
 
+NOT_READ = ("labels", "repeated")  # what of a batch is no input of the model
+
 
 @contextmanager
-def _same_random_numbers():
-    """Restore every generator that a forward draws from: torch's (dropout) and NumPy's (transformers' SpecAugment)."""
-    state = np.random.get_state()
+def _unchanged(model: torch.nn.Module):
+    """Restore all that a forward in training changes: the generators, torch's (dropout) and NumPy's (transformers'
+    SpecAugment), and running statistics."""
+    state, statistics = np.random.get_state(), running_statistics(model)
+    before = [one.clone() for one, _ in statistics]
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         yield
     np.random.set_state(state)
+    for (one, _), old in zip(statistics, before, strict=True):
+        one.copy_(old)
+
+
+def running_statistics(model: torch.nn.Module) -> list[tuple[torch.Tensor, float]]:
+    """What a model's batch norms accumulate in training, and how much of it a batch leaves: `(buffer, share)`. Those in
+    evaluation mode accumulate nothing."""
+    norms = [one for one in model.modules() if isinstance(one, _BatchNorm) and one.training and one.track_running_stats]
+    shares = [(norm, 1 - norm.momentum) for norm in norms]
+    moments = [(buffer, share) for norm, share in shares for buffer in (norm.running_mean, norm.running_var)]
+    return moments + [(norm.num_batches_tracked, 1.0) for norm in norms]
+
+
+def in_turn(before: torch.Tensor, ranks: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """Running statistics `(numbers,)` after the batches of all ranks one after another, from those before and each
+    rank's after its own batch alone `(ranks, numbers)`.
+
+    A batch turns `r` into `share * r + x`, so `x` is what a rank has more than `share * before`.
+
+    >>> in_turn(torch.tensor([1.0]), torch.tensor([[0.5 + 2.0], [0.5 + 4.0]]), torch.tensor([0.5]))  # (.5 + 2) / 2 + 4
+    tensor([5.2500])
+    """
+    running = before
+    for own in ranks:
+        running = shares * running + (own - shares * before)
+    return running
 
 
 @dataclass(frozen=True)
@@ -186,6 +217,24 @@ class SerTrainer(Trainer):
 
     # ---- loss
 
+    def training_step(self, model: torch.nn.Module, inputs: dict, num_items_in_batch=None) -> torch.Tensor:
+        """As in `Trainer`. Running statistics of batch norm become, on all ranks, those of one process that sees all
+        ranks' batches in turn; DDP would keep those of rank 0 alone."""
+        model.train()
+        statistics = running_statistics(model) if self.args.world_size > 1 else []
+        if not statistics:
+            return super().training_step(model, inputs, num_items_in_batch)
+        buffers = [buffer for buffer, _ in statistics]
+        shares = torch.cat([torch.full_like(one.flatten(), share, dtype=torch.float64) for one, share in statistics])
+        before = torch.cat([one.flatten().double() for one in buffers])
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        own = torch.cat([*(one.flatten().double() for one in buffers), shares.new_tensor(["repeated" not in inputs])])
+        ranks = self.accelerator.gather(own.unsqueeze(0))  # (ranks, numbers + 1)
+        running = in_turn(before, ranks[ranks[:, -1] > 0, :-1], shares)
+        for buffer, values in zip(buffers, running.split([one.numel() for one in buffers]), strict=True):
+            buffer.copy_(values.view_as(buffer))
+        return loss
+
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
         """Weight of all clips of one update, over the accumulation steps and all ranks."""
         if not batch_samples:
@@ -203,12 +252,14 @@ class SerTrainer(Trainer):
         second pass (gradient caching, Gao et al. 2021)."""
         self.model_wrapped.train()
         logits, labels = [], []
-        with _same_random_numbers():
-            for batch in [one for one in batch_samples if "repeated" not in one]:
-                batch = self._prepare_inputs(batch)
+        with _unchanged(self.model_wrapped):
+            for batch in batch_samples:
+                inputs = {name: value for name, value in self._prepare_inputs(batch).items() if name not in NOT_READ}
                 with self.compute_loss_context_manager():
-                    labels.append(batch.pop("labels").cpu())
-                    logits.append(self.model_wrapped(**batch).logits.float().cpu())
+                    scores = self.model_wrapped(**inputs).logits.float().cpu()  # of repeated ones too: ranks wait
+                if "repeated" not in batch:
+                    labels.append(batch["labels"].cpu())
+                    logits.append(scores)
         parts = gather_object([(logits, labels)]) if self.args.world_size > 1 else [(logits, labels)]
         before = sum(len(part) for rank in parts[: self.args.process_index] for part in rank[0])
         return {
@@ -220,7 +271,7 @@ class SerTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs: bool = False, num_items_in_batch=None):
         labels = inputs["labels"]
-        outputs = model(**{name: value for name, value in inputs.items() if name not in ("labels", "repeated")})
+        outputs = model(**{name: value for name, value in inputs.items() if name not in NOT_READ})
         processes = self.accelerator.num_processes
         if "repeated" in inputs:  # its gradients, zeros, are waited for by the other ranks
             loss = 0.0 * outputs.logits.float().sum()
