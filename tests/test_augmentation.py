@@ -18,6 +18,7 @@ from ser_hf.data.augmentation import (
     draw_examples,
     gain,
     impulse_response,
+    lowpass,
     mixup,
     noise_at_snr,
     pitch,
@@ -29,7 +30,7 @@ from ser_hf.data.augmentation import (
 from ser_hf.errors import SerError
 
 RATE = 16000
-ALWAYS = Augmentation(crop_p=1, speed_p=1, pitch_p=1, reverb_p=1, noise_p=1, gain_p=1, spec_p=1)
+ALWAYS = Augmentation(crop_p=1, speed_p=1, pitch_p=1, reverb_p=1, noise_p=1, lowpass_p=1, gain_p=1, spec_p=1)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -92,6 +93,22 @@ def test_ratio_to_silence_is_no_ratio():
     silence, clip = np.zeros(100, dtype=np.float32), babble()
     assert noise_at_snr(silence, 10.0, rng()) is silence
     assert noise_at_snr(clip, 10.0, rng(), np.zeros(100)) is clip
+
+
+@pytest.mark.parametrize("hz", [500, 2500, 3400, 4000, 5000])
+def test_lowpass_is_a_butterworth_filter(hz):
+    """-10 log10(1 + (hz / 3400) ** 24), -3 dB at 3400 Hz; the bilinear transform has tan(pi hz / rate) for hz."""
+    warped = np.tan(np.pi * hz / RATE) / np.tan(np.pi * 3400 / RATE)
+    expected = -10 * np.log10(1 + warped**24)
+    clip = tone(hz)
+    passed = lowpass(clip, RATE, 3400.0)
+    assert 10 * np.log10(power(passed[8000:-800]) / power(clip[8000:-800])) == pytest.approx(expected, abs=0.2)
+    assert passed.dtype == np.float32 and passed.shape == clip.shape
+
+
+def test_lowpass_of_a_rate_that_holds_no_more_is_the_clip():
+    clip = babble()
+    assert lowpass(clip, 8000, 4000.0) is clip and lowpass(clip[:1], RATE, 3400.0).shape == (1,)
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.9, 1.0, 1.1, 2.0])

@@ -14,6 +14,7 @@ COMMANDS = {
     "split": "write the folds of a protocol as csv",
     "cv": "run a recipe on every fold of the protocol and sum it up",
     "predict": "emotions of audio files, by a trained model",
+    "doctor": "why a model may fail on recordings: what its training clips were like, what they are like",
     "plot": "draw waveform, mel spectrogram, MFCC, windows and SpecAugment of an audio file",
     "embed": "what a pretrained encoder makes of a corpus, as a dataset",
     "convert": "rewrite a foreign checkpoint (soxan's head, pickled weights) as one that loads whole",

@@ -99,6 +99,16 @@ def reverb(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
     return (wet * np.sqrt(loudness / power)).astype(np.float32) if power else samples
 
 
+def lowpass(samples: np.ndarray, rate: int, hz: float) -> np.ndarray:
+    """`samples` without what lies above `hz`, as a telephone or a codec leaves them: a Butterworth filter of order 12,
+    -3 dB at `hz`, at least -66 dB an octave above. Unchanged where the rate holds no more than `hz`."""
+    from scipy.signal import butter, sosfilt
+
+    if hz >= rate / 2:
+        return samples
+    return sosfilt(butter(12, hz, fs=rate, output="sos"), samples).astype(np.float32)
+
+
 def spans(length: int, count: int, width: int, generator: np.random.Generator, limit: float = 0.5) -> np.ndarray:
     """`count` random spans of an axis, which may overlap, as `(length,)` booleans, True = masked. Widths are drawn from
     0 to `width`, at most `floor(limit * length / count)`: together they never mask more than `limit` of the axis."""
@@ -181,6 +191,10 @@ class Augmentation:
     noise_dir: str | None = _flag(
         None, "Folder of noise recordings to draw from instead of white noise.", only_with=("noise_p", ())
     )
+    lowpass_p: float = _probability("Cut high frequencies off, as a telephone or a codec does.")
+    lowpass_hz: list[float] = _flag(
+        [3000.0, 4000.0], "Range of the highest frequency in Hz that is left.", above=0, only_with=("lowpass_p", ())
+    )
     gain_p: float = _probability("Change the level; no effect if the feature extractor normalises clips.")
     gain_db: list[float] = _flag([-6.0, 6.0], "Range of the change in dB.", only_with=("gain_p", ()))
     spec_p: float = _probability("Mask bands and times of the spectrogram (SpecAugment).")
@@ -232,7 +246,8 @@ def _between(limits: Sequence[float], generator: np.random.Generator) -> float:
 
 def augment(samples: np.ndarray, rate: int, config: Augmentation, generator: np.random.Generator) -> np.ndarray:
     """One clip's samples changed by `config`: cropped, then in the order in which sound travels: voice (speed, pitch),
-    room, noise, level. With every probability 0 the result is the clip itself. AudioError: unreadable file of a folder.
+    room, noise, channel, level. With every probability 0 the result is the clip itself. AudioError: a file of a folder
+    cannot be read.
     """
     if config.crop_p and generator.random() < config.crop_p:  # 0 draws nothing
         samples = crop(samples, _between(config.crop_keep, generator) * len(samples), 1, generator)
@@ -249,6 +264,8 @@ def augment(samples: np.ndarray, rate: int, config: Augmentation, generator: np.
     if generator.random() < config.noise_p:
         noise = _sound(config.noise_dir, rate, generator, len(samples) / rate) if config.noise_dir else None
         samples = noise_at_snr(samples, _between(config.noise_snr_db, generator), generator, noise)
+    if config.lowpass_p and generator.random() < config.lowpass_p:  # likewise
+        samples = lowpass(samples, rate, _between(config.lowpass_hz, generator))
     if generator.random() < config.gain_p:
         samples = gain(samples, _between(config.gain_db, generator))
     return samples

@@ -1,6 +1,7 @@
 """The parts of a run that all recipes share, in their order: start, data, training, results."""
 
 import copy
+import json
 import logging
 import os
 import shutil
@@ -283,6 +284,7 @@ def finish(
     speaker_normalised: bool = False,
 ) -> dict:
     """Score test once, save the selected model and its report, print the report, push if asked; returns the results."""
+    from ..evaluation import shift
     from ..evaluation.report import lines, write_report
     from ..evaluation.scoring import compare, decision_thresholds, predictions_table, score, utterance_logits
     from .hub import push_run, save_model
@@ -319,6 +321,9 @@ def finish(
     if limits:
         model.config.thresholds = dict(zip(names, limits, strict=True))
     saved = save_model(model.to("cpu"), processor, folder)
+
+    if trained and setup.system.reads_audio:
+        write(folder / shift.FILE, json.dumps(shift.describe(splits["train"], names, kind), indent=1) + "\n")
 
     # 3. Scores, report, push.
     how = {"names": names, "problem_type": kind, "thresholds": limits, "report_at": settings.run.thresholds}

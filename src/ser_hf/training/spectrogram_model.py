@@ -26,7 +26,7 @@ from .speakers import check_speakers, check_whole_clips
 logger = logging.getLogger("ser_hf")
 
 # Changes of the waveform, after which features must be computed anew.
-WAVEFORM = ("crop_p", "speed_p", "pitch_p", "reverb_p", "noise_p", "gain_p")
+WAVEFORM = ("crop_p", "speed_p", "pitch_p", "reverb_p", "noise_p", "lowpass_p", "gain_p")
 WRITE_EVERY = 256  # clips per file of the cache
 # torchvision's IMAGENET1K_V1 weights as timm publishes them: as safetensors, under torchvision's names of the weights
 # (torchvision's own files are pickles). There is no such copy of AlexNet.

@@ -1,0 +1,226 @@
+"""Compare recordings with those that a model was trained on: why may it fail on them?
+
+    ser-hf doctor runs/ravdess_wav2vec2_fold0_seed42 calls/
+    ser-hf doctor you/your-model emodb --data_dir /corpora/emodb --out doctor.json
+
+RECORDINGS are an audio file, a folder, or a corpus. The table shows level, bandwidth, noise, duration, pitch and share
+of speech beside the range of 98 % of the training clips, and one thing to try for each measure that is outside. Unseen
+speakers alone put no measure outside: the test allows for the differences between training speakers and for chance, at
+most one false alarm in 20 per measure. Recordings with labels are also scored: by speaker, by gender, and those inside
+a measure's range beside those outside.
+
+Exit status 0: nothing is outside; 1: something is; 2: a mistake in the command.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SerError
+from ..evaluation import CLASSES
+from ..evaluation.tables import number, shown, text_table, with_interval
+from ..files import claim, write
+from ..training.run import say
+from .console import Parser, positive
+from .predict import MOST, find_files, load
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+
+LEAST_GROUP = 5  # recordings of a subgroup that is scored
+MOST_SPEAKERS = 10  # on the screen: those with the lowest scores
+
+
+def find_corpus(args: argparse.Namespace) -> "Dataset | None":
+    """The corpus that RECORDINGS names; None for audio files, and for a folder that is no corpus. SerError: neither."""
+    from ..data.loading import find_source
+    from ..data.loading import load as load_source
+
+    path = Path(args.recordings).expanduser()
+    if path.is_file():
+        return None
+    try:
+        source = find_source(args.recordings, args.labels, args.data_dir)
+    except SerError as error:
+        if not path.is_dir() or args.labels or args.data_dir:
+            raise
+        say(f"{args.recordings}: read as audio files without labels ({error})")
+        return None
+    corpus, report = load_source(source, num_proc=args.num_proc)
+    if corpus["audio_hash"][0] is None:
+        raise SerError(f"{args.recordings}: has no audio; doctor compares recordings")
+    say(*report.lines())
+    return corpus
+
+
+def measure_files(files: list[str]) -> "tuple[np.ndarray, list[str]]":
+    """The measures of files `(files, measures)`, and why others cannot be read. SerError: none can."""
+    import numpy as np
+    from tqdm import tqdm
+
+    from ..data.acoustics import RATE, measure
+    from ..data.audio import AudioError, decode
+
+    values, unreadable = [], []
+    for file in tqdm(files, unit=" files", disable=None):
+        try:
+            values.append(measure(decode(file, RATE)))
+        except AudioError as error:
+            unreadable.append(str(error))
+    if not values:
+        raise SerError(f"none of {len(files)} files can be read; the first: {unreadable[0]}")
+    return np.stack(values), unreadable
+
+
+# ---- scores by subgroup
+
+
+def score_groups(pipe, corpus: "Dataset", outside: "dict[str, np.ndarray]") -> tuple[dict[str, dict], list[str]]:
+    """Scores of labelled recordings by subgroup, as `scoring.score` returns them, and remarks. `outside` has, by
+    measure, which recordings are out of its range. No scores where the model has other labels."""
+    import numpy as np
+    from datasets import Dataset
+    from tqdm import tqdm
+
+    from ..evaluation.scoring import score
+    from ..evaluation.tasks import TASKS
+
+    kind, feature = pipe.problem_type, corpus.features["label"]
+    names = [name for _, name in sorted(pipe.model.config.id2label.items())]
+    labels = corpus["label"][:]
+    if hasattr(feature, "names") != (kind == CLASSES) or (kind != CLASSES and len(labels[0]) != len(names)):
+        return {}, [f"not scored: the model answers {', '.join(names)}, the labels are others"]
+    if kind == CLASSES:
+        labels = [names.index(word) if (word := feature.names[label]) in names else None for label in labels]
+    answers = pipe((audio for audio in corpus["audio"]), on_error="return", batch_size=8)
+    answers = list(tqdm(answers, total=len(corpus), desc="scoring", unit=" clips", disable=None))
+    known = np.array([label is not None for label in labels])
+    scored = known & np.array([isinstance(answer, list) for answer in answers])
+    remarks = [f"not scored: {(~known).sum()} with labels that the model does not have"] if not known.all() else []
+    if failed := [answer["error"] for answer in answers if not isinstance(answer, list)]:
+        remarks.append(f"not scored: {len(failed)} that the model cannot read; the first: {failed[0]}")
+    by_name = [{entry["label"]: entry["score"] for entry in answers[row]} for row in np.flatnonzero(scored)]
+    logits = TASKS[kind].logits(np.array([[scores[name] for name in names] for scores in by_name]))
+    speakers = np.array(corpus["speaker"][:], dtype=object)
+    columns = {"speaker": speakers}
+    if "gender" in corpus.column_names:
+        columns["gender"] = np.array(corpus["gender"][:], dtype=object)
+    columns |= {name: np.where(mask, "outside", "inside") for name, mask in outside.items()}
+    groups = {"all": scored}
+    for column, values in columns.items():
+        several = {value for value in values[scored] if value is not None}
+        if len(several) > 1:
+            groups |= {f"{column} {value}": scored & (values == value) for value in sorted(several)}
+    place, thresholds = np.cumsum(scored) - 1, getattr(pipe.model.config, "thresholds", None)
+    limits = None if thresholds is None else [thresholds[name] for name in names]
+    results = {}
+    for name, mask in groups.items():
+        rows = np.flatnonzero(mask)
+        if len(rows) >= LEAST_GROUP:
+            part = Dataset.from_dict({"label": [labels[row] for row in rows], "speaker": speakers[rows].tolist()})
+            results[name] = score(part, logits[place[rows]], names, kind, limits)
+    return results, remarks
+
+
+# ---- the report
+
+
+def lines(report: dict) -> list[str]:
+    """The report on the screen."""
+    trained, findings, scores = report["trained_on"], report["measures"], report["scores"]
+    speakers = f"{trained['speakers']} speakers" if trained["speakers"] else "unknown speakers"
+    out = ["", f"{report['measured']} recordings beside {trained['clips']} training clips of {speakers}:", ""]
+    heads = ["measure", "unit", "training 1 %", "99 %", "median here", "share below", "share above", "verdict"]
+    rows = [
+        [
+            *(one["measure"], one["unit"], *(f"{value:.4g}" for value in (*one["range"], one["median"]))),
+            *(number(one[side]) for side in ("low", "high")),
+            one["verdict"],
+        ]
+        for one in findings
+    ]
+    out += text_table(heads, rows)
+    if classes := report["classes"]:
+        findings = [*findings, classes]
+        verdict = "OUTSIDE" if classes["outside"] else "in range"
+        rows = [
+            [name, number(share), number(classes["recordings"][name])] for name, share in classes["training"].items()
+        ]
+        out += ["", f"class frequencies: {verdict}", *text_table(["class", "training", "here"], rows)]
+    if scores:
+        metrics = list(scores["all"]["metrics"])[:2]
+        speakers = [name for name in scores if name.startswith("speaker ")]
+        speakers.sort(key=lambda name: scores[name]["metrics"][metrics[0]] or 0.0)
+        order = [name for name in scores if name not in speakers] + speakers[:MOST_SPEAKERS]
+        rows = [
+            [name, one["utterances"], *(with_interval(one["metrics"][m], one["intervals"].get(m)) for m in metrics)]
+            for name, one in ((name, scores[name]) for name in order)
+        ]
+        out += ["", *text_table(["subgroup", "recordings", *map(shown, metrics)], rows)]
+        hidden = len(scores) - len(order)
+        out += [f"... and {hidden} speakers with higher scores (--out has all)"] if hidden else []
+    out += ["", *report["remarks"], *(f"cannot be read: {error}" for error in report["unreadable"][:MOST])]
+    out += [f"... and {len(report['unreadable']) - MOST} more"] if len(report["unreadable"]) > MOST else []
+    advice = [f"  {one['measure']}: {one['try']}" for one in findings if one["outside"]]
+    return out + (
+        ["outside the training range; try:", *advice] if advice else ["nothing is outside the training range"]
+    )
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser("doctor", __doc__)
+    parser.add_argument("model", metavar="MODEL", help="the folder of a run, or the Hub id of a pushed one")
+    parser.add_argument("recordings", metavar="RECORDINGS", help="an audio file, a folder, or a corpus")
+    parser.add_argument("--data_dir", help="the corpus's folder; else it is looked for under $SER_DATA_DIR")
+    parser.add_argument("--labels", help="label configuration of the corpus; else its default")
+    parser.add_argument("--num_proc", type=positive, help="processes that read the audio of a corpus")
+    parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
+    parser.add_argument("--out", metavar="FILE", help="write the whole report as JSON to this file")
+    args = parser.parse_args(argv)
+    out = Path(args.out).expanduser() if args.out else None
+    if out:
+        if out.is_dir():
+            raise SerError(f"--out {args.out}: is a folder; name a file")
+        claim(out.parent, f"--out {args.out}")
+
+    from ..data.acoustics import MEASURES, measure_rows
+    from ..evaluation import shift
+
+    training = shift.load(args.model)
+    corpus, unreadable, classes, scores, remarks = find_corpus(args), [], None, {}, []
+    if corpus is None:
+        values, unreadable = measure_files(find_files([args.recordings]))
+    else:
+        values = measure_rows(corpus)
+    findings = shift.compare(training, values)
+    if corpus is not None:
+        names = getattr(corpus.features["label"], "names", None)
+        classes = shift.compare_classes(training, [names[index] for index in corpus["label"]]) if names else None
+        masks = {
+            one["measure"]: shift.beyond(column, one["range"], one["measure"]).any(axis=0)
+            for one, column in ((one, values[:, list(MEASURES).index(one["measure"])]) for one in findings)
+            if one["outside"]
+        }
+        try:
+            scores, remarks = score_groups(load(args.model, args.trust_remote_code), corpus, masks)
+        except SerError as error:
+            remarks = [f"not scored: {error}"]
+    if training["speakers"] < 2:
+        remarks.append("training speakers unknown: only what moves half of the recordings is named")
+    report = {
+        "model": args.model,
+        "recordings": args.recordings,
+        "trained_on": {name: training[name] for name in ("clips", "speakers")},
+        "measured": len(values),
+        "measures": findings,
+        "classes": classes,
+        "scores": scores,
+        "remarks": remarks,
+        "unreadable": unreadable,
+    }
+    if out:
+        write(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    say(*lines(report))
+    return 1 if any(one["outside"] for one in [*findings, *([classes] if classes else [])]) else 0
