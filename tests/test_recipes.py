@@ -56,7 +56,7 @@ def test_what_a_run_leaves_behind(trained, fake_corpus):
     left = {str(file.relative_to(folder)) for file in folder.rglob("*") if "checkpoint" not in str(file)}
     assert left == {
         *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "predictions.parquet"),
-        *("results.json", "run.yaml", "figures", "figures/confusion_matrix.png"),
+        *("results.json", "run.yaml", "training_data.json", "figures", "figures/confusion_matrix.png"),
     }
     results = json.loads((folder / "results.json").read_text())
     assert results["protocol"]["speaker_independent"] and results["model"]["stock"]
@@ -80,7 +80,9 @@ def test_what_a_run_leaves_behind(trained, fake_corpus):
     assert front["pipeline_tag"] == "audio-classification" and front["language"] == ["de"]
     assert "Speaker-independent: **yes**" in card and "95 % interval" in card
     # nothing that may be published names a folder of this machine
-    for text in (card, (folder / "results.json").read_text(), (folder / "config.json").read_text()):
+    texts = [(folder / name).read_text() for name in ("results.json", "config.json", "training_data.json")]
+    assert json.loads(texts[2])["speakers"] == results["splits"]["train"]["speakers"]
+    for text in (card, *texts):
         assert str(fake_corpus("emodb")) not in text and str(folder) not in text
 
 

@@ -84,6 +84,7 @@ def score_groups(pipe, corpus: "Dataset", outside: "dict[str, np.ndarray]") -> t
     from datasets import Dataset
     from tqdm import tqdm
 
+    from ..data.audio import decode
     from ..evaluation.scoring import score
     from ..evaluation.tasks import TASKS
 
@@ -94,15 +95,24 @@ def score_groups(pipe, corpus: "Dataset", outside: "dict[str, np.ndarray]") -> t
         return {}, [f"not scored: the model answers {', '.join(names)}, the labels are others"]
     if kind == CLASSES:
         labels = [names.index(word) if (word := feature.names[label]) in names else None for label in labels]
-    answers = pipe((audio for audio in corpus["audio"]), on_error="return", batch_size=8)
-    answers = list(tqdm(answers, total=len(corpus), desc="scoring", unit=" clips", disable=None))
-    known = np.array([label is not None for label in labels])
-    scored = known & np.array([isinstance(answer, list) for answer in answers])
-    remarks = [f"not scored: {(~known).sum()} with labels that the model does not have"] if not known.all() else []
-    if failed := [answer["error"] for answer in answers if not isinstance(answer, list)]:
+    rows = np.flatnonzero([label is not None for label in labels])
+    lacking = len(corpus) - len(rows)
+    remarks = [f"not scored: {lacking} with labels that the model lacks"] if lacking else []
+    rate = pipe.feature_extractor.sampling_rate
+    clips = ({"array": decode(audio, rate), "sampling_rate": rate} for audio in corpus.select(rows)["audio"])
+    answers = tqdm(pipe(clips, on_error="return", batch_size=8), "scoring", len(rows), unit=" clips", disable=None)
+    scores, failed = {}, []
+    for row, answer in zip(rows.tolist(), answers, strict=True):
+        if isinstance(answer, list):
+            scores[row] = {entry["label"]: entry["score"] for entry in answer}
+        else:
+            failed.append(answer["error"])
+    if failed:
         remarks.append(f"not scored: {len(failed)} that the model cannot read; the first: {failed[0]}")
-    by_name = [{entry["label"]: entry["score"] for entry in answers[row]} for row in np.flatnonzero(scored)]
-    logits = TASKS[kind].logits(np.array([[scores[name] for name in names] for scores in by_name]))
+    if not scores:
+        return {}, remarks
+    logits = {row: TASKS[kind].logits(np.array([by_name[name] for name in names])) for row, by_name in scores.items()}
+    scored = np.isin(np.arange(len(corpus)), list(scores))
     speakers = np.array(corpus["speaker"][:], dtype=object)
     columns = {"speaker": speakers}
     if "gender" in corpus.column_names:
@@ -113,14 +123,14 @@ def score_groups(pipe, corpus: "Dataset", outside: "dict[str, np.ndarray]") -> t
         several = {value for value in values[scored] if value is not None}
         if len(several) > 1:
             groups |= {f"{column} {value}": scored & (values == value) for value in sorted(several)}
-    place, thresholds = np.cumsum(scored) - 1, getattr(pipe.model.config, "thresholds", None)
+    thresholds = getattr(pipe.model.config, "thresholds", None)
     limits = None if thresholds is None else [thresholds[name] for name in names]
     results = {}
     for name, mask in groups.items():
         rows = np.flatnonzero(mask)
-        if len(rows) >= LEAST_GROUP:
+        if len(rows) >= LEAST_GROUP or name == "all":
             part = Dataset.from_dict({"label": [labels[row] for row in rows], "speaker": speakers[rows].tolist()})
-            results[name] = score(part, logits[place[rows]], names, kind, limits)
+            results[name] = score(part, np.stack([logits[row] for row in rows]), names, kind, limits)
     return results, remarks
 
 

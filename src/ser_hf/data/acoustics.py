@@ -3,9 +3,6 @@
 All functions are pure and take mono float samples at `RATE`. `measure` takes about as long as reading the clip does.
 """
 
-import inspect
-import sys
-
 import numpy as np
 import torch
 from datasets import Dataset
@@ -129,7 +126,7 @@ def measure(samples: np.ndarray) -> np.ndarray:
 def measure_rows(rows: Dataset) -> np.ndarray:
     """`measure` of the clips of a corpus, `(rows, measures)`; each clip is measured once and cached by its hash.
     AudioError: a clip cannot be read."""
-    store, names = Store(settings_folder("acoustics", inspect.getsource(sys.modules[__name__]))), rows["audio_hash"][:]
+    store, names = Store(settings_folder("acoustics", __file__)), rows["audio_hash"][:]
     missing = store.missing(names)
     for first in range(0, len(missing), BLOCK):
         block = missing[first : first + BLOCK]

@@ -26,7 +26,7 @@ from ..data.cache import content_hash
 from ..errors import SerError
 from . import CLASSES
 
-FILE = "training_data.json"  # beside a model
+TRAINING_DATA = "training_data.json"  # beside a model
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)  # per cent
 EDGES = (QUANTILES[0], QUANTILES[-1])  # of the range
 MOST_CLIPS, LEAST_CLIPS = 500, 10  # that are measured: of the training set, and if possible of each speaker of it
@@ -155,11 +155,11 @@ def load(model: str) -> dict:
     """The `training_data.json` of a model, a folder or a Hub id. SerError: there is none."""
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:
-        file = cached_file(model, FILE, **quiet)
+        file = cached_file(model, TRAINING_DATA, **quiet)
     except OSError:
         file = None
     if file is None:
-        raise SerError(f"{model}: has no {FILE}; name the folder of a run, or train it again: audio recipes write it")
+        raise SerError(f"{model}: has no {TRAINING_DATA}; name a run of an audio recipe, and train older ones again")
     return json.loads(Path(file).read_text())
 
 

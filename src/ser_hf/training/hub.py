@@ -27,6 +27,7 @@ from transformers import (
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from ..errors import SerError
+from ..evaluation.shift import TRAINING_DATA
 from ..files import local_path
 from ..models import SerConfig, SerForAudioClassification
 from ..models.encoders import example, longest_clip
@@ -38,7 +39,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "adde
 PUBLISHED = ("README.md", "results.json", "run.yaml", "figures/*.png", *VOCABULARIES, "*.model")  # sentencepiece
 PUBLISHED += ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PUBLISHED += ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
-PUBLISHED += ("tokenizer_config.json", "special_tokens_map.json")
+PUBLISHED += ("tokenizer_config.json", "special_tokens_map.json", TRAINING_DATA)
 PUBLISHED += ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 # The files of an earlier run in a repository: any of these would be loaded with this one, or contradict it.
 REPLACED = (*PUBLISHED, "*.safetensors", "*.py", "*.json")

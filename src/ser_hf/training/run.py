@@ -323,7 +323,7 @@ def finish(
     saved = save_model(model.to("cpu"), processor, folder)
 
     if trained and setup.system.reads_audio:
-        write(folder / shift.FILE, json.dumps(shift.describe(splits["train"], names, kind), indent=1) + "\n")
+        write(folder / shift.TRAINING_DATA, json.dumps(shift.describe(splits["train"], names, kind), indent=1) + "\n")
 
     # 3. Scores, report, push.
     how = {"names": names, "problem_type": kind, "thresholds": limits, "report_at": settings.run.thresholds}
