@@ -380,7 +380,7 @@ def test_from_a_spectrogram_model(tmp_path):
     source = SerForSpectrogramClassification(SerSpectrogramConfig(arch="cnn1d_3", rows=8, num_labels=5)).eval()
     source.save_pretrained(tmp_path / "audio")
     AutoModel.from_config(text_config()).save_pretrained(tmp_path / "text")
-    features, mask = torch.randn(2, 8, 60), torch.ones(2, 60, dtype=torch.long)
+    features, mask = torch.randn(2, 60, 8), torch.ones(2, 60, dtype=torch.long)
     mask[1] = 0
     for fusion in FUSIONS:
         model = SerFusionForClassification.from_encoders(

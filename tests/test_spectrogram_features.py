@@ -43,6 +43,7 @@ LIBROSA = [
 @pytest.mark.parametrize("settings, shape, rows, frames, values", LIBROSA)
 def test_values_stored_from_librosa(settings, shape, rows, frames, values):
     got = SerSpectrogramFeatureExtractor(**settings)(voice(), sampling_rate=8000)["input_features"][0]
+    got = got.T  # as librosa
     assert got.shape == shape and got.dtype == np.float32
     assert np.abs(got[np.ix_(rows, frames)] - values).max() < 1e-3
 
@@ -61,7 +62,7 @@ def test_librosa_itself(rate, kind, settings):
     expected = librosa.power_to_db(mel, ref=np.max)
     if kind == "mfcc":
         expected = librosa.feature.mfcc(S=librosa.power_to_db(mel), n_mfcc=extractor.n_mfcc)
-    got = extractor(voice(), sampling_rate=rate)["input_features"][0]
+    got = extractor(voice(), sampling_rate=rate)["input_features"][0].T
     assert got.shape == expected.shape and np.abs(got - expected).max() < 1e-3
 
 
@@ -72,7 +73,7 @@ def test_reference_shape_on_ravdess():
 
     file = next(RAVDESS.rglob("Actor_01/03-01-01-01-01-02-01.wav"))
     extractor = SerSpectrogramFeatureExtractor()
-    assert extractor(decode(file, 8000), sampling_rate=8000)["input_features"].shape == (1, 128, 108)
+    assert extractor(decode(file, 8000), sampling_rate=8000)["input_features"].shape == (1, 108, 128)
 
 
 def test_a_batch_is_its_clips():
@@ -80,12 +81,12 @@ def test_a_batch_is_its_clips():
     clips = [voice(), voice()[3000:6000], voice()[:240]]
     batch = extractor(clips, sampling_rate=8000, return_tensors="pt")
     lengths = batch["attention_mask"].sum(dim=1).tolist()
-    assert batch["input_features"].shape == (3, 128, max(lengths))
+    assert batch["input_features"].shape == (3, max(lengths), 128)
     for row, clip, length in zip(batch["input_features"], clips, lengths, strict=True):
         alone = extractor(clip, return_tensors="pt")
-        assert "attention_mask" not in alone and alone["input_features"].shape[2] == length
-        assert torch.equal(row[:, :length], alone["input_features"][0])
-        assert (row[:, length:] == -80.0).all()  # the lowest there is
+        assert alone["attention_mask"].all() and alone["input_features"].shape[1] == length
+        assert torch.equal(row[:length], alone["input_features"][0])
+        assert (row[length:] == -80.0).all()  # the lowest there is
     same = torch.from_numpy(np.stack([voice(), voice()[::-1].copy()]))
     whole = SerSpectrogramFeatureExtractor(trim_db=None)
     assert torch.allclose(
@@ -111,19 +112,19 @@ def test_features_relative_to_a_speaker(normalize, tmp_path):
     raw = [plain(clip)["input_features"][0] for clip in clips]
 
     def by_hand(mean):
-        values = raw[1] - mean[:, None]
+        values = raw[1] - mean
         return values if normalize == "none" else (values - values.mean()) / values.std()
 
     assert np.allclose(extractor(clips[1])["input_features"][0], by_hand(np.linspace(-40, -10, 128)), atol=1e-4)
     adapted = extractor.adapted([*clips, np.zeros(800)])  # silence tells nothing of a voice
-    mean = (raw[0].mean(axis=1) + raw[1].mean(axis=1)) / 2  # the long clip counts no more than the short one
+    mean = (raw[0].mean(axis=0) + raw[1].mean(axis=0)) / 2  # the long clip counts no more than the short one
     assert np.allclose(adapted(clips[1])["input_features"][0], by_hand(mean), atol=1e-4)
     assert not np.allclose(mean, np.linspace(-40, -10, 128), atol=1)
     assert extractor.mean_spectrum == list(np.linspace(-40, -10, 128))  # a copy was adapted
     # A line that passes each band by so many dB more or less, in all clips of a speaker, is not heard.
     line = torch.linspace(-20, 20, 128)
     values, mean = torch.from_numpy(raw[1]), torch.from_numpy(mean)
-    through = extractor.scaled(values + line.unsqueeze(1), mean + line)
+    through = extractor.scaled(values + line, mean + line)
     assert torch.allclose(through, extractor.scaled(values, mean), atol=1e-4)
 
 

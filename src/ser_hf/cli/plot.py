@@ -30,7 +30,7 @@ def draw(samples, extractor, window_seconds: float | None, window_hop: float | N
     settings["n_mfcc"] = min(extractor.n_mfcc, extractor.n_mels)
     kinds = {"mel": "max", "mfcc": 1.0}  # with the power of 0 dB
     extractors = [type(extractor)(**{**settings, "kind": kind, "reference": kinds[kind]}) for kind in kinds]
-    mel, mfcc = (one(samples)["input_features"][0] for one in extractors)
+    mel, mfcc = (one(samples)["input_features"][0].T for one in extractors)  # (rows, frames)
     generator, rate = np.random.default_rng(seed), extractor.sampling_rate
     rows = {f"{len(mel)} mel bands": mel, f"{len(mfcc)} MFCC": mfcc}
     rows |= {f"SpecAugment, draw {n + 1}": spec_augment(mel, generator) for n in range(EXAMPLES)}

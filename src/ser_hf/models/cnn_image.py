@@ -34,9 +34,28 @@ class AlexNet(nn.Module):
 
     def vectors(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         """Feature maps to `(batch, 4096)`; only a clip's real frames are averaged to AlexNet's six by six."""
-        lengths = [x.shape[3]] * len(x) if lengths is None else lengths.tolist()
-        maps = [F.adaptive_avg_pool2d(clip[..., :real], 6) for clip, real in zip(x, lengths, strict=True)]
-        return self.classifier(torch.stack(maps).flatten(1))
+        if lengths is None:
+            lengths = torch.full((x.shape[0],), x.shape[3], device=x.device)
+        rows = sixths(torch.full_like(lengths, x.shape[2]), x.shape[2]).to(x.dtype)
+        maps = torch.einsum("bcrf,bir,bjf->bcij", x, rows, sixths(lengths, x.shape[3]).to(x.dtype))
+        return self.classifier(maps.flatten(1))
+
+
+def sixths(lengths: torch.Tensor, size: int) -> torch.Tensor:
+    """The weights `(batch, 6, size)` of adaptive average pooling of the first `lengths` `(batch,)` places to six.
+
+    >>> sixths(torch.tensor([3, 4]), 4)[:, :2]
+    tensor([[[1.0000, 0.0000, 0.0000, 0.0000],
+             [1.0000, 0.0000, 0.0000, 0.0000]],
+    <BLANKLINE>
+            [[1.0000, 0.0000, 0.0000, 0.0000],
+             [0.5000, 0.5000, 0.0000, 0.0000]]])
+    """
+    number, place = torch.arange(6, device=lengths.device), torch.arange(size, device=lengths.device)
+    lengths = lengths.unsqueeze(-1)
+    first, end = lengths * number // 6, (lengths * (number + 1) + 5) // 6  # (batch, 6)
+    inside = (place >= first.unsqueeze(-1)) & (place < end.unsqueeze(-1))
+    return inside / (end - first).unsqueeze(-1)
 
 
 class Bottleneck(nn.Module):

@@ -33,10 +33,12 @@ class InputNorm(nn.BatchNorm1d):
     def forward(self, x: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         if lengths is None:
             return super().forward(x)
-        real = real_frames(x.shape[2], lengths)
-        out = torch.zeros_like(x.transpose(1, 2))  # (batch, frames, rows)
-        out[real] = super().forward(x.transpose(1, 2)[real]).to(out.dtype)
-        return out.transpose(1, 2)
+        real = real_frames(x.shape[2], lengths).unsqueeze(1)  # (batch, 1, frames)
+        if not self.training:
+            return super().forward(x).masked_fill(~real, 0.0)
+        frames = x.transpose(1, 2)  # (batch, frames, rows)
+        normed = super().forward(frames[real.squeeze(1)])
+        return torch.zeros_like(frames).masked_scatter(real.transpose(1, 2), normed.to(x.dtype)).transpose(1, 2)
 
 
 class Layer(nn.Module):
@@ -45,21 +47,24 @@ class Layer(nn.Module):
     def __init__(self, channels_in: int, channels: int, pooled):
         super().__init__()
         flat = isinstance(pooled, int)
-        kinds = (nn.Conv1d, nn.BatchNorm1d, F.max_pool1d) if flat else (nn.Conv2d, nn.BatchNorm2d, F.max_pool2d)
-        conv, norm, self.pool = kinds
-        self.pooled = pooled
-        self.conv = conv(channels_in, channels, 5 if flat else 3, padding="same", bias=False)
+        conv, norm = (nn.Conv1d, nn.BatchNorm1d) if flat else (nn.Conv2d, nn.BatchNorm2d)
+        self.pooled = (1, pooled) if flat else pooled  # rows, frames
+        self.conv = conv(channels_in, channels, 5 if flat else 3, padding=2 if flat else 1, bias=False)
         self.norm = norm(channels)
 
     def forward(self, x, lengths):
         x = F.relu(self.norm(self.conv(x)))
-        if self.pooled not in (1, (1, 1)):
-            x = self.pool(x, self.pooled)
-            by = self.pooled if isinstance(self.pooled, int) else self.pooled[1]
-            lengths = lengths if lengths is None else lengths // by  # an odd last frame is dropped, as in a clip alone
+        if self.pooled != (1, 1):
+            if x.ndim == 3:  # max_pool1d would fix the number of frames in torch.export
+                x = F.max_pool2d(x.unsqueeze(2), self.pooled).squeeze(2)
+            else:
+                x = F.max_pool2d(x, self.pooled)
+            lengths = (
+                lengths if lengths is None else lengths // self.pooled[1]
+            )  # an odd last frame is dropped, as of a clip alone
         if lengths is not None:
             real = real_frames(x.shape[-1], lengths)
-            x = x * real.view(len(x), *[1] * (x.ndim - 2), x.shape[-1]).to(x.dtype)
+            x = x.masked_fill(~(real.unsqueeze(1) if x.ndim == 3 else real[:, None, None]), 0.0)
         return x, lengths
 
 
@@ -96,6 +101,12 @@ class SmallCnn(nn.Module):
             return F.relu(self.project(x)), lengths
         if lengths is None:
             return self.lstm(x)[0], None
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        x, _ = nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])
-        return x, lengths
+        # The direction from last to first would read padding before the clip: for it each clip moves to the end.
+        places = torch.arange(x.shape[1], device=x.device)
+        later = (places + lengths.unsqueeze(-1)) % x.shape[1]  # where a frame of the moved clip is from
+        earlier = (places - lengths.unsqueeze(-1)) % x.shape[1]  # and where it goes back to
+        moved = x.gather(1, later.unsqueeze(-1).expand_as(x))
+        first, last = self.lstm(x)[0], self.lstm(moved)[0]
+        width = self.lstm.hidden_size
+        back = last[..., width:].gather(1, earlier.unsqueeze(-1).expand(-1, -1, width))
+        return torch.cat([first[..., :width], back], dim=-1), lengths

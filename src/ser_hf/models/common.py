@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import PreTrainedConfig
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 def check_choice(name: str, value, choices: Iterable) -> None:
@@ -23,11 +24,20 @@ class PipelineConfig(PreTrainedConfig):
 
 
 class StrictLoading:
-    """Mixin, written before `PreTrainedModel` in a class's bases: `from_pretrained` refuses incomplete checkpoints."""
+    """Mixin, written before `PreTrainedModel` in a class's bases: `from_pretrained` refuses incomplete checkpoints, and
+    what is frozen stays as it is."""
 
     # The loss is a plain batch mean. The Trainer assumes that a forward with **kwargs normalises by
     # num_items_in_batch, and then does not divide by the accumulation steps.
     accepts_loss_kwargs = False
+
+    def train(self, mode: bool = True):
+        """As in torch; but batch norm whose weights are frozen (under adapters, too) keeps its statistics as well."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.weight.requires_grad:
+                module.eval()
+        return self
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
@@ -43,21 +53,21 @@ class StrictLoading:
         return (model, info) if output_loading_info else model
 
 
-def classification_output(
-    logits, labels=None, problem_type=None, return_dict=None, hidden_states=None, attentions=None
-):
-    """The output of a model's `forward`: a `SequenceClassifierOutput`, or for `return_dict=False` a tuple.
+def wanted_outputs(config: PreTrainedConfig, output_hidden_states: bool | None, output_attentions: bool | None):
+    """Which outputs besides the logits a `forward` returns: by its arguments, or where these are None by the
+    configuration; as keyword arguments of an encoder."""
+    arguments = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+    return {name: getattr(config, name) if given is None else given for name, given in arguments.items()}
 
-    `logits` are `(batch, labels)`. With `labels`, the loss is the batch mean of cross-entropy (class indices
-    `(batch,)`), of binary cross-entropy (multi-label) or of the squared error (regression; both `(batch, labels)`).
-    """
-    loss = None
-    if labels is not None and problem_type == "regression":
-        loss = F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
-    elif labels is not None and problem_type == "multi_label_classification":
-        loss = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
-    elif labels is not None:
-        loss = F.cross_entropy(logits, labels)
-    if return_dict is False:
-        return (logits,) if loss is None else (loss, logits)
-    return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states, attentions=attentions)
+
+def classification_loss(logits: torch.Tensor, labels: torch.Tensor | None, problem_type: str | None):
+    """The batch mean, for `logits` `(batch, labels)`, of cross-entropy (`labels` are class indices `(batch,)`), of
+    binary cross-entropy (multi-label) or of the squared error (regression; both `(batch, labels)`); None without
+    labels."""
+    if labels is None:
+        return None
+    if problem_type == "regression":
+        return F.mse_loss(logits, labels.to(logits.dtype).view_as(logits))
+    if problem_type == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+    return F.cross_entropy(logits, labels)

@@ -35,7 +35,7 @@ class SerFusionConfig(PipelineConfig):
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
     }
     # Not annotated, so that it is not a field and not saved (as in configuration_ser.py).
-    keys_to_ignore_at_inference = ["hidden_states", "attentions"]
+    keys_to_ignore_at_inference = ["hidden_states", "attentions", "text_hidden_states", "text_attentions"]
 
     audio_config: dict | PreTrainedConfig | None = None
     text_config: dict | PreTrainedConfig | None = None

@@ -155,6 +155,7 @@ ENCODERS = {
         frames=lambda config, lengths: lengths * 0 + 1,
         steps=lambda config, frames: 1,
         padding_sensitive=lambda config: config.padding_sensitive,
+        time=1,
     ),
 }
 
@@ -362,9 +363,9 @@ def long_enough(values: torch.Tensor, mask: torch.Tensor | None, config: PreTrai
     def lengthen(extra: int) -> torch.Tensor:
         return F.pad(values, (0, extra) if description.time == -1 else (0, 0, 0, extra))
 
-    if mask is not None and (short := mask.sum(dim=-1) < needed).any():
-        columns = torch.arange(length, device=mask.device) < needed
-        mask = torch.where(short.unsqueeze(-1) & columns, torch.ones_like(mask), mask)
+    if mask is not None:
+        short, columns = mask.sum(dim=-1, keepdim=True) < needed, torch.arange(length, device=mask.device) < needed
+        mask = mask.masked_fill(short & columns, 1)
     if length < needed:
         values = lengthen(needed - length)
         mask = None if mask is None else F.pad(mask, (0, needed - length), value=1)
@@ -387,18 +388,18 @@ def frame_mask(config: PreTrainedConfig, frames: torch.Tensor, mask: torch.Tenso
     return torch.arange(frames.shape[1], device=frames.device) < lengths.unsqueeze(-1)
 
 
-def encode(encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, **wanted: bool):
+def encode(encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer=False, attentions=False):
     """The output of an audio encoder, and the mask `(batch, frames)` of its frames, True = real.
 
     Args:
-        inputs: `(batch, samples)`, `(batch, rows, frames)` of a spectrogram model or Whisper, or `(batch, frames,
-            rows)` of w2v-BERT; no clip is missing.
+        inputs: `(batch, samples)`, `(batch, rows, frames)` of Whisper, or `(batch, frames, rows)` of w2v-BERT or a
+            spectrogram model; no clip is missing.
         mask: `(batch, samples)` or `(batch, frames)`, 1 = real; None when no clip is padded.
-        wanted: `output_hidden_states`, `output_attentions`.
+        every_layer, attentions: Whether the output has `hidden_states`, `attentions`.
     """
     values, mask = long_enough(inputs, mask, encoder.config, encoder.training)
     names = {describe_audio(encoder.config).input_name: values, "attention_mask": mask}
-    out = encoder(**names, **{name: True for name, value in wanted.items() if value}, return_dict=True)
+    out = _run(encoder, names, every_layer, attentions)
     return out, frame_mask(encoder.config, out.last_hidden_state, mask)
 
 
@@ -406,17 +407,27 @@ def audio_states(encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | 
     """Hidden states `(batch, layers, frames, dim)` of an audio encoder, and their mask `(batch, frames)`, True = real.
     With `every_layer` also the layers before the last, and the input of the first. Arguments as in `encode`."""
     every_layer = every_layer and describe_audio(encoder.config).layers is not None
-    out, real = encode(encoder, inputs, mask, output_hidden_states=every_layer)
+    out, real = encode(encoder, inputs, mask, every_layer)
     return stacked(out, every_layer), real
+
+
+def encode_text(
+    encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer=False, attentions=False
+):
+    """As `encode`, of a text encoder for token ids and `mask` `(batch, tokens)`."""
+    names = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs) if mask is None else mask}
+    return _run(encoder, names, every_layer, attentions), names["attention_mask"].bool()
+
+
+def _run(encoder: nn.Module, names: dict, every_layer: bool, attentions: bool):
+    wanted = {"output_hidden_states": every_layer, "output_attentions": attentions}
+    return encoder(**names, **{name: True for name, value in wanted.items() if value}, return_dict=True)
 
 
 def text_states(encoder: nn.Module, input_ids: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False):
     """As `audio_states`, of a text encoder for `input_ids` and `mask` `(batch, tokens)`."""
-    mask = torch.ones_like(input_ids) if mask is None else mask
-    wanted = {"output_hidden_states": True} if every_layer else {}
-    return stacked(
-        encoder(input_ids=input_ids, attention_mask=mask, **wanted, return_dict=True), every_layer
-    ), mask.bool()
+    out, real = encode_text(encoder, input_ids, mask, every_layer)
+    return stacked(out, every_layer), real
 
 
 def stacked(out, every_layer: bool) -> torch.Tensor:

@@ -2,7 +2,7 @@
 Hub.
 
 The defaults are the reference work's: 8 kHz, trimmed at 30 dB, n_fft 1024, Hamming windows of 512 samples every 100,
-128 mels up to half the rate, dB against the maximum. RAVDESS's 03-01-01-01-01-02-01.wav has shape (128, 108) with them.
+128 mels up to half the rate, dB against the maximum. RAVDESS's 03-01-01-01-01-02-01.wav has shape (108, 128) with them.
 """
 
 import copy
@@ -11,7 +11,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from transformers import BatchFeature
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
@@ -99,6 +98,7 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
             floor = kind == "mel" and reference == "max" and normalize == "none" and top_db is not None
             padding_value = -top_db if floor and mean_spectrum is None else 0.0
         kwargs.pop("feature_size", None)
+        kwargs.setdefault("return_attention_mask", True)
         super().__init__(rows, sampling_rate, padding_value, **kwargs)
         self.kind, self.n_mels, self.n_mfcc = kind, n_mels, n_mfcc
         self.n_fft, self.win_length, self.hop_length, self.window_type = n_fft, win_length, hop_length, window_type
@@ -112,7 +112,7 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
 
     def spectra(self, samples: torch.Tensor) -> torch.Tensor:
         """Features of clips `(batch, samples)` before `mean_spectrum` and `normalize`, untrimmed, on their device:
-        `(batch, rows, 1 + samples // hop_length)`, in float64 where the device has it."""
+        `(batch, 1 + samples // hop_length, rows)`, in float64 where the device has it."""
         # In float32 torch's transform is wrong by 0.001 dB or more at -80 dB; Apple's devices have no float64.
         samples = samples.to(torch.float32 if samples.device.type == "mps" else torch.float64)
         shape = torch.hamming_window if self.window_type == "hamming" else torch.hann_window
@@ -126,22 +126,23 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         values = 10 * (power / zero).log10()
         if self.top_db is not None:
             values = torch.maximum(values, values.amax(dim=(1, 2), keepdim=True) - self.top_db)
-        return cosines(self.n_mfcc, self.n_mels).to(samples) @ values if self.kind == "mfcc" else values
+        values = cosines(self.n_mfcc, self.n_mels).to(samples) @ values if self.kind == "mfcc" else values
+        return values.transpose(1, 2)
 
     def scaled(self, values: torch.Tensor, mean_spectrum: torch.Tensor | None = None) -> torch.Tensor:
-        """Float32 features from `spectra`, `(..., rows, frames)` without padding, each clip on its own. `mean_spectrum`
+        """Float32 features from `spectra`, `(..., frames, rows)` without padding, each clip on its own. `mean_spectrum`
         is the speaker's `(rows,)`, where it is known; it defaults to this extractor's, if it has one."""
         if mean_spectrum is None and self.mean_spectrum is not None:
             mean_spectrum = torch.tensor(self.mean_spectrum)
         if mean_spectrum is not None:
-            values = values - mean_spectrum.to(values).unsqueeze(-1)
+            values = values - mean_spectrum.to(values)
         if self.normalize == "clip":
             values = values - values.mean(dim=(-2, -1), keepdim=True)
             values = values / (values.square().mean(dim=(-2, -1), keepdim=True) + 1e-7).sqrt()
         return values.float()
 
     def unscaled(self, clip) -> torch.Tensor:
-        """`spectra` of one clip `(samples,)` after trimming by `trim_db`: `(rows, frames)`."""
+        """`spectra` of one clip `(samples,)` after trimming by `trim_db`: `(frames, rows)`."""
         samples = one_clip(clip)
         if self.trim_db is not None:
             first, end = trim(samples, self.sampling_rate, self.trim_db)
@@ -156,48 +157,41 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
         """
         if self.mean_spectrum is None:
             raise ValueError("this model was not trained with --speaker_norm: it has no use for a speaker's mean")
-        means = [self.unscaled(clip).mean(dim=1) for clip in clips if np.any(clip)]
+        means = [self.unscaled(clip).mean(dim=0) for clip in clips if np.any(clip)]
         if not means:
             raise ValueError("no clips of the speaker, or only silent ones")
         other = copy.deepcopy(self)
         other.mean_spectrum = torch.stack(means).mean(dim=0).tolist()
         return other
 
-    def batch(self, features: list[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Features `(rows, frames)` of clips of any lengths as one padded batch: `input_features` `(batch, rows,
-        frames)`, and `attention_mask` `(batch, frames)`, 1 = real frame, if any clip is padded."""
-        lengths = torch.tensor([values.shape[1] for values in features])
-        frames_first = [values.T for values in features]
-        padded = pad_sequence(frames_first, batch_first=True, padding_value=float(self.padding_value))
-        batch = {"input_features": padded.transpose(1, 2).contiguous()}
-        if lengths.min() < lengths.max():
-            batch["attention_mask"] = (torch.arange(padded.shape[1]) < lengths.unsqueeze(-1)).long()
-        return batch
-
     def __call__(
         self,
         clips,
         sampling_rate: int | None = None,
         padding: bool | str = True,
+        max_length: int | None = None,
+        truncation: bool = False,
+        pad_to_multiple_of: int | None = None,
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
-        """`input_features` `(batch, rows, frames)` of one clip or several, with their `attention_mask`. ValueError:
-        another `sampling_rate`, in Hz, an empty clip, or unequal clips with `padding=False`.
+        """`input_features` `(batch, frames, rows)` of one clip or several, and their `attention_mask` `(batch,
+        frames)`, 1 = real frame. ValueError: another `sampling_rate`, in Hz, an empty clip, or unequal clips with
+        `padding=False`.
 
         Args:
             clips: `(samples,)`, or a list of such or `(batch, samples)`.
             padding: True or `longest`: pad shorter clips at their end. False: all must have equally many frames.
-            return_attention_mask: True always, False never, None if any clip is padded.
+                `max_length`: pad all to it.
+            max_length: In samples, as clips are: `1 + max_length // hop_length` frames.
+            truncation: Whether frames after `max_length` are left out.
+            pad_to_multiple_of, return_attention_mask, return_tensors: As in `pad`, which counts in frames.
         """
         clips = clips_at(clips, sampling_rate, self.sampling_rate)
-        batch = self.batch([self.scaled(self.unscaled(clip)) for clip in clips])
-        mask = batch.pop("attention_mask", None)
-        if padding in (False, "do_not_pad") and mask is not None:
+        features = [self.scaled(self.unscaled(clip)).numpy() for clip in clips]
+        if padding in (False, "do_not_pad") and len({len(values) for values in features}) > 1:
             raise ValueError("clips of unequal lengths: give padding=True")
-        if mask is None and return_attention_mask:
-            mask = torch.ones_like(batch["input_features"][:, 0], dtype=torch.long)
-        if mask is not None and return_attention_mask is not False:
-            batch["attention_mask"] = mask
-        arrays = {name: values.numpy() for name, values in batch.items()}
-        return BatchFeature(arrays, tensor_type=return_tensors or "np")
+        frames = None if max_length is None else 1 + max_length // self.hop_length
+        options = {"pad_to_multiple_of": pad_to_multiple_of, "return_attention_mask": return_attention_mask}
+        options |= {"return_tensors": return_tensors or "np"}
+        return self.pad({"input_features": features}, padding, frames, truncation, **options)

@@ -13,9 +13,10 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.feature_extraction_utils import BatchFeature, FeatureExtractionMixin
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
 from .audio_blocks import clips_at, one_clip, package
-from .common import PipelineConfig, StrictLoading, check_choice, classification_output
+from .common import PipelineConfig, StrictLoading, check_choice, classification_loss, wanted_outputs
 from .pipeline_ser import SerPipeline as SerPipeline  # saved with the model because of this line; its config names it
 
 # Functionals of a clip in each feature set of the package opensmile: eGeMAPS (Eyben et al. 2016, IEEE Trans. Affective
@@ -178,10 +179,19 @@ class SerForFunctionalsClassification(StrictLoading, PreTrainedModel):
         """`(batch, functionals)` with zero mean and unit variance over the training clips."""
         return (input_features - self.mean) / self.scale
 
+    @can_return_tuple
     def forward(
-        self, input_features: torch.Tensor, labels: torch.Tensor | None = None, return_dict: bool | None = None
+        self,
+        input_features: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
         """`logits` `(batch, labels)` of functionals `(batch, functionals)`, and with labels the `loss` of
-        `classification_output`. An SVM's logits are its decision values: no log-probabilities."""
-        logits = self.ser_classifier(self.standardised(input_features))
-        return classification_output(logits, labels, self.config.problem_type, return_dict)
+        `classification_loss`. An SVM's logits are its decision values: no log-probabilities. The one of the
+        `hidden_states` are the standardised functionals; there are no attentions."""
+        states = self.standardised(input_features)
+        logits = self.ser_classifier(states)
+        loss = classification_loss(logits, labels, self.config.problem_type)
+        wanted = wanted_outputs(self.config, output_hidden_states, output_attentions)["output_hidden_states"]
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=(states,) if wanted else None)

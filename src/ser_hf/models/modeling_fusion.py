@@ -5,23 +5,26 @@ states, `fuse` turns them into logits; `forward` takes either inputs or hidden s
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
-from .common import StrictLoading, classification_output
+from .common import StrictLoading, classification_loss, wanted_outputs
 from .configuration_fusion import SerFusionConfig
 from .encoders import (
-    audio_states,
     check_text,
     describe_audio,
+    encode,
+    encode_text,
     freeze_feature_encoder,
     layer_count,
     load_encoder,
     new_encoder,
-    text_states,
+    stacked,
     transformer_layers,
     width,
     without_pooler,
@@ -54,6 +57,15 @@ def load_text_encoder(name_or_path: str, trust_remote_code: bool = False) -> Pre
     config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
     check_text(config)
     return load_encoder(name_or_path, config, trust_remote_code=trust_remote_code)
+
+
+@dataclass
+class SerFusionOutput(SequenceClassifierOutput):
+    """`hidden_states` and `attentions` of the audio encoder, and the same of the text encoder. In training they have
+    only the rows that are there."""
+
+    text_hidden_states: tuple[torch.Tensor, ...] | None = None
+    text_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class SerFusionForClassification(StrictLoading, PreTrainedModel):
@@ -147,31 +159,55 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
             attention_mask: `(batch, samples)` or `(batch, frames)`, 1 = real; a row of zeros is a clip that is missing
                 and does not reach the encoder. None when no clip is padded.
         """
-        pooling = self.config.pooling if self.pools_audio else None
-        return self._encode(audio_states, self.audio_encoder, inputs, attention_mask, self.audio_shape, pooling)
+        return self._encode_audio(inputs, attention_mask)[:2]
 
     def encode_text(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None):
         """As `encode_audio`, for `(batch, tokens)` padded on the right and their mask; one frame where `pools_text`."""
-        pooling = self.config.text_pooling if self.pools_text else None
-        return self._encode(text_states, self.text_encoder, input_ids, attention_mask, self.text_shape, pooling)
+        return self._encode_text(input_ids, attention_mask)[:2]
 
-    def _encode(self, states_of: Callable, encoder, inputs, mask, shape: tuple[int, int], pooling: str | None):
-        """Only rows with a real step go through the encoder: attention over none is NaN."""
+    def _encode_audio(self, inputs, mask, **wanted: bool):
+        pooling = self.config.pooling if self.pools_audio else None
+        return self._encode(encode, self.audio_encoder, inputs, mask, self.audio_shape, pooling, **wanted)
+
+    def _encode_text(self, inputs, mask, **wanted: bool):
+        pooling = self.config.text_pooling if self.pools_text else None
+        return self._encode(encode_text, self.text_encoder, inputs, mask, self.text_shape, pooling, **wanted)
+
+    def _encode(
+        self,
+        run: Callable,
+        encoder: PreTrainedModel,
+        inputs: torch.Tensor,
+        mask: torch.Tensor | None,
+        shape: tuple[int, int],
+        pooling: str | None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ):
+        """States, their mask, and the encoder's hidden states and attentions if wanted. In training, missing rows do
+        not go through the encoder, whose batch norm would count them. Else they do (a branch on data cannot be
+        exported), and as if they were real: attention over no step is NaN."""
         present = None if mask is None else mask.any(dim=-1)  # (batch,)
-        if present is not None and not present.any():
-            return self._nothing(len(inputs), shape)
-        partly = present is not None and not present.all()
+        rows = inputs, mask
+        if present is not None and self.training:
+            if not present.any():
+                return *self._nothing(inputs.shape[0], shape), None, None
+            rows = inputs[present], mask[present]
+        elif present is not None:
+            rows = inputs, mask.masked_fill(~present.unsqueeze(-1), 1)
+        every_layer = shape[0] > 1
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
-            rows = (inputs[present], mask[present]) if partly else (inputs, mask)
-            states, real = states_of(encoder, *rows, every_layer=shape[0] > 1)
+            out, real = run(encoder, *rows, every_layer or output_hidden_states, output_attentions)
+            states = stacked(out, every_layer)
             if pooling is not None:
                 states, real = pool_layers(states, real, pooling)
-            if not partly:
-                return states, real
-            all_states = states.new_zeros((len(inputs), *states.shape[1:]))
-            all_real = real.new_zeros((len(inputs), real.shape[1]))
-            all_states[present], all_real[present] = states, real
-        return all_states, all_real
+            if present is not None and self.training:
+                some = states, real
+                states, real = (values.new_zeros((inputs.shape[0], *values.shape[1:])) for values in some)
+                states[present], real[present] = some
+            elif present is not None:
+                states, real = states.masked_fill(~present.view(-1, 1, 1, 1), 0.0), real & present.unsqueeze(-1)
+        return states, real, out.hidden_states if output_hidden_states else None, getattr(out, "attentions", None)
 
     def _nothing(self, batch: int, shape: tuple[int, int]):
         """Hidden states and mask of a modality that no row has."""
@@ -189,7 +225,7 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         """
         if audio_states is None and text_states is None:
             raise ValueError("neither audio nor text: give at least one")
-        batch = len(text_states if audio_states is None else audio_states)
+        batch = (text_states if audio_states is None else audio_states).shape[0]
         audio_states, audio_mask = self._complete(audio_states, audio_mask, batch, self.audio_shape)
         text_states, text_mask = self._complete(text_states, text_mask, batch, self.text_shape)
         audio_there, text_there = audio_mask.any(dim=-1), text_mask.any(dim=-1)  # (batch,)
@@ -211,10 +247,11 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
     def drop_modality(self, audio_there: torch.Tensor, text_there: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Modality dropout: of `(batch,)` masks of what is there, the same with audio or text, never both, missing at
         random in a share `modality_dropout` of the rows that have both."""
-        both, draw = audio_there & text_there, torch.rand(len(audio_there), device=audio_there.device)
+        both, draw = audio_there & text_there, torch.rand(audio_there.shape[0], device=audio_there.device)
         share = self.config.modality_dropout
         return audio_there & ~(both & (draw < share / 2)), text_there & ~(both & (draw > 1 - share / 2))
 
+    @can_return_tuple
     def forward(
         self,
         input_values: torch.Tensor | None = None,
@@ -227,9 +264,10 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         text_states: torch.Tensor | None = None,
         text_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        return_dict: bool | None = None,
-    ) -> SequenceClassifierOutput | tuple:
-        """`logits` `(batch, labels)` of clips and texts, and with labels the `loss` of `classification_output`. A
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> SerFusionOutput | tuple:
+        """`logits` `(batch, labels)` of clips and texts, and with labels the `loss` of `classification_loss`. A
         modality is missing where its argument is None or its mask has a row of zeros. Errors as in `fuse`.
 
         Args:
@@ -237,11 +275,16 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
             input_ids, text_attention_mask: As `encode_text` takes them.
             audio_states, audio_mask, text_states, text_mask: Outputs of those two, instead of their inputs.
             labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
+            output_hidden_states, output_attentions: Whether to return the encoders'; default by the configuration.
         """
+        wanted = wanted_outputs(self.config, output_hidden_states, output_attentions)
+        more = {}
         audio = input_values if input_features is None else input_features
         if audio_states is None and audio is not None:
-            audio_states, audio_mask = self.encode_audio(audio, attention_mask)
+            encoded = self._encode_audio(audio, attention_mask, **wanted)
+            audio_states, audio_mask, more["hidden_states"], more["attentions"] = encoded
         if text_states is None and input_ids is not None:
-            text_states, text_mask = self.encode_text(input_ids, text_attention_mask)
+            encoded = self._encode_text(input_ids, text_attention_mask, **wanted)
+            text_states, text_mask, more["text_hidden_states"], more["text_attentions"] = encoded
         logits = self.fuse(audio_states, audio_mask, text_states, text_mask)
-        return classification_output(logits, labels, self.config.problem_type, return_dict)
+        return SerFusionOutput(classification_loss(logits, labels, self.config.problem_type), logits, **more)

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils.generic import can_return_tuple
 
-from .common import StrictLoading, classification_output
+from .common import StrictLoading, classification_loss, wanted_outputs
 from .configuration_ser import SerConfig
 from .encoders import (
     complete,
@@ -126,9 +127,9 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
 
     def _encode(self, inputs, attention_mask, output_hidden_states: bool = False, output_attentions: bool = False):
         mask = None if self.config.context == "full" else attention_mask
-        wanted = {"output_hidden_states": output_hidden_states or self.config.layer_mix != "last"}
+        every_layer = output_hidden_states or self.config.layer_mix != "last"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
-            return encode(self.encoder, inputs, mask, **wanted, output_attentions=output_attentions)
+            return encode(self.encoder, inputs, mask, every_layer, output_attentions)
 
     def _read(self, out, real: torch.Tensor):
         """`encode_audio` from the encoder's output."""
@@ -170,6 +171,7 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
             pooled = self.ser_dropout(torch.tanh(self.ser_dense(self.ser_dropout(pooled))))
         return self.ser_classifier(pooled)
 
+    @can_return_tuple
     def forward(
         self,
         input_values: torch.Tensor | None = None,
@@ -180,25 +182,28 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         audio_mask: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
-        return_dict: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
-        """`logits` `(batch, labels)` of clips, and with labels the `loss` of `classification_output`.
+        """`logits` `(batch, labels)` of clips, and with labels the `loss` of `classification_loss`.
 
         Args:
             input_values, input_features, attention_mask: Either input, and its mask, as `encode_audio` takes it.
             labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
             audio_states, audio_mask: The output of `encode_audio`, instead of its input.
+            output_hidden_states, output_attentions: Whether to return the encoder's; default by the configuration.
         """
-        states = attentions = None
+        hidden_states = attentions = None
         if audio_states is None:
             inputs = input_values if input_features is None else input_features
             if inputs is None:
                 raise ValueError(f"no input: give {self.main_input_name}")
-            out, real = self._encode(inputs, attention_mask, output_hidden_states, output_attentions)
+            wanted = wanted_outputs(self.config, output_hidden_states, output_attentions)
+            out, real = self._encode(inputs, attention_mask, **wanted)
             audio_states, audio_mask = self._read(out, real)
-            states, attentions = out.hidden_states if output_hidden_states else None, out.attentions
+            hidden_states = out.hidden_states if wanted["output_hidden_states"] else None
+            attentions = out.attentions
         logits = self.classify(audio_states, audio_mask)
-        return classification_output(logits, labels, self.config.problem_type, return_dict, states, attentions)
+        loss = classification_loss(logits, labels, self.config.problem_type)
+        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states, attentions=attentions)
 
 
 def trained_encoder(name_or_path: str, overrides: dict | None = None) -> tuple[PreTrainedModel, str]:

@@ -150,7 +150,7 @@ class FeatureCollator(SpeechCollator):
         self._whole.trim_db = None
 
     def from_audio(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
-        """`(rows, frames)` float32 of a row, not scaled and without SpecAugment."""
+        """`(frames, rows)` float32 of a row, not scaled and without SpecAugment."""
         return self._whole.unscaled(self.samples(row, generator)).float()
 
     def unscaled(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
@@ -165,11 +165,13 @@ class FeatureCollator(SpeechCollator):
         if self.augmentation is None or not self.augmentation.spec_p:
             return features
         # Masked values become the mean. MFCC rows differ in scale, unlike mel bands: each row has its own mean.
-        mean = features.mean(dim=1, keepdim=True) if self.extractor.kind == "mfcc" else torch.zeros(1)
-        return torch.from_numpy(augment_spectrogram((features - mean).numpy(), self.augmentation, generator)) + mean
+        mean = features.mean(dim=0) if self.extractor.kind == "mfcc" else torch.zeros(1)
+        masked = augment_spectrogram((features - mean).T.numpy(), self.augmentation, generator)
+        return torch.from_numpy(masked).T + mean
 
     def _batch(self, clips: list) -> dict[str, torch.Tensor]:
-        return self.extractor.batch(clips)
+        batch = dict(self.extractor.pad({"input_features": clips}, return_tensors="pt"))
+        return batch if not batch["attention_mask"].all() else {"input_features": batch["input_features"]}  # faster
 
 
 def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
@@ -195,7 +197,7 @@ def speaker_means(parts: Mapping[str, Dataset], collator: FeatureCollator) -> di
         unread = ("audio",) if collator.store is not None and None not in rows["audio_hash"][:] else ()
         columns = [name for name in collator.columns if name in rows.column_names and name not in unread]
         for row in rows.select_columns(columns):
-            mean = collator.unscaled(row, collator._generator(row["id"])).double().mean(dim=1)
+            mean = collator.unscaled(row, collator._generator(row["id"])).double().mean(dim=0)
             sums[row["speaker"]] = sums.get(row["speaker"], 0) + mean
             counts[row["speaker"]] += 1
     return {speaker: (total / counts[speaker]).float() for speaker, total in sums.items()}
@@ -256,6 +258,6 @@ def with_trimmed_durations(rows: Dataset, collator: FeatureCollator) -> Dataset:
     if extractor.trim_db is None or store is None or None in rows["audio_hash"]:
         return rows
     columns = [name for name in collator.columns if name in rows.column_names and name != "audio"]
-    frames = [store[clip_name(row)].shape[1] for row in rows.select_columns(columns)]
+    frames = [len(store[clip_name(row)]) for row in rows.select_columns(columns)]
     seconds = np.array(frames, np.float32) * extractor.hop_length / extractor.sampling_rate
     return rows.select_columns(columns).add_column("duration", seconds)
