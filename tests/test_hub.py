@@ -57,8 +57,9 @@ def pushed(fake_corpus, tmp_path_factory):
                 "wav2vec2_cls", *data, *tiny_flags(), "--max_steps", "2", "--eval_strategy", "no",
                 *("--load_best_model_at_end", "false", "--save_strategy", "no", "--protocol", "speaker-folds"),
                 *("--pooling", pooling, "--push_to_hub", "true", "--hub_model_id", repo, "--output_dir", folder),
-                env=hub.env(home / "pusher"),
+                *("--hub_token", hub.token), env=hub.env(home / "pusher") | {"HF_TOKEN": "hf_wrong"},
             )  # fmt: skip
+            assert hub.token not in done.stdout + done.stderr
             folders[repo] = folder
             if pooling == "max":
                 hub.faults, failed = [], done
@@ -127,6 +128,13 @@ def test_no_path_user_or_machine_name_leaks(pushed, fake_corpus):
             for word in words:
                 assert word.encode() not in content, f"{name} holds {word}"
         assert json.loads(held["config.json"]).get("_name_or_path", "") == ""
+
+
+def test_no_token_and_no_pickle_is_written(pushed):
+    for folder in pushed[0].values():
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        assert not [file for file in files if b"hf_test" in file.read_bytes()]
+        assert not [file for file in files if file.suffix in (".bin", ".pt", ".pkl")]  # nothing is saved to go on from
 
 
 def test_a_failed_push_is_one_line_with_the_command_that_repeats_it(pushed):

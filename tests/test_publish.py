@@ -186,6 +186,32 @@ def test_columns_that_spell_a_path_are_not_pushed(tmp_path):
         check_columns(corpus("x", "~/anna/x", None))
 
 
+# --- tokens and pickles -----------------------------------------------------------------------------------------------
+
+
+def test_a_token_is_in_the_environment_and_nowhere_else(monkeypatch):
+    from huggingface_hub import get_token
+
+    monkeypatch.setenv("HF_TOKEN", "another")
+    settings = settings_of("classical_cls", "--dataset", "demo", "--hub-token", "hf_secret")
+    assert get_token() == "hf_secret" and "hf_secret" not in repr(settings) and "hub_token" not in settings.overrides
+    with pytest.raises(SerError, match="--hub_token: needs a value"):
+        settings_of("classical_cls", "--dataset", "demo", "--hub_token")
+
+
+def test_a_checkpoint_holds_no_arguments(tmp_path):
+    from transformers import TrainingArguments
+
+    from ser_hf.models import SerConfig, SerForAudioClassification
+    from ser_hf.training.trainer import SerTrainer
+
+    model = SerForAudioClassification(SerConfig(audio_config=tiny_config("wav2vec2"), num_labels=2))
+    arguments = TrainingArguments(str(tmp_path / "run"), use_cpu=True, hub_token="hf_secret")
+    SerTrainer(model, arguments, data_collator=list).save_model(str(tmp_path / "checkpoint"))
+    assert {file.name for file in (tmp_path / "checkpoint").iterdir()} >= {"config.json", "model.safetensors"}
+    assert not list(tmp_path.rglob("*.bin"))
+
+
 # --- pushes that fail -------------------------------------------------------------------------------------------------
 
 

@@ -131,6 +131,7 @@ def test_resumed_equals_unbroken_with_dropout(fake_corpus, tmp_path):
     done = run_recipe("wav2vec2_cls", *flags, "--output_dir", str(tmp_path / "whole"))
     assert done.returncode == 0, done.stderr[-3000:]
     shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "resumed" / "checkpoint-3")
+    assert not (tmp_path / "resumed" / "checkpoint-3" / "training_args.bin").exists()  # nothing needs it
     out = ("--output_dir", str(tmp_path / "resumed"))
     refused = run_recipe("wav2vec2_cls", *flags, *out)
     assert refused.returncode == 2 and "holds an unfinished run: --resume_from_checkpoint true" in refused.stderr

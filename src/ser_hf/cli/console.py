@@ -4,7 +4,7 @@ import argparse
 from difflib import get_close_matches
 
 from ..errors import SerError
-from ..training.arguments import NEGATIVE, converter, readable, spelled
+from ..training.arguments import NEGATIVE, converter, readable, spelled, take_token
 
 # Types of arguments.
 natural = converter(int, {"least": 0})
@@ -22,7 +22,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, argv: list[str]) -> argparse.Namespace:
         end = argv.index("--") if "--" in argv else len(argv)  # what follows are names of files
-        found, unknown = self.parse_known_args([*spelled(argv[:end]), *argv[end:]])
+        found, unknown = self.parse_known_args([*take_token(spelled(argv[:end])), *argv[end:]])
         if unknown:
             groups = self._subparsers._group_actions if self._subparsers else []
             parsers = [self, *(child for group in groups for child in group.choices.values())]

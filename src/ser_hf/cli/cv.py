@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import SerError
 from ..files import claim, write
 from ..training import run
-from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, run_name, spelled, word
+from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, run_name, spelled, take_token, word
 from ..training.settings import CLASSES, DataArguments, System
 from .console import Parser, natural, positive
 from .cv_report import Fold, about, mark, markdown, summarise
@@ -133,7 +133,7 @@ def _own_parser() -> argparse.ArgumentParser:
 def parse(argv: list[str]) -> Request:
     """Read the command line, without the corpus.
     Raises SerError: no such recipe, or a wrong flag of cv or of the recipe."""
-    argv = spelled(argv)
+    argv = take_token(spelled(argv))
     if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
         raise SerError("the recipe comes first: ser-hf cv recipes/wav2vec2_cls.py --dataset NAME ...")
     flags, words = _own_parser().parse_known_args(argv)
@@ -361,35 +361,23 @@ def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Fold:
             shutil.rmtree(checkpoint)
     # The recipe writes run.yaml at its end; until then this one holds the flags of its checkpoints.
     write_flags(folder, {**request.overrides, "fold": fold, "seed": seed})
-    token = request.overrides.get("hub_token")
-    status, output = launch(command, folder / "log.txt", request.verbose, token)
+    status, output = launch(command, folder / "log.txt", request.verbose)
     if status or not (folder / "results.json").exists():
         failed = f"fold {fold} seed {seed} failed with exit status {status}: {last_error(output)}"
-        again = without_secret(shlex.join(command), token)
-        raise SerError(f"{failed} (all of it: {folder / 'log.txt'}); to repeat it: {again}")
+        raise SerError(f"{failed} (all of it: {folder / 'log.txt'}); to repeat it: {shlex.join(command)}")
     return read_fold(plan, seed, fold)
 
 
-def without_secret(text: str, secret: str | None) -> str:
-    """A text with `***` in place of a token.
-
-    >>> without_secret("--hub_token hf_abc", "hf_abc")
-    '--hub_token ***'
-    """
-    return text.replace(secret, "***") if secret else text
-
-
-def launch(command: list[str], log: Path, verbose: bool = False, secret: str | None = None) -> tuple[int, str]:
+def launch(command: list[str], log: Path, verbose: bool = False) -> tuple[int, str]:
     """Run a command; returns its exit status and the end of its output, which is appended to `log` as it comes, and
-    shown if `verbose`. `secret` is not written. The command has its own process group, which ends with this process
-    (except by SIGKILL)."""
+    shown if `verbose`. The command has its own process group, which ends with this process (except by SIGKILL)."""
     stops = [stop for stop in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(stop) is signal.SIG_DFL]
     for stop in stops:  # nohup's SIGHUP stays ignored
         signal.signal(stop, lambda number, _: sys.exit(128 + number))
     process = status = None
     try:
         with open(log, "ab") as out, open(log, "rb") as tail:
-            out.write(f"$ {without_secret(shlex.join(command), secret)}\n".encode())
+            out.write(f"$ {shlex.join(command)}\n".encode())
             out.flush()
             start = tail.seek(out.tell())
             streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}

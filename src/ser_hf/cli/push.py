@@ -4,7 +4,7 @@
     ser-hf push model runs/emodb_wav2vec2_fold0_seed42 --repo_id user/name
 
 The repository is private unless you pass --public, which is refused if the licence forbids publishing the audio. The
-token is that of `hf auth login`, or of HF_TOKEN.
+token is that of `hf auth login`, of HF_TOKEN, or of --hub_token.
 """
 
 import io

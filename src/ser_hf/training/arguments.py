@@ -8,6 +8,7 @@ import copy
 import json
 import math
 import operator
+import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -32,7 +33,7 @@ SIZES = r"^num_(?!adapter)|^max_|^d_model$|_(size|dim|heads|layers|length|stride
 FRACTIONS = r"dropout|layerdrop|^mask_\w+_prob$"
 
 # Never in run.yaml: they belong to this machine, are secret, or are not part of the computation.
-NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "hub_token", "config")
+NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "config")
 
 
 def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
@@ -59,7 +60,7 @@ def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
 def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str, Any]]:
     """All values of a recipe's flags, and those that were set by this project's defaults, the YAML or the command line.
     They are checked, except by `TrainingArguments` itself, which needs the device. Raises SerError as `parse`."""
-    argv = spelled(argv)
+    argv = take_token(spelled(argv))
     named = list(dict.fromkeys(word[2:].partition("=")[0] for word in argv if word.startswith("--")))
     parser = _parser(system)
     known = {action.dest: action for action in parser._actions if action.dest not in _foreign(system)}
@@ -70,6 +71,8 @@ def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str,
         raise SerError(_unknown(foreign[0], known, system))
     path = _config_path(argv, system)
     yaml = _read_yaml(path, known, system) if path else {}
+    if "hub_token" in yaml:
+        raise SerError(f"{path}: hub_token: a secret does not belong into a file; give --hub_token, or set HF_TOKEN")
     # A checkpoint on the command line replaces a YAML's random encoder, and the other way round.
     replaces = {"model_name_or_path": ("model_type", "config_overrides"), "model_type": ("model_name_or_path",)}
     replaced = [key for flag in named for key in replaces.get(flag, ())]
@@ -112,6 +115,21 @@ def spelled(argv: list[str]) -> list[str]:
     ['--data_dir=a-b', 'x-y']
     """
     return [re.sub("^--[^=]*", lambda flag: "--" + flag[0][2:].replace("-", "_"), word) for word in argv]
+
+
+def take_token(argv: list[str]) -> list[str]:
+    """A command line, as `spelled`, without `--hub_token`, which becomes HF_TOKEN of this process and its children: all
+    requests to the Hub use it, and it stands in no file, message or command. SerError: it has no value."""
+    words, rest = iter(argv), []
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag != "--hub_token":
+            rest.append(word)
+        elif (token := value or next(words, "--")).startswith("--"):
+            raise SerError("--hub_token: needs a value; leave it out to use that of `hf auth login`")
+        else:
+            os.environ["HF_TOKEN"] = token
+    return rest
 
 
 def build(kind: type, values: argparse.Namespace) -> Any:

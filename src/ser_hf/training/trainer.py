@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from datasets import Dataset
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
 from ..data.audio import seconds_read
@@ -128,6 +130,11 @@ class SerTrainer(Trainer):
         self.model_wrapped = self.model
         self.accelerator.free_memory()
         gc.collect()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As in `Trainer`, without its pickle of the arguments: nothing reads it, and a token would be in it."""
+        super()._save(output_dir, state_dict)
+        Path(output_dir or self.args.output_dir, TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     def end(self) -> None:
         """As in `Trainer`, once, at the end of a recipe."""
