@@ -22,7 +22,7 @@ from ..errors import SerError
 from ..evaluation.tables import text_table
 from ..files import claim, walk, write
 from ..training.run import say
-from .console import Parser, corpus_arguments
+from .console import Parser, columns_of, corpus_arguments
 
 if TYPE_CHECKING:
     from ..data.loading import Source
@@ -207,7 +207,7 @@ def main(argv: list[str]) -> int:
 
     from ..data.loading import find_source
 
-    source = find_source(args.name, args.labels, args.data_dir)
+    source = find_source(args.name, args.labels, args.data_dir, columns=columns_of(args))
     if source.root is None:
         raise SerError(f"{args.name} is on the Hub, and check reads the files of a folder; loading it reads it whole")
     if args.json:

@@ -3,8 +3,9 @@
 import argparse
 from difflib import get_close_matches
 
+from ..data.columns import Columns
 from ..errors import SerError
-from ..training.arguments import NEGATIVE, converter, readable, spelled, take_token
+from ..training.arguments import NEGATIVE, add_flags, build, converter, readable, spelled, take_token
 
 # Types of arguments.
 natural = converter(int, {"least": 0})
@@ -37,7 +38,13 @@ class Parser(argparse.ArgumentParser):
 
 def corpus_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of every command that reads one corpus, in the words of the recipes' flags."""
-    parser.add_argument("name", help="a corpus; `ser-hf corpora` lists them")
+    parser.add_argument("name", help="a corpus (`ser-hf corpora` lists them), a folder, a table or a Hub dataset")
     parser.add_argument("--data_dir", help="the corpus's folder; else it is looked for under $SER_DATA_DIR")
     parser.add_argument("--labels", help="label configuration, such as 4class; else the corpus's default")
     parser.add_argument("--num_proc", type=positive, help="processes that read the audio")
+    add_flags(parser, Columns)
+
+
+def columns_of(args: argparse.Namespace) -> Columns:
+    """The columns that the arguments name."""
+    return build(Columns, args)

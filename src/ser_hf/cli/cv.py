@@ -26,6 +26,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.columns import Columns
 from ..errors import SerError
 from ..files import claim, write
 from ..training import run
@@ -59,6 +60,7 @@ class Request:
     words: list[str]  # the recipe's flags as they were typed
     overrides: dict[str, Any]  # all flags of a fold that were set, the YAML's among them
     data: DataArguments
+    columns: Columns
     text_cleaning: str | None  # of a recipe that reads texts alone
     launcher: list[str]  # the command that starts the recipe
     num_processes: int | None  # of each fold
@@ -160,6 +162,7 @@ def parse(argv: list[str]) -> Request:
         words=words,
         overrides=overrides,
         data=build(DataArguments, values),
+        columns=build(Columns, values),
         text_cleaning=getattr(values, "text_cleaning", None) if not system.reads_audio else None,
         launcher=launcher,
         num_processes=flags.num_processes,
@@ -203,7 +206,7 @@ def load(request: Request) -> Plan:
     """Load the corpus and make every fold, before the first one runs.
     Raises SerError: no such corpus, label set, protocol or fold; a leak; labels that cv cannot sum up."""
     data = request.data
-    mixture, protocol = run.resolve(request.system, data)
+    mixture, protocol = run.resolve(request.system, data, request.columns)
     if mixture.tested.config.problem_type != CLASSES:
         labels = f"{mixture.tested.shown}'s labels {mixture.tested.config.name!r}"
         raise SerError(f"{labels} are vectors, and cv sums up classes: other --labels")
@@ -335,6 +338,7 @@ def read_fold(plan: Plan, seed: int, fold: int) -> Fold:
     for what, was, wanted in (
         ("corpus", f"{corpus['corpus']} ({corpus['labels']})", f"{now.corpus} ({now.labels})"),
         ("number of utterances in the corpus", corpus["utterances"], now.utterances),
+        ("content (ids, labels, speakers) of the corpus", corpus.get("content", now.content), now.content),
         ("addition of other corpora", results.get("mixed"), plan.mixed.counts if plan.mixed else None),
         ("protocol", protocol["name"], plan.protocol.name),
         ("fold and seed", (protocol["fold"], results["seed"]), (fold, seed)),

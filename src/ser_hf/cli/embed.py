@@ -18,7 +18,7 @@ from ..errors import SerError, one_line
 from ..files import check_checkpoint, named_file
 from ..training.arguments import converter
 from ..training.settings import POOLINGS, TEXT_POOLINGS
-from .console import Parser, corpus_arguments, positive
+from .console import Parser, columns_of, corpus_arguments, positive
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,10 +53,11 @@ def main(argv: list[str]) -> int:
     out = named_file(args.out or f"{Path(args.name).name}_{Path(args.model).name}.parquet", "--out")
     check_checkpoint(args.model, "--model")
 
-    from ..data.loading import load_corpus
+    from ..data.loading import find_source, load
     from ..training.run import say
 
-    corpus, report = load_corpus(args.name, args.labels, args.data_dir, num_proc=args.num_proc, return_report=True)
+    source = find_source(args.name, args.labels, args.data_dir, columns=columns_of(args))
+    corpus, report = load(source, num_proc=args.num_proc)
     say(*report.lines())
     store, names = encode_corpus(
         corpus,

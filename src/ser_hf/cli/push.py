@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import SerError
 from ..files import local_path
 from ..training.run import say
-from .console import Parser, corpus_arguments
+from .console import Parser, columns_of, corpus_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -191,6 +191,6 @@ def main(argv: list[str]) -> int:
 
     if not is_own(args.name):  # the licence is known without the corpus's folder
         check_licence(corpus_class(args.name).CARD, args.public)
-    source = find_source(args.name, args.labels, args.data_dir)
+    source = find_source(args.name, args.labels, args.data_dir, columns=columns_of(args))
     say(f"pushed to {push_corpus(source, args.repo_id, args.public, args.num_proc)}")
     return 0

@@ -11,7 +11,7 @@ from ..evaluation.tables import text_table
 from ..files import claim, write
 from ..training.arguments import converter
 from ..training.run import say
-from .console import Parser, corpus_arguments, natural
+from .console import Parser, columns_of, corpus_arguments, natural
 
 
 def fold_csv(splits: dict, label_names: list[str]) -> str:
@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     from ..data.loading import find_source, load
     from ..data.splits import check_disjoint, find_leaks, folds_of, split
 
-    source = find_source(args.name, args.labels, args.data_dir, args.protocol)
+    source = find_source(args.name, args.labels, args.data_dir, args.protocol, columns_of(args))
     protocol = source.protocol
     out = Path(args.out).expanduser()
     if source.root and out.resolve().is_relative_to(source.root.resolve()):
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     files, rows, shared = {}, [], set()
     for fold in range(len(folds_of(corpus, protocol, args.split_seed))):
         splits = split(corpus, source.shown, protocol, fold, args.validation_fraction, args.split_seed)
-        check_disjoint(splits, protocol.speaker_independent, protocol.validation)
+        check_disjoint(splits, protocol.speaker_independent, protocol.validation, protocol.hint)
         shared |= {speaker for leak in find_leaks(splits) for speaker in leak.speakers}
         path = out / f"{source.stem}_{protocol.name}_fold{fold}.csv"
         files[path] = fold_csv(splits, report.label_names)

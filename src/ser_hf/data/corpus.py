@@ -21,7 +21,8 @@ PROBLEM = "problem"  # column of the cached rows: why a clip is unusable, so tha
 @dataclass(frozen=True)
 class Protocol:
     """One way to make folds. `by` is what is kept together and held out: a column (`speaker`, `session`, `split`),
-    `prefix` (the first six letters of the id), `speakers-in-five`, or `random` (clips; texts where there is no audio).
+    `prefix` (the first six letters of the id), `speakers-in-five`, `groups-in-five` (of speakers and what
+    belongs together), or `random` (clips; texts where there is no audio).
     `validation` is `carve` (whole speakers of train, or sessions where `by` is one), `partner` (the other speaker of
     the test speaker's session), `texts` (whole sentences, where one training speaker is left) or `by` values."""
 
@@ -32,6 +33,7 @@ class Protocol:
     validation: str | tuple[str, ...] = "carve"
     speaker_independent: bool = True  # False if it leaks speakers by construction, or they are unknown
     speakers_known: bool = True  # False if the corpus does not say who speaks
+    hint: str = ""  # what to do where its parts share a speaker
 
     @property
     def warning(self) -> str:
@@ -165,6 +167,7 @@ class CorpusReport:
     outside_labels: int = 0
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    content: str = ""  # a hash of the ids, labels and speakers: equal for equal utterances
     card: CorpusCard | None = None
 
     @property

@@ -19,10 +19,11 @@ import xxhash
 
 from ..errors import SerError
 from .audio import scan
-from .cache import MODELS, source_hash
+from .cache import MODELS, content_hash, source_hash
+from .columns import WELL_KNOWN, Columns
 from .corpus import PROBLEM, CorpusReport, Protocol, SpeechCorpus
 from .schema import LabelConfig, features
-from .sources import folder_corpus, hub_corpus
+from .sources import folder_corpus, hub_corpus, own_protocols
 
 logger = datasets.logging.get_logger(__name__)
 
@@ -61,10 +62,15 @@ def corpus_class(name: str) -> type[SpeechCorpus]:
     return next(c for c in classes if c.__module__ == module.__name__)
 
 
-def find_protocol(corpus: str, name: str | None = None) -> Protocol:
-    """A protocol of a corpus by the corpus's name; the default protocol if `name` is None. SerError: no such one."""
-    kind = corpus_class(corpus) if corpus in list_corpora() else SpeechCorpus
-    return _choose(kind.protocols(), name, f"{corpus} has no protocol")
+def find_protocol(corpus: str, name: str | None = None, dataset: datasets.Dataset | None = None) -> Protocol:
+    """A protocol of a corpus by the corpus's name, or of own data by its columns; the default protocol if `name` is
+    None. SerError: no such one."""
+    if corpus in list_corpora() or dataset is None:
+        choices = (corpus_class(corpus) if corpus in list_corpora() else SpeechCorpus).protocols()
+    else:
+        columns = ("split", "speaker", "group")
+        choices = own_protocols(*(dataset[name][:] if name in dataset.column_names else None for name in columns))
+    return _choose(choices, name, f"{corpus} has no protocol")
 
 
 def _choose(choices: dict, name: str | None, mistake: str) -> Any:
@@ -75,31 +81,38 @@ def _choose(choices: dict, name: str | None, mistake: str) -> Any:
 
 
 def is_own(name: str) -> bool:
-    """Whether a `--dataset` value is a folder or a dataset on the Hub, and no corpus of `list_corpora()`."""
-    return name not in list_corpora() and ("/" in name or Path(name).is_dir())
+    """Whether a `--dataset` value is a folder, a table or a dataset on the Hub, and no corpus of `list_corpora()`."""
+    return name not in list_corpora() and ("/" in name or os.path.exists(name))
 
 
 def find_source(
-    name: str, labels: str | None = None, data_dir: str | Path | None = None, protocol: str | None = None
+    name: str,
+    labels: str | None = None,
+    data_dir: str | Path | None = None,
+    protocol: str | None = None,
+    columns: Columns = WELL_KNOWN,
 ) -> Source:
     """Resolve the name of a corpus, its label set and protocol (the default ones if None) and its folder. SerError:
     unknown corpus, label set or protocol, or the corpus is not there.
 
     Args:
-        name: A corpus of `list_corpora()`, a folder with a `metadata.csv`, or a dataset on the Hub (`user/name`), which
-            is downloaded here on first use: its label set is in its data.
+        name: A corpus of `list_corpora()`; a folder or a table of one's own; or a dataset on the Hub (`user/name`),
+            which is downloaded here on first use. The label sets of the latter are in their data.
         labels: Label configuration; on the Hub the dataset's configuration.
         data_dir: The corpus's folder, or one above it; else it is searched under `$SER_DATA_DIR`.
+        columns: Names of columns of one's own data, where they are not found.
     """
     folder, on_hub = Path(name).expanduser().absolute(), False
     if not is_own(name):
         shown, corpus = name, corpus_class(name)
+        if given := columns.given():
+            raise SerError(f"{given[0]}: does nothing for {name}, whose loading script knows its columns; leave it out")
     elif data_dir is not None:
         raise SerError(f"--data_dir {data_dir}: --dataset {name} already says where the data is; leave --data_dir out")
-    elif on_hub := name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists():
-        shown, corpus = name, hub_corpus(name, labels)
+    elif on_hub := name.count("/") == 1 and name[0] not in "./~" and not os.path.exists(name):
+        shown, corpus = name, hub_corpus(name, labels, columns)
     else:
-        shown, corpus = f"./{folder.name}", folder_corpus(folder)
+        shown, corpus = f"./{folder.name}", folder_corpus(folder, columns)
     configs = {config.name: config for config in corpus.BUILDER_CONFIGS}
     config = _choose(configs, labels or corpus.DEFAULT_CONFIG_NAME, f"{name} has no label set")
     chosen = _choose(corpus.protocols(), protocol, f"{name} has no protocol")
@@ -162,6 +175,7 @@ def select_usable(everything: datasets.Dataset, source: Source) -> tuple[dataset
         outside_labels=outside,
         problems=_problems(table.filter(pc.and_(problems.is_valid(), labels.is_valid())), source.root),
         remarks=list(source.corpus.REMARKS),
+        content=content_hash(*(str(usable[column][:]) for column in ("id", "label", "speaker"))),
         card=card,
     )
     return usable, report
@@ -216,6 +230,7 @@ def load_corpus(
     num_proc: int | None = None,
     strict: bool = False,
     return_report: bool = False,
+    **columns: str | int | list[str],
 ) -> datasets.Dataset | tuple[datasets.Dataset, CorpusReport]:
     """Load a corpus as one `datasets.Dataset` with the columns of `schema.COLUMNS`; `split` makes its folds.
 
@@ -228,6 +243,7 @@ def load_corpus(
         cache_dir: Folder of the cached table; `datasets`' own cache if None.
         num_proc: Processes that scan; worth it from about ten thousand clips.
         return_report: Also return the `CorpusReport`.
+        columns: Fields of `Columns`, for one's own data: `label_column="mood"`.
     """
-    usable, report = load(find_source(name, labels, data_dir), cache_dir, num_proc, strict)
+    usable, report = load(find_source(name, labels, data_dir, columns=Columns(**columns)), cache_dir, num_proc, strict)
     return (usable, report) if return_report else usable

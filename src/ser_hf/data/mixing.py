@@ -1,5 +1,6 @@
 """Mixing corpora: train on several, validate and test on one; and the label sets that several corpora share."""
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -8,21 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ..errors import SerError
+from .columns import WELL_KNOWN, Columns
 from .corpus import CorpusReport
 from .loading import Source, find_source, is_own, load
-from .schema import LabelConfig
-
-_BASIC = {word: word for word in ("angry", "happy", "neutral", "sad")}
-
-# Label sets that several corpora can be mapped to; utterances with other words are left out, and counted.
-# Excited counts as happy, as in IEMOCAP's usual four classes.
-LABEL_SETS: dict[str, dict[str, str]] = {
-    "3class": {"angry": "angry", "happy": "happy", "excited": "happy", "neutral": "neutral"},
-    "4class": {**_BASIC, "excited": "happy"},
-    "5class": {**_BASIC, "excited": "happy", "fearful": "fearful"},
-    "6class": {**_BASIC, "excited": "happy", "disgust": "disgust", "fearful": "fearful"},
-    "7class": {**_BASIC, "excited": "happy", "disgust": "disgust", "fearful": "fearful", "surprised": "surprised"},
-}
+from .schema import LABEL_SETS, LabelConfig
 
 
 @dataclass(frozen=True)
@@ -56,6 +46,7 @@ def find_mixture(
     test_on: str | None = None,
     add_labels: list[str] | None = None,
     protocol: str | None = None,
+    columns: Columns = WELL_KNOWN,
 ) -> Mixture:
     """Resolve a `--dataset` value, without audio. SerError: as `find_source`; unknown `test_on`, label or label set.
 
@@ -63,45 +54,73 @@ def find_mixture(
         dataset: One corpus, or several joined by `+`, named as `find_source` takes them.
         labels, protocol: Of the tested corpus; with several corpora `labels` is one of `LABEL_SETS`.
         data_dir: The corpus's folder; with several corpora the one that holds all of them, as `$SER_DATA_DIR` does.
-        test_on, add_labels: Names of the tested corpus and of the labels that the others add, where there are several.
+        test_on, add_labels: Names of the tested corpus (of a folder the last part is enough) and of the labels that the
+            others add, where there are several.
+        columns: Of the parts that are one's own data.
     """
-    names = [name for name in dataset.split("+") if name]
+    names = _names(dataset)
     if len(set(names)) < len(names):
         raise SerError(f"--dataset {dataset}: a corpus is named twice")
     if len(names) > 1 and test_on is None:
         raise SerError(f"--dataset {dataset} mixes corpora: say which one is tested, such as --test_on {names[0]}")
-    if test_on is not None and test_on not in names:
+    fitting = [name for name in names if test_on in (name, Path(name).name)]
+    if test_on is not None and len(fitting) != 1:
         raise SerError(f"--test_on {test_on}: must be one of {', '.join(names)}")
     if len(names) < 2:
-        return Mixture(find_source(dataset, labels, data_dir, protocol))
+        return Mixture(find_source(dataset, labels, data_dir, protocol, columns))
+    if columns.given() and not any(map(is_own, names)):
+        raise SerError(f"{columns.given()[0]}: does nothing for {dataset}, whose columns are known; leave it out")
 
     def find(name: str, labels: str | None = None, protocol: str | None = None) -> Source:
-        return find_source(name, labels, None if is_own(name) else data_dir, protocol)
+        own = {"columns": columns} if is_own(name) else {"data_dir": data_dir}
+        return find_source(name, labels, protocol=protocol, **own)
 
-    tested, others = find(test_on, labels, protocol), [name for name in names if name != test_on]
+    tested, others = find(fitting[0], labels, protocol), [name for name in names if name != fitting[0]]
     names = tested.config.label_names
-    if tested.config.name not in LABEL_SETS:
+    if tested.config.name not in LABEL_SETS and (not is_own(fitting[0]) or not tested.config.label_map):
         raise SerError(f"--labels {tested.config.name}: corpora can be mixed in the label sets {', '.join(LABEL_SETS)}")
     if unknown := set(add_labels or ()) - set(names):
         raise SerError(f"--add_labels {' '.join(sorted(unknown))}: the labels are {', '.join(names)}")
     sources = (find(name) for name in others)
-    added = tuple(replace(source, config=words_for(source, tested.config.name, names)) for source in sources)
+    added = tuple(replace(source, config=words_for(source, tested.config)) for source in sources)
     return Mixture(tested, added, tuple(add_labels or names))
 
 
-def words_for(source: Source, labels: str, names: list[str]) -> LabelConfig:
-    """The configuration of a corpus whose words can be mapped to the label set `labels` with the labels `names`: its
-    own of that name if it has the same labels, otherwise the one that keeps most of the label set's words apart.
+def _names(dataset: str) -> list[str]:
+    """The corpora of `a+b+c`; a path that holds a plus is one of them.
+
+    >>> _names("emodb+ravdess")
+    ['emodb', 'ravdess']
+    """
+    words, names = [word for word in dataset.split("+") if word], []
+    while words:
+        ends = range(len(words), 1, -1)
+        end = next((end for end in ends if os.path.exists(os.path.expanduser("+".join(words[:end])))), 1)
+        names.append("+".join(words[:end]))
+        words = words[end:]
+    return names
+
+
+def _mapping(config: LabelConfig) -> dict[str, str]:
+    """Emotion words to the labels of a tested corpus: of the shared label set of that name, else each to itself."""
+    return LABEL_SETS.get(config.name) or {name: name for name in config.label_names}
+
+
+def words_for(source: Source, tested: LabelConfig) -> LabelConfig:
+    """The configuration of an added corpus from whose words most of the labels can be made: the one of the same name
+    and labels if it has it, else the one that keeps most of the label set's words apart.
     SerError: the corpus has no word of the label set."""
+    names, mapping = tested.label_names, _mapping(tested)
 
     def suitability(config: LabelConfig) -> tuple[bool, int]:
-        same = config.name == labels and set(config.label_names) == set(names)
-        return same, len(set(config.label_names) & set(LABEL_SETS[labels]))
+        same = config.name == tested.name and set(config.label_names) == set(names)
+        return same, len(set(config.label_names) & set(mapping))
 
     configs = [config for config in source.corpus.BUILDER_CONFIGS if config.label_map]
     best = max(configs, key=suitability, default=None)
     if best is None or not any(suitability(best)):
-        raise SerError(f"{source.shown} has no utterance that {labels!r} ({', '.join(names)}) has a label for")
+        labels = f"{tested.name!r} ({', '.join(names)})"
+        raise SerError(f"{source.shown} has no utterance that {labels} has a label for")
     return best
 
 
@@ -129,7 +148,7 @@ def _mapped(
     """The utterances of an added corpus in the columns and labels of `like`, and their counts."""
     tested, name = mixture.tested.config, report.corpus
     words = pd.Series([report.label_names[index] for index in rows["label"]], dtype=object)
-    labels = words.map(LABEL_SETS[tested.name])
+    labels = words.map(_mapping(tested))
     added = labels.isin(mixture.add_labels)
     left_out = words[~added].value_counts().sort_index().to_dict()
     rows = rows.select(np.flatnonzero(added))

@@ -14,6 +14,34 @@ EMOTIONS = (
     "undecided",  # the raters did not agree (IEMOCAP's `xxx`)
 )
 
+# Other spellings of these words, as people write them in tables of their own.
+SPELLINGS = {
+    **dict.fromkeys(("anger", "ang"), "angry"),
+    **dict.fromkeys(("boredom", "bor"), "bored"),
+    **dict.fromkeys(("calmness",), "calm"),
+    **dict.fromkeys(("disgusted", "dis"), "disgust"),
+    **dict.fromkeys(("excitement", "exc"), "excited"),
+    **dict.fromkeys(("fear", "afraid", "fea"), "fearful"),
+    **dict.fromkeys(("frustration", "fru"), "frustrated"),
+    **dict.fromkeys(("happiness", "joy", "hap"), "happy"),
+    **dict.fromkeys(("neutrality", "neu"), "neutral"),
+    **dict.fromkeys(("sadness",), "sad"),
+    **dict.fromkeys(("surprise", "sur"), "surprised"),
+    **{word: word for word in EMOTIONS},
+}
+
+_BASIC = {word: word for word in ("angry", "happy", "neutral", "sad")}
+
+# Label sets that several corpora can be mapped to; utterances with other words are left out, and counted.
+# Excited counts as happy, as in IEMOCAP's usual four classes.
+LABEL_SETS: dict[str, dict[str, str]] = {
+    "3class": {"angry": "angry", "happy": "happy", "excited": "happy", "neutral": "neutral"},
+    "4class": {**_BASIC, "excited": "happy"},
+    "5class": {**_BASIC, "excited": "happy", "fearful": "fearful"},
+    "6class": {**_BASIC, "excited": "happy", "disgust": "disgust", "fearful": "fearful"},
+    "7class": {**_BASIC, "excited": "happy", "disgust": "disgust", "fearful": "fearful", "surprised": "surprised"},
+}
+
 # Every corpus has these columns; `label` is typed by the configuration (see `features`).
 COLUMNS = {
     "id": Value("string"),  # unique in the corpus
@@ -39,6 +67,7 @@ OPTIONAL_COLUMNS = {
     "start": Value("float64"),  # seconds in the recording the utterance was cut from
     "end": Value("float64"),
     "votes": List(Value("float32")),  # one number per label: how many raters chose it
+    "group": Value("string"),  # what no split tears apart, beside speakers: the recording of a segment, a folder
     "split": Value("string"),  # the corpus's official part: "train", "validation" or "test"
 }
 

@@ -1,141 +1,90 @@
-"""The user's own corpora, without a loading script: a folder with a `metadata.csv`, and a dataset on the Hub.
+"""The user's own corpora, without a loading script: folders and tables of any layout, and datasets on the Hub.
 
-The folder follows `datasets`' audiofolder convention (which needs torchcodec even to build): the columns `file_name`
-(relative to the folder) and `label`, and optionally `text`, `speaker` and any optional column of `schema`.
+Whatever the layout, it becomes one table (`layouts`), and the table becomes a corpus (`own_corpus`); the rest is
+`SpeechCorpus`'s.
 """
 
-import json
 import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import compress
 from pathlib import Path
-from typing import Any
-
-import datasets
 
 from ..errors import SerError
-from .corpus import SpeechCorpus, state_line
-from .schema import OPTIONAL_COLUMNS, CorpusCard, LabelConfig
-
-METADATA = "metadata.csv"
-
-
-def folder_corpus(folder: Path) -> type[SpeechCorpus]:
-    """A corpus class for a folder (absolute) with a `metadata.csv`. An id is the file's path without suffix, or with it
-    where two files differ in nothing else. SerError: no `metadata.csv`, a column is missing, no label, or a file is
-    named twice."""
-    import pandas as pd
-
-    path = folder / METADATA
-    if not path.is_file():
-        raise SerError(f"--dataset {folder}: no {METADATA} there; it needs the columns file_name and label")
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")  # a short row's cells are NaN
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise SerError(f"{path}: not a csv file ({str(error).splitlines()[0]})") from None
-    if missing := [column for column in ("file_name", "label") if column not in table]:
-        raise SerError(f"{path}: no column {' and '.join(missing)}; it has {', '.join(table)}")
-    nameless = int((table["file_name"] == "").sum())
-    table = table[table["file_name"] != ""]
-    files = table["file_name"].map(lambda name: os.path.normpath(folder / name))
-    if files.duplicated().any():
-        same = table["file_name"][files == files[files.duplicated()].iloc[0]]
-        raise SerError(f"{path}: {same.iloc[0]} is named {len(same)} times; name it once")
-    outside = [file for file in files if not Path(file).is_relative_to(folder)]
-    base = os.path.commonpath(map(os.path.dirname, outside)) if outside else ""  # ids name no folder of this machine
-    names = files.map(lambda file: os.path.relpath(file, folder if Path(file).is_relative_to(folder) else base))
-    stems = names.map(lambda name: os.path.splitext(name)[0])
-    ids = names.where(stems.duplicated(keep=False), stems)
-    rows = table.assign(id=ids, audio=files, label=_parsed(list(table["label"]))).to_dict("records")
-    remarks = [f"rows of {METADATA} that name no file: {nameless}; they are skipped"] if nameless else []
-    optional = tuple(name for name in OPTIONAL_COLUMNS if name in table and name != "votes")
-
-    class FolderCorpus(_own_corpus(folder.name, "labels", rows, optional, remarks=remarks)):
-        @classmethod
-        def generate(cls) -> Path:
-            return folder
-
-        @classmethod
-        def state(cls, root: Path) -> Iterator[str]:
-            yield from super().state(root)
-            yield from (state_line(file, os.stat(file)) for file in filter(os.path.isfile, outside))
-
-    return FolderCorpus
+from .columns import SPLITS, Columns, plain
+from .corpus import LEAVE_ONE_SPEAKER_OUT, RANDOM, SPEAKER_FOLDS, Protocol, SpeechCorpus, state_line
+from .labels import label_set, one_spelling
+from .layouts import NEXT, TYPED, Found, as_audio, found_in, found_in_parts, hub_parts, near
+from .schema import LABEL_SETS, OPTIONAL_COLUMNS, CorpusCard
+from .tables import as_text, is_missing
 
 
-def _parsed(cells: list[str]) -> list:
-    """Labels of a csv, which knows text only: numbers, or lists such as `[0, 1]`, if all of them are."""
-    try:
-        values = [json.loads(cell) if cell else None for cell in cells]
-    except ValueError:
-        return cells
-    return values if all(value is None or type(value) in (int, float, list) for value in values) else cells
+def folder_corpus(place: Path, columns: Columns) -> type[SpeechCorpus]:
+    """A corpus class for a folder or a table file (absolute). SerError: it cannot be read, or as `own_corpus`."""
+    if not place.exists():
+        raise SerError(f"--dataset {place}: no such folder or file{near(str(place)).replace(' either', '')}")
+    folder = place if place.is_dir() else place.parent
+    found = found_in(place, columns)
+    return own_corpus(folder.name, "labels", found, columns, folder)
 
 
-def hub_corpus(name: str, labels: str | None = None) -> type[SpeechCorpus]:
-    """A corpus class for a dataset on the Hub (or in the cache): what `ser-hf push corpus` wrote, or any dataset with
-    `audio` and `label`. All its splits are read; the name of each goes into the column `split`. SerError: not found,
-    without the two columns, or without a label."""
-    rows, audio, missing = [], {}, []
-    try:
-        parts = datasets.load_dataset(name, labels)
-        for part, data in parts.items():
-            missing = missing or [column for column in ("audio", "label") if column not in data.features]
-            if not missing:
-                audio[part] = data.select_columns("audio").cast_column("audio", datasets.Audio(decode=False))
-    except Exception as error:  # the client raises a dozen classes that all mean: not available
-        raise SerError(f"--dataset {name}: cannot be loaded ({' '.join(str(error).split())[:200]})") from None
-    if missing:
-        columns = ", ".join(next(iter(parts.values())).features)
-        raise SerError(f"--dataset {name}: no column {' and '.join(missing)}; it has {columns}")
-    classes = {part: tuple(getattr(data.features["label"], "names", None) or ()) for part, data in parts.items()}
-    order = next(iter(classes.values())) if len({*classes.values()}) == 1 else ()
-    for part, data in parts.items():
-        columns = [name for name in ("id", "label", "text", "speaker", *OPTIONAL_COLUMNS) if name in data.features]
-        for index, row in enumerate(data.select_columns(columns).to_list()):
-            if classes[part] and row["label"] is not None:  # -1 is the Hub's way to say: no label
-                row["label"] = classes[part][row["label"]] if row["label"] >= 0 else None
-            id = _text(row.get("id")) or f"{len(rows):06d}"
-            split = {"split": part} if len(parts) > 1 else {}
-            rows.append({**split, **row, "id": id, "audio": None, "part": part, "index": index})
-    if len(parts) > 1 and len({row["id"] for row in rows}) < len(rows):  # each split may count from 0
-        rows = [{**row, "id": f"{row['part']}/{row['id']}"} for row in rows]
-    optional = tuple(column for column in OPTIONAL_COLUMNS if any(column in row for row in rows))
-
-    class HubCorpus(_own_corpus(name, labels or "default", rows, optional, order)):
-        @classmethod
-        def state(cls, root: None) -> Iterator[str]:
-            yield from (f"{part} {data._fingerprint}\n" for part, data in parts.items())
-
-        def with_audio(self, rows: list[dict]) -> list[dict]:
-            rows = [{**row, "audio": audio[row["part"]][row["index"]]["audio"]} for row in rows]
-            return [{**row, "problem": None if row["audio"] else f"{row['id']}: no audio"} for row in rows]
-
-    return HubCorpus
+def hub_corpus(name: str, labels: str | None, columns: Columns) -> type[SpeechCorpus]:
+    """A corpus class for a dataset on the Hub (or in the cache): what `ser-hf push corpus` wrote, or any other. All its
+    splits are read. SerError: not found, or as `own_corpus`."""
+    parts = hub_parts(name, labels)
+    here = (
+        labels
+        if labels not in LABEL_SETS or labels in {str(data.info.config_name) for data in parts.values()}
+        else None
+    )
+    return own_corpus(name, here or "default", found_in_parts(parts, columns, name), columns)
 
 
-def _own_corpus(
-    title: str,
-    config_name: str,
-    rows: list[dict],
-    optional: tuple[str, ...],
-    order: tuple[str, ...] = (),
-    remarks: Sequence[str] = (),
+def own_corpus(
+    title: str, config_name: str, found: Found, columns: Columns, folder: Path | None = None
 ) -> type[SpeechCorpus]:
-    """The corpus class of these rows, whose columns are converted to the schema's types."""
-    config, targets = label_set(title, config_name, [row["label"] for row in rows], order)
-    table = [
-        {name: row.get(name) for name in ("id", "audio", "part", "index")}
-        | {name: _typed(name, row.get(name)) for name in ("text", "speaker", *optional)}
-        | target
-        for row, target in zip(rows, targets, strict=True)
-    ]
-    remarks = list(remarks)
-    for name in optional:
-        values = [row.get(name) for row, new in zip(rows, table, strict=True) if new[name] is None]
-        if wrong := [value for value in values if not _is_missing(value)]:
+    """The corpus class of a table. SerError: no row has a label, or a file (or its part) is named twice."""
+    table, remarks, size = found.table, list(found.remarks), len(found.table["label"])
+    if "audio" in table and not found.parts and (nameless := table["audio"].count(None)):
+        remarks.append(f"rows of {found.where} that name no file: {nameless}; they are skipped")
+        named = [path is not None for path in table["audio"]]
+        table = {name: list(compress(cells, named)) for name, cells in table.items()}
+        size -= nameless
+    labels = label_set(title, config_name, table["label"], found.order, found.targets)
+    rows = {name: table.get(name, [None] * size) for name in ("id", "audio", "text", "speaker", "label")}
+    rows["text"] = [as_text(cell) for cell in rows["text"]]
+    rows["speaker"], more = one_spelling([as_text(cell) for cell in rows["speaker"]], "speakers")
+    remarks += [*labels.remarks, *more]
+    rows |= {name: table[name] for name in ("named", "part", "index") if name in table}
+    rows["problem"] = [None] * size
+    for name in (name for name in TYPED if name in table):
+        rows[name] = values = [_typed(name, cell) for cell in table[name]]
+        pairs = zip(table[name], values, strict=True)
+        if wrong := [cell for cell, value in pairs if value is None and not is_missing(cell)]:
             remarks.append(f"values of `{name}` that are not numbers: {len(wrong)}, such as {wrong[0]!r}; left empty")
+    if "split" in table:
+        words = [as_text(cell) for cell in table["split"]]
+        rows["split"] = [word and SPLITS.get(plain(word), word) for word in words]
+        if not _official(rows["split"], [], False):
+            what = ", ".join(sorted({*rows["split"]} - {None})) or "nothing"
+            remarks.append(f"the column of splits holds {what}, no train and test: the protocol is another")
+    if {"start", "end"} & {*table} and "audio" in table:
+        _times(rows, table)
+    _identify(rows, folder, found)
+    if "audio" not in table:
+        lacking = zip(rows["problem"], rows["id"], rows["text"], strict=True)
+        rows["problem"] = [problem if text else f"{id}: no text" for problem, id, text in lacking]
+    if group := _groups(rows, table, columns, folder):
+        rows["group"] = group
+    if any("votes" in row for row in labels.rows):
+        rows["votes"] = [row["votes"] for row in labels.rows]
+    del rows["label"]
+    remarks += _few(rows["speaker"], labels, columns.min_per_class)
+    labelled = [row["emotion"] is not None or bool(row.get("scores")) for row in labels.rows]
+    of_protocols = (rows.get(name) for name in ("split", "speaker", "group"))
+    choices = own_protocols(*(cells and list(compress(cells, labelled)) for cells in of_protocols))
 
     class OwnCorpus(SpeechCorpus):
         CARD = CorpusCard(
@@ -144,79 +93,209 @@ def _own_corpus(
             licence="unknown",
             redistributable=False,
             homepage="",
-            how_to_get=f"A folder with a {METADATA}.",
-            layout=f"{METADATA} with the columns file_name and label, and the files it names",
+            how_to_get="It is the user's own.",
+            layout=NEXT,
             citation="",
-            utterances=sum(config.counts.values()),
-            speakers=len({row["speaker"] for row in table} - {None}),
+            utterances=sum(labels.configs[0].counts.values()),
+            speakers=len({*rows["speaker"]} - {None}),
             notes="The user's own data.",
         )
-        BUILDER_CONFIGS = [config]
-        DEFAULT_CONFIG_NAME = config.name
-        OPTIONAL = optional
+        BUILDER_CONFIGS = labels.configs
+        DEFAULT_CONFIG_NAME = labels.configs[0].name
+        OPTIONAL = tuple(name for name in OPTIONAL_COLUMNS if name in rows)
         REMARKS = tuple(remarks)
 
-        def utterances(self, root: Path) -> list[dict]:
-            return table
+        @classmethod
+        def protocols(cls) -> dict[str, Protocol]:
+            return choices
+
+        @classmethod
+        def generate(cls) -> Path | None:
+            return folder
+
+        @classmethod
+        def state(cls, root: Path | None) -> Iterator[str]:
+            """The rows, and the files that they name: also those outside the folder."""
+            yield from (f"{row!r}\n" for row in zip(*rows.values(), labels.rows, strict=True))
+            yield from (f"{part} {data._fingerprint}\n" for part, data in found.parts.items())
+            for path in dict.fromkeys(filter(None, rows["audio"])):
+                try:
+                    yield state_line(path, os.stat(path))
+                except (OSError, ValueError):
+                    yield f"{path} missing\n"
+
+        def utterances(self, root: Path | None) -> list[dict]:
+            cells = zip(*rows.values(), strict=True)
+            return [dict(zip(rows, row, strict=True)) | label for row, label in zip(cells, labels.rows, strict=True)]
+
+        def with_audio(self, block: list[dict]) -> list[dict]:
+            if not found.parts:
+                return block
+            block = [{**row, "audio": as_audio(found.parts[row["part"]][row["index"]])} for row in block]
+            return [row if row["audio"] else {**row, "problem": f"{row['id']}: no audio"} for row in block]
 
     return OwnCorpus
 
 
-def label_set(title: str, name: str, values: list, order: tuple[str, ...] = ()) -> tuple[LabelConfig, list[dict]]:
-    """The label configuration that a column of labels makes, and the `emotion` or `scores` of each of its rows.
+def _times(rows: dict[str, list], table: dict[str, list]) -> None:
+    """Add `start` and `end` in seconds, and `cut` where one is given; a time that is none is the row's problem."""
+    for name in ("start", "end"):
+        cells = table.get(name, [None] * len(rows["id"]))
+        rows[name] = [None if is_missing(cell) else seconds(cell) for cell in cells]
+        for position, (cell, value) in enumerate(zip(cells, rows[name], strict=True)):
+            if value is None and not is_missing(cell):
+                rows["problem"][position] = f"{_row(rows, position)}: {name} {cell!r} is no time in seconds"
+    times = list(zip(rows["start"], rows["end"], strict=True))
+    rows["cut"] = [time != (None, None) for time in times]
+    rows["start"] = [0.0 if start is None and end is not None else start for start, end in times]
+    for position, (start, end) in enumerate(zip(rows["start"], rows["end"], strict=True)):
+        if end is not None and end <= start:
+            rows["problem"][position] = f"{_row(rows, position)}: ends at {end} s and starts at {start} s"
 
-    Words, booleans and whole numbers are classes, in the given `order` of names if any. Fractions are one value to
-    regress; lists of numbers, all of one length, are a vector: several labels if they hold only 0 and 1, else values to
-    regress. None, NaN and "" are no label. SerError: no row has a label; lists of several lengths, or not of numbers.
 
-    >>> config, rows = label_set("calls", "labels", [10, 9, None])
-    >>> config.label_names, [row["emotion"] for row in rows]
-    (['9', '10'], ['10', '9', None])
+def _row(rows: dict[str, list], position: int) -> str:
+    return str(rows["named"][position]) if "named" in rows else f"row {position + 1}"
+
+
+def seconds(cell) -> float | None:
+    """A time in seconds, also written `1:02.5` or `0:01:02.5`; None if it is none.
+
+    >>> seconds("1.5"), seconds("1:02.5"), seconds("abc")
+    (1.5, 62.5, None)
     """
-    values = [None if _is_missing(value) else value for value in values]
-    present = [value for value in values if value is not None]
-    if not present:
-        raise SerError(f"--dataset {title}: no row has a label; fill the column `label`")
-    fractions = any(isinstance(value, float) and not value.is_integer() for value in present)
-    if fractions or any(isinstance(value, list) for value in present):
-        vectors = [[value] if fractions and value is not None else value for value in values]
-        lengths = {len(vector) if isinstance(vector, list) else None for vector in vectors if vector is not None}
-        numbers = [x for vector in vectors if isinstance(vector, list) for x in vector if not _is_missing(x)]
-        if len(lengths) > 1 or lengths & {None, 0} or not all(isinstance(x, int | float) for x in numbers):
-            raise SerError(f"--dataset {title}: labels that are lists must hold numbers and have one length")
-        targets = ("label",) if fractions else tuple(str(index) for index in range(lengths.pop()))
-        kind = "regression" if fractions or {*numbers} - {0, 1} else "multi_label_classification"
-        complete = [None if vector is None or any(map(_is_missing, vector)) else vector for vector in vectors]
-        scores = [dict(zip(targets, vector or (), strict=vector is not None)) for vector in complete]
-        config = LabelConfig(name, targets=targets, problem_type=kind, counts={"": sum(map(bool, scores))})
-        return config, [{"emotion": None, "scores": score} for score in scores]
-    if not order and all(isinstance(value, int | float) for value in present):
-        order = tuple(dict.fromkeys(_text(value) for value in sorted(present)))
-    words = [_text(value) for value in values]
-    counts = Counter(word for word in words if word is not None)
-    config = LabelConfig(name, counts={word: counts[word] for word in order or sorted(counts)}, order=order)
-    return config, [{"emotion": word} for word in words]
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or value == "" or value != value  # NaN, as pandas writes a missing number
-
-
-def _text(value: Any) -> str | None:
-    if _is_missing(value):
+    try:
+        parts = [float(part) for part in str(cell).split(":")]
+    except ValueError:
         return None
-    # pandas makes floats of integers where one is missing
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    value = sum(part * 60**power for power, part in enumerate(reversed(parts)))
+    return value if len(parts) < 4 and math.isfinite(value) and min(parts) >= 0 else None
 
 
-def _typed(column: str, value: Any) -> str | float | list | None:
+def _identify(rows: dict[str, list], folder: Path | None, found: Found) -> None:
+    """Complete `id`: as given, else the file's name without suffix (with it, where two files differ in nothing else)
+    and the segment's times, else the row's number. SerError: two rows name one file, or one part of it."""
+    made = [f"{number:06d}" for number in range(len(rows["id"]))]
+    if "named" in rows:
+        made = _names(rows["audio"], folder)
+        if "cut" in rows:
+            times = zip(rows["cut"], rows["start"], rows["end"], strict=True)
+            parts = [f":{start:g}-{'' if end is None else f'{end:g}'}" if cut else "" for cut, start, end in times]
+            made = [name + part for name, part in zip(made, parts, strict=True)]
+        if twice := [name for name, number in Counter(made).items() if number > 1]:
+            places = [position for position, name in enumerate(made) if name == twice[0]]
+            raise SerError(
+                f"{found.where}: {rows['named'][places[0]]} is named {len(places)} times (rows {places[0] + 1} and "
+                f"{places[1] + 1}); keep one, or say by columns `start` and `end` which part of it each is"
+            )
+    ids = [as_text(own) or other for own, other in zip(rows["id"], made, strict=True)]
+    if "split" in rows and len(set(ids)) < len(ids):  # each split may count from 0
+        ids = [f"{split}/{id}" if split else id for split, id in zip(rows["split"], ids, strict=True)]
+    rows["id"] = [_printable(id) for id in ids]
+    for position, path in enumerate(rows["audio"]):
+        if path is not None and _printable(path) != path:  # a table of Arrow cannot hold the name
+            rows["problem"][position] = f"{rows['id'][position]}: its name is not UTF-8; rename the file"
+            rows["audio"][position], rows["named"][position] = None, _printable(rows["named"][position])
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _names(paths: list[str], folder: Path | None) -> list[str]:
+    """Names of files without suffix, relative to the folder; of those outside it relative to what they share, because
+    an id names no folder of this machine."""
+    inside = [folder is not None and path.startswith(f"{folder}{os.sep}") for path in paths]
+    outside = {os.path.dirname(path) for path, within in zip(paths, inside, strict=True) if not within}
+    base = os.path.commonpath(outside) if outside else ""
+    names = [os.path.relpath(path, folder if within else base) for path, within in zip(paths, inside, strict=True)]
+    stems, files = [os.path.splitext(name)[0] for name in names], {}
+    for stem, name in zip(stems, names, strict=True):
+        files.setdefault(stem, set()).add(name)
+    return [stem if len(files[stem]) == 1 else name for stem, name in zip(stems, names, strict=True)]
+
+
+def _groups(rows: dict[str, list], table: dict[str, list], columns: Columns, folder: Path | None) -> list | None:
+    """What stays together: --group_column, the folder of the file, or the recording where several rows are parts of
+    one."""
+    if "group" in table:
+        return [as_text(cell) for cell in table["group"]]
+    if "named" in rows and columns.group_by:
+        return [os.path.dirname(str(name).replace("\\", "/")) or "." for name in rows["named"]]
+    if "cut" in rows and len(set(rows["audio"])) < len(rows["audio"]):
+        return _names(rows["audio"], folder) if "named" in rows else None
+    return None
+
+
+def _few(speakers: Sequence, labels, least: int) -> list[str]:
+    """What classes of too few speakers mean."""
+    words = [row["emotion"] for row in labels.rows]
+    known = all(speaker is not None for speaker in speakers)
+    pairs = {
+        (word, speaker if known else position)
+        for position, (word, speaker) in enumerate(zip(words, speakers, strict=True))
+    }
+    counts, what = Counter(word for word, _ in pairs if word is not None), "speakers" if known else "utterances"
+    few = [f"`{word}` ({number})" for word, number in sorted(counts.items()) if number < least]
+    meaning = "a test of one trains on too little of it, and its recall says nothing; leave it out, or record more"
+    return [f"labels of fewer than {least} {what}: {', '.join(few)}; {meaning}"] if few else []
+
+
+def _typed(column: str, value) -> str | float | list | None:
     """A value of a column in the schema's type; None where it is missing or cannot be read."""
     if column == "votes":
         return value if isinstance(value, list) else None
-    if column not in OPTIONAL_COLUMNS or not OPTIONAL_COLUMNS[column].dtype.startswith("float"):
-        return _text(value)
+    if not OPTIONAL_COLUMNS[column].dtype.startswith("float"):
+        return as_text(value)
     try:
         number = float(value)
     except (TypeError, ValueError):
         return None
     return number if math.isfinite(number) else None
+
+
+# ---- how to split it
+
+LEAKS = "official-leaks-speakers"
+GROUP_FOLDS = Protocol(
+    "group-folds",
+    "five folds of whole groups: of known speakers, and of what belongs together (recordings, folders, equal clips)",
+    by="groups-in-five",
+)
+
+
+def own_protocols(splits: list | None, speakers: list, groups: list | None) -> dict[str, Protocol]:
+    """The protocols of own data by name, the default first, from the columns of its labelled rows (None where there is
+    no such column). Speakers who share a recording are held out together."""
+    known = bool(speakers) and None not in speakers
+    by_group = replace(GROUP_FOLDS, speaker_independent=known, speakers_known=known)
+    choices = [SPEAKER_FOLDS, LEAVE_ONE_SPEAKER_OUT] if known else [by_group]
+    if known and groups:
+        shared = len({*zip(groups, speakers, strict=True)}) > len({*groups})
+        choices = [by_group] if shared else [*choices, by_group]
+    if splits:
+        choices = [*_official(splits, speakers, known), *choices]
+    choices.append(replace(RANDOM, speakers_known=known))
+    return {protocol.name: protocol for protocol in choices}
+
+
+def _official(splits: list, speakers: list, known: bool) -> list[Protocol]:
+    """The protocol of a column `split`: train, validation and test, or each value a fold; and the one that leaks, where
+    two parts share a speaker."""
+    parts = {*splits} - {None}
+    named = parts & {*SPLITS.values()}
+    if named and not {"train", "test"} <= named or len(parts) < 2:
+        return []
+    official = Protocol(
+        "official",
+        "the data's own split",
+        by="split",
+        folds=(("test",),) if named else (),
+        validation=("validation",) if "validation" in named else "carve",
+        speaker_independent=known,
+        speakers_known=known,
+    )
+    pairs = {pair for pair in zip(speakers, splits, strict=True) if pair[1] in (named or parts)} if known else set()
+    if len(pairs) == len({speaker for speaker, _ in pairs}):
+        return [official]
+    hint = f"--protocol {LEAKS} tests so all the same and says so, --protocol {SPEAKER_FOLDS.name} keeps speakers apart"
+    return [replace(official, hint=hint), replace(official, name=LEAKS, speaker_independent=False)]

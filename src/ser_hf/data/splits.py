@@ -6,10 +6,12 @@ The default protocol of every corpus keeps speakers apart; those that leak by co
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset, DatasetDict
 
 from ..errors import SerError
@@ -38,7 +40,7 @@ def text_key(text: str) -> str:
 def folds_of(dataset: Dataset, protocol: Protocol, seed: int = 42) -> list[np.ndarray]:
     """Sorted test row numbers of every fold of a protocol. `seed` only matters for `random`."""
     if protocol.by == "random":  # equal clips stay together: even a leaking split must not test on a training clip
-        names, clip = np.unique(_clips(dataset), return_inverse=True)
+        names, clip = np.unique(_units(dataset), return_inverse=True)
         fold = np.argsort(np.random.default_rng(seed).permutation(len(names))) % len(protocol.folds)
         return [np.flatnonzero(fold[clip] == number) for number in range(len(protocol.folds))]
     keys = np.array(_keys(dataset, protocol.by))
@@ -49,6 +51,10 @@ def folds_of(dataset: Dataset, protocol: Protocol, seed: int = 42) -> list[np.nd
 def _keys(dataset: Dataset, by: str) -> list[str]:
     if by == "prefix":
         return [name[:6] for name in dataset["id"]]
+    if by == "groups-in-five":
+        speakers, groups = (dataset[c][:] if c in dataset.column_names else () for c in ("speaker", "group"))
+        units = together(_clips(dataset), *filter(len, (speakers, groups)))
+        return _in_five([dataset["id"][row] for row in np.unique(units, return_index=True)[1][units]])
     column = "speaker" if by == "speakers-in-five" else by
     if None in dataset[column] and column != "split":
         raise SerError(
@@ -57,12 +63,44 @@ def _keys(dataset: Dataset, by: str) -> list[str]:
         )
     if by != "speakers-in-five":
         return [str(value) for value in dataset[by]]
-    sizes, fold_of = [0] * 5, {}  # speakers dealt from the largest to the fold that holds the fewest utterances
-    for speaker, count in sorted(Counter(dataset["speaker"]).items(), key=lambda item: (-item[1], item[0])):
+    return _in_five(dataset["speaker"][:])
+
+
+def _in_five(units: list[str]) -> list[str]:
+    """The fold of each row: whole units dealt from the largest to the fold that holds the fewest rows."""
+    sizes, fold_of = [0] * 5, {}
+    for unit, count in sorted(Counter(units).items(), key=lambda item: (-item[1], item[0])):
         smallest = sizes.index(min(sizes))
-        fold_of[speaker] = f"fold{smallest}"
+        fold_of[unit] = f"fold{smallest}"
         sizes[smallest] += count
-    return [fold_of[speaker] for speaker in dataset["speaker"]]
+    return [fold_of[unit] for unit in units]
+
+
+def together(*columns: Sequence) -> np.ndarray:
+    """Numbers of groups of rows: those that share a value in any column, if only by way of others, are one group. None
+    is shared with nobody.
+
+    >>> together(["a", "b", None, "b"], [1, 2, 3, 4]).tolist(), together(["a", "b", "c"], [1, 1, 2]).tolist()
+    ([0, 1, 2, 1], [0, 0, 1])
+    """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    rows, nodes, size = [], [], len(columns[0])
+    for column in columns:
+        codes, values = pd.factorize(np.array(column, dtype=object))
+        rows.append(np.flatnonzero(codes >= 0))
+        nodes.append(codes[codes >= 0] + size)
+        size += len(values)
+    rows, nodes = np.concatenate(rows), np.concatenate(nodes)
+    graph = coo_matrix((np.ones(len(rows), bool), (rows, nodes)), shape=(size, size))
+    return connected_components(graph, directed=False)[1][: len(columns[0])]
+
+
+def _units(dataset: Dataset) -> np.ndarray:
+    """One key per utterance, equal for equal clips and for what belongs to one `group`."""
+    clips = _clips(dataset)
+    return together(clips, dataset["group"][:]) if "group" in dataset.column_names else clips
 
 
 def _clips(dataset: Dataset) -> np.ndarray:
@@ -85,13 +123,13 @@ def split(
     whole speakers. `seed` draws these, and the folds of `random`; it is not the training seed. SerError: no such
     protocol or fold; too few speakers for every part."""
     if not isinstance(protocol, Protocol):
-        protocol = find_protocol(corpus, protocol)
+        protocol = find_protocol(corpus, protocol, dataset)
     tests = folds_of(dataset, protocol, seed)
     if not 0 <= fold < len(tests):
         raise SerError(f"--fold {fold}: {corpus}'s protocol {protocol.name!r} has folds 0 to {len(tests) - 1}")
     test = tests[fold]
     rest = np.setdiff1d(np.arange(len(dataset)), test)
-    if protocol.by == "split":  # utterances in no official part are not trained on
+    if protocol.by == "split" and protocol.folds:  # utterances in no official part are not trained on
         rest = rest[np.isin(np.array(_keys(dataset, "split"))[rest], PARTS)]
     rows = {"test": test, "train": rest}
     if len(test) and len(rest) and validation_fraction > 0:
@@ -99,6 +137,17 @@ def split(
         rows["train"] = np.setdiff1d(rest, rows["validation"])
     if empty := [part for part, numbers in rows.items() if not len(numbers)]:
         names = sorted({str(name) for name in dataset["speaker"]})
+        if len(names) == 1 and protocol.speakers_known:
+            raise SerError(
+                f"{protocol.name}: {corpus} has one speaker, {names[0]}, who cannot be unseen in the test: add others' "
+                "recordings, train on a corpus besides (--dataset a+b --test_on a), or --protocol random, which tests "
+                "the voice it trained on"
+            )
+        if len(tests) == 1 and protocol.by == "groups-in-five":
+            raise SerError(
+                f"{protocol.name}: all utterances of {corpus} belong together (one recording or folder, or speakers in "
+                "common): add recordings, or name what keeps them apart by --group_column"
+            )
         shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
         raise SerError(
             f"fold {fold} of {protocol.name!r} leaves {empty[0]} empty: the files of {corpus} hold the speakers "
@@ -116,8 +165,9 @@ def _validation(
         sessions = np.array(dataset["session"])
         return rest[np.isin(sessions[rest], sessions[test])]
     unit = "session" if protocol.by == "session" else "speaker"
-    if not protocol.speaker_independent:
-        keys = _clips(dataset)[rest]
+    if not protocol.speaker_independent or protocol.by == "groups-in-five":
+        speakers = [dataset["speaker"][:]] * (protocol.by == "groups-in-five")
+        keys = (together(_units(dataset), *speakers) if speakers else _units(dataset))[rest]
     elif protocol.validation == "texts":
         keys = np.array(dataset["text"])[rest]
     elif len(set(keys := np.array(dataset[unit])[rest])) < 2:
@@ -137,11 +187,12 @@ def _validation(
 
 @dataclass
 class Leak:
-    """Speakers, and pairs of ids of equal clips, that two parts share."""
+    """Speakers, pairs of ids of equal clips, and groups (such as recordings) that two parts share."""
 
     parts: tuple[str, str]
     speakers: list[str]
     clips: list[tuple[str, str]]
+    groups: list[str]
 
 
 def find_leaks(splits: DatasetDict) -> list[Leak]:
@@ -152,18 +203,25 @@ def find_leaks(splits: DatasetDict) -> list[Leak]:
         speakers = sorted((set(a["speaker"]) & set(b["speaker"])) - {None})
         ids = dict(zip(a["audio_hash"], a["id"], strict=True))
         clips = [(ids[h], i) for h, i in zip(b["audio_hash"], b["id"], strict=True) if h is not None and h in ids]
-        if speakers or clips:
-            leaks.append(Leak((first, second), speakers, clips))
+        groups = sorted(({*a["group"]} & {*b["group"]}) - {None}) if "group" in a.column_names else []
+        if speakers or clips or groups:
+            leaks.append(Leak((first, second), speakers, clips, groups))
     return leaks
 
 
-def check_disjoint(splits: DatasetDict, speaker_independent: bool = True, validation: str | tuple = "carve") -> None:
-    """Raises SerError if two parts share an identical clip, or a speaker that the protocol's `speaker_independent` and
-    `validation` (`texts`: train and validation may) do not allow; the message names them."""
+def check_disjoint(
+    splits: DatasetDict, speaker_independent: bool = True, validation: str | tuple = "carve", hint: str = ""
+) -> None:
+    """Raises SerError if two parts share an identical clip, a group, or a speaker that the protocol's
+    `speaker_independent` and `validation` (`texts`: train and validation may) do not allow; the message names them, and
+    ends with the protocol's `hint`."""
     for leak in find_leaks(splits):
         pair = " and ".join(leak.parts)
         if leak.clips:
             raise SerError(f"leak: {pair} share {len(leak.clips)} identical clips, first {' = '.join(leak.clips[0])}")
+        if leak.groups:
+            shown = ", ".join(leak.groups[:5]) + (" ..." if len(leak.groups) > 5 else "")
+            raise SerError(f"leak: {pair} share parts of {shown}; keep each in one of them, or --protocol group-folds")
         only_validation = validation == "texts" and leak.parts == ("train", "validation")
         if leak.speakers and speaker_independent and not only_validation:
-            raise SerError(f"leak: {pair} share the speakers {', '.join(leak.speakers)}")
+            raise SerError(f"leak: {pair} share the speakers {', '.join(leak.speakers)}{hint and f'; {hint}'}")

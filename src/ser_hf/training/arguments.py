@@ -190,7 +190,7 @@ def _parser(system: System) -> argparse.ArgumentParser:
         if action.dest in _foreign(system):
             action.help = argparse.SUPPRESS
     for kind in _concerns(system).values():
-        _add_flags(parser, kind)
+        add_flags(parser, kind)
     return parser
 
 
@@ -203,7 +203,8 @@ def _foreign(system: System) -> set[str]:
     return names - {*(system.training_flags or ())}
 
 
-def _add_flags(parser: argparse.ArgumentParser, kind: type) -> None:
+def add_flags(parser: argparse.ArgumentParser, kind: type) -> None:
+    """Add the fields of a dataclass of flags as a group, which its docstring names."""
     title = kind.__doc__.strip().splitlines()[0].rstrip(".")
     group, types = parser.add_argument_group(title), get_type_hints(kind)
     for entry in fields(kind):
@@ -576,7 +577,7 @@ def help_text(system: System, doc: str) -> str:
     parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=6, width=120)
     parser.description = doc.strip()
     for kind in _concerns(system).values():
-        _add_flags(parser, kind)
+        add_flags(parser, kind)
     for action in parser._actions:
         if action.default not in (None, "") and action.default is not False:
             action.help += f" (default: {_shown(action.default)})".replace("%", "%%")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from .. import torchaudio_cpu
+from ..data.columns import Columns
 from ..errors import SerError, door
 from ..files import claim, write
 from .arguments import check_checkpoints_exist
@@ -107,7 +108,7 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
 
     data = settings.data
     check_checkpoints_exist(settings)
-    mixture, protocol = resolve(system, data, getattr(settings, "windows", None))
+    mixture, protocol = resolve(system, data, settings.columns, getattr(settings, "windows", None))
     if settings.run.thresholds and mixture.tested.config.problem_type != VALUES:
         raise SerError(
             f"--thresholds: the labels {mixture.tested.config.name!r} are no values; it is for regression, leave it out"
@@ -128,12 +129,15 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     return select_on_validation(settings, report.problem_type, report.label_names, has_validation), setup
 
 
-def resolve(system: System, data: DataArguments, windows: WindowArguments | None = None) -> "tuple[Mixture, Protocol]":
+def resolve(
+    system: System, data: DataArguments, columns: Columns, windows: WindowArguments | None = None
+) -> "tuple[Mixture, Protocol]":
     """The corpora and the protocol that the flags name, without torch.
     Raises SerError: one of them does not exist, or the recipe does not learn such labels."""
     from ..data.mixing import find_mixture
 
-    mixture = find_mixture(data.dataset, data.labels, data.data_dir, data.test_on, data.add_labels, data.protocol)
+    names = data.dataset, data.labels, data.data_dir, data.test_on, data.add_labels, data.protocol
+    mixture = find_mixture(*names, columns)
     tested = mixture.tested
     kind = tested.config.problem_type
     if kind not in system.tasks:
@@ -156,7 +160,7 @@ def make_fold(
     from ..data.splits import check_disjoint, split
 
     splits = add_to_train(split(corpus, name, protocol, fold, data.validation_fraction, data.split_seed), mixed)
-    check_disjoint(splits, protocol.speaker_independent, protocol.validation)
+    check_disjoint(splits, protocol.speaker_independent, protocol.validation, protocol.hint)
     return splits
 
 

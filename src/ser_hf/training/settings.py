@@ -6,6 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.columns import Columns
 from ..evaluation import CLASSES, LABELS, VALUES
 
 if TYPE_CHECKING:
@@ -331,6 +332,7 @@ class Settings:
     or the command line, as in `run.yaml`."""
 
     data: DataArguments
+    columns: Columns
     run: RunArguments
     training: "TrainingArguments"
     overrides: dict[str, Any]

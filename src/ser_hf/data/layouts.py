@@ -1,0 +1,338 @@
+"""The user's own data of any layout as one table in this project's columns, with what had to be assumed to read it."""
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
+from difflib import get_close_matches
+from pathlib import Path
+
+import datasets
+import pandas as pd
+
+from ..errors import SerError
+from ..files import walk
+from .audio import MEDIA
+from .columns import SPLITS, Columns, existing, find_columns, plain
+from .schema import LABEL_SETS, OPTIONAL_COLUMNS, SPELLINGS
+from .tables import SUFFIXES, as_text, is_missing, read_table, tidy
+
+METADATA = tuple(f"metadata{suffix}" for suffix in (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".json"))
+TYPED = tuple(name for name in OPTIONAL_COLUMNS if name not in ("start", "end", "group", "split"))
+NEXT = "a table (metadata.csv with file_name, label, speaker), or one folder for each label (angry/x.wav)"
+# A folder's name that says who speaks.
+SPEAKER = re.compile(r"(actor|speaker|spk|subject|participant)[\s_-]?\w+", re.IGNORECASE)
+
+
+@dataclass
+class Found:
+    """A table in this project's columns: `audio` (a path as it is written, absolute once resolved), `label` (or a list,
+    of the columns `targets`), `text`, `speaker`, `split`, `start`, `end`, `id`, `group`, and `schema`'s optional ones.
+    Rows of a `datasets.Dataset` have their sound in the only column of
+    `parts[row["part"]]`, at `row["index"]`."""
+
+    table: dict[str, list]
+    remarks: list[str]
+    where: str = ""  # the table's name in messages
+    targets: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()  # the classes in the dataset's own order
+    parts: dict[str, datasets.Dataset] = field(default_factory=dict)
+
+
+# ---- one table, whatever the layout
+
+
+def found_in(place: Path, columns: Columns) -> Found:
+    """The rows of a folder or a table file. SerError: there is none; a flag names a column that is not there."""
+    if place.is_file():
+        return _of_table(place, columns)
+    names = {entry.name for entry in place.iterdir()}
+    if names & {"dataset_dict.json", "state.json"}:
+        return _saved(place, columns)
+    if name := next((name for name in METADATA if name in names), None):
+        return _of_table(place / name, columns)
+    splits = sorted(name for name in names if plain(name) in SPLITS and (place / name).is_dir())
+    if len(splits) > 1:
+        each = {split: found_in(place / split, columns) for split in splits}
+        for split, found in each.items():
+            found.table["split"] = [SPLITS[plain(split)]] * len(found.table["label"])
+        return _together(each)
+    tables = sorted(name for name in names if name[0] != "." and Path(name).suffix.lower() in SUFFIXES)
+    shards = [name for name in tables if name.endswith(".parquet")] or sorted(place.glob("data/*.parquet"))
+    if shards and len(tables) in (0, len(shards)) and (found := _shards(place, shards, columns)):
+        return found
+    tables = [name for name in tables if not name.endswith(".txt")] or tables
+    if len(tables) == 1:
+        found = _of_table(place / tables[0], columns)
+        return changed(found, remarks=[f"the table is {tables[0]}", *found.remarks])
+    if len(tables) > 1:
+        raise SerError(f"--dataset {place}: which table? it has {', '.join(tables)}; name one: {place / tables[0]}")
+    return _of_folders(place, columns)
+
+
+def _together(each: dict[str, Found]) -> Found:
+    names = dict.fromkeys(name for found in each.values() for name in found.table)
+    table = {name: [] for name in names}
+    for found in each.values():
+        for name, cells in table.items():
+            cells += found.table.get(name, [None] * len(found.table["label"]))
+    remarks = list(dict.fromkeys(remark for found in each.values() for remark in found.remarks))
+    orders = {found.order for found in each.values()}
+    parts = {name: data for found in each.values() for name, data in found.parts.items()}
+    first = next(iter(each.values()))
+    return Found(table, remarks, first.where, first.targets, orders.pop() if len(orders) == 1 else (), parts)
+
+
+def _of_table(path: Path, columns: Columns) -> Found:
+    cells, remarks = read_table(path)
+    found = found_columns(cells, columns, path.name, remarks)
+    if "audio" in found.table:
+        _resolve(found, path.parent, path.name)
+    return found
+
+
+def found_columns(
+    cells: pd.DataFrame, columns: Columns, where: str, remarks: Sequence[str] = (), audio: str | None = None
+) -> Found:
+    """The table in this project's columns; `audio` names the column that holds sound. SerError: no column of labels,
+    neither audio nor text, or a flag names a column that is not there."""
+    names, remarks = list(cells.columns), list(remarks)
+    uses, assumed = find_columns(names, columns, where)
+    if audio:
+        uses["audio"] = audio
+    elif "audio" not in uses or not _names_files(cells[uses["audio"]]) and not columns.audio_column:
+        if name := next((name for name in names if _names_files(cells[name])), None):
+            uses["audio"] = name
+            assumed = [f"{assumed[0]}, audio = `{name}`" if assumed else f"columns of {where}: audio = `{name}`"]
+        elif "audio" in uses and "text" in uses and not any(map(as_text, cells[uses["audio"]])):
+            del uses["audio"]
+    targets = tuple(existing(name, names, "--label_columns", where) for name in columns.label_columns or ())
+    if not targets and "label" not in uses:
+        targets = tuple(name for name in names if plain(name) in ("arousal", "valence", "dominance"))
+        assumed += [f"labels of {where}: the values {', '.join(targets)}"] if targets else []
+    lacking = [f"for {use}" for use in ("audio or text",) if not {"audio", "text"} & uses.keys()]
+    lacking += ["label"] if "label" not in uses and not targets else []
+    if lacking:
+        flags = (
+            "--audio_column and --label_column name them" if len(lacking) > 1 else "the flag --label_column names it"
+        )
+        flags = flags if lacking[-1] == "label" else "--audio_column or --text_column names it"
+        head = "its first line must name the columns, such as file_name,label,speaker"
+        hint = head if any(Path(name).suffix.lower() in MEDIA for name in names) else flags
+        raise SerError(f"{where}: no column {' and '.join(lacking)}; it has {', '.join(names) or 'none'}; {hint}")
+    table = {use: cells[name].tolist() for use, name in uses.items()}
+    if targets:
+        table["label"] = cells[list(targets)].to_numpy(dtype=object).tolist()
+    if columns.group_column:
+        table["group"] = cells[existing(columns.group_column, names, "--group_column", where)].tolist()
+    for name in names:
+        if (plain(name) in TYPED or plain(name) == "sex") and name not in uses.values():
+            table[{"sex": "gender"}.get(plain(name), plain(name))] = cells[name].tolist()
+    return Found(table, remarks + assumed, where, targets)
+
+
+def _names_files(column: pd.Series) -> bool:
+    """Whether a column's cells look like names of sound files."""
+    some = [cell for cell in column.head(100) if isinstance(cell, str) and cell]
+    return sum(os.path.splitext(cell)[1].lower() in MEDIA for cell in some) > len(some) / 2
+
+
+def _resolve(found: Found, folder: Path, where: str) -> None:
+    """Make the names of files absolute. A name that is no file may differ from one in blanks, case, separators, Unicode
+    form or the folders above it; it is taken where one file alone fits."""
+    names = [as_text(cell) for cell in found.table["audio"]]
+    paths = [name and os.path.normpath(os.path.join(folder, name)) for name in names]
+    there = [path is not None and os.path.exists(path) for path in paths]
+    taken, similar = {path for path, exists in zip(paths, there, strict=True) if exists}, {}
+    if any(name and not exists for name, exists in zip(names, there, strict=True)):
+        files = defaultdict(list)  # by the last part of their names, with and without suffix
+        for path, _ in walk(folder):
+            if str(path) not in taken:
+                parts = _parts(os.path.relpath(path, folder))
+                for last in {parts[-1], os.path.splitext(parts[-1])[0]}:
+                    files[last].append(([*parts[:-1], last], str(path)))
+        for position, (name, exists) in enumerate(zip(names, there, strict=True)):
+            if name and not exists:
+                asked = _parts(name)
+                fits = {path for parts, path in files.get(asked[-1], ()) if _tail(parts, asked)}
+                if len(fits) == 1:
+                    paths[position] = fits.pop()
+                    similar[name] = os.path.relpath(paths[position], folder)
+    if similar:
+        first = next(iter(similar.items()))
+        found.remarks.append(
+            f"names in {where} that are a file's in another spelling or folder: {len(similar)}, such as {first[0]} = "
+            f"{first[1]}"
+        )
+    found.table["named"], found.table["audio"] = names, paths
+
+
+def _parts(name: str) -> list[str]:
+    name = unicodedata.normalize("NFC", name).casefold().replace("\\", "/")
+    return [part.strip() for part in name.split("/") if part.strip() not in ("", ".")] or [""]
+
+
+def _tail(one: list[str], other: list[str]) -> bool:
+    """Whether the shorter of two names is the end of the longer."""
+    least = min(len(one), len(other))
+    return one[-least:] == other[-least:]
+
+
+def _of_folders(root: Path, columns: Columns) -> Found:
+    """Class folders: every file of sound below `root`, with the names of its folders as columns."""
+    files, seen = [], 0
+    for path, _ in walk(root):
+        seen += 1
+        relative = path.relative_to(root)
+        if relative.suffix.lower() in MEDIA and not any(part[0] in "._" for part in relative.parts):
+            files.append((str(path), *relative.parts[:-1]))
+    if not files:
+        raise SerError(f"--dataset {root}: no metadata.csv there, and no sound in {seen} files; it needs {NEXT}")
+    depth = max(map(len, files)) - 1
+    names = [f"folder{level}" for level in range(1, depth + 1)]
+    cells = pd.DataFrame(files, columns=["file_name", *names], dtype=object)
+    cells = cells.where(cells.notna(), None)
+    if not depth:
+        raise SerError(
+            f"--dataset {root}: no metadata.csv there to say the labels of its {len(files)} files: it needs {NEXT}"
+        )
+    known = {name: sum(str(cell).casefold() in SPELLINGS for cell in cells[name]) for name in names}
+    label, remarks = max(known, key=known.get), []
+    if columns.label_column is None and columns.label_columns is None:
+        if depth > 1 and known[label] < len(cells) / 2:
+            levels = " or ".join(f"--label_column {name} ({', '.join(_some(cells[name]))})" for name in names)
+            raise SerError(f"--dataset {root}: no metadata.csv there; which folders are the labels? {levels}")
+        columns = changed(columns, label_column=label)
+        remarks.append(f"labels are the names of folders{f', `{label}` of {depth} levels' if depth > 1 else ''}")
+    if columns.speaker_column is None:
+        rest = [name for name in names if name not in (columns.label_column, columns.group_column)]
+        speakers = [name for name in rest if all(SPEAKER.fullmatch(str(cell)) for cell in cells[name])]
+        columns = changed(columns, speaker_column=speakers[0]) if speakers else columns
+        if speakers:
+            remarks.append(f"speakers are the names of folders, `{speakers[0]}`")
+        elif rest:
+            some = ", ".join(_some(cells[rest[0]]))
+            remarks.append(f"folders {some} may be speakers: then --speaker_column {rest[0]}")
+    found = found_columns(cells, columns, root.name, remarks)
+    found.table["named"] = [os.path.relpath(path, root) for path in found.table["audio"]]
+    return found
+
+
+def _some(cells: Sequence) -> list[str]:
+    values = list(dict.fromkeys(str(cell) for cell in cells if cell is not None))
+    return values[:3] + ["..."] * (len(values) > 3)
+
+
+# ---- datasets: saved, in shards, on the Hub
+
+
+def _saved(place: Path, columns: Columns) -> Found:
+    try:
+        data = datasets.load_from_disk(str(place))
+    except Exception as error:  # whatever a damaged folder raises
+        raise SerError(f"--dataset {place}: cannot be loaded ({_one_line(error)}); save it again") from None
+    return found_in_parts(data if isinstance(data, dict) else {"all": data}, columns, place.name, place)
+
+
+def _shards(place: Path, shards: list, columns: Columns) -> Found | None:
+    """Parquet files that hold sound, by the split their names begin with; None where they hold names of files."""
+    files = defaultdict(list)
+    for shard in shards:
+        word = re.split(r"[-_.0-9]", Path(shard).name)[0]
+        files[word if plain(word) in SPLITS else "train"].append(str(place / shard))
+    try:
+        data = datasets.load_dataset("parquet", data_files=dict(files))
+    except Exception as error:  # damaged, or of several schemas
+        raise SerError(f"--dataset {place}: its parquet files cannot be loaded ({_one_line(error)})") from None
+    if len(shards) == 1 and not any(_is_sound(kind) for kind in next(iter(data.values())).features.values()):
+        return None  # a table that names files
+    return found_in_parts(data, columns, place.name, place)
+
+
+def hub_parts(name: str, labels: str | None) -> dict[str, datasets.Dataset]:
+    """All splits of a dataset on the Hub (or in the cache), in the configuration `labels` if it has one. SerError: not
+    found."""
+    try:
+        try:
+            return datasets.load_dataset(name, labels)
+        except ValueError:
+            if labels not in LABEL_SETS:  # which its words may be mapped to
+                raise
+            return datasets.load_dataset(name)
+    except Exception as error:  # the client raises a dozen classes that all mean: not available
+        raise SerError(f"--dataset {name}: cannot be loaded ({_one_line(error)}){near(name)}") from None
+
+
+def near(name: str) -> str:
+    """What a mistyped path may have meant."""
+    folder = Path(name).parent
+    if not folder.is_dir():
+        return ""
+    near = get_close_matches(Path(name).name, [entry.name for entry in folder.iterdir()], n=1)
+    return "; there is no such folder either" + (f", did you mean {folder / near[0]}?" if near else "")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _is_sound(kind) -> bool:
+    """Whether a column of this type holds sound."""
+    if isinstance(kind, dict):
+        return "bytes" in kind or {"array", "sampling_rate"} <= kind.keys()
+    return isinstance(kind, datasets.Audio) or getattr(kind, "dtype", "") in ("binary", "large_binary")
+
+
+def found_in_parts(
+    parts: dict[str, datasets.Dataset], columns: Columns, where: str, folder: Path | None = None
+) -> Found:
+    """The rows of a dataset, with the splits' names; names of files are relative to `folder`."""
+    each = {}
+    for part, data in parts.items():
+        kinds, number = data.features, len(data)
+        sounds = [name for name, kind in kinds.items() if _is_sound(kind)]
+        fitting = [name for name in sounds if columns.audio_column in (None, name)]
+        sound = next((name for name in fitting if plain(name) == "audio"), None) or next(iter(fitting), None)
+        cells = data.remove_columns(sounds).to_dict()
+        for name, kind in kinds.items():
+            if isinstance(kind, datasets.ClassLabel):
+                cells[name] = [None if is_missing(cell) else kind.names[cell] for cell in cells[name]]
+        cells |= {sound: [None] * number} if sound else {}
+        frame = pd.DataFrame(cells, dtype=object).map(tidy)
+        found = found_columns(frame, changed(columns, audio_column=None) if sound else columns, where, audio=sound)
+        if sound:
+            found.table |= {"part": [part] * number, "index": list(range(number))}
+            alone = data.select_columns(sound)
+            is_audio = isinstance(kinds[sound], datasets.Audio)
+            found.parts[part] = alone.cast_column(sound, datasets.Audio(decode=False)) if is_audio else alone
+        elif "audio" in found.table:
+            _resolve(found, folder or Path.cwd(), where)
+        if len(parts) > 1 and "split" not in found.table:
+            found.table["split"] = [SPLITS.get(plain(part), part)] * number
+        labels = kinds.get(find_columns(list(kinds), columns, where)[0].get("label"))
+        each[part] = changed(found, order=tuple(labels.names) if isinstance(labels, datasets.ClassLabel) else ())
+    return _together(each)
+
+
+def as_audio(row: dict) -> dict | None:
+    """The sound of a row of `Found.parts` as `{"bytes", "path"}`."""
+    (value,) = row.values()
+    if isinstance(value, bytes):
+        return {"bytes": value, "path": None}
+    if isinstance(value, dict) and value.get("array") is not None:
+        import io
+
+        import numpy as np
+        import soundfile as sf
+
+        buffer = io.BytesIO()
+        sf.write(
+            buffer, np.asarray(value["array"], dtype=np.float32), int(value["sampling_rate"]), "FLOAT", format="WAV"
+        )
+        return {"bytes": buffer.getvalue(), "path": None}
+    if isinstance(value, dict) and (value.get("bytes") or value.get("path")):
+        return {"bytes": value.get("bytes"), "path": value.get("path")}
+    return None

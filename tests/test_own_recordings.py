@@ -1,0 +1,642 @@
+"""Everything that people call their data: layouts and oddities as a table, each loaded and compared, or refused."""
+
+import io
+import json
+import os
+import shutil
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import pytest
+import soundfile as sf
+from datasets import ClassLabel, Dataset, DatasetDict
+
+from fakes import voice
+from ser_hf import SerError, load_corpus
+from ser_hf.data.audio import scan
+from ser_hf.data.loading import find_source
+
+# Clip, label and speaker: what every layout says, if nothing else is written beside it.
+SAY = [(0, "angry", "anna"), (1, "sad", "anna"), (2, "angry", "ben"), (3, "sad", "ben"), (4, "angry", "cleo")]
+SAY += [(5, "sad", "cleo")]
+LONG = 6  # a recording of 2 s
+CLIPS = {f"clips/{clip}.wav": clip for clip, _, _ in SAY}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Seven clips, and the number of each by its hash."""
+    root = tmp_path_factory.mktemp("clips")
+    paths = [voice(root / f"{number}.wav", 0.2 if number < LONG else 2.0, seed=number) for number in range(7)]
+    return paths, {scan(path)["audio_hash"]: number for number, path in enumerate(paths)}
+
+
+def csv(sep: str = ",", head=("file_name", "label", "speaker"), rows=None, end: str = "\n") -> str:
+    rows = [(f"clips/{clip}.wav", label, speaker) for clip, label, speaker in SAY] if rows is None else rows
+    return end.join(sep.join(map(str, row)) for row in (head, *rows)) + end
+
+
+def jsonl(**names: str) -> str:
+    """Names of columns for `audio`, `label` and `speaker`."""
+    keys = {"audio": "file_name", "label": "label", "speaker": "speaker", **names}
+    rows = [
+        {keys["audio"]: f"clips/{clip}.wav", keys["label"]: label, keys["speaker"]: speaker}
+        for clip, label, speaker in SAY
+    ]
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def frame(**columns) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(csv()), dtype=str).assign(**columns)
+
+
+def excel(*sheets: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    with pd.ExcelWriter(buffer) as book:
+        for number, sheet in enumerate(sheets):
+            sheet.to_excel(book, sheet_name=f"s{number}", index=False)
+    return buffer.getvalue()
+
+
+def parquet(table: pd.DataFrame) -> bytes:
+    buffer = io.BytesIO()
+    table.to_parquet(buffer)
+    return buffer.getvalue()
+
+
+def sounds(paths: list, **columns) -> Dataset:
+    """The six clips as a dataset with their bytes."""
+    rows = {"audio": [{"bytes": path.read_bytes(), "path": path.name} for path in paths[:6]]}
+    rows |= {"label": [label for _, label, _ in SAY], "speaker": [speaker for _, _, speaker in SAY], **columns}
+    return Dataset.from_dict(rows).cast_column("audio", datasets.Audio(decode=False))
+
+
+def saved(make: Callable[[list], Dataset | DatasetDict]) -> Callable:
+    return lambda root, paths: make(paths).save_to_disk(str(root))
+
+
+def halves(data: Dataset) -> DatasetDict:
+    return DatasetDict(train=data.select(range(4)), test=data.select(range(4, 6)))
+
+
+@dataclass
+class Case:
+    """`files`: their content, the number of a clip, or what writes them. `rows`: clip, label, speaker. `said`: parts of
+    the lines of the report. `refused`: the error instead."""
+
+    files: dict[str, str | bytes | int | Callable] = field(default_factory=dict)
+    rows: list = field(default_factory=lambda: SAY)
+    said: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    columns: dict = field(default_factory=dict)
+    place: str = ""  # what is loaded, in the folder
+    names: list | None = None  # label names
+    kind: str = "single_label_classification"
+    protocol: str = "speaker-folds"
+    ids: list | None = None
+    problems: tuple[str, ...] = ()
+    make: Callable | None = None
+
+
+def meta(content: str | bytes, name: str = "metadata.csv", **options) -> Case:
+    return Case({**CLIPS, name: content}, **options)
+
+
+def with_label(cells: list, rows: list, **options) -> Case:
+    """A table whose labels are `cells`; `rows` are the labels that come out, None for none."""
+    table = csv(rows=[(f"clips/{c}.wav", cell, s) for (c, _, s), cell in zip(SAY, cells, strict=True)])
+    expected = [(c, label, s) for (c, _, s), label in zip(SAY, rows, strict=True) if label is not None]
+    return meta(table, rows=expected, **options)
+
+
+def with_columns(head: tuple, cells: list, rows: list, **options) -> Case:
+    lines = [(f"clips/{c}.wav", s, *cell) for (c, _, s), cell in zip(SAY, cells, strict=True)]
+    expected = [(c, label, s) for (c, _, s), label in zip(SAY, rows, strict=True) if label is not None]
+    return meta(csv(head=("file_name", "speaker", *head), rows=lines), rows=expected, **options)
+
+
+def renamed(change: Callable[[str], str], files: dict | None = None, **options) -> Case:
+    """Names of files that are written otherwise than the files are called."""
+    rows = [(change(f"clips/{c}.wav"), label, s) for c, label, s in SAY]
+    return Case({**(files or CLIPS), "metadata.csv": csv(rows=rows)}, **options)
+
+
+def bad(name: str, problem: str = "", said: str = "", **files) -> Case:
+    """One more row whose file cannot be read."""
+    rows = [(f"clips/{c}.wav", label, s) for c, label, s in SAY] + [(name, "sad", "anna")]
+    case = meta(csv(rows=rows), problems=(problem,) if problem else (), said=(said,) if said else ())
+    case.files |= files
+    return case
+
+
+def cut_off(root: Path, paths: list) -> None:
+    lay(
+        root,
+        paths,
+        {**CLIPS, "metadata.csv": csv(rows=[*(r.split(",") for r in csv().split()[1:]), ("t.wav", "sad", "x")])},
+    )
+    (root / "t.wav").write_bytes(paths[0].read_bytes()[:2000])
+
+
+SEGMENTS = ("file_name", "label", "speaker", "start", "end")
+SAME = dict.fromkeys(("anger", "Angry", "ANGRY"), "angry")
+SIX, ONE = "multi_label_classification", "regression"
+
+CASES = {
+    # --- tables
+    "csv": meta(csv(), ids=[f"clips/{clip}" for clip in range(6)]),
+    "semicolons": meta(csv(";"), said=("separated by semicolons",)),
+    "tabs in a csv": meta(csv("\t"), said=("separated by tabs",)),
+    "bars": meta(csv("|"), said=("separated by bars",)),
+    "tsv": meta(csv("\t"), "metadata.tsv"),
+    "utf-8 with a mark": meta(csv().encode("utf-8-sig")),
+    "utf-16": meta(csv().encode("utf-16"), said=("UTF-16",)),
+    "utf-16 without a mark": meta(csv().encode("utf-16-le"), said=("UTF-16",)),
+    "utf-32": meta(csv().encode("utf-32"), said=("UTF-32",)),
+    "latin-1": meta(
+        csv().replace("ben", "jörg").encode("latin-1"),
+        said=("Latin-1",),
+        rows=[(c, label, s.replace("ben", "jörg")) for c, label, s in SAY],
+    ),
+    "windows line ends": meta(csv(end="\r\n")),
+    "old line ends": meta(csv(end="\r")),
+    "blanks around cells": meta(csv(" , ")),
+    "blank lines": meta(csv(end="\n\n")),
+    "quotes": meta(
+        csv(
+            head=("text", "file_name", "label", "speaker"),
+            rows=[('"well, ""no""\nno"', *r.split(",")) for r in csv().split()[1:]],
+        )
+    ),
+    "a row of more cells": meta(csv() + "clips/0.wav,sad,anna,really\n", said=("more cells than its header: 1",)),
+    "a row of fewer cells": meta(
+        csv().replace("5.wav,sad,cleo", "5.wav,sad"), rows=[*SAY[:5], (5, "sad", None)], protocol="group-folds"
+    ),
+    "a last row of nothing": meta(csv() + ",,\n", said=("that name no file: 1",)),
+    "jsonl": meta(jsonl(), "metadata.jsonl"),
+    "jsonl with a broken line": meta(jsonl() + '{"file_name": \n', "metadata.jsonl", said=("no JSON object: 1",)),
+    "json of rows": meta(frame().to_json(orient="records"), "metadata.json"),
+    "json of columns": meta(json.dumps(frame().to_dict("list")), "metadata.json"),
+    "parquet": meta(parquet(frame()), "metadata.parquet"),
+    "parquet of any name": meta(parquet(frame()), "mine.parquet"),
+    "excel": meta(excel(frame()), "metadata.xlsx"),
+    "excel of two sheets, speakers as numbers": meta(
+        excel(frame(speaker=[1, 1, 2, 2, 3, None]), frame()),
+        "metadata.xlsx",
+        said=("its first sheet 's0' was read, 1 more",),
+        rows=[(c, label, s) for (c, label, _), s in zip(SAY, ["1", "1", "2", "2", "3", None], strict=True)],
+        protocol="group-folds",
+    ),
+    "excel called csv": meta(excel(frame())),
+    "no excel": meta(b"PK nothing", "metadata.xlsx", refused=("metadata.xlsx: cannot be read as a table",)),
+    "an empty table": meta("", refused=("cannot be read as a table (it is empty)",)),
+    "a header alone": meta(csv(rows=[]), refused=("no row has a label",)),
+    "no header": meta("\n".join(csv().split("\n")[1:]), refused=("its first line must name the columns",)),
+    "another name of the table": meta(csv(), "labels.csv", said=("the table is labels.csv",)),
+    "the table itself": meta(csv(), "labels.csv", place="labels.csv"),
+    "two tables": Case(
+        {**CLIPS, "a.csv": csv(), "b.csv": csv()}, refused=("which table? it has a.csv, b.csv; name one",)
+    ),
+    "well-known names": meta(
+        csv(head=("path", "emotion", "speaker_id")), said=("audio = `path`, label = `emotion`, speaker = `speaker_id`",)
+    ),
+    "names in another spelling": meta(csv(head=("File Name", "LABEL", "Speaker-ID")), said=("speaker = `Speaker-ID`",)),
+    "names that nobody knows, files found": meta(csv(head=("x", "label", "speaker")), said=("audio = `x`",)),
+    "names by flags": meta(
+        csv(head=("x", "y", "z")), columns={"audio_column": "x", "label_column": "Y", "speaker_column": "z"}
+    ),
+    "a flag with a typo": meta(
+        csv(head=("file_name", "mood", "speaker")),
+        columns={"label_column": "moood"},
+        refused=("--label_column moood: no such column in metadata.csv; did you mean mood?",),
+    ),
+    "no label": meta(csv(head=("file_name", "x", "speaker")), refused=("no column label", "--label_column names it")),
+    "nothing known": meta("who,label\nanna,sad\n", refused=("no column for audio or text; it has who, label",)),
+    "an index column": meta(
+        csv(
+            head=("", *("file_name", "label", "speaker")),
+            rows=[(i, *r.split(",")) for i, r in enumerate(csv().split()[1:])],
+        )
+    ),
+    # --- names of files
+    "backslashes": renamed(lambda name: name.replace("/", "\\"), said=("another spelling or folder: 6",)),
+    "of another machine": renamed(lambda name: f"C:\\Users\\Anna\\{name}", said=("another spelling or folder: 6",)),
+    "absolute, of another machine": renamed(lambda name: f"/home/anna/data/{name}", said=("another spelling",)),
+    "without suffix": renamed(lambda name: name[:-4], said=("such as clips/0 = clips/0.wav",)),
+    "in another case": renamed(str.upper, said=("such as CLIPS/0.WAV = clips/0.wav",)),
+    "without their folder": renamed(lambda name: name[6:], said=("such as 0.wav = clips/0.wav",)),
+    "with blanks": renamed(lambda name: f"  {name} "),
+    "in macOS's form": renamed(
+        lambda name: f"ä{name[6:]}",
+        {unicodedata.normalize("NFD", f"ä{clip}.wav"): clip for clip in range(6)},
+        said=("another spelling or folder: 6",),
+    ),
+    "with a plus and a hash": renamed(lambda name: f"a+b #1/{name[6:]}", {f"a+b #1/{c}.wav": c for c in range(6)}),
+    "two files fit": Case(
+        {"a/0.wav": 0, "b/0.wav": 1, "metadata.csv": csv(rows=[("0.wav", "sad", "x")])},
+        refused=("no usable utterance",),
+    ),
+    "not there": bad("gone.wav", "gone.wav: unreadable audio (no such file)"),
+    "too long": bad("n" * 300 + ".wav", "no such file"),
+    "no name": bad("", said="that name no file: 1"),
+    "a point": bad(".", "unreadable audio (a folder)"),
+    "a slash": bad("/", "unreadable audio (a folder)"),
+    "two points": bad("..", "unreadable audio (a folder)"),
+    "a zero byte": bad("a\0b.wav", "no such file"),
+    "a pipe": Case(
+        make=lambda root, paths: (lay(root, paths, bad("p.wav").files), os.mkfifo(root / "p.wav")),
+        problems=("not a regular file",),
+    ),
+    "links to itself": Case(
+        make=lambda root, paths: (lay(root, paths, meta(csv()).files), [os.symlink(".", root / x) for x in "abc"])
+    ),
+    "class folders with links to themselves": Case(
+        make=lambda root, paths: (
+            lay(root, paths, {f"{label}/{c}.wav": c for c, label, _ in SAY}),
+            [os.symlink(".", root / x) for x in "xyz"],
+        ),
+        rows=[(c, label, None) for c, label, _ in SAY],
+        protocol="group-folds",
+    ),
+    "raw": bad("x.raw", "x.raw: unreadable audio", **{"x.raw": b"\0\1" * 400}),
+    "video": bad("x.amr", "Convert it to WAV or FLAC", **{"x.amr": b"#!AMR\n" + b"\0" * 400}),
+    "empty file": bad("x.wav", "x.wav: unreadable audio", **{"x.wav": b""}),
+    "cut off": Case(make=cut_off, problems=("t.wav: unreadable audio (cut off after",)),
+    "named twice": meta(
+        csv() + "clips/0.wav,sad,anna\n", refused=("clips/0.wav is named 2 times (rows 1 and 7); keep one",)
+    ),
+    "named twice in two ways": meta(csv() + "clips/./0.wav,sad,anna\n", refused=("is named 2 times",)),
+    "of one stem": Case(
+        {
+            "k.wav": 0,
+            "k.mp3.wav": 1,
+            "k.flac": 2,
+            "metadata.csv": csv(rows=[("k.wav", "sad", "x"), ("k.flac", "angry", "y")]),
+        },
+        rows=[(0, "sad", "x"), (2, "angry", "y")],
+        ids=["k.wav", "k.flac"],
+    ),
+    # --- labels
+    "whole numbers": with_label([10, 9, 10, 9, 10, 9], ["10", "9"] * 3, names=["9", "10"]),
+    "truth": with_label(["True", "False"] * 3, ["True", "False"] * 3),
+    "fractions": with_label([0.5, -1, 1, 0, "", 2], [[0.5], [-1], [1], [0], None, [2]], kind=ONE, names=["label"]),
+    "missing": with_label(
+        ["angry", "sad", "nan", "-1", "N/A", ""],
+        ["angry", "sad", None, None, None, None],
+        said=("labels that say nothing: `nan` (1), `-1` (1), `N/A` (1); left out", "4 utterances carry no label"),
+    ),
+    "spellings": with_label(
+        ["Angry", " sad", "angry", "SAD", "angry", "sad"], ["angry", "sad"] * 3, said=("`Angry` = angry, `SAD` = sad",)
+    ),
+    "the vocabulary": with_label(["anger", "sadness"] * 3, ["angry", "sad"] * 3, said=("`anger` = angry",)),
+    "IEMOCAP's codes": with_label(["ang", "exc"] * 3, ["angry", "excited"] * 3),
+    "unknown words": with_label(["Complaint", "praise", "complaint"] * 2, ["complaint", "praise", "complaint"] * 2),
+    "lists of 0 and 1": with_label(['"[0, 1]"', '"[1, 1]"'] * 3, [[0, 1], [1, 1]] * 3, kind=SIX, names=["0", "1"]),
+    "lists of numbers": with_label(['"[0, 1.5]"', '"[3, 1]"'] * 3, [[0, 1.5], [3, 1]] * 3, kind=ONE),
+    "lists of unequal length": with_label(['"[0, 1]"', "[1]"] * 3, [None] * 6, refused=("have one length",)),
+    "words with bars": with_label(["angry|sad", "sad"] * 3, [[1, 1], [0, 1]] * 3, kind=SIX, names=["angry", "sad"]),
+    "lists of words": with_label(
+        ["\"['anger', 'sad']\"", "\"['sad']\""] * 3, [[1, 1], [0, 1]] * 3, kind=SIX, names=["angry", "sad"]
+    ),
+    "votes in lists": with_label(
+        ["\"['anger', 'sad', 'anger']\"", "\"['sad']\"", "\"['sad', 'angry']\""] * 2,
+        ["angry", "sad", None] * 2,
+        said=("without one word of most votes: 2",),
+    ),
+    "votes in objects": with_label(['"{""anger"": 3, ""sad"": 1}"', '"{""sad"": 2}"'] * 3, ["angry", "sad"] * 3),
+    "columns of 0 and 1": with_columns(
+        ("a", "b"),
+        [(0, 1), (1, 1)] * 3,
+        [[0, 1], [1, 1]] * 3,
+        kind=SIX,
+        names=["a", "b"],
+        columns={"label_columns": ["a", "b"]},
+    ),
+    "columns of values": with_columns(
+        ("arousal", "mood"),
+        [(1.5, 2), (3, "?")] * 3,
+        [[1.5, 2], None] * 3,
+        kind=ONE,
+        columns={"label_columns": ["arousal", "mood"]},
+        said=("not all numbers: 3, such as '?'",),
+    ),
+    "values without a flag": with_columns(
+        ("arousal", "valence"),
+        [(1, 2), (3, 5)] * 3,
+        [[1, 2], [3, 5]] * 3,
+        kind=ONE,
+        said=("the values arousal, valence",),
+    ),
+    "columns of votes": with_columns(
+        ("anger", "sad"),
+        [(3, 1), (0, 2), (1, 1)] * 2,
+        ["angry", "sad", None] * 2,
+        columns={"label_columns": ["anger", "sad"]},
+        said=("votes of raters: `anger`, `sad`", "most votes: 2"),
+    ),
+    "a word among values": with_columns(
+        ("label", "age", "valence"),
+        [("angry", 41, '"3,5"'), ("sad", "unknown", 2)] * 3,
+        ["angry", "sad"] * 3,
+        said=("`age` that are not numbers: 3, such as 'unknown'", "`valence` that are not numbers: 3, such as '3,5'"),
+    ),
+    "no label anywhere": with_label([""] * 6, [None] * 6, refused=("no row has a label",)),
+    "a class of one speaker": with_label(
+        ["angry", "calm", "angry", "sad", "angry", "sad"],
+        ["angry", "calm", "angry", "sad", "angry", "sad"],
+        said=("labels of fewer than 2 speakers: `calm` (1)",),
+    ),
+    # --- speakers
+    "speakers in two spellings": meta(csv().replace("0.wav,angry,anna", "0.wav,angry,Anna "), said=("`Anna` = anna",)),
+    "no speakers": meta(
+        csv(head=("file_name", "label", "x")), rows=[(c, label, None) for c, label, _ in SAY], protocol="group-folds"
+    ),
+    "speakers as numbers": meta(
+        csv(rows=[(f"clips/{c}.wav", label, ("anna", "ben", "cleo").index(s)) for c, label, s in SAY]),
+        rows=[(c, label, str(("anna", "ben", "cleo").index(s))) for c, label, s in SAY],
+    ),
+    # --- folders
+    "class folders": Case(
+        {f"{label}/{c}.wav": c for c, label, _ in SAY},
+        [(c, label, None) for c, label, _ in SAY],
+        said=("labels are the names of folders",),
+        protocol="group-folds",
+        ids=["angry/0", "angry/2", "angry/4", "sad/1", "sad/3", "sad/5"],
+    ),
+    "class folders of speakers": Case(
+        {f"{s}/{label}/{c}.wav": c for c, label, s in SAY},
+        [(c, label, None) for c, label, _ in SAY],
+        said=("`folder2` of 2 levels", "folders anna, ben, cleo may be speakers: then --speaker_column folder1"),
+        protocol="group-folds",
+    ),
+    "class folders of named speakers": Case(
+        {f"{s}/{label}/{c}.wav": c for c, label, s in SAY}, columns={"speaker_column": "folder1"}
+    ),
+    "class folders of Actor_01": Case(
+        {f"{label}/Actor_{s}/{c}.wav": c for c, label, s in SAY},
+        [(c, label, f"Actor_{s}") for c, label, s in SAY],
+        said=("speakers are the names of folders, `folder2`",),
+    ),
+    "class folders of unknown words": Case(
+        {f"{s}/{label[:2]}/{c}.wav": c for c, label, s in SAY},
+        refused=(
+            "which folders are the labels? --label_column folder1 (anna, ben, cleo) or --label_column folder2 (an, sa)",
+        ),
+    ),
+    "class folders with more in them": Case(
+        {
+            **{f"anger/{c}.wav": c for c in range(5)},
+            "anger/._0.wav": b"x",
+            "__MACOSX/anger/0.wav": b"x",
+            "sad/x.mov": b"film",
+            "sad/5.wav": 5,
+            "sad/notes.doc": "",
+            "0.mkv": b"film",
+        },
+        [(c, "sad" if c == 5 else "angry", None) for c in range(6)],
+        protocol="group-folds",
+        problems=("sad/x.mov: unreadable",),
+    ),
+    "a name that is no UTF-8": Case(
+        make=lambda root, paths: (
+            lay(root, paths, {f"{label}/{c}.wav": c for c, label, _ in SAY}),
+            shutil.copy(paths[0], os.fsencode(root) + b"/sad/\xe4.wav"),
+        ),
+        rows=[(c, label, None) for c, label, _ in SAY],
+        protocol="group-folds",
+        problems=("its name is not UTF-8; rename the file",),
+    ),
+    "files alone": Case(CLIPS | {"a.wav": 0}, refused=("which folders are the labels?",))
+    if False
+    else Case({f"{c}.wav": c for c in range(6)}, refused=("no metadata.csv there to say the labels of its 6 files",)),
+    "nothing": Case({"readme.md": "hello"}, refused=("no metadata.csv there, and no sound in 1 files",)),
+    # --- splits
+    "split folders": Case(
+        {f"{'test' if c > 3 else 'train'}/{label}/Actor_{s}/{c}.wav": c for c, label, s in SAY},
+        [(c, label, f"Actor_{s}") for c, label, s in SAY],
+        protocol="official",
+    ),
+    "split folders with tables": Case(
+        {
+            **{f"{'test' if c > 3 else 'train'}/{c}.wav": c for c in range(6)},
+            "train/metadata.csv": csv(rows=[(f"{c}.wav", label, s) for c, label, s in SAY[:4]]),
+            "test/metadata.jsonl": jsonl(audio="path").replace("clips/", "").split("\n", 4)[4],
+        },
+        protocol="official",
+        said=("audio = `path`",),
+    ),
+    "a column of splits": meta(
+        csv(
+            head=("file_name", "label", "speaker", "split"),
+            rows=[(f"clips/{c}.wav", label, s, "Eval" if c > 3 else "training") for c, label, s in SAY],
+        ),
+        protocol="official",
+    ),
+    "a column of folds": meta(
+        csv(
+            head=("file_name", "label", "speaker", "fold"),
+            rows=[(f"clips/{c}.wav", label, s, s[0]) for c, label, s in SAY],
+        ),
+        protocol="official",
+        said=("split = `fold`",),
+    ),
+    "a column of splits without a test": meta(
+        csv(
+            head=("file_name", "label", "speaker", "split"),
+            rows=[(f"clips/{c}.wav", label, s, "train") for c, label, s in SAY],
+        ),
+        said=("the column of splits holds train, no train and test",),
+    ),
+    # --- datasets
+    "saved": Case(make=saved(sounds)),
+    "saved in splits": Case(make=saved(lambda paths: halves(sounds(paths))), protocol="official"),
+    "saved with a path in it": Case(
+        make=lambda root, paths: Dataset.from_dict(
+            {"file": [str(p) for p in paths[:6]], "emotion": [x[1] for x in SAY], "speaker": [x[2] for x in SAY]}
+        ).save_to_disk(str(root)),
+        said=("audio = `file`, label = `emotion`",),
+    ),
+    "saved as numbers": Case(
+        make=saved(
+            lambda paths: Dataset.from_dict(
+                {
+                    "audio": [
+                        {"array": sf.read(path)[0], "sampling_rate": sf.info(path).samplerate} for path in paths[:6]
+                    ],
+                    "label": [x[1] for x in SAY],
+                    "speaker": [x[2] for x in SAY],
+                }
+            )
+        )
+    ),
+    "saved as bytes": Case(
+        make=saved(
+            lambda paths: Dataset.from_dict(
+                {
+                    "wav": [p.read_bytes() for p in paths[:6]],
+                    "label": [x[1] for x in SAY],
+                    "speaker": [x[2] for x in SAY],
+                }
+            )
+        )
+    ),
+    "classes of a dataset": Case(
+        make=saved(
+            lambda paths: sounds(paths, label=[0, 1, -1, None, 0, 1]).cast_column(
+                "label", ClassLabel(names=["sad", "anger"])
+            )
+        ),
+        rows=[(0, "sad", "anna"), (1, "angry", "anna"), (4, "sad", "cleo"), (5, "angry", "cleo")],
+        names=["sad", "angry"],
+    ),
+    "whole numbers of a dataset": Case(
+        make=saved(lambda paths: sounds(paths, label=[10, 9] * 3, speaker=[1, 1, 2, 2, 3, 3])),
+        rows=[(c, ("10", "9")[c % 2], str(c // 2 + 1)) for c in range(6)],
+        names=["9", "10"],
+    ),
+    "shards": Case(
+        make=lambda root, paths: [sounds(paths).shard(2, i).to_parquet(str(root / f"x-{i}.parquet")) for i in range(2)]
+    ),
+    "shards of splits": Case(
+        make=lambda root, paths: [
+            d.to_parquet(str(root / "data" / f"{n}-00000-of-00001.parquet")) for n, d in halves(sounds(paths)).items()
+        ],
+        protocol="official",
+    ),
+    "a damaged dataset": Case(
+        {"state.json": "{}", "dataset_info.json": "{}"}, refused=("cannot be loaded", "save it again")
+    ),
+    # --- segments
+    "segments": Case(
+        {
+            "call.wav": LONG,
+            "metadata.csv": csv(
+                head=SEGMENTS,
+                rows=[
+                    ("call.wav", "sad", "x", 0, 0.5),
+                    ("call.wav", "angry", "y", "0:00.5", 1.25),
+                    ("call.wav", "sad", "x", 1.25, ""),
+                ],
+            ),
+        },
+        [
+            ((0.5, "call:0-0.5"), "sad", "x"),
+            ((0.75, "call:0.5-1.25"), "angry", "y"),
+            ((0.75, "call:1.25-"), "sad", "x"),
+        ],
+        protocol="group-folds",
+    ),
+    "times that are none": meta(
+        csv(
+            head=SEGMENTS,
+            rows=[(f"clips/{c}.wav", label, s, "", "") for c, label, s in SAY]
+            + [
+                ("clips/0.wav", "sad", "x", "abc", 0.1),
+                ("clips/0.wav", "sad", "x", 0.1, 0.05),
+                ("clips/0.wav", "sad", "x", 7, 8),
+            ],
+        ),
+        problems=("start 'abc' is no time", "ends at 0.05 s and starts at 0.1 s", "nothing between 7.0 s and 8.0 s"),
+        protocol="group-folds",
+    ),
+    # --- texts
+    "texts": Case(
+        {
+            "metadata.csv": csv(
+                head=("text", "emotion", "user"),
+                rows=[(f"text {c}", label, s) for c, label, s in SAY] + [("", "sad", "x")],
+            )
+        },
+        [(f"text {c}", label, None) for c, label, _ in SAY],
+        problems=("000006: no text",),
+        protocol="group-folds",
+        ids=[f"00000{c}" for c in range(6)],
+    ),
+    "texts beside files that are not there": meta(
+        csv(head=("text", "file_name", "label", "speaker"), rows=[(f"text {c}", "", label, s) for c, label, s in SAY]),
+        rows=[(f"text {c}", label, s) for c, label, s in SAY],
+    ),
+    # --- ids
+    "ids": meta(
+        csv(
+            head=("file_name", "label", "speaker", "id"),
+            rows=[(f"clips/{c}.wav", label, s, f"u{c}") for c, label, s in SAY],
+        ),
+        ids=[f"u{c}" for c in range(6)],
+    ),
+    "ids twice": meta(
+        csv(
+            head=("file_name", "label", "speaker", "id"),
+            rows=[(f"clips/{c}.wav", label, s, "u") for c, label, s in SAY],
+        ),
+        refused=("6 utterances have only 1 ids, 'u' occurs 6 times",),
+    ),
+    "ids that count from 0 in each split": Case(
+        make=saved(lambda paths: halves(sounds(paths, id=[0, 1, 2, 3, 0, 1]))),
+        protocol="official",
+        ids=["train/0", "train/1", "train/2", "train/3", "test/0", "test/1"],
+    ),
+}
+
+
+def lay(root: Path, paths: list, files: dict) -> None:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, int):
+            shutil.copy(paths[content], path)
+        else:
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def key(row: dict, numbers: dict):
+    """What a row is: the number of its clip, its length and id where it is a part of one, or its text."""
+    if row["audio"] is None:
+        return row["text"]
+    return numbers.get(row["audio_hash"], (round(float(row["duration"]), 3), row["id"]))
+
+
+def test_the_table_is_long_enough():
+    assert len(CASES) >= 60
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_layout(name, clips, tmp_path):
+    case, (paths, numbers) = CASES[name], clips
+    root = tmp_path / "own"
+    root.mkdir()
+    case.make(root, paths) if case.make else lay(root, paths, case.files)
+    place = str(root / case.place)
+    before = sorted((path, path.lstat().st_mtime_ns) for path in root.rglob("*"))
+
+    def load():
+        return load_corpus(place, cache_dir=tmp_path / "cache", return_report=True, **case.columns)
+
+    if case.refused:
+        with pytest.raises(SerError) as caught:
+            load()
+        assert "\n" not in str(caught.value)
+        for part in case.refused:
+            assert part in str(caught.value)
+        return
+    rows, report = load()
+    label = (lambda x: report.label_names[x]) if isinstance(rows[0]["label"], int) else (lambda x: x)
+    found = sorted(((key(row, numbers), label(row["label"]), row["speaker"]) for row in rows), key=str)
+    assert found == sorted(case.rows, key=str)
+    assert report.problem_type == case.kind and (case.names is None or report.label_names == case.names)
+    assert case.ids is None or rows["id"][:] == case.ids
+    lines = "\n".join(report.lines())
+    for part in case.said:
+        assert part in lines
+    assert len(report.problems) == len(case.problems)
+    for part, problem in zip(case.problems, report.problems, strict=True):
+        assert part in problem
+    columns = {name: value for name, value in case.columns.items()}
+    from ser_hf.data.columns import Columns
+
+    assert find_source(place, columns=Columns(**columns)).protocol.name == case.protocol
+    assert sorted((path, path.lstat().st_mtime_ns) for path in root.rglob("*")) == before
