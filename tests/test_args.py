@@ -223,7 +223,7 @@ def test_every_flag_is_used(recipe):
     used = set(re.findall(r"settings\.(\w+)", (REPO / "recipes" / f"{recipe}.py").read_text()))
     if recipe == "fusion_cls":
         used |= set(re.findall(r"settings\.(\w+)", (REPO / "src/ser_hf/training/fusion_model.py").read_text()))
-    everywhere = {"data", "run", "windows"}  # read by run.prepare, run.finish and run.cut_windows
+    everywhere = {"data", "columns", "run", "windows"}  # read by run.prepare, run.finish and run.cut_windows
     assert {*concerns_of(recipe)} - everywhere <= used
 
 

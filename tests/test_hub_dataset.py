@@ -96,7 +96,7 @@ assert "2 utterances have only 1 ids, 'k' occurs 2 times" in loaded(rows(2, id=[
 gone = Dataset.from_dict({"audio": [{"bytes": b"no audio", "path": "a.wav"}] * 2, "label": ["a", "b"]})
 gone = gone.cast_column("audio", datasets.Audio(decode=False))
 assert "no usable utterance of tester/gone (default)" in loaded(gone, "gone")
-assert loaded(Dataset.from_dict({"label": ["a"]}), "text").endswith("no column audio; it has label")
+assert "no column for audio or text; it has label" in loaded(Dataset.from_dict({"label": ["a"]}), "text")
 print("EQUAL")
 """
 

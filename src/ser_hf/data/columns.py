@@ -1,7 +1,7 @@
 """Names of columns: the flags that give them, those that are found without, and what a row is called by."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 
@@ -28,6 +28,19 @@ class Columns:
     group_column: str | None = _flag("Column of what stays on one side of every split, beside speakers.")
     group_by: str | None = _flag("folder: the files of one folder stay on one side.", choices=("folder",))
     min_per_class: int = _flag("Warn of classes of fewer speakers (utterances where they are unknown).", 2, least=1)
+
+    def named(self) -> dict[str, str | None]:
+        """The columns that flags name, by their use in `KNOWN`."""
+        return {
+            "audio": self.audio_column,
+            "label": self.label_column,
+            "text": self.text_column,
+            "speaker": self.speaker_column,
+            "split": self.split_column,
+            "start": self.start_column,
+            "end": self.end_column,
+            "id": self.id_column,
+        }
 
     def given(self) -> list[str]:
         """The flags that are set, as they are typed."""
@@ -69,23 +82,20 @@ def plain(name: object) -> str:
     return re.sub(r"[\s-]+", "_", str(name).strip()).casefold()
 
 
-def find_columns(
-    names: Sequence[str], columns: Columns, where: str, canonical: Iterable[str] = ()
-) -> tuple[dict[str, str], list[str]]:
-    """The column of each use in `KNOWN` that the flags name or that has a well-known name, and remarks on those that
-    were found under another name than the first or than `canonical`. SerError: a flag names a column that is not
-    there."""
+def find_columns(names: Sequence[str], columns: Columns, where: str) -> tuple[dict[str, str], list[str]]:
+    """The column of each use in `KNOWN` that the flags name or that has a well-known name, and a remark on those that
+    were found under another name than the first. SerError: a flag names a column that is not there."""
     found, assumed = {}, []
     by_plain = {plain(name): name for name in reversed(names)}
     for use, known in KNOWN.items():
-        if (asked := getattr(columns, f"{use}_column")) is not None:
-            found[use] = existing(asked, names, f"--{use}_column", where)
+        if columns.named()[use] is not None:
+            found[use] = existing(columns.named()[use], names, f"--{use}_column", where)
         elif use == "label" and columns.label_columns:
             continue
         elif name := next((by_plain[name] for name in known if name in by_plain), None):
             if name not in found.values():
                 found[use] = name
-                if name not in (known[0], *canonical):
+                if name not in (known[0], use):
                     assumed.append(f"{use} = `{name}`")
     return found, [f"columns of {where}: {', '.join(assumed)}"] if assumed else []
 
