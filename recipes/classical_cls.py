@@ -42,6 +42,7 @@ def main() -> None:
     else:
         model, extractor, collator = classical.encoder_model(names, splits, vectors, training)
         relative = model.config.speaker_norm
+    run.begin(settings, setup)
 
     # 4. Classifier: its complexity is selected by UAR on validation.
     trained = validation = None

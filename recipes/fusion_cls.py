@@ -47,6 +47,7 @@ def main() -> None:
     run.say(*remarks)
     if training.do_train:
         model = with_lora(model, settings.lora)
+    run.begin(settings, setup)
 
     if settings.fusion.freeze_encoders and training.do_train:
         # 4a. Each utterance through each encoder once; then heads on the states: the fusion's, and one per modality.

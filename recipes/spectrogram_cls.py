@@ -49,11 +49,12 @@ def main() -> None:
         **vars(settings.features),
     )
     relative = spectrograms.by_speaker(extractor, settings.features.speaker_norm, settings.clips, settings.windows)
-    if settings.figures.draw_augmentation:
-        run.draw_augmentation(splits, extractor, settings.augmentation, training)
     extractor, collators = spectrograms.feature_collators(
         extractor, parts, settings.clips, settings.augmentation, training, relative=relative, num_labels=len(names)
     )
+    run.begin(settings, setup)
+    if settings.figures.draw_augmentation:
+        run.draw_augmentation(splits, extractor, settings.augmentation, training)
 
     # 4. Trainer: selected by UAR on validation (several labels: mean average precision; values: CCC).
     train = training_rows(parts["train"], settings.sampling)

@@ -51,6 +51,7 @@ def main() -> None:
     collator = TextCollator(tokenizer, model)
     if training.do_train:
         model = with_lora(model, settings.lora)
+    run.begin(settings, setup)
 
     # 4. Baselines that read the same texts.
     baselines, about = text_baselines(splits, names, task) if training.process_index == 0 else ({}, [])

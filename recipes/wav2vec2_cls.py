@@ -60,12 +60,13 @@ def main() -> None:
         model = with_lora(model, settings.lora)
         parts = {**parts, "train": with_copies(parts["train"], settings.encoder.speed_copies)}
     check_lengths(model.config.audio_config, parts, settings.clips, settings.augmentation)
-    if settings.figures.draw_augmentation:
-        run.draw_augmentation(splits, extractor, settings.augmentation, training)
     collators, states = speech_collators(model, extractor, settings.clips, settings.augmentation, training.seed), None
     if settings.encoder.freeze_encoder and training.do_train:
         states = probe_states(model, extractor, parts, settings.clips, training, settings.batches.budget)
         collators = {"data_collator": StateCollator(states)}
+    run.begin(settings, setup)
+    if settings.figures.draw_augmentation:
+        run.draw_augmentation(splits, extractor, settings.augmentation, training)
 
     # 4. Trainer: selected by UAR on validation.
     trainer = SerTrainer(

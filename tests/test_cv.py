@@ -25,7 +25,7 @@ from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import find_protocol, folds_of
 from ser_hf.errors import SerError
 from ser_hf.training.arguments import parse, read
-from ser_hf.training.record import commit
+from ser_hf.training.record import commit, write_flags
 
 RECIPE = str(REPO / "recipes" / "wav2vec2_cls.py")
 WORDS = ["angry", "sad"]
@@ -157,10 +157,11 @@ class Launcher:
 
     def __call__(self, command, log, verbose=False):
         self.commands.append(command)
-        values, _ = read(system_of("wav2vec2_cls"), command[command.index(RECIPE) + 1 :])
+        values, overrides = read(system_of("wav2vec2_cls"), command[command.index(RECIPE) + 1 :])
         seed, fold, folder = values.seed, values.fold, Path(values.output_dir)
         if fold in self.fails:
             (folder / "checkpoint-4").mkdir()
+            write_flags(folder, overrides)
             return 1, self.fails[fold]
         corpus, report = self.corpus
         protocol = find_protocol("emodb", values.protocol)
@@ -197,6 +198,7 @@ class Launcher:
         buffer = io.BytesIO()
         table.to_parquet(buffer)
         (folder / "predictions.parquet").write_bytes(buffer.getvalue())
+        write_flags(folder, overrides)
         (folder / "results.json").write_text(json.dumps(results))
         return 0, ""
 
@@ -403,6 +405,11 @@ def test_a_corpus_that_changed_is_noticed(flags, launcher, tmp_path):
     results["corpus"]["utterances"] = 76
     place.write_text(json.dumps(results))
     assert "number of utterances in the corpus is 76, not 80" in error_of(flags)
+    results["corpus"]["utterances"] = 80
+    place.write_text(json.dumps(results | {"training": {}, "trained_on": [{"clips": "a"}]}))
+    cv.main(flags)  # only scored: nothing is known
+    place.write_text(json.dumps(results | {"training": {"steps": 1}, "trained_on": [{"clips": "a"}]}))
+    assert "fold1_seed42: the content of clips or labels is a, not" in error_of(flags)
     (place.parent / "predictions.parquet").unlink()
     assert "no predictions.parquet" in error_of(flags)
 

@@ -16,12 +16,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from conftest import REPO, TINY, run_recipe, settings_of, tiny_config, tiny_flags
+from conftest import REPO, TINY, run_recipe, tiny_config, tiny_flags
 from hub_server import hub_server
 from ser_hf import SerError
 from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig, SerFusionForClassification
 from ser_hf.models.encoders import ENCODERS, example
-from ser_hf.training import run
 from ser_hf.training.lora import add_lora, head_modules, save_adapter, with_lora
 from ser_hf.training.settings import LoraArguments
 
@@ -257,14 +256,3 @@ def test_fusion_recipe_saves_the_merged_model(fake_corpus, base_files, tmp_path)
     assert config["base_model_name_or_path"] == "" and "ser_fusion" in config["modules_to_save"]
     card = (tmp_path / "out" / "README.md").read_text()
     assert str(tmp_path) not in card and "fine-tuned by LoRA of rank 2" in card
-
-
-def test_a_run_that_is_overwritten_leaves_no_adapter(tmp_path):
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter" / "adapter_model.safetensors").touch()
-    (tmp_path / "results.json").touch()
-    settings = settings_of(
-        "wav2vec2_cls", "--dataset", "demo", "--output_dir", tmp_path, "--overwrite_output_dir", "true"
-    )
-    run.start(settings)
-    assert not list(tmp_path.iterdir())

@@ -56,7 +56,7 @@ def test_what_a_run_leaves_behind(trained, fake_corpus):
     left = {str(file.relative_to(folder)) for file in folder.rglob("*") if "checkpoint" not in str(file)}
     assert left == {
         *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "predictions.parquet"),
-        *("results.json", "run.yaml", "training_data.json", "figures", "figures/confusion_matrix.png"),
+        *("results.json", "run.yaml", "record.json", "training_data.json", "figures", "figures/confusion_matrix.png"),
     }
     results = json.loads((folder / "results.json").read_text())
     assert results["protocol"]["speaker_independent"] and results["model"]["stock"]

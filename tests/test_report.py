@@ -12,8 +12,8 @@ from huggingface_hub import ModelCard
 from ser_hf.evaluation.figures import confusion_figure, scatter_figure
 from ser_hf.evaluation.report import comparison_table, lines, model_card, write_report
 from ser_hf.evaluation.scoring import compare, predictions_table, score
-from ser_hf.evaluation.tables import escape, markdown_table, plain, rows_of, text_table
-from ser_hf.evaluation.tasks import CLASSES, LABELS, VALUES
+from ser_hf.evaluation.tables import escape, markdown_table, plain, rows_of, shown, text_table
+from ser_hf.evaluation.tasks import CLASSES, LABELS, TASKS, VALUES
 
 HOSTILE = "<script>alert(1)</script> ![x](http://evil) [y](z) |a| `b` *c* _d_\n\n# e\n---\n$x$ $y$ </td>"
 HOSTILE += " {{ 1 + 1 }} {% raw %} \x1b[31m\r\u2028# f\u202e"
@@ -44,6 +44,7 @@ def results_of(
             "name": f"6fold{words}", "source": f"six folds{words}", "fold": 0, "speaker_independent": True,
             "warning": "",
         },
+        "training": {"selected_by": TASKS[problem_type].selected_by},
         "splits": {"train": size, "validation": size, "test": size},
         "model": {
             "class": "Wav2Vec2ForSequenceClassification", "stock": True, "task": "audio-classification",
@@ -75,7 +76,7 @@ def test_the_card_states_every_figure(problem_type):
                   "Labels: angry, sad.", "a remark.", "Licence of the corpus: CC0-1.0.", "Cite: ser_hf (2026)",
                   "- demo: 12 utterances", "  - x.wav: unreadable", "bootstrap over speakers", "| tfidf ",
                   'model="me/model")', "train 4 utterances of 2 speakers", results["command"],
-                  "selected on validation; test was scored once"):  # fmt: skip
+                  f"validation, by {shown(TASKS[problem_type].selected_by)}; test was scored once"):  # fmt: skip
         assert words in card, words
     assert ("Present at 0.5 and above" in card) == (problem_type == VALUES)
     assert ("Decision thresholds, tuned on validation: angry 0.500, sad 0.500." in card) == (problem_type == LABELS)

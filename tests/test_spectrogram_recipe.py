@@ -265,7 +265,7 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
         and "fold 0, SPEAKER-NORMALISED)" in card
         and mark(results) == " (SPEAKER-NORMALISED)"
     )
-    assert "The model was selected on validation; test was scored once." in card
+    assert "The model was selected on validation, by " in card
     table = pd.read_parquet(tmp_path / "run" / "predictions.parquet")
     columns = [name for name in table.columns if name.startswith("score_")]
     assert len(table) == 8 and len(columns) == 2

@@ -1,16 +1,27 @@
-"""Files written whole or not at all, folders claimed before anything slow, paths in texts, and figures as PNG."""
+"""Files written whole or not at all, folders that one process holds, paths in texts, and figures as PNG."""
 
+import errno
+import fcntl
 import io
 import json
 import os
 import re
+import shlex
+import shutil
+import socket
 import stat
 import struct
+import sys
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .errors import SerError
 
+# What an interruption may leave: files and folders that are not complete have these names until they are.
+HALF, SAVING = ".half", ".saving-"
+_held = ExitStack()  # the locks of this process
 # A path below the root, a home folder or a drive; no web address, and no part of a longer word or relative path.
 LOCAL_PATH = re.compile(
     r"(?:(?<=\bfile://)|(?<![\w./:}\])\\]))"
@@ -29,12 +40,30 @@ def local_path(text: str) -> str | None:
     return found and found[0]
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write under a temporary name beside `path`, then rename: an interruption never leaves half a file."""
+def flush(path: Path) -> None:
+    """Wait until a file's content is on the disk: a rename may otherwise be there before it."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` for its new content, renamed after the block: an interruption never leaves half a
+    file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(staging, path)
+    half = path.with_name(f".{path.name}.{os.getpid()}{HALF}")
+    try:
+        yield half
+        flush(half)
+        os.replace(half, path)
+    finally:
+        half.unlink(missing_ok=True)
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all (`staged`)."""
+    with staged(path) as half:
+        half.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
@@ -63,7 +92,7 @@ def claim(folder: Path, flag: str) -> None:
     if not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (probe := folder / f".writable.{os.getpid()}").touch()
+        (probe := folder / f".writable.{os.getpid()}{HALF}").touch()
         probe.unlink()
     except OSError as error:
         raise SerError(f"{flag}: cannot write in {folder} ({error.strerror}); choose another") from None
@@ -113,6 +142,52 @@ def _cut(file: Path) -> str | None:
         except (ValueError, TypeError, AttributeError, LookupError):
             return "has no safetensors header"
     return None if size == whole else f"has {size} bytes of {whole}"
+
+
+def hold(place: Path, flag: str, file: bool = False) -> None:
+    """Keep a folder, or a `file`, for this process until `release`, and remove what an interrupted process left of it.
+    SerError, with `flag` as the user's name for it: another process holds it (says which), or it cannot be written."""
+    folder, prefix = (place.parent, f".{place.name}") if file else (place, "")
+    claim(folder, flag)
+    lock = folder / f"{prefix}.lock"
+    while (number := _locked(lock)) is not None and not _is_at(number, lock):
+        os.close(number)  # its holder has just ended, and removed it
+    if number is None:
+        holder = lock.read_text(errors="replace").strip() if os.access(lock, os.R_OK) else ""
+        raise SerError(f"{flag}: in use by {holder or 'another process'}; wait for it, or choose another")
+    _held.callback(os.close, number)
+    _held.callback(lock.unlink, missing_ok=True)
+    words, since = re.sub(r"(token[= ])\S+", r"\1***", shlex.join(sys.argv)), time.strftime("%Y-%m-%d %H:%M:%S")
+    os.ftruncate(number, 0)
+    os.write(number, f"process {os.getpid()} on {socket.gethostname()} since {since}: {words}\n".encode())
+    names = rf"\.+{re.escape(place.name)}(\.partial)?\.\d+\{HALF}" if file else rf"\..*\{HALF}|\{SAVING}.*"
+    for left in [*folder.iterdir(), *(folder.glob("figures/*") if not file else ())]:
+        if re.fullmatch(names, left.name, re.DOTALL):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _locked(lock: Path) -> int | None:
+    """The open lock file, None if another process holds it. The lock ends with this process, and its forks have none;
+    where the file system has no locks, nothing is held."""
+    number = None
+    try:
+        number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if number is None or error.errno in (errno.EACCES, errno.EAGAIN):
+            if number is not None:
+                os.close(number)
+            return None
+    return number
+
+
+def _is_at(number: int, path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(number), path.stat())
+
+
+def release() -> None:
+    """Give back what this process holds (`hold`)."""
+    _held.close()
 
 
 def png(figure) -> bytes:

@@ -6,6 +6,7 @@ from difflib import get_close_matches
 
 from .. import __version__
 from ..errors import SerError, door
+from ..files import release
 
 # Command, which is also the name of its module with `main(argv)`, and what it does.
 COMMANDS = {
@@ -47,4 +48,7 @@ def run(name: str, *argv: str) -> int | None:
         near = get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise SerError(f"unknown command {name!r}: {hint}the commands are {', '.join(COMMANDS)}")
-    return importlib.import_module(f".{name}", __package__).main(list(argv))
+    try:
+        return importlib.import_module(f".{name}", __package__).main(list(argv))
+    finally:
+        release()

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.columns import Columns
 from ..errors import SerError
-from ..files import claim, write
+from ..files import hold, write
 from ..training import run
 from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, run_name, spelled, take_token, word
 from ..training.settings import CLASSES, DataArguments, System
@@ -78,7 +78,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """The corpus, the folds to run and the number of all folds, the ids of the corpus and of each fold's test set."""
+    """The corpus, the folds to run and the number of all folds, the ids of the corpus and of each fold's test set, and
+    a hash of each fold's clips and labels."""
 
     request: Request
     folds: list[int]
@@ -88,6 +89,7 @@ class Plan:
     protocol: "Protocol"
     ids: list[str]
     tests: dict[int, set[str]]
+    hashes: dict[int, str]
 
 
 def main(argv: list[str]) -> int:
@@ -210,10 +212,11 @@ def load(request: Request) -> Plan:
     if mixture.tested.config.problem_type != CLASSES:
         labels = f"{mixture.tested.shown}'s labels {mixture.tested.config.name!r}"
         raise SerError(f"{labels} are vectors, and cv sums up classes: other --labels")
-    claim(request.out, f"--output_dir {request.out}")
+    hold(request.out, f"--output_dir {request.out}")
 
     from ..data.mixing import load_mixture
     from ..data.splits import folds_of
+    from ..training.provenance import rows_hash
     from ..training.text_model import with_text
 
     options = {"with_audio": request.system.reads_audio, "num_proc": data.num_proc, "strict": data.strict}
@@ -222,13 +225,14 @@ def load(request: Request) -> Plan:
     folds = request.folds or list(range(all_folds))
     if folds[-1] >= all_folds:
         raise SerError(f"--folds {folds[-1]}: {report.corpus}'s {protocol.name} has folds 0 to {all_folds - 1}")
-    tests = {}
+    tests, hashes = {}, {}
     for fold in folds:
-        test = run.make_fold(corpus, mixed, protocol, data, fold, report.corpus)["test"]
+        splits = run.make_fold(corpus, mixed, protocol, data, fold, report.corpus)
+        test, hashes[fold] = splits["test"], rows_hash(splits)
         if request.text_cleaning:  # a text recipe leaves out utterances without a text
             test, _ = with_text(test, request.text_cleaning)
         tests[fold] = set(test["id"])
-    return Plan(request, folds, all_folds, report, mixed, protocol, list(corpus["id"]), tests)
+    return Plan(request, folds, all_folds, report, mixed, protocol, list(corpus["id"]), tests, hashes)
 
 
 # ---- running
@@ -238,6 +242,11 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
     """All folds by `(seed, fold)`, after running those that are not finished."""
     request = plan.request
     todo = [(seed, fold) for seed in request.seeds for fold in plan.folds]
+    if request.anew:  # all at once: what is interrupted must not be taken for finished by the next command
+        for folder in (request.folder(*key) for key in todo):
+            (folder / "results.json").unlink(missing_ok=True)
+            for checkpoint in folder.glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
     before = {} if request.anew else {key: done for key in todo if (done := finished(plan, *key))}
     leak = plan.protocol.warning and f" {plan.protocol.warning}:"
     lines = plan.report.lines() + (plan.mixed.lines() if plan.mixed else [])
@@ -335,6 +344,7 @@ def read_fold(plan: Plan, seed: int, fold: int) -> Fold:
     results = json.loads((folder / "results.json").read_text())
     table = pd.read_parquet(folder / "predictions.parquet")
     corpus, protocol = results["corpus"], results["protocol"]
+    own = results["trained_on"][0].get("clips") if results["training"] else None  # None: only scored here
     for what, was, wanted in (
         ("corpus", f"{corpus['corpus']} ({corpus['labels']})", f"{now.corpus} ({now.labels})"),
         ("number of utterances in the corpus", corpus["utterances"], now.utterances),
@@ -343,6 +353,7 @@ def read_fold(plan: Plan, seed: int, fold: int) -> Fold:
         ("protocol", protocol["name"], plan.protocol.name),
         ("fold and seed", (protocol["fold"], results["seed"]), (fold, seed)),
         ("number of test utterances from other folds", len(set(table["id"]) - plan.tests[fold]), 0),
+        ("content of clips or labels", own or plan.hashes[fold], plan.hashes[fold]),
     ):
         if was != wanted:
             raise SerError(f"{folder}: the {what} is {was}, not {wanted}: remove the folder to run this fold again")
@@ -350,21 +361,14 @@ def read_fold(plan: Plan, seed: int, fold: int) -> Fold:
 
 
 def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Fold:
-    from ..training.record import write_flags
-
     request = plan.request
     folder = request.folder(seed, fold)
+    folder.mkdir(parents=True, exist_ok=True)
     flags = {"fold": fold, "seed": seed, "output_dir": folder}
     flags |= {"resume_from_checkpoint": "true"} if resume else {}
     flags |= {"push_to_hub": "false"} if request.overrides.get("push_to_hub") else {}  # all would go to one place
     words = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
     command = [*request.launcher, str(request.recipe), *request.words, *words]
-    if request.anew:  # as the recipe will, but before run.yaml describes them wrongly
-        (folder / "results.json").unlink(missing_ok=True)
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-    # The recipe writes run.yaml at its end; until then this one holds the flags of its checkpoints.
-    write_flags(folder, {**request.overrides, "fold": fold, "seed": seed})
     status, output = launch(command, folder / "log.txt", request.verbose)
     if status or not (folder / "results.json").exists():
         failed = f"fold {fold} seed {seed} failed with exit status {status}: {last_error(output)}"
@@ -374,7 +378,8 @@ def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Fold:
 
 def launch(command: list[str], log: Path, verbose: bool = False) -> tuple[int, str]:
     """Run a command; returns its exit status and the end of its output, which is appended to `log` as it comes, and
-    shown if `verbose`. The command has its own process group, which ends with this process (except by SIGKILL)."""
+    shown if `verbose`. The command has its own process group, which ends with this process; a recipe also ends if this
+    process is killed (`run.PARENT`)."""
     stops = [stop for stop in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(stop) is signal.SIG_DFL]
     for stop in stops:  # nohup's SIGHUP stays ignored
         signal.signal(stop, lambda number, _: sys.exit(128 + number))
@@ -385,7 +390,8 @@ def launch(command: list[str], log: Path, verbose: bool = False) -> tuple[int, s
             out.flush()
             start = tail.seek(out.tell())
             streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
-            process = subprocess.Popen(command, **streams, start_new_session=True)
+            environment = os.environ | {run.PARENT: str(os.getpid())}
+            process = subprocess.Popen(command, **streams, start_new_session=True, env=environment)
             while status is None:
                 time.sleep(0.1)
                 status = process.poll()  # before reading, so that nothing in between is lost

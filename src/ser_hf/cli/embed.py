@@ -8,14 +8,12 @@ datasets.load_dataset("parquet", data_files=FILE). An audio encoder encodes the 
 states are cached and shared with recipes/fusion_cls.py: only what changed is computed again.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from uuid import uuid4
 
 from ..errors import SerError, one_line
-from ..files import check_checkpoint, named_file
+from ..files import check_checkpoint, hold, named_file, staged
 from ..training.arguments import converter
 from ..training.settings import POOLINGS, TEXT_POOLINGS
 from .console import Parser, columns_of, corpus_arguments, positive
@@ -52,6 +50,7 @@ def main(argv: list[str]) -> int:
         raise SerError(f"--pooling {args.pooling}: does nothing with --level frames; leave it out")
     out = named_file(args.out or f"{Path(args.name).name}_{Path(args.model).name}.parquet", "--out")
     check_checkpoint(args.model, "--model")
+    hold(out, f"--out {out}", file=True)
 
     from ..data.loading import find_source, load
     from ..training.run import say
@@ -170,17 +169,12 @@ def write_embeddings(
     rows = corpus.select_columns([name for name in corpus.column_names if name != "audio"]).select(encoded)
     features = rows.features.copy()
     features["embedding"] = kind
-    building = out.with_name(f".{out.name}.{uuid4().hex}")
-    try:
-        with pq.ParquetWriter(building, features.arrow_schema) as writer:
-            for start in range(0, len(rows), BLOCK):
-                table = rows.with_format("arrow")[start : start + BLOCK]
-                tensors = [store[names[row]] for row in encoded[start : start + BLOCK]]
-                table = table.append_column("embedding", _column(tensors, frames, every_layer))
-                writer.write_table(table.cast(features.arrow_schema))
-        os.replace(building, out)
-    finally:
-        building.unlink(missing_ok=True)
+    with staged(out) as half, pq.ParquetWriter(half, features.arrow_schema) as writer:
+        for start in range(0, len(rows), BLOCK):
+            table = rows.with_format("arrow")[start : start + BLOCK]
+            tensors = [store[names[row]] for row in encoded[start : start + BLOCK]]
+            table = table.append_column("embedding", _column(tensors, frames, every_layer))
+            writer.write_table(table.cast(features.arrow_schema))
     return len(encoded)
 
 

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING
 from .. import torchaudio_cpu
 from ..errors import SerError, no_memory, one_line, printable
 from ..evaluation.tables import number, text_table
-from ..files import check_checkpoint, named_file, write
+from ..files import check_checkpoint, hold, named_file, write
 from ..training.arguments import converter
 from ..training.run import say
 from .console import Parser, positive
@@ -379,6 +379,8 @@ def main(argv: list[str]) -> int:
     out = named_file(args.out, "--out") if args.out else None
     if out and out.suffix not in FORMATS:
         raise SerError(f"--out {args.out}: must be a file that ends in {', '.join(FORMATS)}")
+    if out:
+        hold(out, f"--out {args.out}", file=True)
 
     from ..models.encoders import longest_clip
 

@@ -79,6 +79,18 @@ def lines(results: dict) -> list[str]:
     return out + [f"  {line}" for line in test["remarks"]]
 
 
+def selection_line(results: dict) -> str:
+    """How the model was chosen among those of its training."""
+    trained = results.get("training")
+    if not results["splits"]["validation"]["utterances"]:
+        return "There was no validation: nothing was selected"
+    if not trained:
+        return "The model was not trained here: nothing was selected"
+    if trained["selected_by"] == "last epoch":
+        return "The model is that of the last epoch: nothing was selected"
+    return f"The model was selected on validation, by {shown(trained['selected_by'])}"
+
+
 def window_lines(results: dict) -> list[str]:
     """Metrics on single windows beside those on whole utterances, for a run on windows."""
     if "windows" not in results:
@@ -181,6 +193,7 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
         card_data=Markup(data.to_yaml()),
         model={"speaker_norm": False, **results["model"]},
         name=name,
+        selection=selection_line(results),
         subject="Emotion recognition from text" if data.pipeline_tag[:4] == "text" else "Speech emotion recognition",
         cautions=[Markup(COMPARABLE[warning]) for warning in warnings(results)],
         undefined=[shown(metric) for metric in test["metrics"] if metric not in defined],

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PrinterCallback, ProgressCallback, set_s
 from ..errors import SerError
 from ..evaluation.scoring import compute_metrics, decision_thresholds
 from ..evaluation.tasks import TASKS
+from ..files import SAVING
 from ..models import SerFusionForClassification, SerFusionProcessor
 from ..models.encoders import describe_audio, load_extractor, padding_sensitive
 from ..models.text_cleaning import clean_text
@@ -184,7 +185,7 @@ def trained_alone(
 ) -> dict[str, np.ndarray]:
     """Logits on validation and test of a head that is trained like the fusion's, on one modality (`kind`) alone. `head`
     is the untrained head of the fusion."""
-    training = changed(settings.training, output_dir=str(Path(settings.training.output_dir) / f"{kind}_only"))
+    training = changed(settings.training, output_dir=str(Path(settings.training.output_dir) / f"{SAVING}{kind}_only"))
     collator = StateCollator(states, without=MODALITIES[kind == "audio"])
     set_seed(training.seed)
     trainer = fusion_trainer(copy.deepcopy(head), collator, processor, replace(settings, training=training), setup)

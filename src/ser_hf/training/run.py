@@ -4,8 +4,11 @@ import copy
 import json
 import logging
 import os
+import select
 import shutil
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 from .. import torchaudio_cpu
 from ..data.columns import Columns
 from ..errors import SerError, door
-from ..files import claim, write
+from ..files import SAVING, hold, release, write
 from .arguments import check_checkpoints_exist
 from .settings import VALUES, DataArguments, Settings, System, WindowArguments
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from .trainer import SerTrainer
 
 logger = logging.getLogger("ser_hf")
+PARENT = "SER_HF_PARENT"  # in the environment: the id of the process without which a recipe ends
+AUGMENTATION = "figures/augmentation.png"
 DATALOADER_WORKERS = 4  # on a GPU: one process decodes too slowly for it
 
 
@@ -40,11 +45,31 @@ def cli(main: Callable[[], None]) -> None:
 
     def body() -> None:
         torchaudio_cpu.check()
-        main()
+        _end_with(os.environ.get(PARENT))
+        try:
+            main()
+        finally:
+            release()
 
     stopped = "stopped; --resume_from_checkpoint true goes on from the last checkpoint"
     if status := door(body, stopped):
         raise SystemExit(status)
+
+
+def _end_with(parent: str | None) -> None:
+    """End this process when another one, given by its id, has ended in whatever way; on Linux."""
+    if parent is None or not hasattr(os, "pidfd_open"):
+        return
+    try:
+        ended = os.pidfd_open(int(parent))
+    except ProcessLookupError:
+        os._exit(143)
+
+    def watch() -> None:
+        select.select([ended], [], [])
+        os._exit(143)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def say(*lines: str, to: TextIO | None = None) -> None:
@@ -60,13 +85,14 @@ def say(*lines: str, to: TextIO | None = None) -> None:
 
 def start(settings: Settings) -> "tuple[Settings, Repository | None]":
     """Logging, the output folder, the seed and the repository to push to, which is claimed; returns the settings to
-    train with and the repository. Raises SerError: the folder cannot be written to or holds another run, or files that
-    would be pushed; `--push_to_hub` would fail later."""
+    train with and the repository. Raises SerError: the folder cannot be written to or is in use, holds another run
+    or files that would be pushed; `--push_to_hub` would fail later."""
     import datasets
     import torch
     import transformers
 
     from .hub import claim, destination, published_files
+    from .provenance import read_record
 
     training, overwrite = settings.training, settings.run.overwrite_output_dir
     folder, push_to = Path(training.output_dir), destination(training, settings.overrides)
@@ -75,9 +101,10 @@ def start(settings: Settings) -> "tuple[Settings, Repository | None]":
     datasets.logging.set_verbosity_warning()
     with training.main_process_first():
         if training.process_index == 0:
-            _claim_output(folder, training, overwrite)
+            _claim_output(folder, settings)
             fresh = push_to and not overwrite and not training.resume_from_checkpoint
-            if fresh and (others := published_files(folder)):
+            own = (read_record(folder) or {"files": ()})["files"]  # of a run that was interrupted
+            if fresh and (others := [name for name in published_files(folder) if name not in own]):
                 choice = "choose an empty folder, or --overwrite_output_dir true"
                 raise SerError(f"--output_dir {folder} holds {others[0]}, which would be pushed too: {choice}")
             if push_to:
@@ -113,6 +140,7 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
         raise SerError(
             f"--thresholds: the labels {mixture.tested.config.name!r} are no values; it is for regression, leave it out"
         )
+    _selection(settings, mixture.tested.config.problem_type, mixture.tested.config.label_names or ["a", "b"])
     settings, push_to = start(settings)
     with settings.training.main_process_first():
         options = {"with_audio": system.reads_audio, "num_proc": data.num_proc, "strict": data.strict}
@@ -126,7 +154,8 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
         check_public("results.json", setup.facts())
         check_public("run.yaml", portable(settings.overrides))
     has_validation = len(splits["validation"]) > 0
-    return select_on_validation(settings, report.problem_type, report.label_names, has_validation), setup
+    settings = select_on_validation(settings, report.problem_type, report.label_names, has_validation)
+    return _from_checkpoint(settings, setup), setup
 
 
 def resolve(
@@ -164,33 +193,122 @@ def make_fold(
     return splits
 
 
-def _claim_output(folder: Path, training: "TrainingArguments", overwrite: bool) -> None:
-    claim(folder, f"--output_dir {folder}")
-    checkpoints = list(folder.glob("checkpoint-*"))
-    if overwrite:
-        for stale in (*checkpoints, folder / "adapter"):  # LoRA's adapter, which the new run may not make
-            shutil.rmtree(stale, ignore_errors=True)
-        (folder / "results.json").unlink(missing_ok=True)
-    elif (folder / "results.json").exists():
-        raise SerError(f"--output_dir {folder} holds a finished run: choose another, or --overwrite_output_dir true")
-    elif checkpoints and not training.resume_from_checkpoint and training.do_train:
-        choice = "--resume_from_checkpoint true goes on with it, --overwrite_output_dir true starts anew"
+def _claim_output(folder: Path, settings: Settings) -> None:
+    """Hold the output folder. Raises SerError: it holds a run that this one would write over."""
+    from .provenance import checkpoints_of
+
+    training, resume = settings.training, _resume(settings.training)
+    hold(folder, f"--output_dir {folder}")
+    for flag, name in settings.checkpoints.items():
+        if Path(name).exists() and Path(name).resolve().is_relative_to(folder.resolve()):
+            raise SerError(f"--output_dir {folder} holds the checkpoint of --{flag}: choose another --output_dir")
+    if settings.run.overwrite_output_dir:
+        if resume and (resume == "true" or Path(resume).resolve().is_relative_to(folder.resolve())):
+            raise SerError("--overwrite_output_dir true removes what --resume_from_checkpoint goes on from: give one")
+        return
+    anew = "--overwrite_output_dir true starts anew"
+    if (folder / "results.json").exists():
+        if not (training.do_train and resume and _trains_on(folder, settings)):
+            more = "--resume_from_checkpoint true with more --num_train_epochs trains on"
+            raise SerError(f"--output_dir {folder} holds a finished run: choose another, {anew}, {more}")
+    elif checkpoints_of(folder) and not (training.do_train and resume):
+        choice = f"--resume_from_checkpoint true goes on with it, {anew}"
         raise SerError(f"--output_dir {folder} holds an unfinished run: {choice}")
+
+
+def _trains_on(folder: Path, settings: Settings) -> bool:
+    """Whether the settings ask for a longer training than that of the finished run in a folder."""
+    import yaml
+
+    training = settings.training
+    if not (folder / "run.yaml").exists():
+        return False
+    before = {"num_train_epochs": 3, "max_steps": -1} | yaml.safe_load((folder / "run.yaml").read_text())
+    length = "max_steps" if training.max_steps > 0 else "num_train_epochs"
+    longer = getattr(training, length) > float(before[length])
+    if longer and settings.overrides.get("one_cycle"):
+        raise SerError("--one_cycle true: the cycle of the learning rate is over, a finished run cannot be trained on")
+    return longer
+
+
+def _from_checkpoint(settings: Settings, setup: "Setup") -> Settings:
+    """Settings whose `resume_from_checkpoint` is the checkpoint that the training goes on from, or None: for `true` the
+    last complete one. Raises SerError: the training cannot go on from it."""
+    from .provenance import check_resumed, checkpoints_of, halves
+
+    training, folder = settings.training, Path(settings.training.output_dir)
+    checkpoint = resume = _resume(training)
+    if resume == "true":
+        left_out = halves(folder)
+        checkpoint = next((str(last) for last in checkpoints_of(folder)[::-1] if last not in left_out), None)
+    if checkpoint:
+        check_resumed(Path(checkpoint), setup)
+    elif resume:
+        say(f"no complete checkpoint in {folder} yet: starting from the beginning")
+    return replace(settings, training=changed(training, resume_from_checkpoint=checkpoint))
+
+
+def begin(settings: Settings, setup: "Setup") -> None:
+    """Make the output folder that of this run, once nothing else can be wrong: remove incomplete checkpoints, or the
+    run that is overwritten; write what is trained on, and the flags."""
+    from .provenance import halves, read_record, remove_run, write_record
+    from .record import write_flags
+
+    training, folder = settings.training, Path(settings.training.output_dir)
+    with training.main_process_first():
+        if training.process_index == 0:
+            if settings.run.overwrite_output_dir:
+                remove_run(folder)
+            for half in halves(folder):
+                say(f"{half} is incomplete: removed")
+                shutil.rmtree(half)
+            if not training.resume_from_checkpoint:  # nothing of a run that was interrupted before its first checkpoint
+                remove_run(folder)
+            (folder / "results.json").unlink(missing_ok=True)  # of a finished run that is trained on
+            written = read_record(folder) or {"files": {}}
+            write_flags(folder, setup.overrides)
+            own = dict.fromkeys(["run.yaml", AUGMENTATION])
+            write_record(folder, setup.trained_on, {**written["files"], **own})
+
+
+def _resume(training: "TrainingArguments") -> str | None:
+    """`--resume_from_checkpoint`: a folder, "true" for the last checkpoint, or None.
+    Raises SerError: no such folder."""
+    resume = str(training.resume_from_checkpoint)
+    if resume.lower() in ("false", "none", "0", ""):
+        return None
+    if resume.lower() in ("true", "1"):
+        return "true"
+    if not Path(resume).is_dir():
+        raise SerError(f"--resume_from_checkpoint {resume}: no such folder; `true` takes the last one of the run")
+    return resume
 
 
 def select_on_validation(
     settings: Settings, problem_type: str, label_names: Sequence[str], has_validation: bool
 ) -> Settings:
     """Settings that keep the checkpoint with the best validation metric; without validation the last one. Raises
-    SerError: `--metric_for_best_model` is no metric of this kind of labels."""
-    from ..evaluation.tasks import TASKS
-
+    SerError: `--metric_for_best_model` is no metric of this kind of labels, or the best may not be saved."""
     values = {"eval_strategy": "no", "load_best_model_at_end": False, "metric_for_best_model": None}
     if has_validation:
-        asked = settings.overrides.get("metric_for_best_model")
-        metric, greater = TASKS[problem_type].selection(asked, label_names)
+        training, (metric, greater) = settings.training, _selection(settings, problem_type, label_names)
+        by_steps = training.load_best_model_at_end and training.save_strategy == training.eval_strategy == "steps"
+        if by_steps and training.save_steps != training.eval_steps:
+            steps = f"--save_steps {training.save_steps:g} and --eval_steps {training.eval_steps:g}"
+            raise SerError(f"{steps}: must be equal, else the best checkpoint is not saved; or --save_strategy best")
         values = {"metric_for_best_model": metric, "greater_is_better": greater}
     return replace(settings, training=changed(settings.training, **values))
+
+
+def _selection(settings: Settings, problem_type: str, label_names: Sequence[str]) -> tuple[str, bool]:
+    """As `Task.selection`. Raises SerError also if `--greater_is_better` is wrong."""
+    from ..evaluation.tasks import TASKS
+
+    training = settings.training
+    metric, greater = TASKS[problem_type].selection(settings.overrides.get("metric_for_best_model"), label_names)
+    if "greater_is_better" in settings.overrides and training.greater_is_better != greater:
+        raise SerError(f"--greater_is_better {training.greater_is_better}: is wrong for {metric}; leave it out")
+    return metric, greater
 
 
 # ---- windows and figures
@@ -224,52 +342,36 @@ def draw_augmentation(
     if training.process_index == 0:
         samples = decode(splits["train"][0]["audio"], extractor.sampling_rate)
         image = draw_examples(samples, extractor.sampling_rate, augmentation, training.seed)
-        write(Path(training.output_dir) / "figures" / "augmentation.png", image)
+        write(Path(training.output_dir) / AUGMENTATION, image)
 
 
 # ---- training and after
 
 
 def train(trainer: "SerTrainer") -> dict:
-    """Train, from a checkpoint if asked to; returns the training's part of `results.json`.
-    Raises SerError: `--resume_from_checkpoint` names no checkpoint."""
+    """Train, from a checkpoint if asked to; returns the training's part of `results.json`."""
     from ..data.audio import seconds_read
 
     training, rows = trainer.args, trainer.train_dataset
-    resume = _checkpoint(training)
+    resume = training.resume_from_checkpoint  # as `prepare` has found it
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     state, seconds = trainer.state, time.perf_counter() - started
     audio = seconds_read(rows["duration"][:], maximum=trainer.clips.max_seconds).sum() * state.epoch
+    best = training.load_best_model_at_end and state.best_model_checkpoint
+    selected = best and Path(best).is_dir()  # else the Trainer has kept the last model
     return {
         "epochs": state.epoch,
         "steps": state.global_step,
         "seconds": round(seconds, 1),
         "utterances_per_second": None if resume else round(len(rows) * state.epoch / seconds, 1),
         "audio_seconds_per_second": None if resume or not audio else round(audio / seconds, 1),
-        "selected_step": state.best_global_step or state.global_step,
-        "selected_by": training.metric_for_best_model if state.best_metric is not None else "last epoch",
-        "best_validation": state.best_metric,
+        "selected_step": state.best_global_step if selected else state.global_step,
+        "selected_by": training.metric_for_best_model if selected else "last epoch",
+        "best_validation": state.best_metric if selected else None,
         "resumed": resume is not None,
         "processes": training.world_size,
     }
-
-
-def _checkpoint(training: "TrainingArguments") -> str | None:
-    """The checkpoint of `--resume_from_checkpoint`: a folder, or for `true` the last one, if there is one."""
-    from transformers.trainer_utils import get_last_checkpoint
-
-    resume = str(training.resume_from_checkpoint)
-    if resume.lower() in ("false", "none", "0", ""):
-        return None
-    if resume.lower() not in ("true", "1"):
-        if not Path(resume).is_dir():
-            raise SerError(f"--resume_from_checkpoint {resume}: no such folder; `true` takes the last one of the run")
-        return resume
-    last = get_last_checkpoint(training.output_dir)
-    if last is None:
-        say(f"no checkpoint in {training.output_dir} yet: starting from the beginning")
-    return last
 
 
 def finish(
@@ -293,7 +395,8 @@ def finish(
     from ..evaluation.scoring import compare, decision_thresholds, predictions_table, score, utterance_logits
     from .hub import push_run, save_model
     from .lora import save_adapter
-    from .record import describe_model, versions, write_flags
+    from .provenance import move_in
+    from .record import describe_model, versions
 
     training, splits = trainer.args, setup.splits
     folder, checkpoints = Path(training.output_dir), settings.checkpoints
@@ -320,34 +423,38 @@ def finish(
         model = type(model)(model.config)
         model.load_state_dict(state)
     lora_rank = model.peft_config["default"].r if hasattr(model, "peft_config") else 0
-    model = save_adapter(model, folder, checkpoints.get("model_name_or_path"))
-    limits = decision_thresholds(splits["validation"], validation, names, kind)
-    if limits:
-        model.config.thresholds = dict(zip(names, limits, strict=True))
-    saved = save_model(model.to("cpu"), processor, folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as staging:
+        new = Path(staging)
+        model = save_adapter(model, new, checkpoints.get("model_name_or_path"))
+        limits = decision_thresholds(splits["validation"], validation, names, kind)
+        if limits:
+            model.config.thresholds = dict(zip(names, limits, strict=True))
+        saved = save_model(model.to("cpu"), processor, new)
 
-    if trained and setup.system.reads_audio:
-        write(folder / shift.TRAINING_DATA, json.dumps(shift.describe(splits["train"], names, kind), indent=1) + "\n")
+        if trained and setup.system.reads_audio:
+            described = shift.describe(splits["train"], names, kind)
+            write(new / shift.TRAINING_DATA, json.dumps(described, indent=1) + "\n")
 
-    # 3. Scores, report, push.
-    how = {"names": names, "problem_type": kind, "thresholds": limits, "report_at": settings.run.thresholds}
-    results = setup.facts() | {
-        "model": describe_model(model, saved, task, list(checkpoints.values()), lora_rank, speaker_normalised),
-        "seed": training.seed,
-        "training": trained,
-        "test": score(splits["test"], test, **how),
-        "validation": score(splits["validation"], validation, **how) if validation is not None else None,
-    }
-    results["test"]["remarks"] += remarks
-    if windowed:
-        results["test_windows"] = score(parts["test"], test_windows, **how)
-        results["windows"] = {"seconds": windowed.flags.window_seconds, "hop": windowed.flags.hop, "combine": combine}
-    if others:
-        results["comparisons"] = compare(splits["test"], test, others, names, kind, limits)
-    results["versions"] = versions()
-    write_flags(folder, setup.overrides)
-    table = predictions_table(splits["test"], test, names, kind, others)
-    write_report(folder, results, table, setup.push_to and setup.push_to.id)
+        # 3. Scores, report, push.
+        how = {"names": names, "problem_type": kind, "thresholds": limits, "report_at": settings.run.thresholds}
+        results = setup.facts() | {
+            "model": describe_model(model, saved, task, list(checkpoints.values()), lora_rank, speaker_normalised),
+            "seed": training.seed,
+            "training": trained,
+            "test": score(splits["test"], test, **how),
+            "validation": score(splits["validation"], validation, **how) if validation is not None else None,
+        }
+        results["test"]["remarks"] += remarks
+        if windowed:
+            results["test_windows"] = score(parts["test"], test_windows, **how)
+            flags = windowed.flags
+            results["windows"] = {"seconds": flags.window_seconds, "hop": flags.hop, "combine": flags.combine}
+        if others:
+            results["comparisons"] = compare(splits["test"], test, others, names, kind, limits)
+        results["versions"] = versions()
+        table = predictions_table(splits["test"], test, names, kind, others)
+        write_report(new, results, table, setup.push_to and setup.push_to.id)
+        move_in(new, folder)
     say(*lines(results), "", f"saved {saved.__name__} and the report in {folder}")
     if setup.push_to:
         say(f"pushed to {push_run(folder, setup.push_to)}")

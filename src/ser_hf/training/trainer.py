@@ -1,6 +1,7 @@
 """The Trainer with batches by seconds of audio, an exactly normalised loss, and results in dataset order."""
 
 import gc
+import logging
 import math
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -15,15 +16,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, rotate_checkpoints
 
 from ..data.audio import seconds_read
 from ..data.batching import LengthBatchSampler, evaluation_batches
 from ..errors import SerError
 from .losses import Loss
+from .provenance import RECORD, complete, seal
+from .run import changed
 from .schedule import by_rate
 from .settings import ClipArguments
 
+logger = logging.getLogger("ser_hf")
 NOT_READ = ("labels", "repeated")  # what of a batch is no input of the model
 
 
@@ -119,6 +123,8 @@ class SerTrainer(Trainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        self.save_total_limit = self.args.save_total_limit
+        self.args = changed(self.args, save_total_limit=None)  # `_save_checkpoint` removes older checkpoints itself
         self.budget, self.length, self.clips, self.loss = budget, length, clips or ClipArguments(), loss or Loss()
         self._update = None  # all logits and labels of the running update, where the loss needs them together
         self.eval_collator = eval_collator or self.data_collator
@@ -209,6 +215,34 @@ class SerTrainer(Trainer):
         self.lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=num_training_steps)
         self._created_lr_scheduler = True
         return self.lr_scheduler
+
+    # ---- checkpoints
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As in `Trainer`, and seal the checkpoint once all processes have written it; only then is an older one
+        removed. The best and the last stay, also at the end: a finished run can be trained on."""
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            (checkpoint / RECORD).unlink(missing_ok=True)  # of an earlier training that went on from here
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(checkpoint)
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(self.args.output_dir, self.save_total_limit, best, use_mtime=True)
+
+    def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
+        """As in `Trainer`, but the best checkpoint so far is looked for where the run is now; if it is gone, the best
+        of those to come is selected."""
+        begun = super()._init_training_state(*args, **kwargs)
+        if self.state.best_global_step and not self.state.best_model_checkpoint:
+            best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+            if complete(best):
+                self.state.best_model_checkpoint = str(best)
+            else:
+                logger.warning(f"{best}, the best so far, is gone: the best of the checkpoints to come is selected")
+                self.state.best_metric = self.state.best_global_step = None
+        return begun
 
     # ---- divergence
 
