@@ -78,7 +78,7 @@ def test_what_a_run_leaves_behind(trained, fake_corpus):
     left = {str(file.relative_to(folder)) for file in folder.rglob("*") if "checkpoint" not in str(file)}
     assert left == {
         *("README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "results.json"),
-        *("predictions.parquet", "run.yaml", "figures", "figures/confusion_matrix.png"),
+        *("predictions.parquet", "run.yaml", "record.json", "figures", "figures/confusion_matrix.png"),
     }
     results = results_of(folder)
     assert results["model"]["class"] == "BertForSequenceClassification" and results["model"]["stock"]
