@@ -17,7 +17,7 @@ from test_report import results_of
 
 from conftest import RECIPES, settings_of, tiny_config
 from hub_server import hub_server
-from ser_hf import SerError, load_corpus
+from ser_hf import SerError, load_corpus, models
 from ser_hf.cli.push import check_columns
 from ser_hf.evaluation.report import write_report
 from ser_hf.files import local_path
@@ -210,6 +210,71 @@ def test_a_checkpoint_holds_no_arguments(tmp_path):
     SerTrainer(model, arguments, data_collator=list).save_model(str(tmp_path / "checkpoint"))
     assert {file.name for file in (tmp_path / "checkpoint").iterdir()} >= {"config.json", "model.safetensors"}
     assert not list(tmp_path.rglob("*.bin"))
+
+
+def pickled(folder: Path, model) -> str:
+    """The folder of a model whose weights are pickled."""
+    import torch
+
+    model.save_pretrained(folder)
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return str(folder)
+
+
+def tiny_model(kind: str):
+    from transformers import AutoConfig, AutoModelForAudioClassification, AutoModelForSequenceClassification
+
+    if kind == "ours":
+        return models.SerForAudioClassification(models.SerConfig(audio_config=tiny_config("wav2vec2"), pooling="max"))
+    if kind == "stock":
+        return AutoModelForAudioClassification.from_config(tiny_config("wav2vec2"))
+    if kind == "spectrogram":
+        return models.SerForSpectrogramClassification(models.SerSpectrogramConfig(arch="cnn1d_3", num_labels=2))
+    size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    return AutoModelForSequenceClassification.from_config(AutoConfig.for_model("bert", **size))
+
+
+def loaders(kind: str) -> dict:
+    """The ways in which a checkpoint of this kind is loaded, by name."""
+    from transformers import AutoModelForAudioClassification, pipeline
+
+    from ser_hf.cli import main
+    from ser_hf.files import check_checkpoint
+    from ser_hf.models.modeling_fusion import load_audio_encoder, load_text_encoder
+
+    def predict(folder):
+        sf.write(f"{folder}/a.wav", np.ones(8000), 8000)
+        assert main(["predict", f"{folder}/a.wav", "--model", folder]) == 2
+
+    recipe = {"recipe": lambda folder: check_checkpoint(folder, "--model_name_or_path")}
+    of_audio = {"predict": predict, "load_finetuned": publishing.load_finetuned, "encoder": load_audio_encoder}
+    ours = {"auto": AutoModelForAudioClassification.from_pretrained, "encoder": load_audio_encoder}
+    ours["pipeline"] = lambda folder: pipeline("audio-classification", model=folder)
+    return (
+        recipe
+        | {
+            "ours": {**of_audio, **ours, "class": models.SerForAudioClassification.from_pretrained},
+            "stock": of_audio,
+            "text": {"encoder": load_text_encoder},
+            "spectrogram": {**ours, "class": models.SerForSpectrogramClassification.from_pretrained},
+        }[kind]
+    )
+
+
+@pytest.mark.parametrize("kind", ["ours", "stock", "text", "spectrogram"])
+def test_pickled_weights_are_refused_in_one_line(kind, tmp_path, capsys):
+    folder = pickled(tmp_path / "old", tiny_model(kind))
+    hint = f"`ser-hf convert {folder} NEW_FOLDER` rewrites"
+    for name, load in loaders(kind).items():
+        capsys.readouterr()
+        try:
+            load(folder)
+            said = capsys.readouterr().err
+        except (OSError, SerError, ValueError) as error:
+            said = str(error)
+        assert hint in said, (name, said)
+        assert said.strip().count("\n") == 0 or name == "pipeline", (name, said)  # transformers quotes errors there
 
 
 # --- pushes that fail -------------------------------------------------------------------------------------------------

@@ -108,8 +108,8 @@ def named_file(text: str, flag: str) -> Path:
 
 
 def check_checkpoint(name: str, flag: str) -> None:
-    """See that a checkpoint which is a folder of this machine has a configuration and whole weights, by their headers;
-    other names may be on the Hub. SerError, with `flag` as the user's name for it, if not."""
+    """See that a checkpoint which is a folder of this machine has a configuration and whole weights, by their headers,
+    that are not pickled; other names may be on the Hub. SerError, with `flag` as the user's name for it, if not."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         local = name.startswith(("/", ".", "~", "runs/")) or name.count("/") > 1  # no name on the Hub
@@ -125,6 +125,9 @@ def check_checkpoint(name: str, flag: str) -> None:
     for part, problem in problems.items():
         if problem:
             raise SerError(f"{flag} {name}: {part} {problem}; copy or download the checkpoint again")
+    if len(problems) == 1 and (pickles := sorted(folder.glob("pytorch_model*.bin"))):
+        how = f"`ser-hf convert {name} NEW_FOLDER` rewrites it, then name the new folder"
+        raise SerError(f"{flag} {name}: {pickles[0].name} is pickled and not read, because it can run code; {how}")
 
 
 def _cut(file: Path) -> str | None:

@@ -104,6 +104,7 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
     from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, AutoProcessor
 
     from ..models import SerPipeline
+    from ..models.common import load_safetensors
 
     check_checkpoint(name, "--model")
 
@@ -111,7 +112,7 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
     transformers.logging.disable_progress_bar()
     options = {"trust_remote_code": trust_remote_code}
     try:
-        model, info = AutoModelForAudioClassification.from_pretrained(name, output_loading_info=True, **options)
+        model, info = load_safetensors(AutoModelForAudioClassification.from_pretrained, name, **options)
         fused = hasattr(model.config, "text_config")
         processor = AutoProcessor.from_pretrained(name, **options) if fused else None
         extractor = processor.feature_extractor if fused else AutoFeatureExtractor.from_pretrained(name, **options)

@@ -1,6 +1,7 @@
 """What all our models and configurations share. Ships to the Hub."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,21 @@ class PipelineConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
 
+def load_safetensors(from_pretrained: Callable, *args, **options) -> tuple:
+    """The model and the loading info of a `from_pretrained`, from safetensors files alone, because pickled weights can
+    run code. OSError as there; it says how to convert a checkpoint that has no others."""
+    try:
+        return from_pretrained(*args, **{**options, "output_loading_info": True, "use_safetensors": True})
+    except OSError as error:
+        if not re.search("(no|have a) file named", str(error)):
+            raise
+        name = args[0] if args else "checkpoint"
+        raise OSError(
+            f"{name}: pickled weights are not read, because they can run code; `ser-hf convert {name} NEW_FOLDER` "
+            "rewrites them as safetensors, then name the new folder"
+        ) from None
+
+
 class StrictLoading:
     """Mixin, written before `PreTrainedModel` in a class's bases: `from_pretrained` refuses incomplete checkpoints, and
     what is frozen stays as it is."""
@@ -42,7 +58,7 @@ class StrictLoading:
     @classmethod
     def from_pretrained(cls, *args, output_loading_info: bool = False, **kwargs):
         """As in transformers; ValueError names weights that are missing, because they would be random."""
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = load_safetensors(super().from_pretrained, *args, **kwargs)
         missing = sorted(info["missing_keys"])
         if missing:
             shown = ", ".join(missing[:4]) + (f" and {len(missing) - 4} more" if len(missing) > 4 else "")

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 from transformers.utils import logging
 
+from .common import load_safetensors
 from .whisper import ClipWhisperEncoder, ClipWhisperFeatureExtractor
 
 
@@ -333,8 +334,8 @@ def load_encoder(name_or_path: str, config: PreTrainedConfig, **options):
     options |= {"key_mapping": renamed} if renamed else {}
     logging.set_verbosity_error()  # a dropped head is not worth its table; missing weights are an error below
     try:
-        options |= {"config": config, "dtype": torch.float32, "output_loading_info": True}
-        encoder, info = kind.from_pretrained(name_or_path, **options)
+        options |= {"config": config, "dtype": torch.float32}
+        encoder, info = load_safetensors(kind.from_pretrained, name_or_path, **options)
     finally:
         logging.set_verbosity(verbosity)
     # masked_spec_embed fills what SpecAugment masks; some published checkpoints never had one.

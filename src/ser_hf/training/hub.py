@@ -30,6 +30,7 @@ from ..errors import SerError
 from ..evaluation.shift import TRAINING_DATA
 from ..files import local_path
 from ..models import SerConfig, SerForAudioClassification
+from ..models.common import load_safetensors
 from ..models.encoders import example, longest_clip
 from .record import portable
 
@@ -146,8 +147,8 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
         config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=trust_remote_code)
         if config.model_type == "ser":
             return SerForAudioClassification.from_pretrained(name_or_path)
-        options = {"output_loading_info": True, "trust_remote_code": trust_remote_code}
-        model, info = AutoModelForAudioClassification.from_pretrained(name_or_path, **options)
+        load = AutoModelForAudioClassification.from_pretrained
+        model, info = load_safetensors(load, name_or_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise SerError(" ".join(str(error).split())) from None
     if missing := sorted(info["missing_keys"]):

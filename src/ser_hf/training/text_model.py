@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..data.splits import text_key
 from ..errors import SerError
+from ..models.common import load_safetensors
 from ..models.text_cleaning import clean_text
 from .hub import check_labels, label_maps
 from .settings import TextEncoderArguments
@@ -189,16 +190,15 @@ def text_model(
             check_text_length(max_text_length, config)
             verbosity = transformers.logging.get_verbosity()
             transformers.logging.set_verbosity_error()  # missing weights are reported below, in one line
-            options = {"output_loading_info": True, "ignore_mismatched_sizes": new_head}
+            options = {"config": config, "ignore_mismatched_sizes": new_head, "dtype": torch.float32}
             try:  # a checkpoint in half precision does not train
-                model, info = AutoModelForSequenceClassification.from_pretrained(
-                    name, config=config, dtype=torch.float32, **trust, **options
-                )
+                load = AutoModelForSequenceClassification.from_pretrained
+                model, info = load_safetensors(load, name, **trust, **options)
             finally:
                 transformers.logging.set_verbosity(verbosity)
             missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
-        raise SerError(f"model {model_type or name!r}: {' '.join(str(error).split())[:300]}") from None
+        raise SerError(f"model {model_type or name!r}: {' '.join(str(error).split())[:400]}") from None
     if "attention_mask" not in inspect.signature(model.forward).parameters:  # FNet
         raise SerError(f"{name}: {type(model).__name__} takes no mask, so padding would change its scores")
     heads = [f"{child}." for child, _ in model.named_children() if child != model.base_model_prefix]
