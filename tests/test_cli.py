@@ -12,10 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile as sf
+import soxr
 
 from ser_hf.cli import COMMANDS, main
+from ser_hf.cli.near_duplicates import fingerprint, near_duplicates
 from ser_hf.data.loading import corpus_class, list_corpora
 from ser_hf.evaluation.tables import text_table
 
@@ -341,6 +344,64 @@ def test_check_real_emodb(run):
 def test_check_real_smile(run):
     status, out, _ = run("check", "smile", "--data_dir", REAL / "smile")
     assert status == 0 and "1481 of 1481 utterances" in out
+
+
+def babble(seed: int, seconds: float = 2.0, rate: int = 16000) -> np.ndarray:
+    """Harmonics of a gliding pitch under formants that change every 80 ms, with pauses: as many details as speech."""
+    rng, time = np.random.default_rng(seed), np.arange(round(seconds * rate)) / rate
+    knots = np.arange(0, seconds + 0.08, 0.08)
+    pitch = np.interp(time, knots, rng.uniform(110, 220, len(knots)))
+    wave = np.zeros(len(time))
+    for number in range(1, 16):
+        level = np.interp(time, knots, rng.exponential(1, len(knots)) * (rng.random(len(knots)) > 0.2))
+        wave += level * np.sin(2 * np.pi * number * np.cumsum(pitch) / rate) / number
+    return (0.4 * wave / np.abs(wave).max() + rng.normal(0, 1e-4, len(wave))).astype(np.float32)
+
+
+COPIES = {  # how a copy is written, and how much later than the original it starts
+    "mp3": (lambda path, x: sf.write(path.with_suffix(".mp3"), x, 16000), 0.0),
+    "ogg": (lambda path, x: sf.write(path.with_suffix(".ogg"), x, 16000, compression_level=0.9), 0.0),
+    "softer": (lambda path, x: sf.write(path.with_suffix(".wav"), 0.1 * x, 16000), 0.0),
+    "trimmed": (lambda path, x: sf.write(path.with_suffix(".wav"), x[3200:-1600], 16000), 0.2),
+    "24 kHz": (lambda path, x: sf.write(path.with_suffix(".flac"), soxr.resample(x, 16000, 24000), 24000), 0.0),
+}
+
+
+def test_check_finds_copies_that_are_not_equal_sample_by_sample(run, tmp_path):
+    """Five copies among twenty recordings, one of which is also there twice, once by a speaker who cannot have said it;
+    no other pair of the 325 is reported."""
+    root, rows = tmp_path / "corpus", []
+    root.mkdir()
+    for seed in range(20):
+        sf.write(root / f"{seed}.wav", babble(seed), 16000)
+        rows.append((f"{seed}.wav", ("angry", "sad")[seed % 2], "ann"))
+    for seed, (write, _) in enumerate(COPIES.values()):
+        write(root / f"copy{seed}", babble(seed))
+        rows.append((next(root.glob(f"copy{seed}.*")).name, ("angry", "sad")[seed % 2], ("ann", "bob")[seed == 2]))
+    sf.write(root / "same.wav", babble(7), 16000)
+    rows.append(("same.wav", "sad", "ann"))
+    (root / "metadata.csv").write_text("\n".join(map(",".join, [("file_name", "label", "speaker"), *rows])) + "\n")
+    _, out, _ = run("check", root, "--json", tmp_path / "plain.json")
+    report = json.loads((tmp_path / "plain.json").read_text())
+    assert report["near_duplicates"] == [] and "nearly equal" not in out
+    assert [group["ids"] for group in report["duplicated"]] == [["7", "same"]]
+    _, out, _ = run("check", root, "--near_duplicates", "--json", tmp_path / "near.json")
+    found = {tuple(pair["ids"]): pair for pair in json.loads((tmp_path / "near.json").read_text())["near_duplicates"]}
+    assert set(found) == {*((str(seed), f"copy{seed}") for seed in range(5)), ("7", "same")}
+    for seed, (kind, (_, later)) in enumerate(COPIES.items()):
+        pair = found[str(seed), f"copy{seed}"]
+        assert pair["differing_bits"] < 0.2 and abs(pair["starts_later"] - later) < 0.02, kind
+        assert pair["contradictory"] == (seed == 2)
+    assert found["7", "same"]["differing_bits"] == 0.0
+    assert "nearly equal audio, pairs: 6" in out and "CONTRADICTORY" in out
+
+
+def test_silence_and_single_clips_have_no_near_duplicates(tmp_path):
+    assert near_duplicates([]) == []
+    sf.write(tmp_path / "short.wav", np.full(10, 0.1), 16000)
+    short = fingerprint(str(tmp_path / "short.wav"))
+    assert len(short) >= 1 and near_duplicates([short]) == []
+    assert near_duplicates([np.zeros(50, np.uint32), np.zeros(50, np.uint32)]) == []
 
 
 # --- split ------------------------------------------------------------------------------------------------------------

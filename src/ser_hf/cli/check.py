@@ -6,6 +6,9 @@ Differences are utterances that are missing, surplus or unusable (unreadable, si
 emotions or speakers. Complete copies of RAVDESS, TESS, IEMOCAP and CREMA-D also have equal audio of one speaker and
 emotion, unusual formats, audio files that are no utterance, and clips that the corpus's notes call unusable: these are
 listed and do not count as differences.
+
+Equal audio is what a model reads alike: whatever the file format, sample type and number of equal channels. A copy with
+another gain, lossy encoding, rate or trimming is found by --near_duplicates, and listed.
 """
 
 import io
@@ -15,6 +18,7 @@ import tempfile
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,46 +37,52 @@ FORMATS |= {".aif": ("AIFF",), ".aiff": ("AIFF",)}
 MANY = 1000  # clips from which starting several processes saves time
 
 
-def look(row: dict) -> dict:
-    """The builder's scan of one clip, without samples, and `header`: its file's format, rate (Hz) and channels."""
+def look(row: dict, near: bool = False) -> dict:
+    """The builder's scan of one clip, without samples; `header`, its file's format, rate (Hz) and channels; with `near`
+    its `fingerprint`."""
     import soundfile as sf
 
     from ..data.audio import whole
     from ..data.corpus import scan_row
+    from .near_duplicates import fingerprint
 
     scan = scan_row(row)
-    header = None
+    header = print_ = None
     if row["audio"] and not scan["problem"]:
         audio = row["audio"] if isinstance(row["audio"], dict) else {"bytes": None, "path": row["audio"]}
         info = sf.info(whole(audio["path"])[0] if audio["bytes"] is None else io.BytesIO(audio["bytes"]))
         header = (info.format, info.samplerate, info.channels)
-    return {**scan, "header": header}
+        print_ = fingerprint(scan.get("audio", audio)) if near else None
+    return {**scan, "header": header, "fingerprint": print_}
 
 
-def look_at_all(rows: list[dict], name: str, num_proc: int | None) -> list[dict]:
+def look_at_all(rows: list[dict], name: str, num_proc: int | None, near: bool) -> list[dict]:
     """`look` at all rows, in their order, in parallel and with progress."""
     from tqdm import tqdm
 
     workers = num_proc or (min(8, os.cpu_count() or 1) if len(rows) >= MANY else 1)
     with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-        scans = map(look, rows) if pool is None else pool.map(look, rows, chunksize=16)
+        one = partial(look, near=near)
+        scans = map(one, rows) if pool is None else pool.map(one, rows, chunksize=16)
         return list(tqdm(scans, total=len(rows), desc=f"reading {name}", unit=" clips", disable=None))
 
 
-def check(source: "Source", num_proc: int | None = None) -> dict:
-    """Read a whole corpus that lies in a folder; the report as one dict, which `--json` writes."""
+def check(source: "Source", num_proc: int | None = None, near: bool = False) -> dict:
+    """Read a whole corpus that lies in a folder; the report as one dict, which `--json` writes. `near` also compares
+    fingerprints (`near_duplicates`)."""
     import pandas as pd
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
     from ..data.loading import is_own, select_usable
+    from .near_duplicates import near_duplicates
 
     config, root = source.config, source.root
     with tempfile.TemporaryDirectory() as cache:  # the builder lists its rows; nothing is built
         builder = source.corpus(cache_dir=cache, config_name=config.name, data_dir=str(root), dataset_name=source.stem)
     rows = builder.utterances(root)
-    scans = look_at_all(rows, source.shown, num_proc)
+    scans = look_at_all(rows, source.shown, num_proc, near)
     columns = [builder.columns(row, scan) | {"audio": None} for row, scan in zip(rows, scans, strict=True)]
     everything = InMemoryTable(pa.Table.from_pylist(columns, schema=builder.info.features.arrow_schema))
     _, report = select_usable(Dataset(everything, info=builder.info), source)
@@ -101,6 +111,13 @@ def check(source: "Source", num_proc: int | None = None) -> dict:
         {"ids": list(group["id"]), "contradictory": len(group[["emotion", "speaker"]].drop_duplicates()) > 1}
         for _, group in table.groupby("audio_hash", sort=False)
     ]
+    printed = [i for i, scan in enumerate(scans) if scan["fingerprint"] is not None]
+    alike = []
+    for first, second, share, seconds in near_duplicates([scans[i]["fingerprint"] for i in printed]):
+        pair = [rows[printed[first]], rows[printed[second]]]
+        contradictory = len({(row["emotion"], row.get("speaker")) for row in pair}) > 1
+        figures = {"differing_bits": round(share, 4), "starts_later": round(seconds, 3)}
+        alike.append({"ids": [row["id"] for row in pair], "contradictory": contradictory, **figures})
     numbers = {
         "missing": max(0, missing),
         "more than officially": max(0, -missing),
@@ -128,6 +145,7 @@ def check(source: "Source", num_proc: int | None = None) -> dict:
         "unreadable": clips["unreadable"],
         "silent": clips["silent"],
         "duplicated": duplicated,
+        "near_duplicates": alike,  # empty without `near`
         "wrong_format": _wrong_formats(files, scans),
         "extra": _extra(root, files),
     }
@@ -184,6 +202,12 @@ def lines(report: dict) -> list[str]:
         out += _listed(what, [c["reason"] + " (known, as in the original)" * c["known"] for c in report[kind]])
     equal = [" = ".join(group["ids"]) + " CONTRADICTORY" * group["contradictory"] for group in report["duplicated"]]
     out += _listed("equal audio, groups", equal)
+    near = [
+        f"{' ~ '.join(pair['ids'])} ({pair['differing_bits']:.1%} of the bits of their fingerprints differ)"
+        + " CONTRADICTORY" * pair["contradictory"]
+        for pair in report["near_duplicates"]
+    ]
+    out += _listed("nearly equal audio, pairs", near)
     out += _listed("of an unusual format", [f"{f['file']}: {f['reason']}" for f in report["wrong_format"]])
     folders = Counter(str(Path(file).parent) for file in report["extra"])
     first = {str(Path(file).parent): Path(file).name for file in reversed(report["extra"])}
@@ -203,6 +227,9 @@ def main(argv: list[str]) -> int:
     parser = Parser("check", __doc__)
     corpus_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="write the whole report as JSON to this file")
+    parser.add_argument(
+        "--near_duplicates", action="store_true", help="also find copies with another gain, encoding, rate or trimming"
+    )
     args = parser.parse_args(argv)
 
     from ..data.loading import find_source
@@ -217,7 +244,7 @@ def main(argv: list[str]) -> int:
         if file.is_dir():
             raise SerError(f"--json {args.json}: is a folder; name a file")
         claim(file.parent, f"--json {args.json}")
-    report = check(source, args.num_proc)
+    report = check(source, args.num_proc, args.near_duplicates)
     if args.json:
         write(file, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     say(*lines(report))
