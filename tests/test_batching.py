@@ -114,9 +114,10 @@ def test_batches_do_not_depend_on_the_number_of_processes(seconds):
                 assert all(a.tolist() == b.tolist() for a, b in pairs)
 
 
-def test_too_few_clips_for_the_processes():
-    with pytest.raises(ValueError, match="1 clips cannot be shared by 2"):
-        LengthBatchSampler(np.array([1.0]), 10.0, world_size=2)
+def test_fewer_clips_than_processes_are_repeated_and_not_counted():
+    ranks = [list(LengthBatchSampler(np.array([1.0, 2.0]), 10.0, rank=rank, world_size=5)) for rank in range(5)]
+    counted = [[batch for batch in batches if batch[0] >= 0] for batches in ranks]
+    assert [len(batches) for batches in ranks] == [1] * 5 and sorted(sum(sum(counted, []), [])) == [0, 1]
 
 
 def test_evaluation_batches_hold_everything_longest_first():

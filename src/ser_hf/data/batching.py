@@ -56,8 +56,7 @@ class LengthBatchSampler:
     several processes those of one; there are equally many in every epoch, because the Trainer computes its steps once.
     Ranks take turns: an update of two ranks has the same clips as one of one rank with two accumulation steps. All
     ranks have equally many batches, because they wait for each other: where one is short, it repeats a batch, which
-    must not count; its row numbers are negative (`number - len(durations)`, the same rows). ValueError: fewer clips
-    than processes.
+    must not count; its row numbers are negative (`number - len(durations)`, the same rows).
     """
 
     durations: np.ndarray  # seconds of each clip, a plain array (a datasets column would be read clip by clip)
@@ -75,8 +74,6 @@ class LengthBatchSampler:
     def __post_init__(self):
         self.durations = np.asarray(self.durations, dtype=np.float64)
         clips = np.arange(len(self.durations))
-        if len(clips) < self.world_size:
-            raise ValueError(f"{len(clips)} clips cannot be shared by {self.world_size} processes")
         if self.weights is not None:
             self.weights = np.asarray(self.weights) / np.sum(self.weights)
         fewest = -(-len(clips) // self.count)
