@@ -500,3 +500,27 @@ def test_check_an_own_folder(run, own, error_of):
     assert status == 1 and "a.wav: unreadable audio (no such file)" in out and "different: 1 missing" in out
     assert "rows of metadata.csv that name no file: 1; they are skipped" in out and "(known" not in out
     assert "nobody/nothing: cannot be loaded" in error_of("check", "nobody/nothing")
+
+
+def test_cache_shows_and_clears_only_what_is_its_own(run, error_of, tmp_path, monkeypatch):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+    assert "empty" in run("cache")[1]
+    for name, bytes in {
+        "states-0123456789abcdef/a": 3000,
+        "states-0123456789abcde0/b": 500,
+        "features-aa23456789abcdef/c": 7,
+    }.items():
+        path = tmp_path / "cache" / f"{name}.safetensors"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"0" * bytes)
+    mine = tmp_path / "cache" / "my-notes" / "a.safetensors"
+    mine.parent.mkdir()
+    mine.write_bytes(b"0")
+    lines = [line.split() for line in run("cache")[1].splitlines()]
+    assert ["states", "2", "3.5", "kB"] in lines and ["features", "1", "7", "B"] in lines
+    os.utime(tmp_path / "cache/states-0123456789abcde0/b.safetensors", (0, 0))
+    assert "1 folders removed, 500 B" in run("cache", "--keep_days", "30")[1]
+    assert "--clear state: nothing of that kind" in error_of("cache", "--clear", "state")
+    assert "1 folders removed, 3.0 kB" in run("cache", "--clear", "states")[1]
+    assert "1 folders removed, 7 B" in run("cache", "--clear")[1]
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["my-notes"] and mine.exists()

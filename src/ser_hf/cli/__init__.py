@@ -19,6 +19,7 @@ COMMANDS = {
     "plot": "draw waveform, mel spectrogram, MFCC, windows and SpecAugment of an audio file",
     "embed": "what a pretrained encoder makes of a corpus, as a dataset",
     "convert": "rewrite a foreign checkpoint (soxan's head, pickled weights) as one that loads whole",
+    "cache": "what is kept once computed ($SER_CACHE): its size by kind; remove it",
     "push": "publish a corpus or a finished run on the Hugging Face Hub",
 }
 
