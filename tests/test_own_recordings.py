@@ -6,7 +6,7 @@ import os
 import shutil
 import unicodedata
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -16,9 +16,13 @@ import soundfile as sf
 from datasets import ClassLabel, Dataset, DatasetDict
 
 from fakes import voice
-from ser_hf import SerError, load_corpus
+from ser_hf import SerError, load_corpus, split
 from ser_hf.data.audio import scan
+from ser_hf.data.columns import Columns
+from ser_hf.data.corpus import SPEAKER_FOLDS
 from ser_hf.data.loading import find_source
+from ser_hf.data.mixing import find_mixture, load_mixture
+from ser_hf.data.splits import check_disjoint, folds_of
 
 # Clip, label and speaker: what every layout says, if nothing else is written beside it.
 SAY = [(0, "angry", "anna"), (1, "sad", "anna"), (2, "angry", "ben"), (3, "sad", "ben"), (4, "angry", "cleo")]
@@ -143,7 +147,6 @@ def cut_off(root: Path, paths: list) -> None:
 
 
 SEGMENTS = ("file_name", "label", "speaker", "start", "end")
-SAME = dict.fromkeys(("anger", "Angry", "ANGRY"), "angry")
 SIX, ONE = "multi_label_classification", "regression"
 
 CASES = {
@@ -635,8 +638,244 @@ def test_layout(name, clips, tmp_path):
     assert len(report.problems) == len(case.problems)
     for part, problem in zip(case.problems, report.problems, strict=True):
         assert part in problem
-    columns = {name: value for name, value in case.columns.items()}
-    from ser_hf.data.columns import Columns
-
-    assert find_source(place, columns=Columns(**columns)).protocol.name == case.protocol
+    assert find_source(place, columns=Columns(**case.columns)).protocol.name == case.protocol
     assert sorted((path, path.lstat().st_mtime_ns) for path in root.rglob("*")) == before
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own(clips, tmp_path):
+    """(rows of a table, head, keywords) -> the folder's dataset and its protocol of that name."""
+
+    def load(rows: list, head: tuple, protocol: str | None = None, **columns):
+        lay(tmp_path / "own", clips[0], {**CLIPS, "call.wav": LONG, "metadata.csv": csv(head=head, rows=rows)})
+        place = str(tmp_path / "own")
+        data = load_corpus(place, cache_dir=tmp_path / "cache", **columns)
+        return data, find_source(place, protocol=protocol, columns=Columns(**columns)).protocol
+
+    return load
+
+
+def parts_of(data, protocol, fold: int = 0, **options) -> DatasetDict:
+    parts = split(data, "./own", protocol, fold, **options)
+    check_disjoint(parts, protocol.speaker_independent, protocol.validation, protocol.hint)
+    return parts
+
+
+HEAD = ("file_name", "label", "speaker", "split")
+
+
+def test_an_official_split_is_the_default(own):
+    of = {"anna": "train", "ben": "dev", "cleo": "test"}
+    data, protocol = own([(f"clips/{c}.wav", label, s, of[s]) for c, label, s in SAY], HEAD)
+    parts = parts_of(data, protocol)
+    assert {part: {*rows["speaker"]} for part, rows in parts.items()} == {
+        "train": {"anna"},
+        "validation": {"ben"},
+        "test": {"cleo"},
+    }
+    assert split(data, "./own")["test"]["id"][:] == parts["test"]["id"][:]  # in Python without `find_source`
+
+
+def test_an_official_split_that_leaks_is_refused(own):
+    rows = [(f"clips/{c}.wav", label, s, "test" if c > 2 else "train") for c, label, s in SAY]
+    data, protocol = own(rows, HEAD)
+    with pytest.raises(SerError) as caught:
+        parts_of(data, protocol, validation_fraction=0)
+    assert str(caught.value).startswith(
+        "leak: train and test share the speakers ben; --protocol official-leaks-speakers"
+    )
+    data, protocol = own(rows, HEAD, "official-leaks-speakers")
+    assert protocol.warning == "LEAKS SPEAKERS" and len(parts_of(data, protocol)["test"]) == 3
+    data, protocol = own(rows, HEAD, "speaker-folds")
+    assert parts_of(data, protocol, validation_fraction=0)
+
+
+def test_an_official_split_of_unknown_speakers(own):
+    rows = [(f"clips/{c}.wav", label, "test" if c > 2 else "train") for c, label, s in SAY]
+    data, protocol = own(rows, ("file_name", "label", "split"))
+    assert (protocol.name, protocol.warning) == ("official", "SPEAKERS UNKNOWN")
+    assert sorted(map(len, parts_of(data, protocol).values())) == [1, 2, 3]
+
+
+def test_a_column_of_folds(own):
+    data, protocol = own(
+        [(f"clips/{c}.wav", label, s, s) for c, label, s in SAY], ("file_name", "label", "speaker", "fold")
+    )
+    assert len(folds_of(data, protocol)) == 3
+    for fold in range(3):
+        parts = parts_of(data, protocol, fold, validation_fraction=0)
+        assert (len(parts["train"]), len(parts["test"])) == (4, 2)
+
+
+def test_parts_of_a_recording_stay_together(own):
+    """Calls of two people each: whoever shares a call is held out together, in every protocol."""
+    turns = [
+        (f"clips/{c}.wav", ("angry", "sad")[half], f"{'ab'[half]}{c}", 0.1 * half, 0.1 * half + 0.1)
+        for c in range(6)
+        for half in (0, 1)
+    ]
+    data, protocol = own(turns, SEGMENTS)
+    assert (protocol.name, protocol.warning, len(folds_of(data, protocol))) == ("group-folds", "", 5)
+    assert "speaker-folds" not in find_source(str(Path(data[0]["audio"]["path"]).parents[1])).corpus.protocols()
+    for chosen in (protocol, find_source(str(Path(data[0]["audio"]["path"]).parents[1]), protocol="random").protocol):
+        for fold in range(5):
+            parts = parts_of(data, chosen, fold)
+            calls = [{path["path"].split("#")[0] for path in rows["audio"]} for rows in parts.values()]
+            assert sum(map(len, calls)) == 6 and not set.intersection(*calls[:2]) and not set.intersection(*calls[1:])
+    assert all(audio["bytes"] is None for audio in data["audio"])  # no samples are copied
+
+
+def test_parts_of_one_recording_alone(own):
+    data, protocol = own([("call.wav", "sad", "x", i / 4, (i + 1) / 4) for i in range(8)], SEGMENTS)
+    with pytest.raises(SerError, match="speaker-folds: ./own has one speaker, x, .*--protocol random"):
+        parts_of(data, protocol)
+    data, protocol = own([("call.wav", "sad", "xy"[i % 2], i / 4, (i + 1) / 4) for i in range(8)], SEGMENTS)
+    with pytest.raises(SerError, match="group-folds: all utterances of ./own belong together"):
+        parts_of(data, protocol)
+
+
+def test_a_split_that_tears_a_recording_apart_is_refused(own):
+    rows = [("call.wav", "sad", "xy"[i % 2], i / 4, (i + 1) / 4, ("train", "test")[i % 2]) for i in range(8)]
+    data, protocol = own(rows, (*SEGMENTS, "split"))
+    assert protocol.name == "official"
+    with pytest.raises(SerError, match="leak: train and test share parts of call; keep each in one of them"):
+        parts_of(data, protocol, validation_fraction=0)
+
+
+@pytest.mark.parametrize("columns", [{"group_by": "folder"}, {"group_column": "day"}])
+def test_groups_where_speakers_are_unknown(clips, tmp_path, columns):
+    days = [c % 3 for c in range(6)]
+    files = {f"day{day}/{c}.wav": c for c, day in enumerate(days)}
+    rows = [(name, SAY[c][1], f"d{days[c]}") for c, name in enumerate(files)]
+    lay(tmp_path / "own", clips[0], {**files, "metadata.csv": csv(head=("file_name", "label", "day"), rows=rows)})
+    data = load_corpus(str(tmp_path / "own"), cache_dir=tmp_path / "cache", **columns)
+    protocol = find_source(str(tmp_path / "own"), columns=Columns(**columns)).protocol
+    assert (protocol.name, protocol.warning, len(folds_of(data, protocol))) == ("group-folds", "SPEAKERS UNKNOWN", 3)
+    for fold in range(3):
+        groups = [{*rows["group"]} for rows in parts_of(data, protocol, fold).values()]
+        assert list(map(len, groups)) == [1, 1, 1] and len(set.union(*groups)) == 3
+
+
+# --- what else must be right ------------------------------------------------------------------------------------------
+
+
+def test_replaced_files_and_changed_labels_are_seen(clips, tmp_path):
+    """Files outside the folder, of equal size and time; and labels alone."""
+    paths, numbers = clips
+    lay(tmp_path / "far", paths, {f"{c}.wav": c for c in range(6)})
+    table = csv(rows=[(f"../far/{c}.wav", label, s) for c, label, s in SAY])
+    lay(tmp_path / "own", paths, {"metadata.csv": table})
+
+    def load():
+        return load_corpus(str(tmp_path / "own"), cache_dir=tmp_path / "cache", return_report=True)
+
+    first, before = load()
+    old = (tmp_path / "far/0.wav").stat()
+    shutil.copy(paths[1], tmp_path / "new.wav")
+    os.utime(tmp_path / "new.wav", ns=(old.st_atime_ns, old.st_mtime_ns))
+    os.replace(tmp_path / "new.wav", tmp_path / "far/0.wav")
+    assert (tmp_path / "far/0.wav").stat().st_size == old.st_size
+    second, after = load()
+    assert [numbers[h] for h in second["audio_hash"]] == [1, 1, 2, 3, 4, 5] and after.content == before.content
+    (tmp_path / "own/metadata.csv").write_text(table.replace("0.wav,angry", "0.wav,sad"))
+    assert load()[1].content != before.content
+
+
+def test_a_second_load_reads_no_clip(clips, tmp_path, monkeypatch):
+    lay(tmp_path / "own", clips[0], meta(csv()).files)
+    first = load_corpus(str(tmp_path / "own"), cache_dir=tmp_path / "cache")
+    monkeypatch.setattr("ser_hf.data.corpus.scan_row", None)
+    assert load_corpus(str(tmp_path / "own"), cache_dir=tmp_path / "cache")["audio_hash"][:] == first["audio_hash"][:]
+
+
+@pytest.mark.parametrize("folder", ["calls", "my calls+more"])
+def test_own_recordings_mix_with_corpora(fake_corpus, clips, tmp_path, folder):
+    """As the tested part with their own words, and as the added one."""
+    table = csv().replace("angry", "anger").replace("cleo", "03")
+    lay(tmp_path / folder, clips[0], {**CLIPS, "metadata.csv": table + "clips/gone.wav,complaint,anna\n"})
+    place, names = str(tmp_path / folder), f"{tmp_path / folder}+emodb"
+    tested = find_mixture(names, data_dir=fake_corpus("emodb").parent, test_on=folder)
+    assert tested.tested.shown == f"./{folder}" and tested.add_labels == ("angry", "complaint", "sad")
+    rows, report, mixed = load_mixture(replace(tested, added=(find_source("emodb", "7class", fake_corpus("emodb")),)))
+    words = {report.label_names[label] for label in mixed.rows["label"]}
+    assert len(rows) == 6 and words == {"angry", "sad"} and "03" not in mixed.rows["speaker"][:]
+    assert (
+        find_mixture(place).tested.config.name == "labels"
+        and find_mixture(place, "4class").tested.config.name == "4class"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "parts"),
+    [
+        ("{}/cals", {}, ("no such folder or file", "did you mean {}/calls?")),
+        ("emodb", {"label_column": "x"}, ("--label_column: does nothing for emodb",)),
+        ("{}/calls", {"data_dir": "{}"}, ("already says where the data is",)),
+        ("{}/calls", {"labels": "8class"}, ("has no label set '8class': choose one of labels, 3class, 4class",)),
+    ],
+)
+def test_mistakes(clips, tmp_path, name, options, parts):
+    lay(
+        tmp_path / "calls",
+        clips[0],
+        {**CLIPS, "metadata.csv": csv(rows=[*(r.split(",") for r in csv().split()[1:]), ("x.wav", "happy", "x")])},
+    )
+    with pytest.raises(SerError) as caught:
+        load_corpus(name.format(tmp_path), **options)
+    for part in parts:
+        assert part.format(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def as_layouts(rows: Dataset, words: list[str], root: Path) -> dict[str, dict]:
+    """A corpus in eight layouts, each with the keywords that it needs: `words` are its labels."""
+    table = pd.DataFrame({"file_name": [f"wav/{Path(a['path']).name}" for a in rows["audio"]], "emotion": words})
+    table["speaker"], table["text"] = rows["speaker"][:], rows["text"][:]
+    files = [(Path(audio["path"]), name) for audio, name in zip(rows["audio"], table["file_name"], strict=True)]
+    for name in ("csv", "semicolons", "jsonl", "xlsx"):
+        (root / name / "wav").mkdir(parents=True)
+        for source, file in files:
+            shutil.copy(source, root / name / file)
+    table.to_csv(root / "csv" / "metadata.csv", index=False)
+    table.to_csv(root / "semicolons" / "metadata.csv", index=False, sep=";", encoding="utf-16")
+    table.to_json(root / "jsonl" / "metadata.jsonl", orient="records", lines=True)
+    table.to_excel(root / "xlsx" / "metadata.xlsx", index=False)
+    for (source, _), word, speaker in zip(files, words, table["speaker"], strict=True):
+        for place in (
+            root / "folders" / word / f"speaker{speaker}",
+            root / "split" / "train test".split()[int(speaker) % 2] / word / speaker,
+        ):
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, place / source.name)
+    sound = [{"bytes": source.read_bytes(), "path": source.name} for source, _ in files]
+    data = Dataset.from_dict(
+        {"audio": sound, **{name: table[name].tolist() for name in ("emotion", "speaker", "text")}}
+    )
+    data.cast_column("audio", datasets.Audio(decode=False)).save_to_disk(str(root / "saved"))
+    data.to_parquet(str(root / "shards" / "data" / "train-00000-of-00001.parquet"))
+    return dict.fromkeys(("csv", "semicolons", "jsonl", "xlsx", "saved", "shards"), {}) | {
+        "folders": {"speaker_column": "folder2"},
+        "split": {"speaker_column": "folder2"},
+    }
+
+
+def folds_by_clip(place: Path, columns: dict, cache: Path) -> tuple[list, list]:
+    """The rows of own data by their clips, and the clips of each test set of `speaker-folds`."""
+    data, report = load_corpus(str(place), cache_dir=cache, return_report=True, **columns)
+    speakers = [name.removeprefix("speaker") for name in data["speaker"]]
+    rows = sorted(zip(data["audio_hash"], [report.label_names[x] for x in data["label"]], speakers, strict=True))
+    folds = [sorted(data["audio_hash"][int(row)] for row in test) for test in folds_of(data, SPEAKER_FOLDS)]
+    return rows, folds
+
+
+def test_one_corpus_in_eight_layouts(fake_corpus, tmp_path):
+    data, report = load_corpus("emodb", data_dir=fake_corpus("emodb"), cache_dir=tmp_path / "c", return_report=True)
+    words = [report.label_names[label] for label in data["label"]]
+    rows = sorted(zip(data["audio_hash"], words, data["speaker"], strict=True))
+    folds = [sorted(data["audio_hash"][int(row)] for row in test) for test in folds_of(data, SPEAKER_FOLDS)]
+    layouts = as_layouts(data, words, tmp_path / "own")
+    assert len(layouts) == 8
+    for name, columns in layouts.items():
+        assert folds_by_clip(tmp_path / "own" / name, columns, tmp_path / "c") == (rows, folds), name
