@@ -34,6 +34,7 @@ from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, r
 from ..training.settings import CLASSES, DataArguments, System
 from .console import Parser, natural, positive
 from .cv_report import Fold, about, mark, markdown, summarise
+from .learning_curve import curve, figure, section, smaller
 from .record import check_request, record, results_folder
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Request:
     folds: list[int]  # all if empty
     anew: bool  # finished folds are run again
     verbose: bool  # the output of the folds is shown
+    learning_curve: bool = False  # shares of the training speakers are run too
     record: str | None = None  # the name under which `recipes/results` keeps the figures
     against: Mapping[str, Path] = field(default_factory=dict)  # folders of finished cross-validations, by their names
 
@@ -99,16 +101,23 @@ def main(argv: list[str]) -> int:
     if request.record:
         check_request(request.record, partial=bool(request.folds))
     plan = load(request)
+    plans = {share: load(part) for share, part in smaller(request, plan.protocol).items()}
     try:
         others = predictions_of(plan)
         runs = beside(run_all(plan), others)
+        parts = {share: run_all(part) for share, part in plans.items()}
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")
         return 130
     cv = about(plan, runs) | summarise(runs, plan.report.label_names)
+    report = markdown(cv)
+    if parts:
+        cv["learning_curve"] = curve({**parts, 1.0: runs}, plan.report.label_names)
+        write(request.out / "learning_curve.png", figure(cv))
+        report += section(cv)
     write(request.out / "cv.json", json.dumps(cv, indent=2, ensure_ascii=False) + "\n")
-    write(request.out / "cv.md", markdown(cv))
-    run.say("", markdown(cv), f"written: {request.out / 'cv.json'} and cv.md")
+    write(request.out / "cv.md", report)
+    run.say("", report, f"written: {request.out / 'cv.json'} and cv.md")
     if request.record:
         place = record(cv, request.record, results_folder())
         run.say(f"recorded: {place}; `python -m benchmarks.results` writes the tables")
@@ -130,6 +139,8 @@ def _own_parser() -> argparse.ArgumentParser:
     parser.add_argument("--record", nargs="?", const="", metavar="NAME", help="keep the figures in recipes/results")
     text = "compare, utterance by utterance, with finished cross-validations of the same folds"
     parser.add_argument("--against", nargs="+", metavar="FOLDER", default=(), help=text)
+    text = "also train on 25, 50 and 75 %% of the training speakers: would more speakers help?"
+    parser.add_argument("--learning_curve", choices=("speakers",), help=text)
     parser.add_argument("--output_dir", help="folder (default: runs/<dataset>_<system>_cv, or runs/<config>_cv)")
     return parser
 
@@ -151,6 +162,8 @@ def parse(argv: list[str]) -> Request:
         if any(w == f"--{name}" or w.startswith(f"--{name}=") for w in words):
             raise SerError(f"--{name}: cv sets it for each run; use {instead}")
     values, overrides = read(system, words)
+    if flags.learning_curve and values.train_speakers is not None:
+        raise SerError(f"--train_speakers {values.train_speakers:g}: --learning_curve sets it; leave it out")
     launcher, config = [sys.executable, "-m", "accelerate.commands.launch"], flags.accelerate_config
     if config and not Path(config).is_file():
         raise SerError(f"--accelerate_config {config}: no such file")
@@ -173,6 +186,7 @@ def parse(argv: list[str]) -> Request:
         folds=sorted(set(flags.folds or [])),
         anew=values.overwrite_output_dir,
         verbose=flags.verbose == "true",
+        learning_curve=flags.learning_curve is not None,
         record=flags.record if flags.record != "" else run_name(values, system),
         against=_finished(flags.against),
     )

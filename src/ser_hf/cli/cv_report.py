@@ -111,6 +111,7 @@ def about(plan: "Plan", runs: dict[tuple[int, int], Fold]) -> dict:
     command += f" --seeds {' '.join(map(str, request.seeds))}"
     command += f" --folds {' '.join(map(str, plan.folds))}" if partial else ""
     command += f" --num_processes {request.num_processes}" if request.num_processes else ""
+    command += " --learning_curve speakers" if request.learning_curve else ""
     used = [{"ser_hf": results["ser_hf"], **results["versions"]} for results in everything]
     first, settings = everything[0], portable(request.overrides)
     last = max((request.folder(*key) / "results.json").stat().st_mtime for key in runs)

@@ -185,6 +185,20 @@ def _validation(
     return rest[np.isin(keys, names[:number])]
 
 
+def some_speakers(train: Dataset, share: float, seed: tuple[int, ...]) -> Dataset:
+    """The training utterances of a share of the speakers, at least one. With the same `seed` a smaller share is a part
+    of a larger one. SerError: a speaker is unknown, or a class has no utterance left."""
+    speakers = np.array(train["speaker"], dtype=object)
+    if None in speakers:
+        raise SerError(f"--train_speakers {share:g}: not every training utterance has a speaker; leave it out")
+    drawn = np.random.default_rng(seed).permutation(sorted(set(speakers)))
+    some = train.select(np.flatnonzero(np.isin(speakers, drawn[: max(1, round(share * len(drawn)))])))
+    if names := getattr(train.features["label"], "names", None):
+        if lost := sorted(set(train["label"]) - set(some["label"])):
+            raise SerError(f"--train_speakers {share:g}: no training utterance is {names[lost[0]]} then; give more")
+    return some
+
+
 @dataclass
 class Leak:
     """Speakers, pairs of ids of equal clips, and groups (such as recordings) that two parts share."""

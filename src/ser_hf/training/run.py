@@ -183,12 +183,15 @@ def resolve(
 def make_fold(
     corpus: "Dataset", mixed: "Mixed | None", protocol: "Protocol", data: DataArguments, fold: int, name: str
 ) -> "DatasetDict":
-    """Train, validation and test of one fold, with the other corpora's utterances in train.
-    Raises SerError: no such fold, an empty part, or a leak."""
+    """Train, validation and test of one fold, with a share of train's speakers if so asked, and the other corpora's
+    utterances in train. Raises SerError: no such fold, an empty part, or a leak."""
     from ..data.mixing import add_to_train
-    from ..data.splits import check_disjoint, split
+    from ..data.splits import check_disjoint, some_speakers, split
 
-    splits = add_to_train(split(corpus, name, protocol, fold, data.validation_fraction, data.split_seed), mixed)
+    splits = split(corpus, name, protocol, fold, data.validation_fraction, data.split_seed)
+    if data.train_speakers is not None:
+        splits["train"] = some_speakers(splits["train"], data.train_speakers, (data.split_seed, fold))
+    splits = add_to_train(splits, mixed)
     check_disjoint(splits, protocol.speaker_independent, protocol.validation, protocol.hint)
     return splits
 

@@ -77,6 +77,7 @@ class DataArguments:
     fold: int = _flag(0, "Fold of the protocol, from 0.", least=0, most=10**6)
     validation_fraction: float = _flag(0.2, "Fraction of train that is validation, whole speakers.", least=0, below=1)
     split_seed: int = _flag(42, "Seed that draws the validation speakers; not the training seed.", least=0)
+    train_speakers: float | None = _flag(None, "Train on this share of the training speakers.", above=0, most=1)
     num_proc: int | None = _flag(None, "Processes that scan the corpus the first time.", least=1, most=256)
     strict: bool = _flag(False, "Stop if files are missing or unusable, instead of reporting them.")
 

@@ -1,0 +1,147 @@
+"""`ser-hf cv ... --learning_curve speakers`: the folds again on 25, 50 and 75 % of their training speakers, and whether
+more speakers would help. Validation and test stay the same; a smaller share is a part of each larger one."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ..errors import SerError
+from ..evaluation.tables import markdown_table, with_interval
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..data.splits import Protocol
+    from .cv import Request
+    from .cv_report import Fold
+
+SHARES = (0.25, 0.5, 0.75)
+GAIN = 0.02  # of UAR: what is less is no reason to record more speakers
+
+
+def smaller(request: "Request", protocol: "Protocol") -> "dict[float, Request]":
+    """The cross-validations on a share of the speakers, which lie in the folder of the whole one; none unless it is
+    asked for. Raises SerError: the protocol does not keep speakers apart."""
+    if not request.learning_curve:
+        return {}
+    if not protocol.speaker_independent:
+        raise SerError(f"--learning_curve speakers: {protocol.name} does not keep speakers apart; other --protocol")
+    return {
+        share: replace(
+            request,
+            words=[*request.words, "--train_speakers", str(share)],
+            overrides={**request.overrides, "train_speakers": share},
+            data=replace(request.data, train_speakers=share),
+            out=request.out / f"speakers{share:.0%}".replace("%", ""),
+            against={},
+        )
+        for share in SHARES
+    }
+
+
+def curve(parts: "Mapping[float, Mapping[tuple[int, int], Fold]]", label_names: list[str]) -> dict:
+    """The part of `cv.json` from the finished folds of each share, by `(seed, fold)`: a point per share (mean training
+    speakers and utterances of a fold; UAR of the pooled predictions, mean over seeds, and its interval over test
+    speakers), the paired difference of the last two, and a conclusion in words."""
+    import numpy as np
+
+    from ..evaluation.bootstrap import intervals
+
+    points, draws = [], {}
+    for share, runs in sorted(parts.items()):
+        uar, draws[share] = _uar(runs, label_names)
+        train = [results["splits"]["train"] for results, _ in runs.values()]
+        points.append(
+            {
+                "share": share,
+                "speakers": float(np.mean([part["speakers"] for part in train])),
+                "utterances": float(np.mean([part["utterances"] for part in train])),
+                "uar": uar,
+                "interval": intervals({"uar": draws[share]})["uar"],
+            }
+        )
+    *_, before, last = points
+    difference = last["uar"] - before["uar"]
+    interval = intervals({"uar": draws[last["share"]] - draws[before["share"]]})["uar"]
+    steps = f"from {before['speakers']:.3g} to {last['speakers']:.3g} training speakers"
+    return {
+        "by": "speakers",
+        "points": points,
+        "last_step": {"difference": difference, "interval": interval},
+        "conclusion": conclusion(difference, interval, steps),
+    }
+
+
+def _uar(runs: "Mapping[tuple[int, int], Fold]", label_names: list[str]) -> "tuple[float, np.ndarray]":
+    """UAR of the pooled predictions, and of each bootstrap draw, means over seeds. The draws of all shares are paired:
+    utterances are in the order of their ids."""
+    import numpy as np
+    import pandas as pd
+
+    from ..evaluation.bootstrap import class_draws
+    from ..evaluation.metrics import classification_metrics
+
+    index, values, draws = {label: number for number, label in enumerate(label_names)}, [], []
+    for seed in dict.fromkeys(seed for seed, _ in runs):
+        table = pd.concat([table for (of, _), (_, table) in runs.items() if of == seed]).sort_values("id")
+        truth, guess = (table[name].map(index).to_numpy() for name in ("label", "prediction"))
+        values.append(classification_metrics(truth, guess, len(index))["uar"])
+        draws.append(class_draws(truth, guess, table["speaker"].tolist(), len(index))["uar"])
+    return float(np.mean(values)), np.mean(draws, axis=0)
+
+
+def conclusion(difference: float, interval: list[float] | None, steps: str) -> str:
+    """Whether more speakers would help, from the paired difference of the last two points.
+
+    >>> conclusion(0.05, [0.01, 0.09], "from 12 to 16 training speakers")
+    'More speakers would probably help: from 12 to 16 training speakers UAR rose by 0.050 [0.010, 0.090].'
+    >>> conclusion(0.0, [-0.01, 0.01], "from 6 to 8 speakers")
+    'More speakers would hardly help: from 6 to 8 speakers UAR changed by 0.000 [-0.010, 0.010], less than 0.02.'
+    """
+    by = with_interval(difference, interval)
+    if interval is not None and interval[1] < GAIN:
+        return f"More speakers would hardly help: {steps} UAR changed by {by}, less than {GAIN}."
+    if interval is not None and interval[0] > 0:
+        return f"More speakers would probably help: {steps} UAR rose by {by}."
+    verdict = f"Whether more speakers would help cannot be told: {steps} UAR changed by {by}"
+    return f"{verdict}; more test speakers would narrow the interval."
+
+
+def section(cv: dict) -> str:
+    """The part of `cv.md`."""
+    found = cv["learning_curve"]
+    rows = [
+        [
+            *(f"{one['share']:.0%}", f"{one['speakers']:.4g}", f"{one['utterances']:.4g}"),
+            with_interval(one["uar"], one["interval"]),
+        ]
+        for one in found["points"]
+    ]
+    table = markdown_table(["share", "training speakers", "utterances", "UAR"], rows)
+    about = (
+        "Each fold trained on a share of its training speakers, with the same validation and test. UAR of the pooled\n"
+        "predictions, mean over seeds, with 95 % intervals over test speakers. Another draw of the training speakers\n"
+        "may give another curve."
+    )
+    image = "![UAR against training speakers](learning_curve.png)"
+    return "\n\n".join(["\n## Learning curve", about, table, found["conclusion"], image]) + "\n"
+
+
+def figure(cv: dict) -> bytes:
+    """PNG: UAR against training speakers, with intervals and chance."""
+    from matplotlib.figure import Figure
+
+    from ..files import png
+
+    points = cv["learning_curve"]["points"]
+    speakers, uar = ([one[name] for one in points] for name in ("speakers", "uar"))
+    low, high = zip(*(one["interval"] or (one["uar"], one["uar"]) for one in points), strict=True)
+    image = Figure(figsize=(5, 3.6), layout="constrained")
+    title = f"{cv['corpus']['corpus']} ({cv['corpus']['labels']}), {cv['protocol']['name']}"
+    axes = image.add_subplot(title=title, xlabel="training speakers per fold", ylabel="UAR")
+    axes.fill_between(speakers, low, high, alpha=0.2, linewidth=0, label="95 % interval over test speakers")
+    axes.plot(speakers, uar, "o-")
+    axes.axhline(cv["pooled"]["chance_uar"], color="0.6", linestyle="--", linewidth=1, label="chance")
+    axes.set(xlim=(0, None), ylim=(0, 1))
+    axes.legend(loc="lower right", frameon=False)
+    return png(image)
