@@ -24,8 +24,10 @@ from ser_hf.cli import cv, cv_report
 from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import find_protocol, folds_of
 from ser_hf.errors import SerError
-from ser_hf.training.arguments import parse, read
-from ser_hf.training.record import commit, write_flags
+from ser_hf.training.arguments import build, parse, read
+from ser_hf.training.record import commit, describe, write_flags
+from ser_hf.training.run import make_fold
+from ser_hf.training.settings import DataArguments
 
 RECIPE = str(REPO / "recipes" / "wav2vec2_cls.py")
 WORDS = ["angry", "sad"]
@@ -183,6 +185,7 @@ class Launcher:
                 "warning": protocol.warning,
             },
             "mixed": None,
+            "splits": describe(make_fold(corpus, None, protocol, build(DataArguments, values), fold, "emodb")),
             "model": {"class": "C", "encoder": "E", "details": "mean pooling, linear head"},
             "seed": seed,
             "training": None,

@@ -121,7 +121,7 @@ def section(cv: dict) -> str:
     about = (
         "Each fold trained on a share of its training speakers, with the same validation and test. UAR of the pooled\n"
         "predictions, mean over seeds, with 95 % intervals over test speakers. Another draw of the training speakers\n"
-        "may give another curve."
+        "may give another curve. Validation speakers, which classical_cls.py also fits, are not counted."
     )
     image = "![UAR against training speakers](learning_curve.png)"
     return "\n\n".join(["\n## Learning curve", about, table, found["conclusion"], image]) + "\n"
