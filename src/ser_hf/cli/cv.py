@@ -6,8 +6,8 @@
 The recipe comes first; its flags and its YAML are given as to the recipe alone. A finished fold is not run again, an
 unfinished one resumes from its last checkpoint: after an interruption give the same command. Written are cv.json and
 cv.md: every fold, mean and standard deviation over folds, the pooled predictions with 95 % intervals over speakers, and
-each class; with --learning_curve speakers also UAR against the number of training speakers. The output of a fold goes to
-<output_dir>/fold<k>_seed<s>/log.txt.
+each class; with --learning_curve speakers also UAR against the number of training speakers. The output of a fold goes
+to <output_dir>/fold<k>_seed<s>/log.txt.
 """
 
 import argparse

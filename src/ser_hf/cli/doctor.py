@@ -3,7 +3,7 @@
     ser-hf doctor runs/ravdess_wav2vec2_fold0_seed42 calls/
     ser-hf doctor you/your-model emodb --data_dir /corpora/emodb --out doctor.json
 
-RECORDINGS are an audio file, a folder, or a corpus. The table shows level, bandwidth, noise, duration, pitch and share
+`name` is an audio file, a folder, or a corpus. The table shows level, bandwidth, noise, duration, pitch and share
 of speech beside the range of 98 % of the training clips, and one thing to try for each measure that is outside. Unseen
 speakers alone put no measure outside: the test allows for the differences between training speakers and for chance, at
 most one false alarm in 20 per measure. Recordings with labels are also scored: by speaker, by gender, and those inside
@@ -22,8 +22,8 @@ from ..evaluation import CLASSES
 from ..evaluation.tables import number, shown, text_table, with_interval
 from ..files import claim, write
 from ..training.run import say
-from .console import Parser, positive
-from .predict import MOST, find_files, load
+from .console import Parser, columns_of, corpus_arguments
+from .predict import MOST, SUFFIXES, find_files, load
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,23 +34,25 @@ MOST_SPEAKERS = 10  # on the screen: those with the lowest scores
 
 
 def find_corpus(args: argparse.Namespace) -> "Dataset | None":
-    """The corpus that RECORDINGS names; None for audio files, and for a folder that is no corpus. SerError: neither."""
+    """The corpus that `name` names; None for an audio file, and for a folder of such that is no corpus. SerError: it is
+    neither."""
     from ..data.loading import find_source
     from ..data.loading import load as load_source
 
-    path = Path(args.recordings).expanduser()
-    if path.is_file():
+    path = Path(args.name).expanduser()
+    if path.is_file() and path.suffix.lower() in SUFFIXES:
         return None
+    columns = columns_of(args)
     try:
-        source = find_source(args.recordings, args.labels, args.data_dir)
+        source = find_source(args.name, args.labels, args.data_dir, columns=columns)
     except SerError as error:
-        if not path.is_dir() or args.labels or args.data_dir:
+        if not path.is_dir() or args.labels or args.data_dir or columns.given():
             raise
-        say(f"{args.recordings}: read as audio files without labels ({error})")
+        say(f"{args.name}: read as audio files without labels ({error})")
         return None
     corpus, report = load_source(source, num_proc=args.num_proc)
     if corpus["audio_hash"][0] is None:
-        raise SerError(f"{args.recordings}: has no audio; doctor compares recordings")
+        raise SerError(f"{args.name}: has no audio; doctor compares recordings")
     say(*report.lines())
     return corpus
 
@@ -182,10 +184,7 @@ def lines(report: dict) -> list[str]:
 def main(argv: list[str]) -> int:
     parser = Parser("doctor", __doc__)
     parser.add_argument("model", metavar="MODEL", help="the folder of a run, or the Hub id of a pushed one")
-    parser.add_argument("recordings", metavar="RECORDINGS", help="an audio file, a folder, or a corpus")
-    parser.add_argument("--data_dir", help="the corpus's folder; else it is looked for under $SER_DATA_DIR")
-    parser.add_argument("--labels", help="label configuration of the corpus; else its default")
-    parser.add_argument("--num_proc", type=positive, help="processes that read the audio of a corpus")
+    corpus_arguments(parser)
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
     parser.add_argument("--out", metavar="FILE", help="write the whole report as JSON to this file")
     args = parser.parse_args(argv)
@@ -201,7 +200,7 @@ def main(argv: list[str]) -> int:
     training = shift.load(args.model)
     corpus, unreadable, classes, scores, remarks = find_corpus(args), [], None, {}, []
     if corpus is None:
-        values, unreadable = measure_files(find_files([args.recordings]))
+        values, unreadable = measure_files(find_files([args.name]))
     else:
         values = measure_rows(corpus)
     findings = shift.compare(training, values)
@@ -221,7 +220,7 @@ def main(argv: list[str]) -> int:
         remarks.append("training speakers unknown: only what moves half of the recordings is named")
     report = {
         "model": args.model,
-        "recordings": args.recordings,
+        "recordings": args.name,
         "trained_on": {name: training[name] for name in ("clips", "speakers")},
         "measured": len(values),
         "measures": findings,
