@@ -15,14 +15,16 @@ import soundfile as sf
 import yaml
 from test_report import results_of
 
-from conftest import RECIPES, settings_of, tiny_config
+from conftest import RECIPES, REPO, settings_of, setup_of, tiny_config, tiny_flags
 from hub_server import hub_server
 from ser_hf import SerError, load_corpus, models
 from ser_hf.cli.push import check_columns
 from ser_hf.evaluation.report import write_report
 from ser_hf.files import local_path
 from ser_hf.training import hub as publishing
-from ser_hf.training.record import portable
+from ser_hf.training.provenance import files_of, write_record
+from ser_hf.training.record import licence_of, portable
+from ser_hf.training.run import changed
 
 FLAGS = {"dataset": "demo", "model_type": "wav2vec2", "learning_rate": 0.001, "labels": "4class"}
 LOCAL = {"data_dir": "/data/anna/demo", "accelerator_config": "/data/anna/acc.json", "run_name": "annas-laptop"}
@@ -61,6 +63,74 @@ def test_a_push_is_an_allow_list(finished):
     card = files["README.md"].decode()
     assert 'model="me/name"' in card and "- name: me/name\n" in card and "MODEL" not in card
     assert (finished / "README.md").read_text() == card.replace("me/name", "MODEL")
+
+
+def test_what_the_run_has_not_written_stays_here(finished):
+    write_record(finished, [], files_of(finished))
+    (finished / "vocab.txt").write_text("secret")
+    assert "vocab.txt" in publishing.published_files(finished)
+    assert not {"vocab.txt", "record.json"} & publishing.published(finished, "me/name").keys()
+    (finished / "record.json").unlink()
+    assert "vocab.txt" in publishing.published(finished, "me/name")
+
+
+@pytest.mark.parametrize(
+    "card, licence",
+    [
+        ("---\nlicense: apache-2.0\n---\n# x", "apache-2.0"),
+        ("---\nlicense: other\n---\n# x", None),
+        ("---\nlicense: [mit, gpl]\n---\n# x", None),
+        ("---\nlicense: {\n---\n# x", None),
+        ("# x", None),
+        (None, None),
+    ],
+)
+def test_the_licence_of_a_checkpoint_is_that_of_its_card(card, licence, tmp_path):
+    if card:
+        (tmp_path / "README.md").write_text(card)
+    assert licence_of(str(tmp_path)) == licence
+
+
+def test_trackers_see_the_data(monkeypatch):
+    settings = settings_of("wav2vec2_cls", "--dataset", "demo", "--model_type", "wav2vec2")
+    setup = setup_of("wav2vec2_cls", {}, fold=2)
+    tracked = changed(settings.training, about=setup.about())
+    names = {"recipe": "wav2vec2_cls", "corpus": "demo", "labels": "default", "fold": 2}
+    assert (names | {"protocol": setup.protocol.name, "learning_rate": 3e-5}).items() <= tracked.to_dict().items()
+    assert "corpus" in json.loads(tracked.to_json_string()) and "corpus" not in settings.training.to_dict()
+
+
+TRACKED = """
+import json, runpy, sys
+import transformers.integrations.integration_utils as integrations
+from transformers import TrainerCallback
+
+class Tracker(TrainerCallback):
+    def on_train_begin(self, args, state, control, **others):
+        print("CONFIG" + json.dumps(args.to_dict()))
+    def on_log(self, args, state, control, logs=None, **others):
+        print("LOG" + json.dumps(logs))
+
+integrations.INTEGRATION_TO_CALLBACK["tensorboard"] = Tracker
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_a_tracker_gets_the_data_and_the_test_metrics(fake_corpus, tmp_path):
+    data = ("--dataset", "emodb", "--data_dir", fake_corpus("emodb"), "--labels", "4class", "--fold", "1")
+    steps = ("--max_steps", "2", "--report_to", "tensorboard", "--output_dir", tmp_path / "run")
+    words = [sys.executable, "-c", TRACKED, REPO / "recipes" / "wav2vec2_cls.py", *data, *tiny_flags(), *steps]
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (config,) = [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith("CONFIG")]
+    assert {"corpus": "emodb", "labels": "4class", "fold": 1, "recipe": "wav2vec2_cls"}.items() <= config.items()
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert config["protocol"] == results["protocol"]["name"]
+    logs = [json.loads(line[3:]) for line in done.stdout.splitlines() if line.startswith("LOG")]
+    assert {f"test_{name}": value for name, value in results["test"]["metrics"].items()}.items() <= logs[-1].items()
+    assert sum("test_uar" in one for one in logs) == 1
 
 
 @pytest.mark.parametrize("name", ["README.md", "results.json", "config.json", "preprocessor_config.json"])

@@ -48,7 +48,7 @@ def results_of(
         "splits": {"train": size, "validation": size, "test": size},
         "model": {
             "class": "Wav2Vec2ForSequenceClassification", "stock": True, "task": "audio-classification",
-            "encoder": f"random wav2vec2{words}", "published_encoders": [],
+            "encoder": f"random wav2vec2{words}", "published_encoders": [], "licences": [],
             "details": f"mean pooling, linear head{words}",
         },
         "test": test,
@@ -95,6 +95,7 @@ def test_the_card_states_every_figure(problem_type):
 
 def test_metadata_is_given_where_it_is_known():
     published = {"encoder": "facebook/wav2vec2-base", "published_encoders": ["facebook/wav2vec2-base"], "stock": False}
+    published |= {"licences": [None]}
     results, _ = results_of(model=published, corpus={"corpus": "you/your-corpus"}, mixed={"he/his": {}, "smile": {}})
     card = model_card(results)
     data = front(card)
@@ -103,6 +104,26 @@ def test_metadata_is_given_where_it_is_known():
     assert 'model="MODEL", trust_remote_code=True)' in card
     plain_one = front(model_card(results_of(corpus={"licence": "unknown"})[0]))
     assert not {"license", "datasets", "base_model"} & set(plain_one)
+
+
+@pytest.mark.parametrize(
+    "corpus, checkpoints, known",
+    [
+        ("CC0-1.0", [], "cc0-1.0"),
+        ("CC0-1.0", ["apache-2.0"], "apache-2.0"),
+        ("CC0-1.0", ["apache-2.0", "cc0-1.0"], "apache-2.0"),
+        ("CC-BY-NC-4.0", [], "cc-by-nc-4.0"),
+        ("CC-BY-NC-4.0", ["cc-by-nc-4.0"], "cc-by-nc-4.0"),
+        ("CC-BY-NC-4.0", ["apache-2.0"], None),  # not for us to say
+        ("CC0-1.0", ["apache-2.0", "mit"], None),
+        ("CC0-1.0", [None], None),
+        ("research only", ["mit"], None),
+    ],
+)
+def test_a_licence_is_stated_where_it_is_known(corpus, checkpoints, known):
+    results, _ = results_of(corpus={"licence": corpus}, model={"licences": checkpoints})
+    assert front(model_card(results)).get("license") == known
+    assert "license" not in front(model_card(results | {"mixed": {"smile": {}}}))
 
 
 @pytest.mark.parametrize(

@@ -122,12 +122,19 @@ def comparison_table(results: dict) -> dict[str, dict]:
     }
 
 
+def licence(results: dict) -> str | None:
+    """The licence of a model, by the Hub's identifiers: that of its corpus and its checkpoints if all of them have the
+    same one or CC0, which asks for nothing; None where they differ, or one is not known."""
+    licences = {HUB_LICENCES.get(results["corpus"]["licence"].lower()), *results["model"].get("licences", [None])}
+    binding = licences - {"cc0-1.0"}
+    return None if len(binding) > 1 else next(iter(binding or licences))
+
+
 def card_data(results: dict, name: str) -> ModelCardData:
-    """Metadata of the card: `license` where a model was trained from random weights on one corpus whose licence the Hub
-    knows, `datasets` where corpora are datasets on the Hub, `base_model` where encoders are published."""
+    """Metadata of the card: `license` where it is known (`licence`), `datasets` where corpora are datasets on the Hub,
+    `base_model` where encoders are published."""
     corpus, protocol, model = results["corpus"], results["protocol"], results["model"]
     corpora = [corpus["corpus"], *(results.get("mixed") or {})]
-    from_random = model["encoder"].startswith("random ") and len(corpora) == 1
     # the Hub knows its own tasks only; models of our pipeline load in this one too
     tag = model["task"] if model["task"] != "speech-emotion-recognition" else "audio-classification"
     under = ", ".join([f"{protocol['name']} fold {protocol['fold']}", *warnings(results)])
@@ -136,7 +143,7 @@ def card_data(results: dict, name: str) -> ModelCardData:
         library_name="transformers",
         pipeline_tag=tag,
         language=list(corpus["languages"]),
-        license=HUB_LICENCES.get(corpus["licence"].lower()) if from_random else None,
+        license=licence(results) if len(corpora) == 1 else None,
         base_model=model["published_encoders"] or None,
         datasets=[name for name in corpora if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)] or None,
         tags=["speech-emotion-recognition", "ser_hf", *dependent],

@@ -43,7 +43,7 @@ def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
     if {"--help", "-h"} & set(argv):
         sys.stdout.write(help_text(system, doc))
         raise SystemExit(0)
-    from transformers import TrainingArguments
+    from .record import TrackedArguments
 
     values, overrides = read(system, argv)
     if not values.output_dir:
@@ -52,7 +52,7 @@ def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
         name = getattr(values, flag)
         setattr(values, flag, name and name.replace("{fold}", str(values.fold)).replace("{seed}", str(values.seed)))
     concerns = {name: build(kind, values) for name, kind in _concerns(system).items()}
-    training = build(TrainingArguments, values)
+    training = build(TrackedArguments, values)
     check_training(training, overrides)
     return system.settings(**concerns, training=training, overrides=overrides)
 

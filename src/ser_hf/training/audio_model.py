@@ -64,7 +64,7 @@ def audio_model(
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise SerError(f"model {model_type or name!r}: {' '.join(str(error).split())}") from None
     audio = model.config.audio_config
-    width = audio.num_mel_bins if describe_audio(audio).reads == "log-mel" else audio.hidden_size
+    width = getattr(audio, "num_mel_bins", audio.hidden_size)  # of Whisper, whose masks are on the log-mel features
     if new_head and getattr(audio, "mask_feature_prob", 0) and audio.mask_feature_length > width:
         length = audio.mask_feature_length
         raise SerError(f"--mask_feature_length {length}: {audio.model_type} has {width} dimensions; give less")

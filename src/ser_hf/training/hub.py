@@ -32,6 +32,7 @@ from ..files import local_path
 from ..models import SerConfig, SerForAudioClassification
 from ..models.common import load_safetensors
 from ..models.encoders import example, longest_clip
+from .provenance import read_record
 from .record import portable
 
 # The files of a tokenizer that hold its vocabulary, where a path would be a token.
@@ -289,11 +290,14 @@ def published_files(folder: Path) -> list[str]:
 
 
 def published(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
-    """What a push of a run's folder to `repo_id` consists of: names, and files or contents. `run.yaml` is that of
+    """What a push of a run's folder to `repo_id` consists of: names, and files or contents. Files that the run has not
+    written are left out. `run.yaml` is that of
     `record.portable`, and the card names `repo_id`. Raises SerError: no finished run, or a local path in a text."""
     if not (folder / "results.json").is_file():
         raise SerError(f"{folder}: holds no finished run (results.json); name the --output_dir of one")
-    files: dict[str, Path | bytes] = {name: folder / name for name in published_files(folder)}
+    record = read_record(folder)  # of a run that an earlier version made there is none
+    names = [name for name in published_files(folder) if record is None or name in record["files"]]
+    files: dict[str, Path | bytes] = {name: folder / name for name in names}
     if "run.yaml" in files:
         flags = portable(yaml.safe_load((folder / "run.yaml").read_text()))
         files["run.yaml"] = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True).encode()

@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from datasets import DatasetDict
-from transformers import PreTrainedConfig, PreTrainedModel
+from huggingface_hub import ModelCard
+from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
+from transformers.utils import cached_file
 
 from .. import __version__
 from ..data.corpus import CorpusReport
@@ -54,6 +57,12 @@ class Setup:
         warning = self.protocol.warning and f"; {self.protocol.warning}"
         return f"{self.protocol.name} fold {self.fold}: {sizes}{warning}"
 
+    def about(self) -> dict[str, Any]:
+        """What a tracker's list of runs should show beside the flags."""
+        report = self.report
+        names = {"recipe": self.recipe, "corpus": report.corpus, "labels": report.labels}
+        return names | {"protocol": self.protocol.name, "fold": self.fold}
+
     def facts(self) -> dict[str, Any]:
         """The part of `results.json` that is known before training."""
         card, protocol = self.report.card, self.protocol
@@ -71,6 +80,15 @@ class Setup:
             "splits": describe(self.splits),
             "trained_on": list(self.trained_on),
         }
+
+
+class TrackedArguments(TrainingArguments):
+    """TrainingArguments that name a run's data too: trackers keep `to_dict` as the configuration of a run."""
+
+    about: Mapping[str, Any] = MappingProxyType({})
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {**self.about}
 
 
 def describe(splits: DatasetDict) -> dict[str, dict]:
@@ -127,11 +145,23 @@ def describe_model(
         "stock": saved.__module__.startswith("transformers."),
         "task": task,
         "encoder": encoder or start,
+        "licences": [licence_of(name) for name in checkpoints] or ([] if start.startswith("random ") else [None]),
         "published_encoders": published,
         "details": details,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **({"speaker_norm": True} if speaker_normalised else {}),
     }
+
+
+def licence_of(checkpoint: str) -> str | None:
+    """The licence that the card of a checkpoint names, a folder's or one on the Hub; None if there is no such card."""
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    try:
+        card = cached_file(checkpoint, "README.md", **quiet)
+        licence = ModelCard.load(card).data.license if card else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return licence if isinstance(licence, str) and licence not in ("other", "unknown") else None
 
 
 def _reading(config: PreTrainedConfig) -> str:

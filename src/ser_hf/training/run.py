@@ -154,6 +154,7 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
         check_public("results.json", setup.facts())
         check_public("run.yaml", portable(settings.overrides))
     has_validation = len(splits["validation"]) > 0
+    settings = replace(settings, training=changed(settings.training, about=setup.about()))
     settings = select_on_validation(settings, report.problem_type, report.label_names, has_validation)
     return _from_checkpoint(settings, setup), setup
 
@@ -458,6 +459,8 @@ def finish(
         table = predictions_table(splits["test"], test, names, kind, others)
         write_report(new, results, table, setup.push_to and setup.push_to.id)
         move_in(new, folder)
+    if training.report_to:  # trackers
+        trainer.log({f"test_{name}": value for name, value in results["test"]["metrics"].items() if value is not None})
     say(*lines(results), "", f"saved {saved.__name__} and the report in {folder}")
     if setup.push_to:
         say(f"pushed to {push_run(folder, setup.push_to)}")

@@ -438,7 +438,12 @@ PUBLIC_SOURCES = (*MAYBE_CHECKPOINTS, "dataset", "test_on", "reverb_dir", "noise
 PUBLIC_TEXTS = ("labels", "add_labels", "protocol", "model_type", "config_overrides", "lora_target")
 PUBLIC_TEXTS += ("lr_scheduler_type", "lr_scheduler_kwargs", "optim", "optim_args", "optim_target_modules")
 PUBLIC_TEXTS += ("eval_strategy", "save_strategy", "logging_strategy", "metric_for_best_model", "report_to", "fsdp")
-PUBLIC_TEXTS += ("gradient_checkpointing_kwargs", "torch_compile_backend", "torch_compile_mode")
+PUBLIC_TEXTS += (
+    *Columns.__dataclass_fields__,
+    "gradient_checkpointing_kwargs",
+    "torch_compile_backend",
+    "torch_compile_mode",
+)
 # Of TrainingArguments: those that change the embeddings of tokens, which a model of audio alone does not have.
 OF_TOKENS = ("neftune_noise_alpha",)
 # Those that are JSON, and whether they may be a file of JSON.
