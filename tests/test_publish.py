@@ -112,6 +112,7 @@ class Tracker(TrainerCallback):
         print("LOG" + json.dumps(logs))
 
 integrations.INTEGRATION_TO_CALLBACK["tensorboard"] = Tracker
+integrations.is_tensorboard_available = lambda: True
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
