@@ -172,6 +172,14 @@ def test_a_checkpoint_without_the_optimizer_is_not_resumed(here, tmp_path):
     assert "has no state of the optimizer (--save_only_model true)" in line
 
 
+def test_a_checkpoint_of_more_processes_is_not_resumed_in_silence(here, unfinished, capsys):
+    last = unfinished / "checkpoint-4"
+    (last / "rng_state.pth").rename(last / "rng_state_0.pth")
+    provenance.seal(last)
+    assert here(unfinished, "--resume_from_checkpoint", "true")["training"]["resumed"]
+    assert f"{last} was saved by another number of processes: random numbers" in capsys.readouterr().out
+
+
 def test_checkpoints_of_an_earlier_version_are_not_removed(here, unfinished):
     for record in unfinished.rglob("record.json"):
         record.unlink()

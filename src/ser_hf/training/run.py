@@ -247,6 +247,10 @@ def _from_checkpoint(settings: Settings, setup: "Setup") -> Settings:
         checkpoint = next((str(last) for last in checkpoints_of(folder)[::-1] if last not in left_out), None)
     if checkpoint:
         check_resumed(Path(checkpoint), setup)
+        state = f"rng_state_{training.process_index}.pth" if training.world_size > 1 else "rng_state.pth"
+        if not (Path(checkpoint) / state).exists():
+            why = "was saved by another number of processes"
+            say(f"{checkpoint} {why}: random numbers, such as dropout's, are not those of an unbroken run")
     elif resume:
         say(f"no complete checkpoint in {folder} yet: starting from the beginning")
     return replace(settings, training=changed(training, resume_from_checkpoint=checkpoint))
