@@ -4,11 +4,16 @@ About 10,000 draws, always the same ones; `HYPOTHESIS_PROFILE=long python -m pyt
 other draws, a hundred times as many.
 """
 
+import csv
 import math
 import os
+import re
+import shutil
+import string
 import warnings
 from collections import Counter
-from functools import partial
+from functools import cache, partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,9 +24,15 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from test_report import CLASSES, LABELS, VALUES, results_of
 
+from conftest import settings_of
+from fakes import voice
+from ser_hf import SerError
 from ser_hf.data.audio import seconds_read, segment, whole
 from ser_hf.data.batching import LengthBatchSampler, evaluation_batches
+from ser_hf.data.labels import label_set
+from ser_hf.data.loading import find_source, list_corpora
 from ser_hf.data.windows import REST, combine, windows
+from ser_hf.errors import trouble
 from ser_hf.evaluation.bootstrap import class_draws, draw, intervals, resampled
 from ser_hf.evaluation.metrics import averaged_f1, classification_metrics, confusion, per_label, value_metrics
 from ser_hf.evaluation.report import lines, model_card
@@ -246,6 +257,148 @@ def test_a_system_never_differs_from_itself(answers, speakers):
     assert all(interval == [0.0, 0.0] for interval in same["difference_intervals"].values())
 
 
+# --- tables, labels, flags, corpora -----------------------------------------------------------------------------------
+
+CELLS = (
+    st.sampled_from(["", " ", "nan", "-1", "angry", "sad", "Ärger", "1", "0.5", "[1, 0]", "a,b", '"', "\ufeff"]) | TEXT
+)
+FILES = st.sampled_from(["a.wav", "b.wav", "sub/a.wav", "./a.wav", "a.flac", "gone.wav", "..", "/", ""]) | TEXT
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("own")
+    for name in ("a.wav", "b.wav", "sub/a.wav", "a.flac"):
+        voice(root / name, 0.1, seed=name)
+    return root
+
+
+def line_of(error: SerError) -> str:
+    """The line that a command would end with."""
+    line = trouble(error)
+    assert line and line.isprintable()
+    return line
+
+
+def rows_of(folder):
+    """The rows and remarks of a folder's corpus, or the message of the SerError."""
+    try:
+        corpus = find_source(str(folder)).corpus
+    except SerError as error:
+        return line_of(error), ()
+    return corpus.utterances(None, folder), corpus.REMARKS
+
+
+@draws(400)
+@given(st.lists(st.tuples(FILES, CELLS, CELLS, CELLS), max_size=8, unique_by=lambda row: row[0]), st.booleans())
+def test_no_row_of_a_table_is_lost_unsaid(folder, rows, times):
+    head = ["file_name", "label", "speaker", "text"] if not times else ["file_name", "label", "start", "end"]
+    with open(folder / "metadata.csv", "w", newline="", encoding="utf-8", errors="surrogatepass") as file:
+        csv.writer(file).writerows([head, *rows])
+    found, remarks = rows_of(folder)
+    if isinstance(found, str):
+        return
+    said = sum(int(number) for remark in remarks for number in re.findall(r"^rows of .*: (\d+)", remark))
+    assert len(found) + said == len(rows), remarks
+    assert len({row["id"] for row in found}) == len(found)
+    for row in found:
+        assert all(name in row for name in ("id", "audio", "text", "speaker", "emotion"))
+        row["id"].encode()
+
+
+@draws(300)
+@given(st.binary(max_size=80) | TEXT.map(lambda text: text.encode(errors="replace")), st.booleans())
+def test_any_bytes_are_a_table_or_one_line(folder, content, headed):
+    (folder / "metadata.csv").write_bytes(b"file_name,label\na.wav,sad\n" * headed + content)
+    found, remarks = rows_of(folder)
+    assert found and (isinstance(found, str) or found[0]["id"])
+
+
+@draws(300)
+@given(
+    st.lists(
+        st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | CELLS | st.lists(st.integers(0, 2), max_size=3),
+        max_size=8,
+    )
+)
+def test_any_column_of_labels_is_a_label_set_or_one_line(values):
+    try:
+        labels = label_set("calls", "labels", values)
+    except SerError as error:
+        line_of(error)
+        return
+    assert len(labels.rows) == len(values) and labels.configs
+
+
+FLAGS = st.sampled_from(
+    ["fold", "learning_rate", "labels", "layers", "lora_r", "config_overrides", "bf16", "seed", "no"]
+)
+VALUES_OF_YAML = (
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.lists(st.integers(0, 9), max_size=3)
+)
+VALUES_OF_YAML |= st.dictionaries(TEXT, st.integers(), max_size=2) | st.dates()
+
+
+@draws(100)
+@given(st.dictionaries(FLAGS | TEXT, VALUES_OF_YAML, max_size=3), st.booleans())
+def test_a_yaml_is_flags_or_one_line(tmp_path, flags, safe):
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(flags) if safe else "\n".join(f"{key}: {value}" for key, value in flags.items()),
+                    encoding="utf-8", errors="replace")  # fmt: skip
+    try:
+        settings_of("wav2vec2_cls", "--dataset", "demo", "--config", path)
+    except SerError as error:
+        line_of(error)
+
+
+@draws(100)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_yaml_or_one_line(tmp_path, content):
+    (tmp_path / "x.yaml").write_bytes(content)
+    try:
+        settings_of("wav2vec2_cls", "--dataset", "demo", "--config", tmp_path / "x.yaml")
+    except SerError as error:
+        line_of(error)
+
+
+@pytest.fixture(scope="module")
+def copies(fake_corpus, tmp_path_factory):
+    """`copies(name)`: the root and class of a corpus's synthetic copy, and the ids and file names in it."""
+
+    @cache
+    def make(name: str):
+        root = tmp_path_factory.mktemp(name) / "copy"
+        shutil.copytree(fake_corpus(name), root)
+        source = find_source(name, data_dir=root)
+        ids = [row["id"] for row in source.corpus.utterances(SimpleNamespace(config=source.config), source.root)]
+        return source, ids, sorted(path.relative_to(source.root) for path in source.root.rglob("*") if path.is_file())
+
+    return make
+
+
+@pytest.mark.parametrize("name", [name for name in list_corpora() if name not in ("smile", "cmu_mosei")])
+@draws(30)
+@given(data=st.data())
+def test_a_stray_file_loses_no_utterance(name, data, copies):
+    """Files of any name, or of one that almost fits, beside those of the corpus."""
+    source, ids, files = copies(name)
+    near = data.draw(st.sampled_from(files))
+    stem = list(near.stem)
+    for _ in range(data.draw(st.integers(1, 3))):
+        stem[data.draw(st.integers(0, len(stem) - 1))] = data.draw(st.sampled_from(string.ascii_letters + "0129-_. "))
+    any_name = re.sub("[/\0\ud800-\udfff]", "", data.draw(TEXT))
+    stray = "".join(stem) + near.suffix if data.draw(st.booleans()) else any_name
+    path = source.root / near.parent / (stray.strip(". ")[:60] or "x")
+    if path.exists():
+        return
+    path.write_bytes(b"")
+    try:
+        found = [row["id"] for row in source.corpus.utterances(SimpleNamespace(config=source.config), source.root)]
+    finally:
+        path.unlink()
+    assert not set(ids) - set(found) and len(found) <= len(ids) + 1
+
+
 # --- the card ---------------------------------------------------------------------------------------------------------
 
 RENDER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -262,7 +415,7 @@ def test_escaped_text_renders_as_itself(text):
     assert "".join(child.content for child in inline) == one_line(text)
 
 
-@draws(500)
+@draws(550)
 @given(TEXT)
 def test_plain_text_has_no_markup(text):
     tokens = [child.type for token in RENDER.parse(f"a {plain(text)} z") for child in token.children or ()]
