@@ -7,10 +7,12 @@ arguments, in which `{name}` is one of the `Inputs`; `yaml` is the content of a 
 are parts of the line on stderr.
 """
 
+import errno
 import importlib.util
 import json
 import shlex
 import shutil
+import subprocess
 import sys
 from functools import cache, cached_property
 from pathlib import Path
@@ -21,8 +23,9 @@ import yaml
 from test_pipeline import LABELS, RATE, make, noise
 from transformers import BertConfig, BertForSequenceClassification, Wav2Vec2FeatureExtractor
 
-from conftest import RECIPES, REPO
+from conftest import RECIPES, REPO, settings_of
 from ser_hf import cli
+from ser_hf.errors import SerError, door
 from ser_hf.training import run
 from ser_hf.training.hub import save_model
 
@@ -251,3 +254,181 @@ def check(status: int, err: str, says: list[str]) -> None:
     assert status == 2
     for part in says:
         assert part in err, f"{part!r} is not in {err!r}"
+
+
+# ---- the door itself
+
+
+class SafetensorError(Exception):
+    """As safetensors' own, which is of no other class."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch's own."""
+
+
+IN_A_WORKER = (
+    "Caught {0} in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n  File ...\n{0}: {1}\n"
+)
+
+
+def hub_errors() -> list[tuple[Exception, str]]:
+    """What huggingface_hub raises of a repository that is gated or missing, and without a network."""
+    from huggingface_hub import errors
+
+    http = importlib.import_module(errors.HfHubHTTPError.__mro__[1].__module__)  # the client that it is built on
+    response = http.Response(403, request=http.Request("GET", "https://huggingface.co/you/model"))
+    return [
+        (errors.GatedRepoError("Access to you/model is restricted", response=response), "hf auth login"),
+        (errors.RepositoryNotFoundError("404: you/model", response=response), "you/model"),
+        (errors.OfflineModeIsEnabled("offline mode is enabled"), "the Hub cannot be reached"),
+        (http.ConnectError("Name or service not known"), "the Hub cannot be reached"),
+        (errors.HfHubHTTPError("500 Server Error", response=response), "500 Server Error"),
+    ]
+
+
+TROUBLES = [
+    (SerError("--fold 9: no such fold"), "--fold 9: no such fold"),
+    (FileNotFoundError(errno.ENOENT, "No such file or directory", "/d/a.wav"), "/d/a.wav: no such file"),
+    (PermissionError(errno.EACCES, "Permission denied", "/d/a.wav"), "/d/a.wav: permission denied"),
+    (OSError(errno.ENOSPC, "No space left on device", "/d/x"), "/d/x: no space left on the disk; free some"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "no space left on the disk"),
+    (SafetensorError("Error: No space left on device (os error 28)"), "no space left on the disk"),
+    (SafetensorError("header too small"), "a safetensors file is damaged or cut off (header too small)"),
+    (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/3"), "no space left on the disk"),
+    (MemoryError(), "the memory is full (MemoryError)"),
+    (OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB"), "the memory is full (CUDA out of memory."),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the memory is full"),
+    (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "the memory is full"),
+    (RuntimeError("unable to write to file </torch_1>: No space left on device (28)"), "no space left"),
+    (SerError(IN_A_WORKER.format("ser_hf.errors.SerError", "a.wav: gone")), "error: a.wav: gone\n"),
+    (OSError(IN_A_WORKER.format("OSError", "a.wav: gone")), "error: a.wav: gone\n"),
+    (SerError("a\rb\x1b[2J\n.wav: no audio"), r"error: a b\x1b[2J .wav: no audio"),
+    (OSError("first line\n\n  second " + "x" * 3000), "first line second xxx"),
+]
+
+
+@pytest.mark.parametrize(("error", "says"), TROUBLES, ids=range(len(TROUBLES)))
+def test_troubles_are_one_line(error, says, capsys):
+    def body():
+        raise error
+
+    assert door(body) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.startswith("error: ") and err.count("\n") == 1 and len(err) < 600
+
+
+def test_troubles_of_the_hub_are_one_line(capsys):
+    for error, says in hub_errors():
+        test_troubles_are_one_line(error, says, capsys)
+
+
+def test_the_cause_of_a_wrapped_trouble_is_told(capsys):
+    """datasets and transformers raise their own errors from a full disk or memory."""
+    for cause, says in ((OSError(errno.ENOSPC, "No space left on device"), "no space left"), (MemoryError(), "memory")):
+
+        def body(cause=cause):
+            try:
+                raise cause
+            except Exception as error:
+                raise ValueError("An error occurred while generating the dataset") from error
+
+        assert door(body) == 2 and says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("uar"), RuntimeError("mat1 and mat2"), AssertionError(), ZeroDivisionError()]
+)
+def test_a_defect_keeps_its_traceback(error, capsys):
+    def body():
+        raise error
+
+    assert door(body) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback (most recent call last)") and type(error).__name__ in err
+    assert err.splitlines()[-1] == "This is a defect of ser_hf: open an issue with this traceback and the command."
+
+
+def test_statuses(capsys, monkeypatch):
+    def stops():
+        raise KeyboardInterrupt
+
+    assert (door(lambda: None), door(lambda: 1), door(stops, "stopped; go on")) == (0, 1, 130)
+    assert capsys.readouterr().err == "stopped; go on\n"
+    monkeypatch.setenv("RANK", "1")  # the first process says what all have in common
+    assert door(lambda: (_ for _ in ()).throw(SerError("--fold 9"))) == 2 and not capsys.readouterr().err
+    assert door(lambda: (_ for _ in ()).throw(MemoryError())) == 2 and "memory" in capsys.readouterr().err
+
+
+# ---- what is right
+
+
+def test_yaml_values_are_as_typed(inputs, tmp_path):
+    """YAML's own types would make 8 of 010, false of no and 90 of 1:30."""
+    (tmp_path / "run.yaml").write_text(
+        "\ufefffold: 010\nlearning_rate: 1e-4\nfreeze_encoder: no\nlabels: null\nlayers: []\nadd_labels: [no, 010]\n"
+        "model_type: hubert\nconfig_overrides: {layerdrop: 0, conv_bias: no}\nreport_to: none\n",
+        encoding="utf-8",
+    )
+    settings = settings_of("wav2vec2_cls", "--dataset", "ravdess", "--config", tmp_path / "run.yaml")
+    assert settings.data.fold == 10 and settings.training.learning_rate == 1e-4
+    assert settings.encoder.freeze_encoder is False and settings.data.labels is None and settings.head.layers is None
+    assert settings.data.add_labels == ["no", "010"]
+    assert json.loads(settings.encoder.config_overrides) == {"layerdrop": 0, "conv_bias": False}
+
+
+def test_the_command_line_empties_what_it_makes_idle(tmp_path):
+    (tmp_path / "run.yaml").write_text("dataset: demo\nmask_time_prob: 0.1\nnoise_p: 0\npooling: max\n")
+    settings = settings_of("wav2vec2_cls", "--config", tmp_path / "run.yaml", "--freeze_encoder", "true")
+    assert settings.encoder.mask_time_prob is None and "mask_time_prob" not in settings.overrides
+    assert settings.head.pooling == "max"
+    (tmp_path / "net.yaml").write_text("dataset: demo\narch: resnet50\nn_mels: 64\n")
+    flags = ("--config", tmp_path / "net.yaml", "--model_name_or_path", "a/b", "--do_train", "false")
+    assert not {"arch", "n_mels"} & {*settings_of("spectrogram_cls", *flags).overrides}
+
+
+def test_help_shows_the_ranges_of_training(capsys):
+    for flag in ("--help_all", "--help"):
+        with pytest.raises(SystemExit):
+            settings_of("wav2vec2_cls", "--dataset", "demo", flag)
+        text = " ".join(capsys.readouterr().out.split())
+        assert "(at least 0 and at most 1)" in text  # --mask_time_prob
+        assert ("(at least 0 and at most 4294967295)" in text) == (flag == "--help_all")  # --seed
+
+
+def test_every_limit_is_of_a_flag():
+    from transformers import TrainingArguments
+
+    from ser_hf.training.settings import JSON_FLAGS, OF_TOKENS, TRAINING_LIMITS
+
+    assert {*TRAINING_LIMITS, *JSON_FLAGS, *OF_TOKENS} <= {*TrainingArguments.__dataclass_fields__}
+
+
+# ---- as users start them
+
+CONSOLE = "import sys; from ser_hf.cli import main; raise SystemExit(main(sys.argv[1:]))"
+PROCESSES = [
+    ("wav2vec2_cls --learning_rate nan", "--learning_rate"),
+    ("wav2vec2_cls --model_name_or_path {cut_weights}", "model.safetensors"),
+    ('text_cls --model_type bert --config_overrides {"hidden_size":0}', "hidden_size 0"),
+    ("predict {clip} --model {garbled_weights}", "model.safetensors"),
+    ("prdict x", "did you mean 'predict'"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("line", "says"), PROCESSES)
+def test_one_line_of_a_process(line, says, inputs, tmp_path):
+    words, _ = words_of({"line": line, "says": []}, inputs, tmp_path)
+    recipe = words[0] in RECIPES
+    start = [str(REPO / "recipes" / f"{words[0]}.py"), *words[1:]] if recipe else ["-c", CONSOLE, *words]
+    done = subprocess.run([sys.executable, *start], capture_output=True, text=True, cwd=tmp_path)
+    check(done.returncode, done.stderr, [says])
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line(inputs, tmp_path):
+    with open("/dev/full", "w") as full:
+        start = [sys.executable, "-c", CONSOLE, "corpora"]
+        done = subprocess.run(start, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    check(done.returncode, done.stderr, ["no space left on the disk"])

@@ -495,7 +495,7 @@ def test_mistakes_are_one_line(folder, encoder, tmp_path, monkeypatch, capsys):
         ((*own, "--do_train", "false"), "answers a, b, but the corpus's labels are angry, neutral"),
         (("--model_name_or_path", "nowhere/there", "--do_train", "false"), "--model_name_or_path nowhere/there: "),
         (("--features", "eGeMAPS"), "--features eGeMAPS: choose eGeMAPSv02, ComParE_2016, or an encoder"),
-        (("--features", "nowhere/there"), "model 'nowhere/there'"),
+        (("--features", "nowhere/there"), "--features nowhere/there: "),
         (("--features", str(encoder), "--layers", "3"), "layers [3]: wav2vec2 has the layers 0 to 2"),
         (("--layers", "1", "2"), "--layers 1 2: eGeMAPSv02 has no layers"),
         (("--dataset", "demo", "--labels", "dimensional"), "choose --labels 4class"),

@@ -205,6 +205,7 @@ def test_a_mistake_is_one_line_and_exit_status_2(mistake, demo, encoders, fake_c
     for name, training in (("fold0", run), ("added", {**run, "corpus": "emodb", "added": ["demo"]})):
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps({"ser_hf": "0", "trained_on": [training]}))
+        (tmp_path / name / "config.json").write_text('{"model_type": "wav2vec2"}')
     shutil.copytree(fake_corpus("demo"), tmp_path / "silent")
     table = tmp_path / "silent" / "metadata.csv"
     rows = [re.sub(r'^(wav[^,]*,\w+,)("[^"]*"|[^,]*)', r"\1", line) for line in table.read_text().splitlines()]

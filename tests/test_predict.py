@@ -5,6 +5,8 @@ python -m pytest tests/test_predict.py -k resume
 
 import csv
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile as sf
+import torch
 from test_pipeline import LABELS, RATE, as_vector, make, noise, pipe_of
 from transformers import Wav2Vec2FeatureExtractor
 
@@ -252,6 +255,124 @@ def test_rows_of_something_else_are_never_kept(run, folder, models, tmp_path, fa
         (other := tmp_path / f"other.{suffix}").write_text(text)
         assert str(other) in fails(clip, "--model", models[0] / "ours", "--out", other)
         assert other.read_text() == text
+
+
+# --- files by name and content ----------------------------------------------------------------------------------------
+
+
+def test_a_file_is_known_by_its_path_and_content(run, models, tmp_path, heard, monkeypatch):
+    """Another spelling of a name is the same file; the same name elsewhere, and other content, are not."""
+    for seed, place in enumerate(("here", "there")):
+        (tmp_path / place).mkdir()
+        sf.write(tmp_path / place / "a.wav", noise(1.0, seed), RATE)
+    command = ["--model", models[0] / "ours", "--out", tmp_path / "out.csv"]
+    monkeypatch.chdir(tmp_path / "here")
+    assert run("a.wav", *command)[0] == 0
+    assert "1 scored before" in run("./a.wav", "../here/a.wav", tmp_path / "here" / "a.wav", *command)[1]
+    monkeypatch.chdir(tmp_path / "there")
+    assert "1 files: 1 scored" in run("a.wav", *command)[1]
+    rows = rows_of(tmp_path / "out.csv")
+    assert [row["path"] for row in rows] == [str(tmp_path / place / "a.wav") for place in ("here", "there")]
+    assert [row["file"] for row in rows] == ["a.wav", "a.wav"]  # as they were given
+    assert rows[0]["content"] != rows[1]["content"] and rows[0]["score_sad"] != rows[1]["score_sad"]
+    stat = (tmp_path / "there" / "a.wav").stat()
+    sf.write(tmp_path / "there" / "a.wav", noise(1.0, 7), RATE)
+    os.utime(tmp_path / "there" / "a.wav", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # equal size and time
+    assert run("a.wav", *command)[0] == 0
+    again = rows_of(tmp_path / "out.csv")
+    assert again[0] == rows[0] and again[1]["score_sad"] != rows[1]["score_sad"]
+    assert heard == ["a.wav"] * 3
+
+
+NAMES = ("a\rb.wav", "a\nb.wav", 'a,"b".wav', "--a-b.wav", "ä\u2028b.wav", os.fsdecode(b"\xff.wav"), " .wav", "=1.wav")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+def test_names_of_all_kinds(run, models, tmp_path, monkeypatch, suffix):
+    (tmp_path / "clips").mkdir()
+    monkeypatch.chdir(tmp_path / "clips")
+    for seed, name in enumerate(NAMES):
+        with open(name, "wb") as file:
+            sf.write(file, noise(0.3, seed), RATE, format="WAV")
+    out = tmp_path / f"out.{suffix}"
+    command = ["--model", models[0] / "ours", "--out", out]
+    assert run(*command, "--", *NAMES[:4])[0] == 0
+    status, stdout, stderr = run(".", *command)
+    assert status == 0 and "8 files: 4 scored, 4 scored before" in stdout and not stderr, stdout + stderr
+    assert {row["file"] for row in rows_of(out)} == {module.as_text(name) for name in NAMES}
+    assert all(row["prediction"] and not row["error"] for row in rows_of(out))
+    before = out.read_bytes()
+    assert "8 scored before" in run(".", *command)[1] and out.read_bytes() == before
+    assert "\r" not in run("a\rb.wav", "--model", models[0] / "ours")[1]  # the screen shows an escape
+
+
+def test_files_of_other_formats_are_listed(run, models, tmp_path):
+    """Formats that soundfile does not read get an error each; none is passed over, and none ends the run."""
+    sf.write(tmp_path / "a.wav", noise(0.5), RATE)
+    others = ("b.amr", "c.MOV", "d.mkv", "e.3gp", "f.raw", "g.m4a", "h.pcm")
+    for name in others:
+        (tmp_path / name).write_bytes(b"#!AMR\n" + bytes(range(256)) * 8)
+    status, stdout, _ = run(tmp_path, "--model", models[0] / "ours", "--out", tmp_path / "out.csv")
+    assert status == 1 and "8 files: 1 scored, 7 cannot be read" in stdout
+    assert all(f"/{name}: unreadable audio (" in stdout for name in others)
+
+
+# --- memory, fusion ---------------------------------------------------------------------------------------------------
+
+
+def test_a_file_too_long_for_the_memory_costs_one_row(run, models, tmp_path, monkeypatch):
+    for name, seconds in (("long.wav", 240.0), ("a.wav", 1.0), ("b.wav", 0.7)):
+        sf.write(tmp_path / name, noise(seconds), RATE)
+    command = [tmp_path, "--model", models[0] / "ours", "--out", tmp_path / "out.csv"]
+    monkeypatch.setattr(module, "available", lambda: 40 << 20)
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    status, stdout, _ = run(*command)
+    assert status == 1 and "3 files: 2 scored, 1 cannot be read" in stdout
+    assert "long.wav: too long for the memory of this machine at once; give --window_s" in stdout
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limits
+    windows = ["--window_s", "4", "--out", tmp_path / "windows.csv"]
+    assert run(*command[:-2], *windows)[0] == 0  # the same memory
+    monkeypatch.undo()
+    assert "1 scored, 2 scored before" in run(*command)[1]
+
+
+def test_the_gpus_memory_costs_one_row(run, folder, models, monkeypatch):
+    def forward(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    from ser_hf.models import SerPipeline
+
+    monkeypatch.setattr(SerPipeline, "_forward", forward)
+    status, stdout, _ = run(folder / "a.wav", "--model", models[0] / "ours")
+    assert status == 1 and "a.wav: too long for the memory" in stdout and "1 files: 0 scored" in stdout
+
+
+def test_a_defect_is_no_full_memory(run, folder, models, monkeypatch):
+    from ser_hf.models import SerPipeline
+
+    def forward(*args, **options):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(SerPipeline, "_forward", forward)
+    status, _, stderr = run(folder / "a.wav", "--model", models[0] / "ours")
+    assert status == 1 and "RuntimeError: mat1" in stderr and stderr.splitlines()[-1].startswith("This is a defect")
+
+
+def test_a_fusion_model_answers_from_the_audio(run, folder, tmp_path):
+    from test_fusion_pipeline import make_processor
+    from test_fusion_pipeline import named as make_fusion
+
+    from ser_hf.models import SerPipeline
+
+    model, processor = make_fusion(), make_processor()
+    save_model(model, processor, tmp_path / "fusion")
+    out = tmp_path / "out.json"
+    status, stdout, stderr = run(folder / "a.wav", "--model", tmp_path / "fusion", "--out", out)
+    assert status == 0 and stderr.count("\n") == 1 and "a fusion model; it answers from the audio alone" in stderr
+    pipe = SerPipeline(model=model.eval(), feature_extractor=processor.feature_extractor, processor=processor)
+    expected = {entry["label"]: entry["score"] for entry in pipe(str(folder / "a.wav"))}
+    row = rows_of(out)[0]
+    assert {label: row[f"score_{label}"] for label in expected} == pytest.approx(expected, abs=2e-6)
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

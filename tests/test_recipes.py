@@ -219,12 +219,15 @@ MISTAKES = {
     "config": (("--config", "nowhere.yaml"), "--config nowhere.yaml: no such file"),
     "yaml key": (
         ("--config", "{tmp}/wrong.yaml"),
-        "wrong.yaml: unknown flag --learning_rates: did you mean --learning_rate",
+        "wrong.yaml: line 1: unknown flag --learning_rates: did you mean --learning_rate",
     ),
     "overrides": (("--config_overrides", "layerdrop=0"), "must be JSON"),
     "two models": (("--model_name_or_path", "x", "--model_type", "wav2vec2"), "give one"),
     "output": (("--output_dir", "{tmp}/file/out"), "--output_dir .*/file/out: cannot write in .*; choose another"),
-    "checkpoint": (("--model_name_or_path", "{tmp}/empty", "--config_overrides", "{}"), "model '.*/empty'"),
+    "checkpoint": (
+        ("--model_name_or_path", "{tmp}/empty", "--config_overrides", "{}"),
+        "--model_name_or_path .*/empty: config.json is missing",
+    ),
     "resume": (("--resume_from_checkpoint", "{tmp}/nowhere"), "no such folder"),
     # a checkpoint, its feature extractor, and what is read of it
     "another extractor": (

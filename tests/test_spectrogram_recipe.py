@@ -332,7 +332,7 @@ def test_a_run_relative_to_speakers_is_what_the_adapted_pipeline_answers(folder,
      (("--n_fft", "100"), "win_length 512"),
      (("--speaker_norm", "true", "--max_seconds", "1"), "--max_seconds: the means of --speaker_norm are"),
      (("--arch", "alexnet", "--imagenet"), "no ImageNet weights"),
-     (("--model_name_or_path", "nowhere/there"), "model 'nowhere/there'")],
+     (("--model_name_or_path", "nowhere/there"), "--model_name_or_path nowhere/there: ")],
 )  # fmt: skip
 def test_mistakes_are_one_line(folder, wrong, message, tmp_path, monkeypatch, capsys):
     import runpy

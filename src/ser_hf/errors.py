@@ -80,10 +80,13 @@ def trouble(error: BaseException | None) -> str | None:
     return None
 
 
-def no_memory(error: BaseException) -> bool:
-    """Whether the memory was too small, of the machine, the GPU or a worker process."""
-    kinds = {kind.__name__ for kind in type(error).__mro__}
-    return bool(kinds & {"MemoryError", "OutOfMemoryError"}) or any(word in str(error) for word in NO_MEMORY)
+def no_memory(error: BaseException | None) -> bool:
+    """Whether the memory was too small, of the machine, the GPU or a worker process; of what an error was raised from
+    too."""
+    if error is None:
+        return False
+    kinds = {kind.__name__ for kind in type(error).__mro__} & {"MemoryError", "OutOfMemoryError"}
+    return bool(kinds) or any(word in str(error) for word in NO_MEMORY) or no_memory(error.__cause__)
 
 
 def one_line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ The features are those of recipes/spectrogram_cls.py with its defaults, or of a 
 from pathlib import Path
 
 from ..errors import SerError, one_line
-from ..files import check_checkpoint, named_file, png, write
+from ..files import named_file, png, write
 from ..training.arguments import converter
 from .console import Parser, natural
 
@@ -75,10 +75,6 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--seed", type=natural, default=42, help="seed of SpecAugment (default: 42)")
     args = parser.parse_args(argv)
     out = named_file(args.out or f"{Path(args.file).stem}.png", "--out")
-    if args.model:
-        check_checkpoint(args.model, "--model")
-
-    from transformers import AutoFeatureExtractor
 
     from ..data.audio import read_clip
     from ..models import SerSpectrogramFeatureExtractor
@@ -87,9 +83,10 @@ def main(argv: list[str]) -> int:
     sizes = {"n_mels": args.n_mels, "n_mfcc": args.n_mfcc, "trim_db": args.trim_db}
     try:
         if args.model:
-            extractor = AutoFeatureExtractor.from_pretrained(args.model)
-            if not isinstance(extractor, SerSpectrogramFeatureExtractor):
-                raise ValueError(f"--model {args.model}: no model of spectrograms, it has a {type(extractor).__name__}")
+            options = SerSpectrogramFeatureExtractor.get_feature_extractor_dict(args.model)[0]
+            if (kind := options.get("feature_extractor_type")) != SerSpectrogramFeatureExtractor.__name__:
+                raise ValueError(f"--model {args.model}: no model of spectrograms, it has a {kind}")
+            extractor = SerSpectrogramFeatureExtractor.from_pretrained(args.model)
         else:
             extractor = SerSpectrogramFeatureExtractor(args.sampling_rate, **sizes)
     except (OSError, ValueError, TypeError) as error:

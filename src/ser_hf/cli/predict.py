@@ -80,6 +80,14 @@ def as_text(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
+def size_of(file: str) -> int:
+    """Bytes of a file; 0 if it is gone."""
+    try:
+        return os.path.getsize(file)
+    except OSError:
+        return 0
+
+
 def content_of(file: str) -> str:
     """A hash of a file's content; empty if it cannot be read."""
     import xxhash
@@ -275,8 +283,9 @@ def bounded_memory(device: "torch.device") -> Iterator[None]:
         import resource
 
         used = re.search(r"VmData:\s*(\d+) kB", Path("/proc/self/status").read_text())
-        limit = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (int(used[1]) * 1024 + free, limit[1]))
+        limit = soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        most = [bound for bound in (soft, hard) if bound != resource.RLIM_INFINITY]
+        resource.setrlimit(resource.RLIMIT_DATA, (min([int(used[1]) * 1024 + free, *most]), hard))
     try:
         yield
     finally:
@@ -291,7 +300,7 @@ def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options
     from tqdm import tqdm
 
     # The longest first: clips of similar length are batched, and a batch too large for the memory fails at once.
-    todo, rows = sorted(files, key=lambda file: -os.path.getsize(file)), {}
+    todo, rows = sorted(files, key=lambda file: -size_of(file)), {}
     contents: dict[str, str] = {}
 
     def stream() -> Iterator[str]:
@@ -305,7 +314,7 @@ def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options
     ):  # each line is written at once
 
         def keep(file: str, answer: list | dict) -> None:
-            same = fixed | {"path": as_text(file), "content": contents[file]}
+            same = fixed | {"path": as_text(file), "content": contents.get(file, "")}
             rows[file] = rows_of(as_text(file), answer, pipe.problem_type, same)
             lines.write(json.dumps(rows[file]) + "\n")
             progress.update()
@@ -317,7 +326,7 @@ def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options
                         answers = pipe(stream(), on_error="return", **options)
                         for file, answer in zip(todo[len(rows) :], answers, strict=True):
                             keep(file, answer)
-                except (MemoryError, RuntimeError) as error:
+                except Exception as error:
                     if not no_memory(error):
                         raise
                 if len(rows) < len(todo):  # the batch is too large: the longest file alone
@@ -334,7 +343,7 @@ def _alone(pipe, file: str, options: dict) -> list | dict:
     try:
         with bounded_memory(pipe.device):
             return pipe(file, on_error="return", **options | {"batch_size": 1})
-    except (MemoryError, RuntimeError) as error:
+    except Exception as error:
         if not no_memory(error):
             raise
         advice = "give shorter windows" if "window_s" in options else "give --window_s"

@@ -191,8 +191,10 @@ def read(source, rate: int) -> Iterator[np.ndarray]:
 
 def _file_blocks(file, rate: int) -> Iterator[np.ndarray]:
     soundfile = package("soundfile")
+    # soundfile takes a name that is not UTF-8 as bytes alone
+    source = os.fsencode(file) if isinstance(file, str | os.PathLike) else io.BytesIO(file)
     try:
-        with soundfile.SoundFile(file if isinstance(file, str | os.PathLike) else io.BytesIO(file)) as audio:
+        with soundfile.SoundFile(source) as audio:
             frames, change = round(BLOCK_S * audio.samplerate), None
             if audio.samplerate != rate:
                 change = package("soxr").ResampleStream(audio.samplerate, rate, 1, dtype="float32")

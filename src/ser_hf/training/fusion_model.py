@@ -47,9 +47,6 @@ def fusion_model(
     flags = _Keywords(**keywords)
     if not new_head:
         return _load_trained(flags.model_name_or_path, label_names)
-    if flags.model_name_or_path:
-        why = "is scored with --do_train false; to train, give --audio_model and --text_model"
-        raise SerError(f"--model_name_or_path {flags.model_name_or_path}: {why}")
     if flags.freeze_encoders and os.environ.get("ACCELERATE_USE_FSDP") == "true":
         raise SerError("FSDP shards what is trained, and frozen encoders are not: use it with --freeze_encoders false")
     audio_model, text_model = flags.audio_model, flags.text_model

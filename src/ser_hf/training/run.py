@@ -134,13 +134,13 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     from .record import Setup, portable
 
     data = settings.data
-    check_checkpoints_exist(settings)
     mixture, protocol = resolve(system, data, settings.columns, getattr(settings, "windows", None))
     if settings.run.thresholds and mixture.tested.config.problem_type != VALUES:
         raise SerError(
             f"--thresholds: the labels {mixture.tested.config.name!r} are no values; it is for regression, leave it out"
         )
     _selection(settings, mixture.tested.config.problem_type, mixture.tested.config.label_names or ["a", "b"])
+    check_checkpoints_exist(settings)
     settings, push_to = start(settings)
     with settings.training.main_process_first():
         options = {"with_audio": system.reads_audio, "num_proc": data.num_proc, "strict": data.strict}
