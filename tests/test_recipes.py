@@ -226,7 +226,7 @@ MISTAKES = {
     "output": (("--output_dir", "{tmp}/file/out"), "--output_dir .*/file/out: cannot write in .*; choose another"),
     "checkpoint": (
         ("--model_name_or_path", "{tmp}/empty", "--config_overrides", "{}"),
-        "--model_name_or_path .*/empty: config.json is missing",
+        "empty: config.json is missing",
     ),
     "resume": (("--resume_from_checkpoint", "{tmp}/nowhere"), "no such folder"),
     # a checkpoint, its feature extractor, and what is read of it

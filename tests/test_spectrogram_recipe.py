@@ -391,7 +391,7 @@ def test_plot_draws_a_file(folder, tmp_path, capsys):
     assert console(["plot", str(folder / "s0_3.wav"), *flags]) == 0
     for flags, error in (
         (("--out", str(tmp_path)), f"--out {tmp_path}: is a folder"),
-        (("--trim_db", "0", "--out", str(tmp_path / "y.png")), "--trim_db 0: must be above 0 dB"),
+        (("--trim_db", "0", "--out", str(tmp_path / "y.png")), "--trim_db: 0: must be above 0"),
     ):
         assert console(["plot", str(folder / "s0_3.wav"), *flags]) == 2
         assert error in (line := capsys.readouterr().err) and line.count("\n") == 1

@@ -221,13 +221,13 @@ def test_soft_labels_sampling_and_lengths_without_a_budget(fake_corpus, tmp_path
 MISTAKES = {
     "no tokenizer": (
         ("--model_type", "wav2vec2", "--config_overrides", "{{}}"),
-        "--model_type wav2vec2: it has no tokenizer that can be trained",
+        "wav2vec2: it has no tokenizer",
     ),
     "unknown type": (("--model_type", "berd"), "--model_type berd: transformers has no such model; did you mean bert"),
     "wrong override": (("--config_overrides", '{{"hidden_size": 17}}'), "--config_overrides .*17.*hidden size"),
     "not a checkpoint": (
         ("--model_name_or_path", "{tmp}/empty"),
-        "--model_name_or_path .*/empty: config.json is missing",
+        "empty: config.json is missing",
     ),
     "length": (("--max_text_length", "9999"), "--max_text_length 9999: bert reads 3 to 512 tokens"),
     "cleaning": (("--text_cleaning", "all"), "--text_cleaning"),
