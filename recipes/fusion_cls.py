@@ -47,7 +47,6 @@ def main() -> None:
     run.say(*remarks)
     if training.do_train:
         model = with_lora(model, settings.lora)
-    run.begin(settings, setup)
 
     if settings.fusion.freeze_encoders and training.do_train:
         # 4a. Each utterance through each encoder once; then heads on the states: the fusion's, and one per modality.
@@ -55,6 +54,7 @@ def main() -> None:
         check_states(model, states, splits["test"].select(range(min(8, len(splits["test"])))))
         untrained = head_of(model)
         trainer = fusion.fusion_trainer(head_of(model), StateCollator(states), processor, settings, setup)
+        run.begin(settings, setup)
         trained = run.train(trainer)
         others = {
             f"{name}_only": fusion.trained_alone(name, untrained, states, processor, settings, setup)
@@ -67,6 +67,7 @@ def main() -> None:
         # 4b. Everything is trained, on raw input.
         collator = fusion.FusionCollator(processor, clips)
         trainer = fusion.fusion_trainer(model, collator, processor, settings, setup)
+        run.begin(settings, setup)
         trained = run.train(trainer) if training.do_train else None
         others = fusion.withheld(trainer, collator, splits)
         model = None  # the trainer's

@@ -52,9 +52,6 @@ def main() -> None:
     extractor, collators = spectrograms.feature_collators(
         extractor, parts, settings.clips, settings.augmentation, training, relative=relative, num_labels=len(names)
     )
-    run.begin(settings, setup)
-    if settings.figures.draw_augmentation:
-        run.draw_augmentation(splits, extractor, settings.augmentation, training)
 
     # 4. Trainer: selected by UAR on validation (several labels: mean average precision; values: CCC).
     train = training_rows(parts["train"], settings.sampling)
@@ -74,6 +71,9 @@ def main() -> None:
         sampling=draw_weights(parts["train"], settings.sampling),
         one_cycle=settings.schedule.one_cycle,
     )
+    run.begin(settings, setup)
+    if settings.figures.draw_augmentation:
+        run.draw_augmentation(splits, extractor, settings.augmentation, training)
     trained = run.train(trainer) if training.do_train else None
 
     # 5. Test, once; model, card, results, push.

@@ -51,7 +51,6 @@ def main() -> None:
     collator = TextCollator(tokenizer, model)
     if training.do_train:
         model = with_lora(model, settings.lora)
-    run.begin(settings, setup)
 
     # 4. Baselines that read the same texts.
     baselines, about = text_baselines(splits, names, task) if training.process_index == 0 else ({}, [])
@@ -70,6 +69,7 @@ def main() -> None:
         loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
         sampling=draw_weights(splits["train"], settings.sampling),
     )
+    run.begin(settings, setup)
     trained = run.train(trainer) if training.do_train else None
 
     # 6. Test, once; model, card, results, push.

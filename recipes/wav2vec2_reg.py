@@ -62,9 +62,6 @@ def main() -> None:
     if settings.encoder.freeze_encoder and training.do_train:
         states = probe_states(model, extractor, parts, settings.clips, training, settings.batches.budget)
         collators = {"data_collator": StateCollator(states)}
-    run.begin(settings, setup)
-    if settings.figures.draw_augmentation:
-        run.draw_augmentation(splits, extractor, settings.augmentation, training)
 
     # 4. Trainer: selected by mean CCC, or mean average precision, on validation.
     trainer = SerTrainer(
@@ -83,6 +80,9 @@ def main() -> None:
         one_cycle=settings.schedule.one_cycle,
         rate_of=learning_rates(model.config.audio_config, training.learning_rate, settings.tuning),
     )
+    run.begin(settings, setup)
+    if settings.figures.draw_augmentation:
+        run.draw_augmentation(splits, extractor, settings.augmentation, training)
     trained = run.train(trainer) if training.do_train else None
     whole = put_back(trainer.accelerator.unwrap_model(trainer.model), model) if states else None
 

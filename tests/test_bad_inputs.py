@@ -91,6 +91,14 @@ class Inputs:
         (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
         return folder
 
+    @cached_property
+    def speakerless(self) -> Path:
+        """The same corpus without its speakers."""
+        shutil.copytree(self.corpus, folder := self.root / "speakerless")
+        rows = [line.split(",") for line in (folder / "metadata.csv").read_text().splitlines()]
+        (folder / "metadata.csv").write_text("".join(f"{name},{label},{text}\n" for name, label, _, text in rows))
+        return folder
+
     # ---- checkpoints
 
     @cached_property
@@ -171,14 +179,6 @@ class Inputs:
     def other_labels(self) -> Path:
         names = {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"a": 0, "b": 1, "c": 2}}
         return self._configured("other_labels", **names)
-
-    @cached_property
-    def foreign_results(self) -> Path:
-        return self._damaged("foreign_results", "results.json", b'{"trained_on": [{"accuracy": 1}]}')
-
-    @cached_property
-    def list_results(self) -> Path:
-        return self._damaged("list_results", "results.json", b"[0.9, 0.8]")
 
 
 @pytest.fixture(scope="module")

@@ -74,7 +74,8 @@ def trainings_of(name_or_path: str) -> list[dict[str, Any]]:
 def _described(record: Any) -> list[dict[str, Any]]:
     needed = {"corpus", "added", "test_ids", "test_speakers", *SPLIT}
     trainings = record.get("trained_on") if isinstance(record, dict) else None
-    return [one for one in trainings if isinstance(one, dict) and needed <= one.keys()] if trainings else []
+    trainings = trainings if isinstance(trainings, list) else []  # a file of that name that is not ours
+    return [one for one in trainings if isinstance(one, dict) and needed <= one.keys()]
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
