@@ -407,9 +407,6 @@ def _check(values: argparse.Namespace, system: System, given: Collection[str]) -
         raise SerError(f"--{name} {_shown(flags[name])}: {why}; leave it out")
     if not values.do_train and not any(flags.get(flag) and flag in given for flag in CHECKPOINTS):
         raise SerError("--do_train false: there is nothing to score; name a trained model by --model_name_or_path")
-    if "audio_model" in flags and values.do_train and values.model_name_or_path:
-        why = "is scored with --do_train false; to train, give --audio_model and --text_model"
-        raise SerError(f"--model_name_or_path {values.model_name_or_path}: {why}")
     if flags.get("model_type") and values.model_name_or_path:
         raise SerError("--model_type trains a random encoder and --model_name_or_path a pretrained one: give one")
     if flags.get("model_type") or flags.get("config_overrides"):
@@ -488,6 +485,9 @@ def check_checkpoints_exist(settings: Settings) -> None:
     concerns = [getattr(settings, name, None) for name in ("encoder", "fusion")]
     trust = any(getattr(concern, "trust_remote_code", False) for concern in concerns)
     overrides = json.loads(getattr(concerns[0], "config_overrides", None) or "{}")
+    if settings.training.do_train and {"audio_model", "model_name_or_path"} <= settings.checkpoints.keys():
+        name, why = settings.checkpoints["model_name_or_path"], "is scored with --do_train false"
+        raise SerError(f"--model_name_or_path {name}: {why}; to train, give --audio_model and --text_model")
     for flag, name in settings.checkpoints.items():
         check_checkpoint(name, f"--{flag}")
         try:
