@@ -25,3 +25,15 @@ def voice(path: Path, seconds: float = 0.5, rate: int = 16000, channels: int = 1
     write.setdefault("subtype", "PCM_16")
     sf.write(path, np.repeat(wave[:, None], channels, axis=1), rate, **write)
     return path
+
+
+def babble(seed: int, seconds: float = 2.0, rate: int = 16000) -> np.ndarray:
+    """Harmonics of a gliding pitch under formants that change every 80 ms, with pauses: as many details as speech."""
+    rng, time = np.random.default_rng(seed), np.arange(round(seconds * rate)) / rate
+    knots = np.arange(0, seconds + 0.08, 0.08)
+    pitch = np.interp(time, knots, rng.uniform(110, 220, len(knots)))
+    wave = np.zeros(len(time))
+    for number in range(1, 16):
+        level = np.interp(time, knots, rng.exponential(1, len(knots)) * (rng.random(len(knots)) > 0.2))
+        wave += level * np.sin(2 * np.pi * number * np.cumsum(pitch) / rate) / number
+    return (0.4 * wave / np.abs(wave).max() + rng.normal(0, 1e-4, len(wave))).astype(np.float32)

@@ -11,7 +11,7 @@ from ..files import release
 # Command, which is also the name of its module with `main(argv)`, and what it does.
 COMMANDS = {
     "corpora": "list the corpora: size, labels, licence, protocols, found on this machine?",
-    "check": "read every file of a corpus and compare it with what the corpus officially holds",
+    "check": "read every file: what differs from the published corpus, what your own data needs",
     "split": "write the folds of a protocol as csv",
     "cv": "run a recipe on every fold of the protocol and sum it up",
     "predict": "emotions of audio files, by a trained model",

@@ -1,11 +1,20 @@
-"""Read every file of a corpus and compare the corpus with its official size.
+"""Read every file of a corpus and compare it with its official size; of your own data, say what to mend first.
 
-It never writes into the corpus's folder. Exit status 0: complete; 1: something differs; 2: a mistake in the command.
+    ser-hf check ravdess --data_dir /corpora/RAVDESS
+    ser-hf check calls/ --fix calls_clean
 
-Differences are utterances that are missing, surplus or unusable (unreadable, silent), and equal audio under different
-emotions or speakers. Complete copies of RAVDESS, TESS, IEMOCAP and CREMA-D also have equal audio of one speaker and
-emotion, unusual formats, audio files that are no utterance, and clips that the corpus's notes call unusable: these are
-listed and do not count as differences.
+It never writes into the corpus's folder. Exit status 0: complete, or nothing needs you; 1: something differs, or needs
+you; 2: a mistake in the command.
+
+Your own data, a folder, a table or a dataset on the Hub, becomes one page: labels by speakers, level, noise, rates,
+clipping and silence, files that are missing or cut off, copies, words that look misspelled, texts of several speakers,
+splits that share speakers, and what a test on unseen speakers can tell at this size. --fix OUT writes what can be used
+to a new csv, or to metadata.csv in a new folder, with misspelled words renamed; the originals stay as they are.
+
+Of a published corpus, differences are utterances that are missing, surplus or unusable (unreadable, silent), and equal
+audio under different emotions or speakers. Complete copies of RAVDESS, TESS, IEMOCAP and CREMA-D also have equal audio
+of one speaker and emotion, unusual formats, audio files that are no utterance, and clips that the corpus's notes call
+unusable: these are listed and do not count as differences.
 
 Equal audio is what a model reads alike: whatever the file format, sample type and number of equal channels. A copy with
 another gain, lossy encoding, rate or trimming is found by --near_duplicates, and listed.
@@ -16,6 +25,7 @@ import json
 import os
 import tempfile
 from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -29,6 +39,9 @@ from ..training.run import say
 from .console import Parser, columns_of, corpus_arguments
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from ..data.corpus import CorpusReport, SpeechCorpus
     from ..data.loading import Source
 
 # Suffixes of audio files, and the libsndfile formats that a file with that suffix should have.
@@ -56,38 +69,49 @@ def look(row: dict, near: bool = False) -> dict:
     return {**scan, "header": header, "fingerprint": print_}
 
 
-def look_at_all(rows: list[dict], name: str, num_proc: int | None, near: bool) -> list[dict]:
-    """`look` at all rows, in their order, in parallel and with progress."""
+def look_at_all(
+    one: Callable[[dict], dict], rows: Iterable[dict], number: int, name: str, num_proc: int | None
+) -> list[dict]:
+    """`one` of each of a number of rows, in their order, in parallel and with progress."""
     from tqdm import tqdm
 
-    workers = num_proc or (min(8, os.cpu_count() or 1) if len(rows) >= MANY else 1)
+    workers = num_proc or (min(8, os.cpu_count() or 1) if number >= MANY else 1)
     with ProcessPoolExecutor(workers) if workers > 1 else nullcontext() as pool:
-        one = partial(look, near=near)
         scans = map(one, rows) if pool is None else pool.map(one, rows, chunksize=16)
-        return list(tqdm(scans, total=len(rows), desc=f"reading {name}", unit=" clips", disable=None))
+        return list(tqdm(scans, total=number, desc=f"reading {name}", unit=" clips", disable=None))
+
+
+def table_of(
+    builder: "SpeechCorpus", rows: list[dict], scans: list[dict], source: "Source"
+) -> "tuple[Dataset, CorpusReport]":
+    """The usable rows without their audio, and the report on all: as `loading.load`, without a cache."""
+    import pyarrow as pa
+    from datasets import Dataset
+    from datasets.table import InMemoryTable
+
+    from ..data.loading import select_usable
+
+    columns = [builder.columns(row, scan) | {"audio": None} for row, scan in zip(rows, scans, strict=True)]
+    everything = InMemoryTable(pa.Table.from_pylist(columns, schema=builder.info.features.arrow_schema))
+    return select_usable(Dataset(everything, info=builder.info), source)
 
 
 def check(source: "Source", num_proc: int | None = None, near: bool = False) -> dict:
     """Read a whole corpus that lies in a folder; the report as one dict, which `--json` writes. `near` also compares
     fingerprints (`near_duplicates`)."""
     import pandas as pd
-    import pyarrow as pa
-    from datasets import Dataset
-    from datasets.table import InMemoryTable
 
-    from ..data.loading import is_own, select_usable
     from .near_duplicates import near_duplicates
 
     config, root = source.config, source.root
     with tempfile.TemporaryDirectory() as cache:  # the builder lists its rows; nothing is built
         builder = source.corpus(cache_dir=cache, config_name=config.name, data_dir=str(root), dataset_name=source.stem)
     rows = builder.utterances(root)
-    scans = look_at_all(rows, source.shown, num_proc, near)
-    columns = [builder.columns(row, scan) | {"audio": None} for row, scan in zip(rows, scans, strict=True)]
-    everything = InMemoryTable(pa.Table.from_pylist(columns, schema=builder.info.features.arrow_schema))
-    _, report = select_usable(Dataset(everything, info=builder.info), source)
+    scans = look_at_all(partial(look, near=near), rows, len(rows), source.shown, num_proc)
+    columns = [builder.columns(row, scan) for row, scan in zip(rows, scans, strict=True)]
+    _, report = table_of(builder, rows, scans, source)
 
-    notes = "" if is_own(source.name) else source.corpus.CARD.notes  # the official corpus's bad clips are named there
+    notes = source.corpus.CARD.notes  # the official corpus's bad clips are named there
     files = [_relative(row, root) for row in rows]
     clips = {"missing": [], "unreadable": [], "silent": []}
     for row, file in zip(columns, files, strict=True):
@@ -147,7 +171,7 @@ def check(source: "Source", num_proc: int | None = None, near: bool = False) -> 
         "duplicated": duplicated,
         "near_duplicates": alike,  # empty without `near`
         "wrong_format": _wrong_formats(files, scans),
-        "extra": _extra(root, files),
+        "extra": extra_files(root, files),
     }
 
 
@@ -175,7 +199,7 @@ def _wrong_formats(files: list[str | None], scans: list[dict]) -> list[dict]:
     return wrong
 
 
-def _extra(root: Path, files: list[str | None]) -> list[str]:
+def extra_files(root: Path, files: list[str | None]) -> list[str]:
     """Audio files in the corpus's folder that are no utterance of it."""
     from ..data.audio import MEDIA, whole
 
@@ -199,24 +223,24 @@ def lines(report: dict) -> list[str]:
     out += report["remarks"]
     for kind in ("missing_files", "unreadable", "silent"):
         what = "missing, though the corpus's tables name them" if kind == "missing_files" else kind
-        out += _listed(what, [c["reason"] + " (known, as in the original)" * c["known"] for c in report[kind]])
+        out += listed(what, [c["reason"] + " (known, as in the original)" * c["known"] for c in report[kind]])
     equal = [" = ".join(group["ids"]) + " CONTRADICTORY" * group["contradictory"] for group in report["duplicated"]]
-    out += _listed("equal audio, groups", equal)
+    out += listed("equal audio, groups", equal)
     near = [
         f"{' ~ '.join(pair['ids'])} ({pair['differing_bits']:.1%} of the bits of their fingerprints differ)"
         + " CONTRADICTORY" * pair["contradictory"]
         for pair in report["near_duplicates"]
     ]
-    out += _listed("nearly equal audio, pairs", near)
-    out += _listed("of an unusual format", [f"{f['file']}: {f['reason']}" for f in report["wrong_format"]])
+    out += listed("nearly equal audio, pairs", near)
+    out += listed("of an unusual format", [f"{f['file']}: {f['reason']}" for f in report["wrong_format"]])
     folders = Counter(str(Path(file).parent) for file in report["extra"])
     first = {str(Path(file).parent): Path(file).name for file in reversed(report["extra"])}
     places = [f"{number} in {folder}, the first is {first[folder]}" for folder, number in folders.most_common()]
-    out += _listed("audio files that are no utterance", places, len(report["extra"]))
+    out += listed("audio files that are no utterance", places, len(report["extra"]))
     return [*out, "complete" if report["complete"] else f"different: {', '.join(report['different'])}"]
 
 
-def _listed(what: str, items: list[str], number: int | None = None, most: int = 5) -> list[str]:
+def listed(what: str, items: list[str], number: int | None = None, most: int = 5) -> list[str]:
     if not items:
         return []
     rest = [f"  ... and {len(items) - most} more (--json has all)"] if len(items) > most else []
@@ -228,24 +252,40 @@ def main(argv: list[str]) -> int:
     corpus_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="write the whole report as JSON to this file")
     parser.add_argument(
-        "--near_duplicates", action="store_true", help="also find copies with another gain, encoding, rate or trimming"
+        "--near_duplicates",
+        action="store_true",
+        help="also find copies with another gain, encoding, rate or trimming (own data: always)",
     )
+    parser.add_argument("--fix", metavar="OUT", help="own data: write a cleaned table, a new csv or a new folder's")
     args = parser.parse_args(argv)
 
-    from ..data.loading import find_source
+    from ..data.loading import find_source, is_own
+    from . import check_own
 
+    own = is_own(args.name)
+    if args.fix and not own:
+        raise SerError(f"--fix {args.fix}: is for your own data; {args.name} is what its owner published")
+    if args.near_duplicates and own:
+        raise SerError("--near_duplicates: own data is always compared; leave it out")
     source = find_source(args.name, args.labels, args.data_dir, columns=columns_of(args))
-    if source.root is None:
-        raise SerError(f"{args.name} is on the Hub, and check reads the files of a folder; loading it reads it whole")
     if args.json:
         file = Path(args.json).expanduser().absolute()
-        if file.resolve().is_relative_to(source.root.resolve()):
+        if source.root and file.resolve().is_relative_to(source.root.resolve()):
             raise SerError(f"--json {args.json}: nothing is written into the corpus's folder; choose another")
         if file.is_dir():
             raise SerError(f"--json {args.json}: is a folder; name a file")
         claim(file.parent, f"--json {args.json}")
-    report = check(source, args.num_proc, args.near_duplicates)
+    if own:
+        target = check_own.fix_target(args.fix) if args.fix else None
+        rows, usable = check_own.read_rows(source, args.num_proc)
+        report = check_own.report_of(source, rows, usable)
+        page, well = check_own.lines(report), not report["needs_you"]
+    else:
+        report = check(source, args.num_proc, args.near_duplicates)
+        page, well = lines(report), report["complete"]
     if args.json:
         write(file, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    say(*lines(report))
-    return 0 if report["complete"] else 1
+    say(*page)
+    if own and target:
+        say(*check_own.fix(source, rows, report, target, args.fix))
+    return 0 if well else 1
