@@ -23,7 +23,7 @@ from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import split
 from ser_hf.evaluation import shift
 from ser_hf.models import SerConfig, SerForAudioClassification
-from ser_hf.training.hub import save_model
+from ser_hf.training.hub import published_files, save_model
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -187,7 +187,8 @@ def test_the_sample_is_bounded_even_and_the_same_in_every_order():
 
 
 def test_advice_names_flags_that_exist():
-    texts = [text.format(change=20, less=-20, usual=5) for text in shift.ADVICE.values()]
+    less = {"low": -9, "high": 9}
+    texts = [text.format(aim=-20, less=less[side], usual=5) for (_, side), text in shift.ADVICE.items()]
     found = {flags for text in [*texts, shift.PRIOR_ADVICE] for flags in re.findall(r"--\w+(?: -?[\d.]+)+", text)}
     assert len(found) >= 8
     for text in texts:
@@ -288,6 +289,7 @@ def test_statistics_name_no_file_and_no_speaker(demo):
     text = json.dumps(known)
     assert known["speakers"] == len(set(parts["train"]["speaker"])) and known["clips"] <= shift.MOST_CLIPS
     assert set(known["measures"]) == set(MEASURES)
+    assert shift.TRAINING_DATA in published_files(demo[0] / "model")
     assert not any(str(name) in text for name in {*parts["train"]["speaker"], *parts["train"]["id"], "/"})
 
 

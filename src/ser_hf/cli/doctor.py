@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 LEAST_GROUP = 5  # recordings of a subgroup that is scored
+CHANGES = "flags ending in _p change training clips: not of classical_cls.py, and not with --freeze_encoder true"
 MOST_SPEAKERS = 10  # on the screen: those with the lowest scores
 
 

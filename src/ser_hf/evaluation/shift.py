@@ -44,11 +44,11 @@ MARGINS = {
     "pitch": 10.0,
     "speech": 0.05,
 }
-# What to try, by measure and side; other sides (more bandwidth, less noise) do no harm. `{change}` is the difference of
-# the medians, training minus recordings, `{less}` its negative, `{usual}` the 95th percentile of the training clips.
+# What to try, by measure and side; other sides (more bandwidth, less noise) do no harm. `{aim}` is the median of the
+# training clips, `{usual}` their 95th percentile, `{less}` the median of the recordings minus that of training.
 ADVICE = {
-    ("level", "low"): "amplify the recordings by {change:.0f} dB, or retrain with --gain_p 0.5 --gain_db {less:.0f} 0",
-    ("level", "high"): "attenuate the recordings by {less:.0f} dB (and look for clipping)",
+    ("level", "low"): "bring each recording to {aim:.0f} dBFS, or retrain with --gain_p 0.5 --gain_db {less:.0f} 0",
+    ("level", "high"): "bring each recording to {aim:.0f} dBFS, or retrain with --gain_p 0.5 --gain_db 0 {less:.0f}",
     ("bandwidth", "low"): "retrain with --lowpass_p 0.5, which cuts the high frequencies of training clips",
     ("noise floor", "high"): "retrain with --noise_p 0.5 --noise_snr_db 0 20, best with --noise_dir of such noise",
     ("signal to noise", "low"): "retrain with --noise_p 0.5 --noise_snr_db 0 20, best with --noise_dir of such noise",
@@ -56,7 +56,7 @@ ADVICE = {
     ("duration", "high"): "classify windows: ser-hf predict --window_s {usual:.1f}",
     ("pitch", "low"): "add such speakers to the training set, or retrain with --pitch_p 0.5 --pitch_semitones -4 4",
     ("pitch", "high"): "add such speakers to the training set, or retrain with --pitch_p 0.5 --pitch_semitones -4 4",
-    ("speech", "low"): "cut the recordings to the speech, or train and predict with --trim_db 30",
+    ("speech", "low"): "cut the recordings to the speech, or retrain with --trim_db 30",
 }
 PRIOR_ADVICE = "retrain with --class_weights balanced, or with fewer classes (--labels)"
 
@@ -187,14 +187,14 @@ def compare(training: dict, values: np.ndarray) -> list[dict]:
                     outside, verdict = side, f"OUTSIDE, too {side}"
                 else:
                     verdict = f"{side}, which does no harm"
-        change = quantiles["50"] - float(np.median(column))
-        advice = ADVICE[name, outside].format(change=change, less=-change, usual=quantiles["95"]) if outside else None
+        aim, median = quantiles["50"], float(np.median(column))
+        advice = outside and ADVICE[name, outside].format(aim=aim, less=median - aim, usual=quantiles["95"])
         found.append(
             {
                 "measure": name,
                 "unit": known["unit"],
                 "range": edges,
-                "median": float(np.median(column)),
+                "median": median,
                 **sides,
                 "verdict": verdict,
                 "outside": outside,
