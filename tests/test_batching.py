@@ -158,3 +158,5 @@ def test_the_budget_counts_the_seconds_that_are_read(tmp_path):
     assert all(batch["input_values"].numel() / 16000 <= 36 for batch in batches)
     assert [len(b) for b in trainer.get_eval_dataloader(rows).batch_sampler] == [18, 18, 24, 12]
     assert AudioReader(extractor, clips).lengths(rows) == [2.0] * 36 + [1.5] * 36
+    texts = Dataset.from_dict({"duration": [None] * 100 + [4.0]})
+    assert trainer.lengths(texts).tolist() == [0.5] * 100 + [2.0]

@@ -165,7 +165,8 @@ class SerTrainer(Trainer):
         """The length of each row that counts in a budget: tokens, or the seconds that are read."""
         if self.length != "duration":
             return np.array(rows[self.length][:])
-        return seconds_read(rows["duration"][:], self.clips.min_seconds, self.clips.max_seconds)
+        seconds = seconds_read(rows["duration"][:], self.clips.min_seconds, self.clips.max_seconds)
+        return np.where(seconds > 0, seconds, 0.5)  # a row of text alone is not free: else all would be one batch
 
     def get_train_dataloader(self) -> DataLoader:
         sampler = LengthBatchSampler(
