@@ -22,6 +22,7 @@ from test_fusion_model import text_config
 from test_fusion_pipeline import WORDS, make_processor
 from test_recipes import assert_equal_runs
 from transformers import (
+    AutoConfig,
     AutoModel,
     BertModel,
     Wav2Vec2FeatureExtractor,
@@ -288,8 +289,9 @@ def test_spec_augment_flags_change_training_alone(kind, flag):
 
 
 def overrides(kind: str) -> dict:
-    """The tiny shape of a kind as `--config_overrides`."""
-    return {**TINY, **TINY_OF.get(kind, {})}
+    """The tiny shape of a kind as `--config_overrides`: what its configuration knows of it."""
+    known = {*(config := AutoConfig.for_model(kind)).to_dict(), *config.attribute_map}
+    return {name: value for name, value in {**TINY, **TINY_OF.get(kind, {})}.items() if name in known}
 
 
 PROBES = (
