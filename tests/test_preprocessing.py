@@ -122,7 +122,7 @@ def test_a_recipe_trains_on_a_folder(folder, tmp_path):
 def test_folder_mistakes(tmp_path):
     for content, message in (
         (None, "no metadata.csv there"),
-        ("who,label\nanna,angry\n", "no column for audio or text; it has who, label; --audio_column or --text_column"),
+        ("who,label\nanna,angry\n", "no column for audio or text; it has who, label; name it by --audio_column or"),
         ("a.wav,angry\nb.wav,sad\n", "its first line must name the columns, such as file_name,label,speaker"),
         ("file_name,label\na.wav,angry\na.wav,sad\n", "a.wav is named 2 times"),
         ("file_name,label\na.wav,angry\n./a.wav,sad\n", "a.wav is named 2 times"),

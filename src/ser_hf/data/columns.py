@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from pathlib import Path
 
 from ..errors import SerError
 
@@ -97,7 +98,7 @@ def find_columns(names: Sequence[str], columns: Columns, where: str) -> tuple[di
                 found[use] = name
                 if name not in (known[0], use):
                     assumed.append(f"{use} = `{name}`")
-    return found, [f"columns of {where}: {', '.join(assumed)}"] if assumed else []
+    return found, [f"columns of {Path(where).name}: {', '.join(assumed)}"] if assumed else []
 
 
 def existing(name: str, names: Sequence[str], flag: str, where: str) -> str:

@@ -88,7 +88,7 @@ def _together(each: dict[str, Found]) -> Found:
 
 def _of_table(path: Path, columns: Columns) -> Found:
     cells, remarks = read_table(path)
-    found = found_columns(cells, columns, path.name, remarks)
+    found = found_columns(cells, columns, str(path), remarks)
     if "audio" in found.table:
         _resolve(found, path.parent, path.name)
     return found
@@ -97,31 +97,29 @@ def _of_table(path: Path, columns: Columns) -> Found:
 def found_columns(
     cells: pd.DataFrame, columns: Columns, where: str, remarks: Sequence[str] = (), audio: str | None = None
 ) -> Found:
-    """The table in this project's columns; `audio` names the column that holds sound. SerError: no column of labels,
-    neither audio nor text, or a flag names a column that is not there."""
-    names, remarks = list(cells.columns), list(remarks)
+    """The table in this project's columns; `audio` names the column that holds sound. Errors name all of `where`,
+    remarks, which are published, its last part. SerError: no column of labels, neither audio nor text, or a flag names
+    a column that is not there."""
+    names, remarks, short = list(cells.columns), list(remarks), Path(where).name
     uses, assumed = find_columns(names, columns, where)
     if audio:
         uses["audio"] = audio
     elif "audio" not in uses or not _names_files(cells[uses["audio"]]) and not columns.audio_column:
         if name := next((name for name in names if _names_files(cells[name])), None):
             uses["audio"] = name
-            assumed = [f"{assumed[0]}, audio = `{name}`" if assumed else f"columns of {where}: audio = `{name}`"]
+            assumed = [f"{assumed[0]}, audio = `{name}`" if assumed else f"columns of {short}: audio = `{name}`"]
         elif "audio" in uses and "text" in uses and not any(map(as_text, cells[uses["audio"]])):
             del uses["audio"]
     targets = tuple(existing(name, names, "--label_columns", where) for name in columns.label_columns or ())
     if not targets and "label" not in uses:
         targets = tuple(name for name in names if plain(name) in ("arousal", "valence", "dominance"))
-        assumed += [f"labels of {where}: the values {', '.join(targets)}"] if targets else []
-    lacking = [f"for {use}" for use in ("audio or text",) if not {"audio", "text"} & uses.keys()]
-    lacking += ["label"] if "label" not in uses and not targets else []
+        assumed += [f"labels of {short}: the values {', '.join(targets)}"] if targets else []
+    lacking = {} if {"audio", "text"} & uses.keys() else {"for audio or text": "--audio_column or --text_column"}
+    lacking |= {} if "label" in uses or targets else {"label": "--label_column"}
     if lacking:
-        flags = (
-            "--audio_column and --label_column name them" if len(lacking) > 1 else "the flag --label_column names it"
-        )
-        flags = flags if lacking[-1] == "label" else "--audio_column or --text_column names it"
-        head = "its first line must name the columns, such as file_name,label,speaker"
-        hint = head if any(Path(name).suffix.lower() in MEDIA for name in names) else flags
+        hint = f"name it by {' and '.join(lacking.values())}"
+        if any(Path(name).suffix.lower() in MEDIA for name in names):
+            hint = "its first line must name the columns, such as file_name,label,speaker"
         raise SerError(f"{where}: no column {' and '.join(lacking)}; it has {', '.join(names) or 'none'}; {hint}")
     table = {use: cells[name].tolist() for use, name in uses.items()}
     if targets:
@@ -131,7 +129,7 @@ def found_columns(
     for name in names:
         if (plain(name) in TYPED or plain(name) == "sex") and name not in uses.values():
             table[{"sex": "gender"}.get(plain(name), plain(name))] = cells[name].tolist()
-    return Found(table, remarks + assumed, where, targets)
+    return Found(table, remarks + assumed, short, targets)
 
 
 def _names_files(column: pd.Series) -> bool:
@@ -187,7 +185,9 @@ def _of_folders(root: Path, columns: Columns) -> Found:
     for path, _ in walk(root):
         seen += 1
         relative = path.relative_to(root)
-        if relative.suffix.lower() in MEDIA and not any(part[0] in "._" for part in relative.parts):
+        if relative.suffix.lower() in MEDIA and not any(
+            part[0] == "." or part == "__MACOSX" for part in relative.parts
+        ):
             files.append((str(path), *relative.parts[:-1]))
     if not files:
         raise SerError(f"--dataset {root}: no metadata.csv there, and no sound in {seen} files; it needs {NEXT}")

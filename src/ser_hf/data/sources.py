@@ -54,7 +54,7 @@ def own_corpus(
         size -= nameless
     labels = label_set(title, config_name, table["label"], found.order, found.targets)
     rows = {name: table.get(name, [None] * size) for name in ("id", "audio", "text", "speaker", "label")}
-    rows["text"] = [as_text(cell) for cell in rows["text"]]
+    rows["text"] = [None if cell != cell or not str(cell or "").strip() else str(cell) for cell in rows["text"]]
     rows["speaker"], more = one_spelling([as_text(cell) for cell in rows["speaker"]], "speakers")
     remarks += [*labels.remarks, *more]
     rows |= {name: table[name] for name in ("named", "part", "index") if name in table}
@@ -204,10 +204,12 @@ def _printable(text: str) -> str:
 def _names(paths: list[str], folder: Path | None) -> list[str]:
     """Names of files without suffix, relative to the folder; of those outside it relative to what they share, because
     an id names no folder of this machine."""
-    inside = [folder is not None and path.startswith(f"{folder}{os.sep}") for path in paths]
-    outside = {os.path.dirname(path) for path, within in zip(paths, inside, strict=True) if not within}
+    within = f"{folder}{os.sep}"
+    outside = {os.path.dirname(path) for path in paths if not path.startswith(within)}
     base = os.path.commonpath(outside) if outside else ""
-    names = [os.path.relpath(path, folder if within else base) for path, within in zip(paths, inside, strict=True)]
+    names = [
+        path[len(within) :] if path.startswith(within) else os.path.relpath(path, base) for path in paths
+    ]  # `relpath` is slow, and these paths are plain
     stems, files = [os.path.splitext(name)[0] for name in names], {}
     for stem, name in zip(stems, names, strict=True):
         files.setdefault(stem, set()).add(name)
