@@ -160,7 +160,7 @@ def hold(place: Path, flag: str, file: bool = False) -> None:
         raise SerError(f"{flag}: in use by {holder or 'another process'}; wait for it, or choose another")
     _held.callback(os.close, number)
     _held.callback(lock.unlink, missing_ok=True)
-    words, since = re.sub(r"(token[= ])\S+", r"\1***", shlex.join(sys.argv)), time.strftime("%Y-%m-%d %H:%M:%S")
+    words, since = re.sub(r"(token[= ])\S+", r"\1***", shlex.join(sys.argv))[:200], time.strftime("%Y-%m-%d %H:%M:%S")
     os.ftruncate(number, 0)
     os.write(number, f"process {os.getpid()} on {socket.gethostname()} since {since}: {words}\n".encode())
     names = rf"\.+{re.escape(place.name)}(\.partial)?\.\d+\{HALF}" if file else rf"\..*\{HALF}|\{SAVING}.*"
