@@ -111,7 +111,7 @@ def test_what_is_pushed(pushed):
         code = {f"{name}.py" for name in OUR_CODE} if repo.endswith("max") else set()
         assert names == code | {
             *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.json", "run.yaml"),
-            "figures/confusion_matrix.png",
+            *("figures/confusion_matrix.png", "training_data.json"),
         }
         card = held["README.md"].decode()
         assert f'model="{repo}"' in card and ("trust_remote_code=True" in card) == repo.endswith("max")
@@ -128,6 +128,22 @@ def test_no_path_user_or_machine_name_leaks(pushed, fake_corpus):
             for word in words:
                 assert word.encode() not in content, f"{name} holds {word}"
         assert json.loads(held["config.json"]).get("_name_or_path", "") == ""
+
+
+def test_a_push_that_would_fail_ends_before_the_corpus_is_read(tmp_path):
+    """Neither corpus nor checkpoint is there: the repository is claimed before either is looked at."""
+    with hub_server() as hub:
+        hub.add_repo(f"{hub.user}/open", {"README.md": b"x"}, private=False)
+        for repo, words in {
+            "someone/x": "--hub_model_id someone/x: your token may not do this",
+            f"{hub.user}/open": f"--hub_model_id {hub.user}/open: exists and is public; choose another",
+        }.items():
+            flags = ("--push_to_hub", "true", "--hub_model_id", repo, "--output_dir", tmp_path / "run")
+            done = run_recipe(
+                "wav2vec2_cls", "--dataset", "demo", *tiny_flags(), *flags, env=hub.env(tmp_path / "home")
+            )
+            assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"error: {words}" in done.stderr
+            assert not done.stdout and not list((tmp_path / "run").iterdir())
 
 
 def test_no_token_and_no_pickle_is_written(pushed):

@@ -365,7 +365,8 @@ def client(hub, home: Path, code: str, **env) -> dict:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             status = main(["push", *map(str, argv)])
-        return [status, [line for line in err.getvalue().splitlines() if line.startswith("error")] if status else []]
+        said = err.getvalue().split("error: ")[1:]  # after a bar of progress, perhaps
+        return [status, said if status else []]
 
     def faults(*faults):
         urllib.request.urlopen("{hub.url}/test/faults", data=json.dumps(faults).encode())
@@ -390,6 +391,57 @@ FAULTS = {  # the uploads first: what is there is not uploaded again
     "reset": ("POST .*/commit/", "reset", "the Hub cannot be reached"),
     "token": ("GET /api/whoami", 401, "the Hub does not accept this machine"),
 }
+
+
+def test_flags_of_the_hub_do_what_they_say_or_are_refused():
+    def asked(*flags: str) -> publishing.Repository | None:
+        settings = settings_of("spectrogram_cls", "--dataset", "demo", *flags)
+        return publishing.destination(settings.training, settings.overrides)
+
+    push = ("--push_to_hub", "true", "--hub_model_id", "me/x")
+    assert asked() is None and asked("--push_to_hub", "false", "--hub_model_id", "me/x") is None
+    assert asked(*push) == publishing.Repository("me/x", private=True)
+    assert asked(*push, "--hub_private_repo", "true", "--hub_strategy", "end") == publishing.Repository("me/x")
+    public = asked(*push, "--hub_private_repo", "false", "--hub_revision", "v1")
+    assert public == publishing.Repository("me/x", private=False, revision="v1")
+    for flags, words in {
+        ("--hub_model_id", "me/x"): "--hub_model_id me/x: does nothing without --push_to_hub true; leave it out",
+        ("--hub_private_repo", "false"): "--hub_private_repo False: does nothing without --push_to_hub true",
+        (*push, "--hub_strategy", "every_save"): "--hub_strategy every_save: a run is pushed once, when it is finished",
+        (*push, "--hub_always_push", "true"): "--hub_always_push True: a run is pushed once",
+    }.items():
+        with pytest.raises(SerError, match=words):
+            asked(*flags)
+    for id, words in {None: "--hub_model_id is missing", "x": "--hub_model_id x: must be user/name"}.items():
+        with pytest.raises(SerError, match=words):
+            publishing.claim(publishing.Repository(id), "--hub_model_id")
+
+
+@pytest.mark.slow
+def test_a_corpus_that_cannot_be_pushed_is_one_line(tmp_path):
+    folder = folder_with_a_file_outside(tmp_path)
+    with hub_server() as hub:
+        got = client(
+            hub,
+            tmp_path / "home",
+            f"""
+            for name, (request, status, _) in {FAULTS!r}.items():
+                repository = f"tester/{{name.replace(' ', '-')}}"
+                faults([request, status, 99])
+                result[name] = push("corpus", {str(folder)!r}, "--repo_id", repository)
+            faults()
+            result["again"] = push("corpus", {str(folder)!r}, "--repo_id", "tester/conflict")
+            """,
+        )
+        print(json.dumps(got, indent=1))
+        for name, (_, _, words) in FAULTS.items():
+            status, lines = got[name]
+            assert status == 2 and len(lines) == 1 and words in lines[0].splitlines()[0], (name, lines)
+        assert got["again"] == [0, []] and hub.is_private("tester/conflict", "dataset")
+        files = hub.files("tester/conflict", "dataset")
+        assert "1 clips cannot be used" in files["README.md"].decode() and "- none: " in files["README.md"].decode()
+        for name, content in files.items():
+            assert str(tmp_path).encode() not in content and b"anna" not in content, name
 
 
 @pytest.mark.slow
