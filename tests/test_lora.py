@@ -14,13 +14,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, Wav2Vec2FeatureExtractor
 
 from conftest import REPO, TINY, run_recipe, tiny_config, tiny_flags
 from hub_server import hub_server
 from ser_hf import SerError
 from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig, SerFusionForClassification
 from ser_hf.models.encoders import ENCODERS, example
+from ser_hf.training.hub import save_model, to_stock
 from ser_hf.training.lora import add_lora, head_modules, save_adapter, with_lora
 from ser_hf.training.settings import LoraArguments
 
@@ -87,6 +88,35 @@ def test_adapters_of_every_encoder_are_trained(kind):
     assert len(adapters) >= 2 and all(grad is not None and grad.abs().max() > 0 for grad in adapters.values())
 
 
+def head_of_its_own(model):
+    """A stock model with another random head: the adapter brings the trained one."""
+    for weight in (*model.projector.parameters(), *model.classifier.parameters()):
+        torch.nn.init.normal_(weight)
+    return model
+
+
+def test_batch_norm_is_frozen_with_the_encoder(tmp_path):
+    """A conformer's statistics are in no adapter: training would leave the adapter alone with others than merged."""
+    torch.manual_seed(0)
+    config = SerConfig(audio_config=tiny_config("wav2vec2-conformer"), head_size=8, num_labels=3, pooling="max")
+    model = SerForAudioClassification(config)
+    base = SerForAudioClassification(config)
+    base.load_state_dict(model.state_dict())
+    model, inputs = add_lora(model, r=2).train(), {"input_values": torch.randn(4, 8000)}
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
+    for _ in range(3):
+        model(**inputs, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+        optimizer.step()
+    buffers = {name: value for name, value in model.eval().named_buffers() if "running" in name}
+    assert buffers and all(set(value.unique().tolist()) <= {0.0, 1.0} for value in buffers.values())
+    with torch.no_grad():
+        start, trained = base.eval()(**inputs).logits, model(**inputs).logits
+        merged = save_adapter(model, tmp_path, None)(**inputs).logits
+        alone = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()(**inputs).logits
+    assert (trained - start).abs().max() > 1e-3
+    assert (alone - trained).abs().max() < 1e-5 and (merged - trained).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
 @torch.no_grad()
 def test_trained_is_merged_is_reloaded(make, tmp_path):
@@ -114,6 +144,12 @@ def test_trained_is_merged_is_reloaded(make, tmp_path):
     assert sorted(os.listdir(tmp_path / "adapter")) == ["adapter_config.json", "adapter_model.safetensors"]
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "" and str(tmp_path) not in json.dumps(config)
+    save_model(merged, Wav2Vec2FeatureExtractor(), tmp_path / "published")
+    if make is mean_pooled:  # published as a stock class, whose modules' names the adapter has
+        with torch.random.fork_rng():
+            base = head_of_its_own(to_stock(base))
+        with pytest.raises(ValueError, match="[Tt]arget modules"):  # not in silence without an effect
+            PeftModel.from_pretrained(AutoModel.from_pretrained(tmp_path / "published"), tmp_path / "adapter")
     again = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
     assert (again(**inputs).logits - logits).abs().max() < 1e-5
 
@@ -150,11 +186,13 @@ import json, sys
 sys.modules["ser_hf"] = None  # importing this project is an error in this process
 import torch
 from peft import PeftModel
+from huggingface_hub import hf_hub_download
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
-base, repo, text = sys.argv[1:]
+repo, text = sys.argv[1:]
 tokenizer = AutoTokenizer.from_pretrained(repo)
-plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=4)
-adapted = PeftModel.from_pretrained(plain, repo, subfolder="adapter").eval()
+card = open(hf_hub_download(repo, "README.md")).read()
+exec(card.split("The LoRA adapter alone")[1].split("```python")[1].split("```")[0])  # as anyone would
+adapted = model.eval()
 with torch.no_grad():
     scores = adapted(**tokenizer(text, return_tensors="pt")).logits.softmax(-1)[0].tolist()
 answer = {entry["label"]: entry["score"] for entry in pipeline("text-classification", model=repo)(text, top_k=None)}
@@ -191,7 +229,7 @@ def test_text_recipe_resumes_and_pushes_the_adapter(fake_corpus, base_files, tmp
         assert done.returncode == 0, done.stderr[-3000:]
         text = "Synthetic line 3."
         done = subprocess.run(
-            [sys.executable, "-c", LOAD, "someone/tiny-bert", repo, text],
+            [sys.executable, "-c", LOAD, repo, text],
             env=hub.env(home / "stranger"), capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=tmp_path,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
@@ -233,7 +271,7 @@ def test_audio_recipe_saves_the_merged_stock_model(fake_corpus, tmp_path):
     here("wav2vec2_cls", *data, *tiny_flags(), *out)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["model"]["stock"]
     config = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
-    assert config["modules_to_save"] == ["ser_classifier", "ser_projector"] and config["r"] == 2
+    assert config["modules_to_save"] == ["classifier", "projector"] and config["r"] == 2
     table = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
     classify = pipeline("audio-classification", model=str(tmp_path / "out"))
     for _, row in table.iloc[:3].iterrows():

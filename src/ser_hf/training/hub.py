@@ -73,9 +73,9 @@ def stock_class(config: SerConfig) -> type[PreTrainedModel] | None:
     return MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING.get(type(config.audio_config), None)
 
 
-def _stock_names(stock: PreTrainedModel) -> dict[str, str]:
-    """Our names of modules to the stock class's, such as `encoder` to `wav2vec2`."""
-    prefix = stock.base_model_prefix if hasattr(stock, stock.base_model_prefix) else "encoder"  # Whisper's
+def stock_names(kind: type[PreTrainedModel]) -> dict[str, str]:
+    """Our names of modules to those of a stock class, such as `encoder` to `wav2vec2`."""
+    prefix = "encoder" if kind.__name__.startswith("Whisper") else kind.base_model_prefix
     names = {"ser_projector": "projector", "ser_classifier": "classifier", "ser_layer_sum.weight": "layer_weights"}
     return {"encoder": prefix, **names}
 
@@ -112,7 +112,7 @@ def to_stock(model: SerForAudioClassification) -> PreTrainedModel:
         if (value := getattr(model.config, name, None)) is not None:
             setattr(config, name, value)
     stock = kind(config)
-    stock.load_state_dict(_renamed(_unscaled(model.state_dict()), _stock_names(stock)))
+    stock.load_state_dict(_renamed(_unscaled(model.state_dict()), stock_names(kind)))
     _same_logits(model, stock)
     return stock
 
@@ -124,7 +124,7 @@ def from_stock(stock: PreTrainedModel) -> SerForAudioClassification:
     head |= {"context": "full"} if longest_clip(stock.config) else {}
     head |= {name: getattr(stock.config, name) for name in ("id2label", "label2id", "problem_type")}
     model = SerForAudioClassification(SerConfig(audio_config=stock.config, **head))
-    ours = {theirs: name for name, theirs in _stock_names(stock).items()}
+    ours = {theirs: name for name, theirs in stock_names(type(stock)).items()}
     model.load_state_dict(_renamed(stock.state_dict(), ours))
     return model.eval()
 

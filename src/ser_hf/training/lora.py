@@ -1,14 +1,17 @@
 """LoRA (Hu et al. 2021) by peft: adapters on the attention's projections are trained in place of the encoder. A run
 saves the merged model, which any pipeline loads, and in `adapter/` the adapter alone."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from ..errors import SerError
+from .hub import stock_class, stock_names
 from .settings import LoraArguments
 
 if TYPE_CHECKING:
@@ -51,15 +54,10 @@ def add_lora(
         flag = f"--lora_target {' '.join(wanted)}" if target else f"--lora_r {r}"
         choices = ", ".join(sorted(linear))
         raise SerError(f"{flag}: no such layer in {type(model).__name__}; choose --lora_target from {choices}")
-    config = LoraConfig(
-        r=r,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        # only in the encoders: a head may have layers of these names too, and is trained in full
-        target_modules=rf"(?:{'|'.join(encoders)})\.(?:.*\.)?(?:{'|'.join(wanted)})",
-        exclude_modules=[name for name, trained in layers.items() if not trained] or None,
-        modules_to_save=heads,
-    )
+    # Whole names: the head may have such layers too, and peft must not find any in a model of another class.
+    targets = [name for name, trained in layers.items() if trained and name.rpartition(".")[2] in wanted]
+    pattern = "|".join(targets)  # a regular expression, where peft would shorten a list to last names
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=pattern, modules_to_save=heads)
     return get_peft_model(model, config)
 
 
@@ -85,8 +83,9 @@ def _children(model: PreTrainedModel) -> list[str]:
 
 
 def save_adapter(model: "PreTrainedModel | PeftModel", folder: Path, base: str | None) -> PreTrainedModel:
-    """Write `folder/adapter` of a model with adapters and return the merged model; return another model as it is. The
-    name of the pretrained checkpoint `base` is written down unless it is a local folder."""
+    """Write `folder/adapter` of a model with adapters and return the merged model; return another model as it is. Its
+    modules have the names of the class that is published (`hub.save_model`), on which `PeftModel.from_pretrained` loads
+    it. The name of the pretrained checkpoint `base` is written down unless it is a local folder."""
     if not hasattr(model, "peft_config"):
         return model
     # "", because peft replaces None by the model's own, which may be a local folder
@@ -94,4 +93,28 @@ def save_adapter(model: "PreTrainedModel | PeftModel", folder: Path, base: str |
     shutil.rmtree(folder / "adapter", ignore_errors=True)
     model.save_pretrained(folder / "adapter", save_embedding_layers=False)
     (folder / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty card; the run has its own
+    stock = stock_class(model.config) if model.config.model_type == "ser" else None
+    # The stock class has the weights of its layer sum in no module, where peft could keep them: that adapter fits our
+    # class alone.
+    if stock and model.config.layer_mix == "last":
+        _rename(folder / "adapter", stock)
     return model.merge_and_unload()
+
+
+def _rename(folder: Path, kind: type[PreTrainedModel]) -> None:
+    """Give an adapter of `SerForAudioClassification` the names of the stock class."""
+    names, prefix = stock_names(kind), "base_model.model."
+    names = {ours: theirs for ours, theirs in names.items() if "." not in ours}
+
+    def renamed(path: str) -> str:
+        first, dot, rest = path.partition(".")
+        return names[first] + dot + rest
+
+    weights = load_file(folder / "adapter_model.safetensors")
+    weights = {prefix + renamed(key.removeprefix(prefix)): value for key, value in weights.items()}
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["target_modules"] = "|".join(map(renamed, config["target_modules"].split("|")))
+    config["modules_to_save"] = [names[name] for name in config["modules_to_save"]]
+    config["auto_mapping"] = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))

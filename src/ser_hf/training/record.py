@@ -140,9 +140,13 @@ def describe_model(
         details += f", fine-tuned by LoRA of rank {lora_rank} (merged; the adapter alone is in adapter/)"
     if speaker_normalised:
         details += f", features relative to each speaker's {RELATIVE_TO[model.config.model_type]}"
+    stock = saved.__module__.startswith("transformers.")
+    # Where the adapter loads on the published class, and anyone has what it was trained from.
+    loads = lora_rank and published == list(checkpoints) and not (stock and getattr(base, "use_weighted_layer_sum", 0))
     return {
         "class": saved.__name__,
-        "stock": saved.__module__.startswith("transformers."),
+        "stock": stock,
+        **({"adapter_of": published} if loads and published else {}),
         "task": task,
         "encoder": encoder or start,
         "licences": [licence_of(name) for name in checkpoints] or ([] if start.startswith("random ") else [None]),
