@@ -95,6 +95,22 @@ def test_processor_by_hand():
     assert all(isinstance(values, np.ndarray) and len(values) == 1 for values in numpy.values())
 
 
+def test_processor_takes_the_arguments_of_all_processors():
+    processor, clips = make_processor(), [noise(0.1) / 32768, noise(0.05) / 32768]
+    same = processor(audio=clips, text=["sad", "I am so happy"], sampling_rate=RATE)
+    parts = {"audio_kwargs": {"sampling_rate": RATE}, "text_kwargs": {"padding": True}}
+    by_parts = processor(audio=clips, text=["sad", "I am so happy"], **parts, common_kwargs={"return_tensors": "pt"})
+    assert all(torch.equal(same[name], by_parts[name]) for name in same)
+    cut = {"audio_kwargs": {"padding": "max_length", "max_length": 1000, "truncation": True}}
+    cut |= {"text_kwargs": {"padding": "max_length", "max_length": 4}, "common_kwargs": {"return_tensors": "np"}}
+    batch = processor(audio=clips, text=["sad", "I am so happy"], **cut)
+    assert all(isinstance(values, np.ndarray) for values in batch.values())
+    assert batch["input_values"].shape == (2, 1000) and batch["attention_mask"].sum(axis=1).tolist() == [1000, 800]
+    assert batch["input_ids"].shape == (2, 4) and batch["text_attention_mask"].sum(axis=1).tolist() == [3, 4]
+    with pytest.raises(ValueError, match="resample them"):
+        processor(audio=clips, audio_kwargs={"sampling_rate": 8000})
+
+
 def test_processor_mistakes():
     processor = make_processor()
     with pytest.raises(ValueError, match="neither audio nor text"):
@@ -186,6 +202,8 @@ def test_transcribing(pipe):
     assert asked == [2 * RATE, RATE, RATE]
     for part, samples, text in zip(answer["segments"], (clip[:RATE], clip[RATE:]), TEXTS[:2], strict=True):
         assert np.allclose(as_vector(part["scores"]), by_hand(pipe.model, samples, text), atol=1e-5)
+    told = pipe(clip, asr=lambda audio: {"text": f"<|startoftranscript|><|en|> {TEXTS[1]}<|1.20|><|endoftext|>"})
+    assert np.allclose(as_vector(told), by_hand(pipe.model, clip, TEXTS[1]), atol=1e-6)  # nobody says those tokens
     silent = pipe(clip, asr=lambda audio: {"text": ""})
     assert np.allclose(as_vector(silent), by_hand(pipe.model, clip), atol=1e-5)
 

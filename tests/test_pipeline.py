@@ -107,6 +107,9 @@ def test_all_kinds_of_input_are_the_same(pipe, tmp_path):
         "content, not name": tmp_path / "no_suffix",
         "bytes": buffer.getvalue(),
         "bytearray": bytearray(buffer.getvalue()),
+        "BytesIO, at its end": buffer,
+        "open file": (tmp_path / "clip.wav").open("rb"),
+        "row with an open file": {"audio": (tmp_path / "clip.wav").open("rb")},
         "int16": clip,
         "int32": clip.astype(np.int32) << 16,
         "float32": samples,
@@ -343,6 +346,36 @@ def test_wrong_arguments(pipe):
     assert pipe([]) == []
     with pytest.raises(ValueError, match="feature_extractor is missing"):
         SerPipeline(model=pipe.model)
+
+
+def test_a_file_in_text_mode_is_refused(pipe):
+    with pytest.raises(TypeError, match=r"input 0 \(TextIOWrapper\): a file must be open in binary mode"):
+        pipe(open(__file__))
+
+
+def test_evaluate_takes_it(pipe, tmp_path, monkeypatch):
+    import evaluate
+    import transformers
+    from datasets import Dataset, Features, Value
+
+    # evaluate 0.4.6 asks transformers 5 for it, whatever the pipeline
+    monkeypatch.setattr(transformers, "TFPreTrainedModel", transformers.PreTrainedModel, raising=False)
+
+    class Share(evaluate.Metric):  # its own are on the Hub
+        def _info(self):
+            features = Features({"predictions": Value("string"), "references": Value("string")})
+            return evaluate.MetricInfo(description="", citation="", features=features)
+
+        def _compute(self, predictions, references):
+            return {"right": sum(p == r for p, r in zip(predictions, references, strict=True)) / len(references)}
+
+    for number in range(4):
+        sf.write(tmp_path / f"{number}.wav", noise(0.5, number), RATE)
+    files = [str(tmp_path / f"{number}.wav") for number in range(4)]
+    told = [answer[0]["label"] for answer in pipe(files)]
+    rows = Dataset.from_dict({"file": files, "label": [*told[:3], "none"]})
+    result = evaluate.evaluator("audio-classification").compute(pipe, rows, metric=Share())
+    assert result["right"] == 0.75
 
 
 def test_a_dataset_column(pipe, tmp_path):

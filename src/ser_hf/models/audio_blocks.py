@@ -177,16 +177,29 @@ def read(source, rate: int) -> Iterator[np.ndarray]:
             raise TypeError(f'a dict must have "array" and "sampling_rate", "bytes" or "path", got {sorted(source)}')
     elif isinstance(source, str | os.PathLike | bytes | bytearray | memoryview):
         blocks = _file_blocks(source, rate)
+    elif hasattr(source, "read"):
+        blocks = _file_blocks(_content(source), rate)
     elif isinstance(source, np.ndarray | torch.Tensor):
         blocks = [finite(mono(source))]
     else:
-        raise TypeError(f"must be a path, bytes, an array, a tensor or a dict, got {type(source).__name__}")
+        kinds = "a path, bytes, an open file, an array, a tensor or a dict"
+        raise TypeError(f"must be {kinds}, got {type(source).__name__}")
     empty = True
     for block in blocks:
         empty = empty and not len(block)
         yield block
     if empty:
         raise AudioInputError("no samples")
+
+
+def _content(file) -> bytes:
+    """All of an open file, wherever it was read to. TypeError if it is open in text mode."""
+    if getattr(file, "seekable", lambda: False)():
+        file.seek(0)
+    content = file.read()
+    if not isinstance(content, bytes):
+        raise TypeError("a file must be open in binary mode: open(path, 'rb')")
+    return content
 
 
 def _file_blocks(file, rate: int) -> Iterator[np.ndarray]:

@@ -468,11 +468,11 @@ def check_extractor(extractor, config: PreTrainedConfig) -> None:
         )
 
 
-def extract(extractor, clips: Sequence[np.ndarray], least: int = 1) -> dict[str, torch.Tensor]:
+def extract(extractor, clips: Sequence[np.ndarray], least: int = 1, **changes) -> dict[str, torch.Tensor]:
     """The input of an audio encoder and its `attention_mask`, for clips `(samples,)` at the extractor's rate, padded
-    to a batch; clips of fewer than `least` samples are zero-padded first."""
+    to a batch; clips of fewer than `least` samples are zero-padded first. `changes` are arguments of the extractor."""
     clips = [np.pad(clip, (0, max(0, least - len(clip)))) for clip in clips]
     # Whisper's stock extractor must pad to 30 s: the stock encoder reads nothing else.
     padding = "max_length" if type(extractor).__name__ == "WhisperFeatureExtractor" else True
     options = {"sampling_rate": extractor.sampling_rate, "return_attention_mask": True, "return_tensors": "pt"}
-    return dict(extractor(clips, padding=padding, **options))
+    return dict(extractor(clips, **{"padding": padding, **changes, **options}))

@@ -24,6 +24,7 @@ from transformers.utils import logging
 from .audio_blocks import AudioInputError, read, windows
 from .common import check_choice
 from .encoders import check_extractor, describe, extract, longest_clip, padding_sensitive, shortest_input
+from .text_cleaning import without_control_tokens
 
 logger = logging.get_logger(__name__)
 
@@ -45,10 +46,11 @@ modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES.update(
 class SerPipeline(ChunkPipeline):
     """Emotions of speech: of a clip, or along a recording of any length.
 
-    Inputs are a path, the `bytes` of a file, an array or tensor at the model's rate (`(samples,)`, `(channels,
-    samples)` or `(samples, channels)`), a dict `{"array", "sampling_rate"}`, `{"bytes"}` or `{"path"}`, a dict with one
-    of these as `audio` (a row of a dataset), a list of these (gives a list), or a generator or torch dataset of these
-    (gives an iterator). For fusion models a dict may have a `text`, also alone; None or empty is missing.
+    Inputs are a path, the `bytes` of a file, a file that is open in binary mode (or `io.BytesIO`), an array or tensor
+    at the model's rate (`(samples,)`, `(channels, samples)` or `(samples, channels)`), a dict `{"array",
+    "sampling_rate"}`, `{"bytes"}` or `{"path"}`, a dict with one of these as `audio` (a row of a dataset), a list of
+    these (gives a list), or a generator or torch dataset of these (gives an iterator). For fusion models a dict may
+    have a `text`, also alone; None or empty is missing.
 
     Args, at construction or in the call:
         window_s: Seconds of a window, each normalised on its own as a clip is. None takes the whole input at once.
@@ -81,6 +83,8 @@ class SerPipeline(ChunkPipeline):
             raise ValueError("feature_extractor is missing: it holds the model's sampling rate and normalisation")
         if self._takes_text and self.processor is None:
             raise ValueError("processor is missing: it holds the fusion model's tokenizer")
+        if not self._takes_text:
+            self.task = "audio-classification"  # which it does, too: `evaluate.evaluator` asks for this name
         self.model.eval()
         audio = getattr(self.model.config, "audio_config", self.model.config)
         # Only clips of equal length share a batch of a padding-sensitive encoder, and none where they are trimmed.
@@ -94,7 +98,7 @@ class SerPipeline(ChunkPipeline):
     def __call__(self, inputs, **kwargs):
         if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes | bytearray | memoryview):
             return list(self((entry for entry in inputs), **kwargs))  # a list, a column of a dataset
-        if isinstance(inputs, Iterator):
+        if isinstance(inputs, Iterator) and not hasattr(inputs, "read"):  # an open file is an iterator over lines
             inputs = (entry for entry in inputs)  # transformers streams generators only
         return super().__call__(inputs, **kwargs)
 
@@ -146,7 +150,7 @@ class SerPipeline(ChunkPipeline):
                 times = (None, None) if first is None else (first / rate, (first + len(samples)) / rate)
                 words = text
                 if asr is not None and words is None:
-                    words = asr({"array": samples.copy(), "sampling_rate": rate})["text"]
+                    words = without_control_tokens(asr({"array": samples.copy(), "sampling_rate": rate})["text"])
                 yield {"samples": samples, "text": words, "start": times[0], "end": times[1]}
         except AudioInputError as error:
             if on_error == "raise":

@@ -2,7 +2,7 @@
 
 import numpy as np
 from transformers import BatchFeature
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 
 from .encoders import extract
 from .text_cleaning import clean_text
@@ -32,13 +32,15 @@ class SerFusionProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return [self.feature_extractor.model_input_names[0], "attention_mask", "input_ids", "text_attention_mask"]
 
-    def __call__(self, audio=None, text=None, sampling_rate=None, padding=True, return_tensors="pt") -> BatchFeature:
+    def __call__(self, audio=None, text=None, **kwargs: Unpack[ProcessingKwargs]) -> BatchFeature:
         """A batch for `SerFusionForClassification`.
 
         Args:
             audio: An array of float samples, or a list of them, None where a clip is missing.
             text: A string, or a list of them, None or "" where a text is missing (also when cleaning leaves nothing).
-            sampling_rate: Rate of the audio in Hz; must be the feature extractor's.
+            kwargs: As in all processors, those of the feature extractor and of the tokenizer, together or in
+                `audio_kwargs`, `text_kwargs` and `common_kwargs`. `sampling_rate` is the rate of the audio in Hz, which
+                must be the feature extractor's; `return_tensors` defaults to `pt`. Masks are always returned.
 
         Returns:
             The feature extractor's output, `input_values` `(batch, samples)` or `input_features` `(batch, rows,
@@ -54,24 +56,26 @@ class SerFusionProcessor(ProcessorMixin):
         texts = [text] if isinstance(text, str) else text
         if clips is not None and texts is not None and len(texts) != len(clips):
             raise ValueError(f"{len(clips)} clips and {len(texts)} texts: give None for what is missing")
+        merged = self._merge_kwargs(ProcessingKwargs, **kwargs)
+        of_audio, of_text = merged["audio_kwargs"], merged["text_kwargs"]
+        tensors = [part.pop("return_tensors", None) for part in (of_text, of_audio)]
+        sampling_rate = of_audio.pop("sampling_rate", None)
         batch = {}
         if rows := [index for index, clip in enumerate(clips or ()) if clip is not None]:
             if sampling_rate not in (None, self.feature_extractor.sampling_rate):
                 expected = self.feature_extractor.sampling_rate
                 raise ValueError(f"clips at {sampling_rate} Hz: resample them to the feature extractor's {expected} Hz")
             some = [np.asarray(clips[index], dtype=np.float32) for index in rows]  # int16 would become float64
-            features = extract(self.feature_extractor, some, self.least_samples)
+            features = extract(self.feature_extractor, some, self.least_samples, **of_audio)
             batch |= {name: _spread(values.numpy(), rows, len(clips)) for name, values in features.items()}
         cleaned = [clean_text(entry, self.text_cleaning) for entry in (() if texts is None else texts)]
         if rows := [index for index, entry in enumerate(cleaned) if entry.strip()]:
-            tokens = self.tokenizer(
-                [cleaned[index] for index in rows],
-                padding=padding, truncation=True, max_length=self.max_text_length, padding_side="right",
-                return_attention_mask=True, return_token_type_ids=False, return_tensors="np",
-            )  # fmt: skip
+            options = {"padding": True, "truncation": True, "max_length": self.max_text_length, **of_text}
+            options |= {"padding_side": "right", "return_attention_mask": True, "return_token_type_ids": False}
+            tokens = self.tokenizer([cleaned[index] for index in rows], **options, return_tensors="np")
             batch["input_ids"] = _spread(tokens["input_ids"], rows, len(texts), self.tokenizer.pad_token_id)
             batch["text_attention_mask"] = _spread(tokens["attention_mask"], rows, len(texts))
-        return BatchFeature(batch, tensor_type=return_tensors)
+        return BatchFeature(batch, tensor_type=next(filter(None, tensors), "pt"))
 
 
 def _spread(values: np.ndarray, rows: list[int], count: int, fill=0) -> np.ndarray:

@@ -19,6 +19,18 @@ ASCII = str.maketrans(
 JOINERS = "\u200c\u200d"  # invisible, but Persian, Indic scripts and compound emoji are spelled with them
 
 
+CONTROL = re.compile(r"<\|[^<>|]*\|>")  # Whisper's <|endoftext|>, <|en|>, <|1.20|>: said by nobody
+
+
+def without_control_tokens(text: str) -> str:
+    """A recogniser's transcript without its control tokens.
+
+    >>> without_control_tokens("<|startoftranscript|><|en|> No way!<|0.80|> <|endoftext|>")
+    'No way!'
+    """
+    return " ".join(CONTROL.sub(" ", text).split())
+
+
 def clean_text(text: str | None, how: str = "unicode") -> str:
     """A transcript as input of a tokenizer; "" where there is none or cleaning leaves nothing.
 
