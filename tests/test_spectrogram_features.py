@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor
 
-from ser_hf.models import SerSpectrogramFeatureExtractor
+from ser_hf.models import ClipWhisperFeatureExtractor, SerSpectrogramFeatureExtractor
 
 RAVDESS = Path(__file__).parents[2] / "shared" / "realdata" / "ravdess"
 SMALL = {"n_mels": 64, "n_mfcc": 13, "n_fft": 512, "win_length": 400, "hop_length": 160, "window_type": "hann"}
@@ -92,6 +92,34 @@ def test_a_batch_is_its_clips():
     assert torch.allclose(
         whole.scaled(whole.spectra(same))[1], whole(same[1].numpy(), return_tensors="pt")["input_features"][0]
     )
+
+
+@pytest.mark.parametrize("kind", ["spectrogram", "whisper"])
+def test_pad_pads_time(kind):
+    """As every feature extractor of transformers: what its Trainer and pipelines call."""
+    extractor = SerSpectrogramFeatureExtractor(trim_db=None)
+    if kind == "whisper":
+        extractor = ClipWhisperFeatureExtractor(feature_size=128, sampling_rate=8000, hop_length=100)
+    clips = [voice(), voice()[:6000]]
+
+    def time_first(values):
+        return values.swapaxes(-1, -2) if kind == "whisper" else values
+
+    alone = [extractor(clip)["input_features"][0] for clip in clips]
+    frames = [len(time_first(values)) for values in alone]
+    assert frames[0] > frames[1] and time_first(alone[0]).shape[1] == 128
+    for given in ({"input_features": alone}, [{"input_features": values} for values in alone]):
+        batch = extractor.pad(given, return_attention_mask=True, return_tensors="pt")
+        values = time_first(batch["input_features"]).numpy()
+        assert values.shape == (2, frames[0], 128) and batch["attention_mask"].sum(dim=1).tolist() == frames
+        for row, one, length in zip(values, alone, frames, strict=True):
+            assert np.array_equal(row[:length], time_first(one)) and (row[length:] == extractor.padding_value).all()
+    hop = extractor.hop_length
+    cut = extractor(clips, padding="max_length", max_length=8000, truncation=True, return_attention_mask=True)
+    values = time_first(cut["input_features"])
+    assert values.shape[1] in (8000 // hop, 8000 // hop + 1)
+    assert np.array_equal(values[0], time_first(alone[0])[: values.shape[1]])
+    assert cut["attention_mask"].sum(axis=1).tolist() == [values.shape[1], frames[1]]
 
 
 def test_normalised_clips_have_zero_mean_and_unit_variance():

@@ -146,6 +146,39 @@ def test_image_networks_pool_real_frames_only(arch):
         assert not torch.allclose(model(values).logits[1], one[1])
 
 
+def test_the_stock_trainer_and_the_stock_pipeline(tmp_path):
+    """Without our collator, trainer or pipeline, on clips of unequal lengths."""
+    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, pipeline
+
+    model, extractor, values = make("cnn2d_6"), extractor_for("cnn2d_6"), clips([1.0, 0.4, 0.7, 0.2])
+    rows = [{"input_features": extractor(clip)["input_features"][0], "labels": n % 3} for n, clip in enumerate(values)]
+    options = {"use_cpu": True, "max_steps": 2, "per_device_train_batch_size": 2, "disable_tqdm": True}
+    before = model.ser_classifier.weight.clone()
+    training = TrainingArguments(str(tmp_path), learning_rate=1e-2, per_device_eval_batch_size=4, **options)
+    trainer = Trainer(model, training, DataCollatorWithPadding(extractor), rows, rows)
+    trainer.train()
+    assert not torch.equal(before, model.ser_classifier.weight)
+    scores = torch.from_numpy(trainer.predict(rows).predictions).softmax(dim=-1)
+    classify = pipeline("audio-classification", model=model, feature_extractor=extractor, device="cpu")
+    answers = classify([{"array": clip, "sampling_rate": 8000} for clip in values], batch_size=4, top_k=None)
+    for row, answer, clip in zip(scores, answers, values, strict=True):
+        told = {entry["label"]: entry["score"] for entry in answer}
+        alone = model(**extractor(clip, return_tensors="pt")).logits[0].softmax(dim=-1)
+        assert [told[label] for label in ("angry", "happy", "sad")] == pytest.approx(row.tolist(), abs=1e-5)
+        assert row.tolist() == pytest.approx(alone.tolist(), abs=1e-5)
+
+
+def test_the_network_freezes_with_its_batch_norm():
+    model, given = make("cnn2d_6"), extractor_for("cnn2d_6")(clips([1.0, 0.4]), return_tensors="pt")
+    model.freeze_feature_encoder()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
+    model.train()(**given, labels=torch.tensor([0, 1])).loss.backward()
+    optimizer.step()
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"ser_classifier.weight", "ser_classifier.bias"}
+
+
 def test_input_norm_counts_real_frames_only():
     norm = InputNorm(1)
     x = torch.tensor([[[1.0, 3.0, 500.0]], [[5.0, 7.0, 9.0]]])

@@ -98,11 +98,23 @@ class ClipWhisperFeatureExtractor(WhisperFeatureExtractor):
         features = self._torch_extract_fbank_features(np.pad(samples, (0, zeros)))
         return features[:, :frames]
 
+    def pad(self, processed_features, *args, return_tensors: str | None = None, **kwargs) -> BatchFeature:
+        """As in transformers, over time: `input_features` are `(mels, frames)` before and after it."""
+        if not isinstance(processed_features, dict | BatchFeature):
+            names = processed_features[0].keys()
+            processed_features = {name: [one[name] for one in processed_features] for name in names}
+        frames = [np.asarray(values).T for values in processed_features["input_features"]]
+        batch = super().pad({**processed_features, "input_features": frames}, *args, return_tensors="np", **kwargs)
+        batch["input_features"] = np.ascontiguousarray(batch["input_features"].transpose(0, 2, 1))
+        return batch.convert_to_tensors(return_tensors or "np")
+
     def __call__(
         self,
         clips,
         sampling_rate: int | None = None,
         padding: bool | str = True,
+        max_length: int | None = None,
+        truncation: bool = False,
         return_attention_mask: bool | None = None,
         return_tensors: str | None = None,
     ) -> BatchFeature:
@@ -112,17 +124,15 @@ class ClipWhisperFeatureExtractor(WhisperFeatureExtractor):
         Args:
             clips: `(samples,)`, or a list of such or `(batch, samples)`, at `sampling_rate` Hz.
             padding: True or `longest`: zeros after shorter clips. False: all must have equally many frames.
+                `max_length`: zeros after all, to this length.
+            max_length, truncation: In samples, as the stock extractor's; frames after it are left out if `truncation`.
         """
         clips = clips_at(clips, sampling_rate, self.sampling_rate)
         features = [self.log_mel(clip) for clip in clips]
-        lengths = np.array([values.shape[1] for values in features])
-        padded = lengths.min() < lengths.max()
-        if padded and padding in (False, "do_not_pad"):
+        if padding in (False, "do_not_pad") and len({values.shape[1] for values in features}) > 1:
             raise ValueError("clips of unequal lengths: give padding=True")
-        values = np.full((len(features), self.feature_size, lengths.max()), self.padding_value, dtype=np.float32)
-        for row, one in zip(values, features, strict=True):
-            row[:, : one.shape[1]] = one
-        batch = {"input_features": values}
-        if return_attention_mask or (return_attention_mask is None and padded):
-            batch["attention_mask"] = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
-        return BatchFeature(batch, tensor_type=return_tensors or "np")
+        frames = None if max_length is None else -(-max_length // self.hop_length)
+        batch = self.pad({"input_features": features}, padding, frames, truncation, return_attention_mask=True)
+        if return_attention_mask is False or (return_attention_mask is None and batch["attention_mask"].all()):
+            del batch["attention_mask"]
+        return batch.convert_to_tensors(return_tensors or "np")
