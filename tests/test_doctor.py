@@ -298,7 +298,7 @@ def test_mistakes_are_one_line_and_exit_status_2(demo, capsys, tmp_path):
     (tmp_path / "bare").mkdir()
     for argv, words in (
         ((tmp_path / "bare", root / "plain"), "has no training_data.json"),
-        (("no/such", root / "plain"), "no such folder, and no training_data.json on the Hub"),
+        (("no/such", root / "plain"), "no such folder, and on the Hub no training_data.json"),
         ((root / "model", tmp_path / "nothing"), "nothing"),
         ((root / "model", tmp_path / "bare"), "no audio below this folder"),
         ((root / "model", root / "plain", "--out", tmp_path), "is a folder"),

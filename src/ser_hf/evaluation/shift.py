@@ -159,8 +159,8 @@ def load(model: str) -> dict:
     except OSError:
         file = None
     if file is None:
-        why = f"has no {TRAINING_DATA}" if Path(model).is_dir() else f"no such folder, and no {TRAINING_DATA} on the Hub"
-        raise SerError(f"{model}: {why}; name a run of an audio recipe, and train older ones again")
+        where = "has" if Path(model).is_dir() else "no such folder, and on the Hub"
+        raise SerError(f"{model}: {where} no {TRAINING_DATA}; name a run of an audio recipe, and train older ones again")
     return json.loads(Path(file).read_text())
 
 
