@@ -160,7 +160,7 @@ def load(model: str) -> dict:
         file = None
     if file is None:
         where = "has" if Path(model).is_dir() else "no such folder, and on the Hub"
-        raise SerError(f"{model}: {where} no {TRAINING_DATA}; name a run of an audio recipe, and train older ones again")
+        raise SerError(f"{model}: {where} no {TRAINING_DATA}; name a run of an audio recipe, train older ones again")
     return json.loads(Path(file).read_text())
 
 
