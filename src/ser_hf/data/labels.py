@@ -16,7 +16,7 @@ CLASSES, SEVERAL, VALUES = "single_label_classification", "multi_label_classific
 @dataclass(frozen=True)
 class Labels:
     """Label sets of a table, the default first; of each row `{"emotion": word}` or `{"emotion": None, "scores":
-    {target: value}}`, and `votes` where raters voted; and remarks on what was assumed."""
+    {target: value}}` (None where it has no label), and `votes` where raters voted; and remarks on what was assumed."""
 
     configs: list[LabelConfig]
     rows: list[dict]
@@ -146,9 +146,8 @@ def _lists_of_words(name: str, values: list, remarks: list[str]) -> Labels:
     if any(value and len(set(value)) < len(value) for value in lists):
         return _votes(name, [value and dict(Counter(value)) for value in lists], remarks + more)
     targets = tuple(sorted({word for value in lists if value is not None for word in value}))
-    scores = [{} if value is None else {word: float(word in value) for word in targets} for value in lists]
-    config = LabelConfig(name, targets=targets, problem_type=SEVERAL, counts={"": sum(map(bool, scores))})
-    return Labels([config], [{"emotion": None, "scores": score} for score in scores], remarks + more)
+    vectors = [None if value is None else [float(word in value) for word in targets] for value in lists]
+    return _of_targets(name, targets, SEVERAL, vectors, remarks + more)
 
 
 def _votes(name: str, values: list, remarks: list[str]) -> Labels:
@@ -159,9 +158,9 @@ def _votes(name: str, values: list, remarks: list[str]) -> Labels:
     for value in values:
         counts = Counter()
         for number in (value or {}).values():
-            counts[next(spelling)] += number or 0
+            counts[next(spelling)] += number if _finite(number) else 0
         votes.append(counts)
-    most = [counts.most_common(2) for counts in votes]
+    most = [(+counts).most_common(2) for counts in votes]  # without words that nobody chose
     first = [top[0][0] if top and (len(top) < 2 or top[0][1] > top[1][1]) else None for top in most]
     ties = sum(bool(top) and word is None for top, word in zip(most, first, strict=True))
     remarks = [*remarks, *more, *([f"rows without one word of most votes: {ties}; left out"] if ties else [])]
@@ -186,13 +185,17 @@ def _vectors(title: str, name: str, values: list, columns: Sequence[str] = (), r
     numbers = {float(x) for value in complete if value is not None for x in value}
     if not numbers:
         raise SerError(f"--dataset {title}: no row has all of the numbers {', '.join(targets)}")
-    scores = [dict(zip(targets, map(float, value or ()), strict=value is not None)) for value in complete]
     kind = SEVERAL if numbers <= {0.0, 1.0} and (len(targets) > 1 or not columns) else VALUES
-    config = LabelConfig(name, targets=targets, problem_type=kind, counts={"": sum(map(bool, scores))})
     if sum(gaps):
         bad = next(x for value, gap in zip(values, gaps, strict=True) if gap for x in value if not _finite(x))
         remarks = [*remarks, f"rows whose values are not all numbers: {sum(gaps)}, such as {bad!r}; left out"]
-    return Labels([config], [{"emotion": None, "scores": score} for score in scores], [*remarks])
+    return _of_targets(name, targets, kind, [value and [*map(float, value)] for value in complete], [*remarks])
+
+
+def _of_targets(name: str, targets: tuple[str, ...], kind: str, vectors: list, remarks: list[str]) -> Labels:
+    config = LabelConfig(name, targets=targets, problem_type=kind, counts={"": len(vectors) - vectors.count(None)})
+    scores = [dict(zip(targets, vector or [None] * len(targets), strict=True)) for vector in vectors]
+    return Labels([config], [{"emotion": None, "scores": score} for score in scores], remarks)
 
 
 def _finite(value: Any) -> bool:

@@ -82,7 +82,7 @@ def own_corpus(
         rows["votes"] = [row["votes"] for row in labels.rows]
     del rows["label"]
     remarks += _few(rows["speaker"], labels, columns.min_per_class)
-    labelled = [row["emotion"] is not None or bool(row.get("scores")) for row in labels.rows]
+    labelled = [row["emotion"] is not None or None not in row.get("scores", {"": None}).values() for row in labels.rows]
     of_protocols = (rows.get(name) for name in ("split", "speaker", "group"))
     choices = own_protocols(*(cells and list(compress(cells, labelled)) for cells in of_protocols))
 
@@ -245,7 +245,7 @@ def _few(speakers: Sequence, labels, least: int) -> list[str]:
 def _typed(column: str, value) -> str | float | list | None:
     """A value of a column in the schema's type; None where it is missing or cannot be read."""
     if column == "votes":
-        return value if isinstance(value, list) else None
+        return value if isinstance(value, list) and all(isinstance(x, int | float) for x in value) else None
     if not OPTIONAL_COLUMNS[column].dtype.startswith("float"):
         return as_text(value)
     try:
