@@ -8,12 +8,16 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import datasets
 import pandas as pd
+import pyarrow as pa
 import pytest
 import soundfile as sf
 from datasets import ClassLabel, Dataset, DatasetDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fakes import voice
 from ser_hf import SerError, load_corpus, split
@@ -22,6 +26,7 @@ from ser_hf.data.columns import Columns
 from ser_hf.data.corpus import SPEAKER_FOLDS
 from ser_hf.data.loading import find_source
 from ser_hf.data.mixing import find_mixture, load_mixture
+from ser_hf.data.sources import folder_corpus
 from ser_hf.data.splits import check_disjoint, folds_of
 
 # Clip, label and speaker: what every layout says, if nothing else is written beside it.
@@ -227,7 +232,9 @@ CASES = {
     ),
     # --- names of files
     "backslashes": renamed(lambda name: name.replace("/", "\\"), said=("another spelling or folder: 6",)),
-    "of another machine": renamed(lambda name: f"C:\\Users\\Anna\\{name}", said=("another spelling or folder: 6",)),
+    "of another machine": renamed(
+        lambda name: f"C:\\Users\\Anna\\{name}", said=("folder: 6, such as .../0.wav = clips/0.wav",)
+    ),
     "absolute, of another machine": renamed(lambda name: f"/home/anna/data/{name}", said=("another spelling",)),
     "without suffix": renamed(lambda name: name[:-4], said=("such as clips/0 = clips/0.wav",)),
     "in another case": renamed(str.upper, said=("such as CLIPS/0.WAV = clips/0.wav",)),
@@ -879,3 +886,79 @@ def test_one_corpus_in_eight_layouts(fake_corpus, tmp_path):
     assert len(layouts) == 8
     for name, columns in layouts.items():
         assert folds_by_clip(tmp_path / "own" / name, columns, tmp_path / "c") == (rows, folds), name
+
+
+CELLS = [
+    "0.wav",
+    "1.wav",
+    "2.wav",
+    "./0.wav",
+    "",
+    "nan",
+    "-1",
+    "1",
+    "0.5",
+    "inf",
+    "angry",
+    "Angry ",
+    "a|b",
+    "[0, 1]",
+    "[1",
+]
+CELLS += [
+    "['sad', 'sad']",
+    '{"a": 1}',
+    '{"a": "x"}',
+    "[[1]]",
+    "true",
+    "\0",
+    "é",
+    "/",
+    "..",
+    "1:2",
+    "train",
+    "test",
+    '"',
+    ";",
+]
+NAMES = [
+    "file_name",
+    "label",
+    "speaker",
+    "text",
+    "split",
+    "fold",
+    "start",
+    "end",
+    "id",
+    "age",
+    "valence",
+    "votes",
+    "session",
+]
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.data())
+def test_any_table_is_a_corpus_or_one_line(data):
+    """Whatever the cells hold: rows that Arrow can store, with an id each, or an error of one line."""
+    head = ["file_name", "label", *data.draw(st.lists(st.sampled_from(NAMES), max_size=4))]
+    cells = st.sampled_from(CELLS)
+    rows = data.draw(st.lists(st.tuples(cells, cells, *[cells] * (len(head) - 2)), min_size=1, max_size=5))
+    columns = Columns(label_columns=[data.draw(st.sampled_from(head))] if data.draw(st.booleans()) else None)
+    with TemporaryDirectory() as folder:
+        if data.draw(st.booleans()):
+            Path(folder, "metadata.csv").write_text(csv(data.draw(st.sampled_from(",;\t|")), head, rows))
+        else:
+            lines = [json.dumps(dict(zip(head, row, strict=True))) for row in rows]
+            Path(folder, "metadata.jsonl").write_text("\n".join(lines))
+        try:
+            corpus = folder_corpus(Path(folder), columns)
+        except SerError as error:
+            assert "\n" not in str(error)
+            return
+        builder = corpus(cache_dir=folder, config_name=corpus.DEFAULT_CONFIG_NAME, data_dir=folder)
+        found = builder.utterances(Path(folder))
+        table = [builder.columns(row, {"problem": row["problem"]}) for row in found]
+        assert len(pa.Table.from_pylist(table, schema=builder.info.features.arrow_schema)) == len(found) > 0
+        assert all(row["id"] for row in found) and list(corpus.state(Path(folder))) and corpus.protocols()

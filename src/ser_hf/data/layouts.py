@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from difflib import get_close_matches
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import datasets
 import pandas as pd
@@ -160,11 +160,11 @@ def _resolve(found: Found, folder: Path, where: str) -> None:
                     paths[position] = fits.pop()
                     similar[name] = os.path.relpath(paths[position], folder)
     if similar:
-        first = next(iter(similar.items()))
-        found.remarks.append(
-            f"names in {where} that are a file's in another spelling or folder: {len(similar)}, such as {first[0]} = "
-            f"{first[1]}"
-        )
+        name, file = next(iter(similar.items()))
+        if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():  # remarks are published
+            name = f".../{PureWindowsPath(name).name}"
+        what = f"names in {where} that are a file's in another spelling or folder: {len(similar)}"
+        found.remarks.append(f"{what}, such as {name} = {file}")
     found.table["named"], found.table["audio"] = names, paths
 
 
