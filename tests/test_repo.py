@@ -91,8 +91,8 @@ def test_import_and_help_load_nothing_heavy():
 
 
 def _documented_commands() -> list[list[str]]:
-    """Every `accelerate launch recipes/...` command of the README, the recipes and their YAML, as words."""
-    texts = [(REPO / "README.md").read_text()]
+    """Every `accelerate launch recipes/...` command of the README, the docs, the recipes and their YAML, as words."""
+    texts = [file.read_text() for file in (REPO / "README.md", *(REPO / "docs").glob("*.md"))]
     texts += [file.read_text() for folder in ("recipes",) for file in (REPO / folder).rglob("*.py")]
     texts += [re.sub(r"^# ?", "", f.read_text(), flags=re.M) for f in (REPO / "recipes").rglob("*.yaml")]
     commands = []
@@ -136,6 +136,9 @@ def test_documented_console_commands_parse(monkeypatch):
     monkeypatch.setattr(command.Parser, "parse_args", stop)
     lines = re.findall(r"^ser-hf (.*)$", (REPO / "README.md").read_text(), re.M)
     assert {line.split()[0] for line in lines} == set(cli.COMMANDS)
+    page = re.findall(r"^ser-hf (.*)$", (REPO / "docs" / "own_recordings.md").read_text(), re.M)
+    assert {line.split()[0] for line in page} == {"check", "split", "cv", "doctor", "predict", "push"}
+    lines += page
     for line in lines:
         name, *words = shlex.split(line.split(" #")[0])
         if name == "cv":  # its flags are the recipe's, and its own

@@ -83,6 +83,10 @@ def own_corpus(
     del rows["label"]
     remarks += _few(rows["speaker"], labels, columns.min_per_class)
     labelled = [row["emotion"] is not None or None not in row.get("scores", {"": None}).values() for row in labels.rows]
+    people = list(compress(rows["speaker"], labelled))
+    if 0 < people.count(None) < len(people):
+        nobody = f"{people.count(None)} of {len(people)}"
+        remarks.append(f"rows without a speaker: {nobody}; until all have one, speakers count as unknown")
     of_protocols = (rows.get(name) for name in ("split", "speaker", "group"))
     choices = own_protocols(*(cells and list(compress(cells, labelled)) for cells in of_protocols))
 
@@ -238,7 +242,8 @@ def _few(speakers: Sequence, labels, least: int) -> list[str]:
     }
     counts, what = Counter(word for word, _ in pairs if word is not None), "speakers" if known else "utterances"
     few = [f"`{word}` ({number})" for word, number in sorted(counts.items()) if number < least]
-    meaning = "a test of one trains on too little of it, and its recall says nothing; leave it out, or record more"
+    meaning = "a test of one trains on too little of it, and its recall says nothing; correct it if it is misspelled, "
+    meaning += "leave it out, or record more"
     return [f"labels of fewer than {least} {what}: {', '.join(few)}; {meaning}"] if few else []
 
 
