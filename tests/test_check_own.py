@@ -193,6 +193,13 @@ def test_labels_of_every_kind_survive(clean, checked, tmp_path, kind):
     again = {"label_columns": said.split("--label_columns ")[1].split()} if "--label_columns" in said else {}
     assert ("--label_columns" in said) == (kind == "other values")
     assert rows_of(tmp_path / "fixed", **again) == rows_of(root, **columns)
+    values = {"values": ["arousal", "valence"], "other values": ["warmth", "valence"], "fractions": ["label"]}
+    assert list(report["values"]) == values.get(kind, []) and bool(report["classes"]) == (kind not in values)
+    if kind == "values":
+        assert (
+            report["values"]["arousal"] == [1.5, 1.5, 2.25, 3.0, 3.0]
+            and "arousal    1.5  1.5    2.25     3     3" in out
+        )
     if kind == "split":
         assert report["splits"] == {part: {"clips": 12, "speakers": 6} for part in ("test", "train")}
         found = {one["what"]: one["items"] for one in report["findings"]}
@@ -231,6 +238,13 @@ def test_unknown_speakers_and_one_speaker_need_you(clean, checked, tmp_path):
     status, out, report = checked(table(root, [(*row[:2], "me") for row in rows], ("file_name", "label", "speaker")))
     assert status == 1 and numbers(report) == {"one speaker alone": 1, "a run would stop": 1}
     assert "--dataset corpus+PATH --test_on PATH" in out
+
+
+def test_nothing_that_can_be_used(checked, tmp_path):
+    (tmp_path / "calls").mkdir()
+    table(tmp_path / "calls", [("a.wav", "sad", "ann"), ("b.wav", "angry", "ben")], ("file_name", "label", "speaker"))
+    status, out, report = checked(tmp_path / "calls")
+    assert status == 1 and numbers(report) == {"files that are named and not there": 2, "no row can be used": 1}
 
 
 def test_data_that_holds_its_sound_is_checked_and_not_fixed(clean, checked, capsys, tmp_path):

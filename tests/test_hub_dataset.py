@@ -9,7 +9,10 @@ import pytest
 from hub_server import hub_server
 
 CODE = """
+import json
 import sys
+import tempfile
+from pathlib import Path
 from ser_hf import cli, load_corpus, split
 flags = ["--labels", "4class", "--data_dir", sys.argv[1], "--repo_id", "tester/e"]
 assert not cli.main(["push", "corpus", "emodb", *flags])
@@ -22,6 +25,11 @@ assert rows.features["label"].names == own.features["label"].names
 assert report.corpus == "tester/e" and report.per_label["sad"] == list(own["label"]).count(3)
 parts = split(rows, "tester/e")
 assert len(parts["train"]) + len(parts["validation"]) + len(parts["test"]) == len(own)
+with tempfile.TemporaryDirectory() as folder:
+    assert cli.main(["check", "tester/e", "--labels", "4class", "--json", f"{folder}/check.json"]) < 2
+    report = json.loads(Path(folder, "check.json").read_text())
+assert (report["corpus"], report["usable"], report["speakers"]) == ("tester/e", len(own), 10)
+assert report["sound"]["quantiles"]["duration"][0] > 0 and len(report["classes"]) == 4
 print("EQUAL")
 """
 

@@ -1,7 +1,7 @@
 """The page of `ser-hf check` about one's own data, and the cleaned table of `--fix`. A part of `check`.
 
 Each function from rows to findings returns data; `lines` alone writes text. A row is an utterance of the builder with
-its scan, its measures and `file`, its name in messages.
+its scan, its measures, `classes` (its labels), and `file`, its name in messages.
 """
 
 import json
@@ -75,16 +75,19 @@ def read_rows(source: "Source", num_proc: int | None) -> "tuple[list[dict], Data
     usable, _ = table_of(builder, rows, scans, source)
     names = [(row["audio"] or "").removeprefix(f"{source.root}/") if "part" not in row else "" for row in rows]
     merged = [
-        {**row, **scan, "audio": row["audio"], "file": name or row["id"]}
+        {
+            **{**row, **scan, "audio": row["audio"], "file": name or row["id"]},
+            "classes": labels_of(row, source.config.problem_type),
+        }
         for row, scan, name in zip(rows, scans, names, strict=True)
     ]
     return merged, usable
 
 
-def labels_of(row: dict) -> list[str]:
-    """The classes of a row: one, several at once, or none."""
-    if row["emotion"] is not None:
-        return [row["emotion"]]
+def labels_of(row: dict, problem_type: str) -> list[str]:
+    """The classes of a row: one, several at once, or none, as where labels are values."""
+    if row["emotion"] is not None or problem_type == "regression":
+        return [row["emotion"]] if row["emotion"] is not None else []
     return [name for name, value in row.get("scores", {}).items() if value == 1]
 
 
@@ -146,7 +149,8 @@ def misspelled(counts: Counter, known: tuple[str, ...] = ()) -> dict[str, str]:
 
 def of_words(what: str, counts: Counter, renamed: dict[str, str]) -> list[dict]:
     items = [f"{word} ({counts[word]}): {other}?" for word, other in renamed.items()]
-    return finding(f"{what} that look misspelled", items, f"correct them, or --fix renames them; else they are {what}")
+    todo = f"correct them, or let --fix rename them; as they are, each counts as one of the {what}"
+    return finding(f"{what} that look misspelled", items, todo)
 
 
 def of_missing_cells(rows: list[dict]) -> list[dict]:
@@ -182,7 +186,7 @@ def of_copies(rows: list[dict]) -> tuple[list[dict], list[dict], list[dict]]:
     from .near_duplicates import near_duplicates
 
     def group(members: list[dict], **figures) -> dict:
-        kinds = {(row["speaker"], *labels_of(row), row.get("split")) for row in members}
+        kinds = {(row["speaker"], row["emotion"], str(row.get("scores")), row.get("split")) for row in members}
         return {"ids": [row["id"] for row in members], "contradictory": len(kinds) > 1, **figures}
 
     by_hash = defaultdict(list)
@@ -254,10 +258,7 @@ def of_sound(rows: list[dict]) -> tuple[list[dict], dict]:
         return [], {}
     values = np.array([row["measures"] for row in measured])
     names = list(MEASURES)
-    quantiles = {
-        name: [None if np.isnan(x) else round(float(x), 3) for x in _quantiles(values[:, column])]
-        for column, name in enumerate(names)
-    }
+    quantiles = {name: _rounded(_quantiles(values[:, column])) for column, name in enumerate(names)}
     headers = Counter("{}, {} Hz, channels: {}".format(*row["header"]) for row in measured)
     rates = Counter(row["header"][1] for row in measured)
     by_rate = [f"{rate} Hz: {n} clips; " + _of_labels(measured, rate) for rate, n in rates.most_common()]
@@ -282,8 +283,12 @@ def _quantiles(column: "np.ndarray") -> "np.ndarray":
     return np.percentile(known, (0, 5, 50, 95, 100)) if len(known) else np.full(5, np.nan)
 
 
+def _rounded(values: "np.ndarray") -> list[float | None]:
+    return [None if x != x else round(float(x), 3) for x in values]
+
+
 def _of_labels(rows: list[dict], rate: int) -> str:
-    counts = Counter(word for row in rows if row["header"][1] == rate for word in labels_of(row))
+    counts = Counter(word for row in rows if row["header"][1] == rate for word in row["classes"])
     return ", ".join(f"{word} {number}" for word, number in counts.most_common(8))
 
 
@@ -359,9 +364,11 @@ def in_words(test: dict) -> list[str]:
 
 def report_of(source: "Source", rows: list[dict], usable: "Dataset") -> dict:
     """All findings, and what they stand on, as `--json` writes them."""
+    import numpy as np
+
     from ..data.schema import EMOTIONS
 
-    labels = Counter(word for row in rows for word in labels_of(row))
+    labels = Counter(word for row in rows for word in row["classes"])
     speakers = Counter(row["speaker"] for row in rows if row["speaker"] is not None)
     renamed, respelled = misspelled(labels, EMOTIONS), misspelled(speakers)
     copies, equal, alike = of_copies(rows)
@@ -372,7 +379,7 @@ def report_of(source: "Source", rows: list[dict], usable: "Dataset") -> dict:
     extra = extra_files(source.root, named) if source.root else []
     classes = {word: Counter() for word in sorted(labels)}
     for row in rows:
-        for word in labels_of(row):
+        for word in row["classes"]:
             classes[word][row["speaker"] or ""] += 1
     findings = [
         *of_files(rows, source.root, extra),
@@ -395,6 +402,10 @@ def report_of(source: "Source", rows: list[dict], usable: "Dataset") -> dict:
         "hours": round(sum(duration or 0.0 for duration in usable["duration"]) / 3600, 4),
         "remarks": list(source.corpus.REMARKS),
         "classes": {word: dict(counts) for word, counts in classes.items()},
+        "values": {
+            name: _rounded(_quantiles(np.array([row["scores"][name] for row in rows if row.get("scores")])))
+            for name in (source.config.targets if source.config.problem_type == "regression" else ())
+        },
         "splits": parts,
         "sound": sound,
         "renamed": {"labels": renamed, "speakers": respelled},
@@ -418,14 +429,15 @@ def lines(report: dict) -> list[str]:
     if report["splits"]:
         rows = [[part, sizes["clips"], sizes["speakers"]] for part, sizes in report["splits"].items()]
         out += ["", *text_table(["split", "clips", "speakers"], rows)]
-    if report["sound"]:
-        rows = [
-            [f"{name} ({MEASURES[name]})", *("-" if x is None else f"{x:.4g}" for x in values)]
-            for name, values in report["sound"]["quantiles"].items()
-        ]
-        headers = report["sound"]["headers"].items()
-        out += ["", *text_table(["sound", "least", "5 %", "median", "95 %", "most"], rows)]
-        out += [f"{number} clips: {header}" for header, number in list(headers)[:5]]
+    for what, table in (("label", report["values"]), ("sound", report["sound"].get("quantiles"))):
+        if table:
+            rows = [
+                [f"{name} ({MEASURES[name]})" if what == "sound" else name]
+                + ["-" if x is None else f"{x:.4g}" for x in values]
+                for name, values in table.items()
+            ]
+            out += ["", *text_table([what, "least", "5 %", "median", "95 %", "most"], rows)]
+    out += [f"{number} clips: {header}" for header, number in list(report["sound"].get("headers", {}).items())[:5]]
     for needs_you, head in ((True, "needs you"), (False, "to know")):
         some = [one for one in report["findings"] if one["needs_you"] == needs_you]
         out += ["", f"{head}:"] if some else []
@@ -508,8 +520,11 @@ def cleaned(rows: list[dict], report: dict, targets: tuple[str, ...], folder: Pa
 
     def label(row: dict) -> str:
         if row.get("votes"):
-            return json.dumps(dict(zip(sorted(report["classes"]), row["votes"], strict=True)))
-        words = [labels.get(word, word) for word in labels_of(row)]
+            votes = Counter()
+            for word, number in zip(sorted(report["classes"]), row["votes"], strict=True):
+                votes[labels.get(word, word)] += number
+            return json.dumps(votes)
+        words = [labels.get(word, word) for word in row["classes"]]
         return words[0] if row["emotion"] is not None else json.dumps(words, ensure_ascii=False)
 
     def name(path: str) -> str:

@@ -57,7 +57,8 @@ def corpus_class(name: str) -> type[SpeechCorpus]:
         near = get_close_matches(name, os.listdir(), n=1, cutoff=0.8)
         near = near or get_close_matches(name.lower(), list_corpora(), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise SerError(f"unknown dataset {name!r}: {hint}the corpora are {', '.join(list_corpora())}")
+        known = ", ".join(list_corpora())
+        raise SerError(f"unknown dataset {name!r}: {hint}the corpora are {known}; no folder or file has that name")
     module = importlib.import_module(f"ser_hf.loading_scripts.{name}")
     classes = [c for c in vars(module).values() if inspect.isclass(c) and issubclass(c, SpeechCorpus)]
     return next(c for c in classes if c.__module__ == module.__name__)
