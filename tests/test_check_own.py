@@ -77,6 +77,7 @@ def test_a_clean_folder_needs_nothing(clean, checked, tmp_path):
     assert f"UAR 0.70 would be reported with about [{low:.2f}, {high:.2f}]" in out and 0.2 < high - low < 0.45
     assert "24 clips: WAV, 16000 Hz, channels: 1" in out
     assert report["sound"]["quantiles"]["duration"] == [1.0] * 5
+    assert checked(root, "--num_proc", 2) == (status, out, report)
 
 
 def test_everything_that_can_be_wrong_is_found_and_the_fixed_table_loads(clean, checked, tmp_path):

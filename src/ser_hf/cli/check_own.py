@@ -71,16 +71,14 @@ def read_rows(source: "Source", num_proc: int | None) -> "tuple[list[dict], Data
         )
     rows = builder.utterances(source.root)
     blocks = (row for first in range(0, len(rows), 256) for row in builder.with_audio(rows[first : first + 256]))
-    scans = look_at_all(look_closely, blocks, len(rows), source.shown, num_proc)
+    held = any("part" in row for row in rows)  # their sound is in the dataset: one process keeps one block in memory
+    scans = look_at_all(look_closely, blocks, len(rows), source.shown, 1 if held else num_proc)
     usable, _ = table_of(builder, rows, scans, source)
-    names = [(row["audio"] or "").removeprefix(f"{source.root}/") if "part" not in row else "" for row in rows]
-    merged = [
-        {
-            **{**row, **scan, "audio": row["audio"], "file": name or row["id"]},
-            "classes": labels_of(row, source.config.problem_type),
-        }
-        for row, scan, name in zip(rows, scans, names, strict=True)
-    ]
+    merged = []
+    for row, scan in zip(rows, scans, strict=True):
+        file = (row["audio"] or "").removeprefix(f"{source.root}/") or row["id"]
+        classes = labels_of(row, source.config.problem_type)
+        merged.append({**row, **scan, "audio": row["audio"], "file": file, "classes": classes})
     return merged, usable
 
 
