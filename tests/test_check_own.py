@@ -174,6 +174,7 @@ KINDS = {  # the columns of labels, their cells for even and odd rows, flags
     "several": (("label",), (("angry|calm",), ("sad",)), {}),
     "none of several": (("label",), (('"[""sad"", ""calm""]"',), ("[]",)), {}),
     "values": (("arousal", "valence"), ((1.5, 2), (3, 0)), {}),
+    "values and gaps": (("arousal", "valence"), ((1.5, 2), ("", "")), {}),
     "other values": (("warmth", "valence"), ((1.5, 2), (3, 0)), {"label_columns": ["warmth", "valence"]}),
     "fractions": (("label",), ((1.5,), (2,)), {}),
     "numbers": (("label",), ((10,), (9,)), {}),
@@ -194,7 +195,8 @@ def test_labels_of_every_kind_survive(clean, checked, tmp_path, kind):
     again = {"label_columns": said.split("--label_columns ")[1].split()} if "--label_columns" in said else {}
     assert ("--label_columns" in said) == (kind == "other values")
     assert rows_of(tmp_path / "fixed", **again) == rows_of(root, **columns)
-    values = {"values": ["arousal", "valence"], "other values": ["warmth", "valence"], "fractions": ["label"]}
+    values = {**dict.fromkeys(("values", "values and gaps"), ["arousal", "valence"]), "fractions": ["label"]}
+    values |= {"other values": ["warmth", "valence"]}
     assert list(report["values"]) == values.get(kind, []) and bool(report["classes"]) == (kind not in values)
     if kind == "values":
         assert (

@@ -90,7 +90,7 @@ def labels_of(row: dict, problem_type: str) -> list[str]:
 
 
 def is_labelled(row: dict) -> bool:
-    return row["emotion"] is not None or bool(row.get("scores"))
+    return row["emotion"] is not None or None not in row.get("scores", {"": None}).values()
 
 
 # ---- findings
@@ -401,7 +401,7 @@ def report_of(source: "Source", rows: list[dict], usable: "Dataset") -> dict:
         "remarks": list(source.corpus.REMARKS),
         "classes": {word: dict(counts) for word, counts in classes.items()},
         "values": {
-            name: _rounded(_quantiles(np.array([row["scores"][name] for row in rows if row.get("scores")])))
+            name: _rounded(_quantiles(np.array([row["scores"][name] for row in rows if is_labelled(row)])))
             for name in (source.config.targets if source.config.problem_type == "regression" else ())
         },
         "splits": parts,
