@@ -363,7 +363,6 @@ def read_fold(plan: Plan, seed: int, fold: int) -> Fold:
     for what, was, wanted in (
         ("corpus", f"{corpus['corpus']} ({corpus['labels']})", f"{now.corpus} ({now.labels})"),
         ("number of utterances in the corpus", corpus["utterances"], now.utterances),
-        ("content (ids, labels, speakers) of the corpus", corpus.get("content", now.content), now.content),
         ("addition of other corpora", results.get("mixed"), plan.mixed.counts if plan.mixed else None),
         ("protocol", protocol["name"], plan.protocol.name),
         ("fold and seed", (protocol["fold"], results["seed"]), (fold, seed)),

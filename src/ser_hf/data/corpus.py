@@ -167,7 +167,6 @@ class CorpusReport:
     outside_labels: int = 0
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
-    content: str = ""  # a hash of the ids, labels and speakers: equal for equal utterances
     card: CorpusCard | None = None
 
     @property

@@ -19,7 +19,7 @@ import xxhash
 
 from ..errors import SerError
 from .audio import scan
-from .cache import MODELS, content_hash, source_hash
+from .cache import MODELS, source_hash
 from .columns import WELL_KNOWN, Columns
 from .corpus import PROBLEM, CorpusReport, Protocol, SpeechCorpus
 from .schema import LabelConfig, features
@@ -177,7 +177,6 @@ def select_usable(everything: datasets.Dataset, source: Source) -> tuple[dataset
         outside_labels=outside,
         problems=_problems(table.filter(pc.and_(problems.is_valid(), labels.is_valid())), source.root),
         remarks=list(source.corpus.REMARKS),
-        content=content_hash(*(str(usable[column][:]) for column in ("id", "label", "speaker"))),
         card=card,
     )
     return usable, report
