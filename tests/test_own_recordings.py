@@ -792,6 +792,16 @@ def test_replaced_files_and_changed_labels_are_seen(clips, tmp_path):
     assert load()["label"][:] == [1, *first["label"][1:]]
 
 
+def test_one_clip_of_two_speakers_is_a_leak_with_a_next_step(clips, tmp_path):
+    files = {**CLIPS, "copy.wav": 0, "metadata.csv": csv() + "copy.wav,angry,dora\n"}
+    lay(tmp_path / "own", clips[0], files)
+    data = load_corpus(str(tmp_path / "own"), cache_dir=tmp_path / "cache")
+    protocol = find_source(str(tmp_path / "own")).protocol
+    with pytest.raises(SerError, match="clips/0 = copy; leave one of each two out|copy = clips/0; leave one of each"):
+        for fold in range(4):
+            parts_of(data, protocol, fold)
+
+
 def test_a_second_load_reads_no_clip(clips, tmp_path, monkeypatch):
     lay(tmp_path / "own", clips[0], meta(csv()).files)
     first = load_corpus(str(tmp_path / "own"), cache_dir=tmp_path / "cache")

@@ -232,7 +232,8 @@ def check_disjoint(
     for leak in find_leaks(splits):
         pair = " and ".join(leak.parts)
         if leak.clips:
-            raise SerError(f"leak: {pair} share {len(leak.clips)} identical clips, first {' = '.join(leak.clips[0])}")
+            same = f"{len(leak.clips)} identical clips, first {' = '.join(leak.clips[0])}"
+            raise SerError(f"leak: {pair} share {same}; leave one of each two out of the corpus")
         if leak.groups:
             shown = ", ".join(leak.groups[:5]) + (" ..." if len(leak.groups) > 5 else "")
             raise SerError(f"leak: {pair} share parts of {shown}; keep each in one of them, or --protocol group-folds")
