@@ -25,6 +25,7 @@ from transformers import BertConfig, BertForSequenceClassification, Wav2Vec2Feat
 
 from conftest import RECIPES, REPO, settings_of
 from ser_hf import cli
+from ser_hf.data.audio import AudioError
 from ser_hf.errors import SerError, door
 from ser_hf.training import run
 from ser_hf.training.hub import save_model
@@ -358,6 +359,7 @@ def test_statuses(capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")  # the first process says what all have in common
     assert door(lambda: (_ for _ in ()).throw(SerError("--fold 9"))) == 2 and not capsys.readouterr().err
     assert door(lambda: (_ for _ in ()).throw(MemoryError())) == 2 and "memory" in capsys.readouterr().err
+    assert door(lambda: (_ for _ in ()).throw(AudioError("a.wav"))) == 2 and "a.wav" in capsys.readouterr().err
 
 
 # ---- what is right

@@ -154,6 +154,18 @@ def test_mistakes(error_of, fake_corpus, tmp_path):
     assert not list(emodb.rglob("*.json")) and not (tmp_path / "none").exists()
 
 
+def test_folds_lie_beside_a_table_and_not_in_a_folder(run, error_of, fake_corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clips = sorted((fake_corpus("demo") / "wav").glob("*.wav"))
+    rows = [f"{clip},{'ab'[n % 2]},s{n // 2}" for n, clip in enumerate(clips)]
+    Path("calls.csv").write_text("\n".join(["file,label,speaker", *rows]))
+    status, out, err = run("split", "calls.csv")
+    assert status == 0 and "5 files in folds" in out, err
+    for label in "ab":
+        shutil.copytree(fake_corpus("demo") / "wav", tmp_path / "calls" / label)
+    assert "nothing is written into the corpus's folder" in error_of("split", "calls", "--out", "calls/folds")
+
+
 def test_table_wraps_the_widest_column():
     rows = [["a", 1, "one two three"], ["bb", 20, "leave-one-out four"]]
     assert text_table(["name", "n", "words"], rows, width=100) == [

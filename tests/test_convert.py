@@ -9,7 +9,14 @@ import pickle
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModel, AutoModelForAudioClassification, Wav2Vec2FeatureExtractor, pipeline
+from transformers import (
+    AutoModel,
+    AutoModelForAudioClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    Wav2Vec2FeatureExtractor,
+    pipeline,
+)
 
 from conftest import tiny_config
 from ser_hf.cli import main
@@ -83,6 +90,17 @@ def test_values_of_emotion_become_a_regression(tmp_path):
     assert main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0
     config = json.loads((tmp_path / "ours" / "config.json").read_text())
     assert (config["problem_type"], config["head"], config["pooling"]) == ("regression", "mlp", "mean")
+
+
+def test_a_text_model_keeps_its_head(tmp_path, capsys):
+    """RoBERTa's stock head has the names of soxan's."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    stock = RobertaForSequenceClassification(RobertaConfig(vocab_size=20, **sizes))
+    stock.config.save_pretrained(tmp_path / "theirs")
+    torch.save(stock.state_dict(), tmp_path / "theirs" / "pytorch_model.bin")
+    assert main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0, capsys.readouterr().err
+    again = RobertaForSequenceClassification.from_pretrained(tmp_path / "ours").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in stock.state_dict().items())
 
 
 def test_pickled_weights_become_safetensors(tmp_path):

@@ -336,6 +336,16 @@ def test_a_file_too_long_for_the_memory_costs_one_row(run, models, tmp_path, mon
     assert "1 scored, 2 scored before" in run(*command)[1]
 
 
+def test_pages_of_files_are_memory_that_can_be_used(tmp_path):
+    """The kernel counts files that were read among the memory in use of a control group, and drops them when needed."""
+    values = {"max": str(1 << 20), "current": str(1000 << 10), "stat": f"anon 5\ninactive_file {900 << 10}\nslab 7\n"}
+    for name, value in values.items():
+        (tmp_path / f"memory.{name}").write_text(value)
+    assert module.available(tmp_path) == (1024 - 1000 + 900) << 10
+    (tmp_path / "memory.max").write_text("max\n")
+    assert module.available(tmp_path) > 1 << 20
+
+
 def test_the_gpus_memory_costs_one_row(run, folder, models, monkeypatch):
     def forward(*args, **options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")

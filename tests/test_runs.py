@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from conftest import REPO, settings_of, tiny_flags
 from ser_hf import SerError, files
-from ser_hf.training import provenance
+from ser_hf.training import provenance, run
 from ser_hf.training.run import select_on_validation
 
 EPOCHS = ("--num_train_epochs", "3", "--batch_seconds", "10")
@@ -317,6 +317,31 @@ def test_one_process_holds_a_folder_and_a_dead_one_none(kind, tmp_path):
     assert not half.exists()
     files.release()
     assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_a_lock_that_cannot_be_taken_is_no_dead_end(tmp_path, monkeypatch):
+    """Another user's lock file is named; where inodes change, or where there are no locks, the folder can be used."""
+    (tmp_path / "theirs" / ".lock").mkdir(parents=True)  # cannot be opened for writing, by root either
+    with pytest.raises(
+        SerError, match=r"--out: cannot write .*theirs/\.lock \(.*\); choose another, or remove that file"
+    ):
+        files.hold(tmp_path / "theirs", "--out")
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "samestat", lambda *_: False)
+        files.hold(tmp_path / "remote", "--out")
+    files.release()
+    monkeypatch.setattr(files, "fcntl", None)  # Windows
+    files.hold(tmp_path / "windows", "--out")
+    assert list((tmp_path / "windows").iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [OSError(38, "Function not implemented"), PermissionError(1, "not permitted")])
+def test_an_old_kernel_does_not_stop_a_recipe(error, monkeypatch):
+    def refused(_):
+        raise error
+
+    monkeypatch.setattr(os, "pidfd_open", refused)
+    assert run._end_with(str(os.getppid())) is None
 
 
 def test_a_recipe_ends_with_the_process_that_started_it(tmp_path):

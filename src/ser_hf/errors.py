@@ -16,7 +16,7 @@ NO_MEMORY = (
     *("killed by signal: Killed", "insufficient shared memory"),
 )
 NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "file write failed")
-LONGEST = 400  # characters of another library's message
+LONGEST = 600  # characters of another library's message
 
 
 class SerError(Exception):
@@ -45,7 +45,7 @@ def door(body: Callable[[], int | None], stopped: str = "stopped") -> int:
             traceback.print_exc()
             sys.stderr.write("This is a defect of ser_hf: open an issue with this traceback and the command.\n")
             return 1
-        if first or not isinstance(error, SerError):
+        if first or type(error) is not SerError:  # an AudioError is of the clips of one process
             sys.stderr.write(f"error: {line}\n")
         return 2
 

@@ -1,7 +1,6 @@
 """Files written whole or not at all, folders that one process holds, paths in texts, and figures as PNG."""
 
 import errno
-import fcntl
 import io
 import json
 import os
@@ -18,6 +17,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from .errors import SerError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows, where two processes in one folder are not noticed
+    fcntl = None
 
 # What an interruption may leave: files and folders that are not complete have these names until they are.
 HALF, SAVING = ".half", ".saving-"
@@ -42,7 +46,7 @@ def local_path(text: str) -> str | None:
 
 def flush(path: Path) -> None:
     """Wait until a file's content is on the disk: a rename may otherwise be there before it."""
-    with path.open("rb") as file:
+    with path.open("rb" if os.name != "nt" else "r+b") as file:  # Windows flushes only what may be written
         os.fsync(file.fileno())
 
 
@@ -98,11 +102,14 @@ def claim(folder: Path, flag: str) -> None:
         raise SerError(f"{flag}: cannot write in {folder} ({error.strerror}); choose another") from None
 
 
-def named_file(text: str, flag: str) -> Path:
-    """The file that a flag names, in a folder that can be written to. SerError: it is a folder, or there is none."""
+def named_file(text: str, flag: str, *suffixes: str) -> Path:
+    """The file to write that a flag names, in a folder that can be written to. SerError: it is a folder, has none of
+    the `suffixes` (it may be another file of the user, such as the one that is read), or the folder cannot be made."""
     path = Path(text).expanduser()
     if text.endswith(("/", os.sep)) or path.is_dir():
         raise SerError(f"{flag} {text}: is a folder; name a file")
+    if path.suffix not in suffixes:
+        raise SerError(f"{flag} {text}: must be a file that ends in {', '.join(suffixes)}")
     claim(path.parent, f"{flag} {text}")
     return path
 
@@ -152,40 +159,44 @@ def hold(place: Path, flag: str, file: bool = False) -> None:
     SerError, with `flag` as the user's name for it: another process holds it (says which), or it cannot be written."""
     folder, prefix = (place.parent, f".{place.name}") if file else (place, "")
     claim(folder, flag)
-    lock = folder / f"{prefix}.lock"
-    while (number := _locked(lock)) is not None and not _is_at(number, lock):
-        os.close(number)  # its holder has just ended, and removed it
-    if number is None:
-        holder = lock.read_text(errors="replace").strip() if os.access(lock, os.R_OK) else ""
-        raise SerError(f"{flag}: in use by {holder or 'another process'}; wait for it, or choose another")
-    _held.callback(os.close, number)
-    _held.callback(lock.unlink, missing_ok=True)
-    words, since = re.sub(r"(token[= ])\S+", r"\1***", shlex.join(sys.argv))[:200], time.strftime("%Y-%m-%d %H:%M:%S")
-    os.ftruncate(number, 0)
-    os.write(number, f"process {os.getpid()} on {socket.gethostname()} since {since}: {words}\n".encode())
+    if fcntl is not None:
+        _lock(folder / f"{prefix}.lock", flag)
     names = rf"\.+{re.escape(place.name)}(\.partial)?\.\d+\{HALF}" if file else rf"\..*\{HALF}|\{SAVING}.*"
     for left in [*folder.iterdir(), *(folder.glob("figures/*") if not file else ())]:
         if re.fullmatch(names, left.name, re.DOTALL):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
-def _locked(lock: Path) -> int | None:
-    """The open lock file, None if another process holds it. The lock ends with this process, and its forks have none;
-    where the file system has no locks, nothing is held."""
-    number = None
+def _lock(lock: Path, flag: str) -> None:
+    """Keep a lock file, which names this process. Its forks do not have it; it ends with this process, which may leave
+    the file. Where the file system has no locks, nothing is kept. Raises SerError as `hold`."""
+    number = _locked(lock, flag)
+    for _ in range(9):  # its holder had just ended, and removed it; a network folder may have other inodes each time
+        if lock.exists() and os.path.samestat(os.fstat(number), lock.stat()):
+            break
+        os.close(number)
+        number = _locked(lock, flag)
+    _held.callback(os.close, number)
+    _held.callback(lock.unlink, missing_ok=True)
+    words, since = re.sub(r"(token[= ])\S+", r"\1***", shlex.join(sys.argv))[:200], time.strftime("%Y-%m-%d %H:%M:%S")
+    os.ftruncate(number, 0)
+    os.write(number, f"process {os.getpid()} on {socket.gethostname()} since {since}: {words}\n".encode())
+
+
+def _locked(lock: Path, flag: str) -> int:
     try:
         number = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:  # another user's, whose process was killed or goes on
+        advice = "choose another, or remove that file if nobody uses the folder"
+        raise SerError(f"{flag}: cannot write {lock} ({error.strerror}); {advice}") from None
+    try:
         fcntl.lockf(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if number is None or error.errno in (errno.EACCES, errno.EAGAIN):
-            if number is not None:
-                os.close(number)
-            return None
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            os.close(number)
+            holder = lock.read_text(errors="replace").strip() if lock.exists() else ""
+            raise SerError(f"{flag}: in use by {holder or 'another process'}; wait for it, or choose another") from None
     return number
-
-
-def _is_at(number: int, path: Path) -> bool:
-    return path.exists() and os.path.samestat(os.fstat(number), path.stat())
 
 
 def release() -> None:

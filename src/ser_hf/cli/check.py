@@ -36,7 +36,7 @@ from ..errors import SerError
 from ..evaluation.tables import text_table
 from ..files import claim, walk, write
 from ..training.run import say
-from .console import Parser, columns_of, corpus_arguments
+from .console import Parser, check_outside, columns_of, corpus_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -270,8 +270,7 @@ def main(argv: list[str]) -> int:
     source = find_source(args.name, args.labels, args.data_dir, columns=columns_of(args))
     if args.json:
         file = Path(args.json).expanduser().absolute()
-        if source.root and file.resolve().is_relative_to(source.root.resolve()):
-            raise SerError(f"--json {args.json}: nothing is written into the corpus's folder; choose another")
+        check_outside(source, file, "--json")
         if file.is_dir():
             raise SerError(f"--json {args.json}: is a folder; name a file")
         claim(file.parent, f"--json {args.json}")

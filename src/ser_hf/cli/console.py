@@ -2,10 +2,15 @@
 
 import argparse
 from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..data.columns import Columns
 from ..errors import SerError
 from ..training.arguments import NEGATIVE, add_flags, build, converter, readable, spelled, take_token
+
+if TYPE_CHECKING:
+    from ..data.loading import Source
 
 # Types of arguments.
 natural = converter(int, {"least": 0})
@@ -43,6 +48,15 @@ def corpus_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", help="label configuration, such as 4class; else the corpus's default")
     parser.add_argument("--num_proc", type=positive, help="processes that read the audio")
     add_flags(parser, Columns)
+
+
+def check_outside(source: "Source", out: Path, flag: str) -> None:
+    """Raises SerError: `out`, which `flag` names, is in the folder of the corpus, a part of which it may become, or is
+    the table that is the corpus."""
+    table = Path(source.name).expanduser()
+    place = table if table.is_file() else source.root
+    if place and out.resolve().is_relative_to(place.resolve()):
+        raise SerError(f"{flag} {out}: nothing is written into the corpus's folder; choose another")
 
 
 def columns_of(args: argparse.Namespace) -> Columns:

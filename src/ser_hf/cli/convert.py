@@ -10,13 +10,14 @@
 """
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SerError
-from ..files import claim
+from ..errors import SerError, one_line
+from ..files import SAVING, hold
 from .console import Parser
 
 if TYPE_CHECKING:
@@ -36,20 +37,22 @@ def main(argv: list[str]) -> int:
     parser.add_argument("out", help="the folder to write, which must be empty or new")
     args = parser.parse_args(argv)
     out = Path(args.out)
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and any(not file.name.startswith(SAVING) for file in out.iterdir()):
         raise SerError(f"{out}: is not empty; name a new folder")
     source = find(args.model)
     config = read_config(source, args.model)
-    claim(out, str(out))
+    hold(out, str(out))
+
+    from ..models.encoders import ENCODERS
 
     weights = read_weights(source, args.model)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".converting-") as staging:
-        if all(name in weights for name in HEAD):
+    with tempfile.TemporaryDirectory(dir=out, prefix=SAVING) as staging:
+        if config["model_type"] in ENCODERS and all(name in weights for name in HEAD):  # RoBERTa's head has these names
             said = convert_head(source, config, weights, Path(staging), args.model)
         else:
             said = rewrite(source, weights, Path(staging))
         for file in Path(staging).iterdir():
-            shutil.move(file, out / file.name)
+            os.replace(file, out / file.name)
     print(f"{args.model}: {said}\nwritten: {out}")
     return 0
 
@@ -63,8 +66,8 @@ def find(model: str) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=[*COPIED, "*.safetensors", "*.bin"]))
     except Exception as error:  # the client raises a dozen classes that all mean: not available
-        reason = " ".join(str(error).split())[:200]
-        raise SerError(f"{model}: no such folder, and no model on the Hub that can be read ({reason})") from None
+        why = f"no such folder, and no model on the Hub that can be read ({one_line(error)})"
+        raise SerError(f"{model}: {why}") from None
 
 
 def read_config(source: Path, model: str) -> dict:
@@ -131,7 +134,7 @@ def convert_head(source: Path, config: dict, weights: "dict[str, torch.Tensor]",
             head = {"pooling": POOLINGS[mode], "head": "mlp", "head_dropout": dropout, "problem_type": kind, **labels}
             converted = SerForAudioClassification(SerConfig(audio_config=audio, **head))
         except (OSError, ValueError) as error:
-            raise SerError(f"{model}: {' '.join(str(error).split())}") from None
+            raise SerError(f"{model}: {one_line(error)}") from None
     converted.encoder = encoder
     ours = {"dense": converted.ser_dense, "out_proj": converted.ser_classifier}
     with torch.no_grad():

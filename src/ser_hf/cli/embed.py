@@ -16,7 +16,7 @@ from ..errors import SerError, one_line
 from ..files import check_checkpoint, hold, named_file, staged
 from ..training.arguments import converter
 from ..training.settings import POOLINGS, TEXT_POOLINGS
-from .console import Parser, columns_of, corpus_arguments, positive
+from .console import Parser, check_outside, columns_of, corpus_arguments, positive
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -48,14 +48,16 @@ def main(argv: list[str]) -> int:
         raise SerError("--layers all: only for --level utterance, frames of all layers would be a hundred times larger")
     if frames and args.pooling:
         raise SerError(f"--pooling {args.pooling}: does nothing with --level frames; leave it out")
-    out = named_file(args.out or f"{Path(args.name).name}_{Path(args.model).name}.parquet", "--out")
+    out = named_file(args.out or f"{Path(args.name).name}_{Path(args.model).name}.parquet", "--out", ".parquet")
     check_checkpoint(args.model, "--model")
-    hold(out, f"--out {out}", file=True)
 
     from ..data.loading import find_source, load
     from ..training.run import say
 
     source = find_source(args.name, args.labels, args.data_dir, columns=columns_of(args))
+    check_outside(source, out, "--out")
+    hold(out, f"--out {out}", file=True)
+
     corpus, report = load(source, num_proc=args.num_proc)
     say(*report.lines())
     store, names = encode_corpus(

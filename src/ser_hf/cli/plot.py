@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--window_hop", type=seconds, help="seconds from window to window (default: half a window)")
     parser.add_argument("--seed", type=natural, default=42, help="seed of SpecAugment (default: 42)")
     args = parser.parse_args(argv)
-    out = named_file(args.out or f"{Path(args.file).stem}.png", "--out")
+    out = named_file(args.out or f"{Path(args.file).stem}.png", "--out", ".png")
 
     from ..data.audio import read_clip
     from ..models import SerSpectrogramFeatureExtractor

@@ -257,20 +257,22 @@ def earlier(out: Path, partial: Path, columns: dict[str, str], settings: dict) -
                         raise SerError(f"--out {out} {problem}: choose another file")
             files |= {file: list(group) for file, group in groupby(rows, key=lambda row: row["path"])}
     except (ValueError, TypeError, AttributeError) as error:
-        raise SerError(f"--out {out}: not a table of this command ({' '.join(str(error).split())})") from None
+        raise SerError(f"--out {out}: not a table of this command ({one_line(error)}); choose another file") from None
     return files
 
 
-def available() -> int | None:
-    """Bytes that this process may still use: of the machine, or of its control group if that has less; None where the
+def available(group: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes that this process may still use: of the machine, or of its control `group` if that has less; None where the
     system does not say."""
     try:
         facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(facts["MemAvailable"].split()[0]) * 1024
-        group = Path("/sys/fs/cgroup")
         most = (group / "memory.max").read_text().strip() if (group / "memory.max").is_file() else "max"
-        return free if most == "max" else min(free, int(most) - int((group / "memory.current").read_text()))
-    except (OSError, ValueError, KeyError):
+        if most == "max":
+            return free
+        cached = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)  # can be dropped
+        return min(free, int(most) - int((group / "memory.current").read_text()) + int(cached[1]))
+    except (OSError, ValueError, LookupError, TypeError):
         return None
 
 
@@ -386,9 +388,7 @@ def main(argv: list[str]) -> int:
             raise SerError(f"--hop_s {hop:g}: must be at most --window_s, which is {args.window_s:g}")
         windows = {"window_s": args.window_s, "hop_s": hop, "window_last": args.window_last}
     files = find_files(args.files)
-    out = named_file(args.out, "--out") if args.out else None
-    if out and out.suffix not in FORMATS:
-        raise SerError(f"--out {args.out}: must be a file that ends in {', '.join(FORMATS)}")
+    out = named_file(args.out, "--out", *FORMATS) if args.out else None
     if out:
         hold(out, f"--out {args.out}", file=True)
 

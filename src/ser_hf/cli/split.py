@@ -6,12 +6,11 @@ of their values, by its name, instead of `label`.
 
 from pathlib import Path
 
-from ..errors import SerError
 from ..evaluation.tables import text_table
 from ..files import claim, write
 from ..training.arguments import converter
 from ..training.run import say
-from .console import Parser, columns_of, corpus_arguments, natural
+from .console import Parser, check_outside, columns_of, corpus_arguments, natural
 
 
 def fold_csv(splits: dict, label_names: list[str]) -> str:
@@ -48,8 +47,7 @@ def main(argv: list[str]) -> int:
     source = find_source(args.name, args.labels, args.data_dir, args.protocol, columns_of(args))
     protocol = source.protocol
     out = Path(args.out).expanduser()
-    if source.root and out.resolve().is_relative_to(source.root.resolve()):
-        raise SerError(f"--out {args.out}: nothing is written into the corpus's folder; choose another")
+    check_outside(source, out, "--out")
     claim(out, f"--out {args.out}")
 
     corpus, report = load(source, num_proc=args.num_proc)

@@ -26,9 +26,9 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from ..errors import SerError
+from ..errors import SerError, one_line
 from ..evaluation.shift import TRAINING_DATA
-from ..files import local_path
+from ..files import SAVING, local_path
 from ..models import SerConfig, SerForAudioClassification
 from ..models.common import load_safetensors
 from ..models.encoders import example, longest_clip
@@ -151,7 +151,7 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
         load = AutoModelForAudioClassification.from_pretrained
         model, info = load_safetensors(load, name_or_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise SerError(" ".join(str(error).split())) from None
+        raise SerError(one_line(error)) from None
     if missing := sorted(info["missing_keys"]):
         why = f"the head's weights {', '.join(missing[:4])} are missing, it would answer at random"
         raise SerError(f"{name_or_path}: {why}; give a fine-tuned checkpoint or train one")
@@ -168,7 +168,7 @@ def save_model(
     published = to_stock(model) if stock else model
     for config in (published.config, *(getattr(published.config, name) for name in published.config.sub_configs)):
         config._name_or_path = ""  # a local path has no place in a model
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as staging:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as staging:
         published.save_pretrained(staging)
         processor.save_pretrained(staging)
         for file in Path(staging).iterdir():

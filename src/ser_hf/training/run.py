@@ -64,6 +64,8 @@ def _end_with(parent: str | None) -> None:
         ended = os.pidfd_open(int(parent))
     except ProcessLookupError:
         os._exit(143)
+    except OSError:  # a Linux before 5.3, or a container that forbids it
+        return
 
     def watch() -> None:
         select.select([ended], [], [])
