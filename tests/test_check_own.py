@@ -210,6 +210,16 @@ def test_labels_of_every_kind_survive(clean, checked, tmp_path, kind):
         assert "--protocol official-leaks-speakers tests so all the same" in found["a run would stop"][0]
 
 
+def test_rows_without_values_need_you(clean, checked, tmp_path):
+    root, _ = copied(clean, tmp_path)
+    cells = [("", 2) if n < 3 else (1.5, 2) for n in range(len(LISTS))]
+    rows = [(*row, *cell) for row, cell in zip(LISTS, cells, strict=True)]
+    table(root, rows, ("file_name", "speaker", "arousal", "valence"))
+    _, out, report = checked(root, "--fix", tmp_path / "fixed")
+    assert numbers(report)["rows without a label"] == 3 and "left out: without a label (3)" in out
+    assert len(rows_of(tmp_path / "fixed")) == len(LISTS) - 3
+
+
 @pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "aiff"])
 def test_cut_off_files_are_told(clean, checked, tmp_path, kind):
     """Every one of five shares, from 25 to 95 %, and no whole file."""

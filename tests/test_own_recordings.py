@@ -25,7 +25,7 @@ from ser_hf.data.audio import scan
 from ser_hf.data.columns import Columns
 from ser_hf.data.corpus import SPEAKER_FOLDS
 from ser_hf.data.loading import find_source
-from ser_hf.data.mixing import find_mixture, load_mixture
+from ser_hf.data.mixing import add_to_train, find_mixture, load_mixture
 from ser_hf.data.sources import folder_corpus
 from ser_hf.data.splits import check_disjoint, folds_of
 
@@ -292,6 +292,27 @@ CASES = {
     ),
     # --- labels
     "whole numbers": with_label([10, 9, 10, 9, 10, 9], ["10", "9"] * 3, names=["9", "10"]),
+    "numbers below zero": with_label(
+        [-2, -1, 0, 1, -1, ""], ["-2", "-1", "0", "1", "-1", None], names=["-2", "-1", "0", "1"]
+    ),
+    "-1 beside 0 and 1": with_label(
+        [-1, 0, 1] * 2,
+        [None, "0", "1"] * 2,
+        said=("say nothing: `-1` (2); left out; if -1 is a class, give it a name",),
+    ),
+    "a word among fractions": with_label(
+        [0.5, 1.5, "?", 2, 0.25, "nan"],
+        [[0.5], [1.5], None, [2], [0.25], None],
+        kind=ONE,
+        names=["label"],
+        said=("not all numbers: 1, such as '?'; left out",),
+    ),
+    "fractions with a comma": meta(
+        csv(";", rows=[(f"clips/{c}.wav", f"{c},5", s) for c, _, s in SAY]),
+        rows=[(c, [c + 0.5], s) for c, _, s in SAY],
+        kind=ONE,
+        said=("with a comma were read as decimals",),
+    ),
     "truth": with_label(["True", "False"] * 3, ["True", "False"] * 3),
     "fractions": with_label([0.5, -1, 1, 0, "", 2], [[0.5], [-1], [1], [0], None, [2]], kind=ONE, names=["label"]),
     "missing": with_label(
@@ -420,9 +441,9 @@ CASES = {
         protocol="group-folds",
         problems=("its name is not UTF-8; rename the file",),
     ),
-    "files alone": Case(CLIPS | {"a.wav": 0}, refused=("which folders are the labels?",))
-    if False
-    else Case({f"{c}.wav": c for c in range(6)}, refused=("no metadata.csv there to say the labels of its 6 files",)),
+    "files alone": Case(
+        {f"{c}.wav": c for c in range(6)}, refused=("no metadata.csv there to say the labels of its 6 files",)
+    ),
     "nothing": Case({"readme.md": "hello"}, refused=("no metadata.csv there, and no sound in 1 files",)),
     # --- splits
     "split folders": Case(
@@ -516,6 +537,33 @@ CASES = {
             d.to_parquet(str(root / "data" / f"{n}-00000-of-00001.parquet")) for n, d in halves(sounds(paths)).items()
         ],
         protocol="official",
+    ),
+    "saved one by one": Case(
+        make=lambda root, paths: [d.save_to_disk(str(root / n)) for n, d in halves(sounds(paths)).items()],
+        protocol="official",
+    ),
+    "shards in folders of splits": Case(
+        make=lambda root, paths: [
+            ((root / n).mkdir(), d.to_parquet(str(root / n / "0000.parquet"))) for n, d in halves(sounds(paths)).items()
+        ],
+        protocol="official",
+    ),
+    "one part saved and one of files": Case(
+        make=lambda root, paths: (
+            halves(sounds(paths))["train"].save_to_disk(str(root / "train")),
+            lay(root, paths, {"test/sad/0.wav": 0}),
+        ),
+        refused=("only some of test, train hold sound; save all in one way",),
+    ),
+    "lists of classes of a dataset": Case(
+        make=saved(
+            lambda paths: sounds(paths, label=[[0], [1]] * 3).cast_column(
+                "label", datasets.List(ClassLabel(names=["sad", "anger"]))
+            )
+        ),
+        rows=[(c, [float(c % 2), float(1 - c % 2)], s) for c, _, s in SAY],
+        names=["angry", "sad"],
+        kind=SIX,
     ),
     "a damaged dataset": Case(
         {"state.json": "{}", "dataset_info.json": "{}"}, refused=("cannot be loaded", "save it again")
@@ -717,6 +765,42 @@ def test_a_column_of_folds(own):
         assert (len(parts["train"]), len(parts["test"])) == (4, 2)
 
 
+def test_utterances_in_no_fold_are_left_out(own):
+    rows = [(f"clips/{c}.wav", label, s, "" if s == "ben" else s) for c, label, s in SAY]
+    data, protocol = own(rows, HEAD)
+    assert len(folds_of(data, protocol)) == 2
+    for fold in range(2):
+        assert {*parts_of(data, protocol, fold, validation_fraction=0)["train"]["speaker"]} <= {"anna", "cleo"}
+
+
+def test_validation_of_an_official_split_tears_no_recording_apart(own):
+    """Two people in each call: neither is in validation without the other."""
+    turns = [
+        (
+            f"clips/{c}.wav",
+            ("angry", "sad")[half],
+            f"{'ab'[half]}{c}",
+            0.1 * half,
+            0.1 * half + 0.1,
+            ("train", "test")[c > 3],
+        )
+        for c in range(6)
+        for half in (0, 1)
+    ]
+    data, protocol = own(turns, (*SEGMENTS, "split"))
+    assert protocol.name == "official"
+    for seed in range(5):
+        parts = parts_of(data, protocol, seed=seed)
+        assert {part: len(rows) for part, rows in parts.items()} == {"train": 6, "validation": 2, "test": 4}
+
+
+def test_groups_of_some_utterances(own):
+    """Those without a group share nothing by it: speakers can still be held out."""
+    rows = [(f"clips/{c}.wav", label, s, "call" if s == "anna" else "") for c, label, s in SAY]
+    _, protocol = own(rows, ("file_name", "label", "speaker", "call"), group_column="call")
+    assert protocol.name == "speaker-folds"
+
+
 def test_parts_of_a_recording_stay_together(own):
     """Calls of two people each: whoever shares a call is held out together, in every protocol."""
     turns = [
@@ -824,6 +908,20 @@ def test_own_recordings_mix_with_corpora(fake_corpus, clips, tmp_path, folder):
         find_mixture(place).tested.config.name == "labels"
         and find_mixture(place, "4class").tested.config.name == "4class"
     )
+
+
+def test_groups_of_two_mixed_folders_are_not_the_same(clips, tmp_path):
+    head, days = ("file_name", "label", "speaker", "day"), [(*row, f"d{row[2]}") for row in SAY]
+    for name, gap in (("one", 0), ("two", 1)):
+        rows = [(f"{c}.wav", label, s, day) for c, label, s, day in days]
+        lay(tmp_path / name, clips[0], {"metadata.csv": csv(head=head, rows=rows)})
+        for c in range(6):
+            voice(tmp_path / name / f"{c}.wav", 0.2, seed=10 * gap + c)
+    mixture = find_mixture(f"{tmp_path}/one+{tmp_path}/two", test_on="one", columns=Columns(group_column="day"))
+    rows, _, mixed = load_mixture(mixture)
+    parts = add_to_train(split(rows, "./one", mixture.tested.protocol, validation_fraction=0), mixed)
+    check_disjoint(parts)
+    assert {*parts["train"]["group"]} == {"dben", "dcleo", "./two/danna", "./two/dben", "./two/dcleo"}
 
 
 @pytest.mark.parametrize(

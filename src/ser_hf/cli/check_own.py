@@ -13,6 +13,7 @@ from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data.labels import is_labelled
 from ..errors import SerError
 from ..evaluation.tables import text_table
 from ..files import claim, write
@@ -87,10 +88,6 @@ def labels_of(row: dict, problem_type: str) -> list[str]:
     if row["emotion"] is not None or problem_type == "regression":
         return [row["emotion"]] if row["emotion"] is not None else []
     return [name for name, value in row.get("scores", {}).items() if value == 1]
-
-
-def is_labelled(row: dict) -> bool:
-    return row["emotion"] is not None or None not in row.get("scores", {"": None}).values()
 
 
 # ---- findings

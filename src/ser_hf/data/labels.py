@@ -29,9 +29,10 @@ def label_set(
     """The label sets that a column of labels makes, or several `columns` of which each value is a list.
 
     - Words, booleans and whole numbers are classes, in the given `order` of names if any. Spellings that differ in case
-      are one class, and known emotion words (`schema.SPELLINGS`) are the vocabulary's.
+      are one class, and known emotion words (`schema.SPELLINGS`) are the vocabulary's. -1 is no label, as on the Hub,
+      unless other numbers are negative.
     - Lists of words, `a|b`, and 0 or 1 for each of several labels are several labels at once.
-    - Fractions, and lists of numbers, are values to regress.
+    - Fractions, if they are more than the words beside them, and lists of numbers are values to regress.
     - `{word: number}`, a list that repeats words, and whole numbers in columns named by emotions are votes: the class
       is the word with the most, none where two have.
 
@@ -44,12 +45,18 @@ def label_set(
     if columns:
         return _columns(title, name, values, columns)
     values = parsed(list(values))
-    fractions = any(isinstance(value, float) and value == value and not value.is_integer() for value in values)
-    if fractions and not any(isinstance(value, str | list | dict) for value in values):  # -1 is a number like others
-        return _vectors(title, name, [None if _empty(value) else [value] for value in values], ("label",))
-    empty = Counter(str(value) for value in values if is_missing(value) and not _empty(value))
-    values = [None if is_missing(value) else value for value in values]
-    remarks = [f"labels that say nothing: {shown(empty)}; left out"] if empty else []
+    numbers = [_number(value) for value in values]
+    fractions = sum(_finite(x) and x % 1 != 0 for x in numbers)
+    if fractions > sum(isinstance(x, str | list | dict) for x in numbers):  # -1 is a number like others
+        return _vectors(title, name, [None if _empty(x) else [x] for x in numbers], ("label",))
+    negative = any(_finite(x) and x < 0 and x != -1 for x in numbers)
+    says_nothing = [is_missing(value) and not (negative and x == -1) for value, x in zip(values, numbers, strict=True)]
+    empty = Counter(
+        str(value) for value, nothing in zip(values, says_nothing, strict=True) if nothing and not _empty(value)
+    )
+    values = [None if nothing else value for value, nothing in zip(values, says_nothing, strict=True)]
+    hint = "; if -1 is a class, give it a name" if {"-1", "-1.0"} & empty.keys() else ""
+    remarks = [f"labels that say nothing: {shown(empty)}; left out{hint}"] if empty else []
     present = [value for value in values if value is not None]
     if not present:
         raise SerError(f"--dataset {title}: no row has a label; fill the column `label`, or name it by --label_column")
@@ -65,8 +72,8 @@ def label_set(
     if all(isinstance(value, dict) for value in present):
         return _votes(name, values, remarks)
     if not order and all(isinstance(value, int | float) for value in present):
-        order = tuple(dict.fromkeys(as_text(value) for value in sorted(present)))
-    words, more = one_spelling([as_text(value) for value in values], "labels", SPELLINGS)
+        order = tuple(dict.fromkeys(_word(value) for value in sorted(present)))
+    words, more = one_spelling([_word(value) for value in values], "labels", SPELLINGS)
     names, _ = one_spelling(list(order), "labels", SPELLINGS)
     configs = _classes(name, words, tuple(dict.fromkeys(names)))
     return Labels(configs, [{"emotion": word} for word in words], remarks + more)
@@ -82,6 +89,11 @@ def _columns(title: str, name: str, values: Sequence, columns: Sequence[str]) ->
         votes = [row and {word: x for word, x in zip(words, row, strict=True) if _finite(x)} for row in rows]
         return _votes(name, votes, [f"votes of raters: {', '.join(f'`{column}`' for column in columns)}"])
     return _vectors(title, name, rows, columns)
+
+
+def _word(value: Any) -> str | None:
+    """A label as text: also -1, where it is one."""
+    return "-1" if value in (-1, "-1") else as_text(value)
 
 
 def _empty(value: Any) -> bool:
@@ -196,6 +208,11 @@ def _of_targets(name: str, targets: tuple[str, ...], kind: str, vectors: list, r
     config = LabelConfig(name, targets=targets, problem_type=kind, counts={"": len(vectors) - vectors.count(None)})
     scores = [dict(zip(targets, vector or [None] * len(targets), strict=True)) for vector in vectors]
     return Labels([config], [{"emotion": None, "scores": score} for score in scores], remarks)
+
+
+def is_labelled(row: dict) -> bool:
+    """Whether a row of `Labels.rows`, or an utterance with its fields, has a label."""
+    return row["emotion"] is not None or None not in row.get("scores", {"": None}).values()
 
 
 def _finite(value: Any) -> bool:

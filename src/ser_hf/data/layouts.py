@@ -57,9 +57,9 @@ def found_in(place: Path, columns: Columns) -> Found:
     splits = sorted(name for name in names if plain(name) in SPLITS and (place / name).is_dir())
     if len(splits) > 1:
         each = {split: found_in(place / split, columns) for split in splits}
-        for split, found in each.items():
-            found.table["split"] = [SPLITS[plain(split)]] * len(found.table["label"])
-        return _together(each)
+        if len({bool(found.parts) for found in each.values()}) > 1:
+            raise SerError(f"--dataset {place}: only some of {', '.join(splits)} hold sound; save all in one way")
+        return _together({split: _in_split(found, split) for split, found in each.items()})
     tables = sorted(name for name in names if name[0] != "." and Path(name).suffix.lower() in SUFFIXES)
     shards = [name for name in tables if name.endswith(".parquet")] or sorted(place.glob("data/*.parquet"))
     if shards and len(tables) in (0, len(shards)) and (found := _shards(place, shards, columns)):
@@ -73,25 +73,29 @@ def found_in(place: Path, columns: Columns) -> Found:
     return _of_folders(place, columns)
 
 
+def _in_split(found: Found, name: str) -> Found:
+    split = SPLITS.get(plain(name), name)
+    return changed(found, table=found.table | {"split": [split] * len(found.table["label"])})
+
+
 def _together(each: dict[str, Found]) -> Found:
+    """The tables one after the other; the parts of each (`train` may be in several) get its name before theirs."""
     names = dict.fromkeys(name for found in each.values() for name in found.table)
     table = {name: [] for name in names}
-    for found in each.values():
+    for key, found in each.items():
         for name, cells in table.items():
-            cells += found.table.get(name, [None] * len(found.table["label"]))
+            more = found.table.get(name, [None] * len(found.table["label"]))
+            cells += [f"{key}/{part}" for part in more] if name == "part" else more
     remarks = list(dict.fromkeys(remark for found in each.values() for remark in found.remarks))
     orders = {found.order for found in each.values()}
-    parts = {name: data for found in each.values() for name, data in found.parts.items()}
+    parts = {f"{key}/{name}": data for key, found in each.items() for name, data in found.parts.items()}
     first = next(iter(each.values()))
     return Found(table, remarks, first.where, first.targets, orders.pop() if len(orders) == 1 else (), parts)
 
 
 def _of_table(path: Path, columns: Columns) -> Found:
     cells, remarks = read_table(path)
-    found = found_columns(cells, columns, str(path), remarks)
-    if "audio" in found.table:
-        _resolve(found, path.parent, path.name)
-    return found
+    return _resolved(found_columns(cells, columns, str(path), remarks), path.parent, path.name)
 
 
 def found_columns(
@@ -138,9 +142,12 @@ def _names_files(column: pd.Series) -> bool:
     return sum(os.path.splitext(cell)[1].lower() in MEDIA for cell in some) > len(some) / 2
 
 
-def _resolve(found: Found, folder: Path, where: str) -> None:
-    """Make the names of files absolute. A name that is no file may differ from one in blanks, case, separators, Unicode
-    form or the folders above it; it is taken where one file alone fits."""
+def _resolved(found: Found, folder: Path, where: str) -> Found:
+    """With absolute names of files, and as they are written in `named`; unchanged where no files are named. A name that
+    is no file may differ from one in blanks, case, separators, Unicode form or the folders above it; it is taken where
+    one file alone fits."""
+    if "audio" not in found.table:
+        return found
     names = [as_text(cell) for cell in found.table["audio"]]
     paths = [name and os.path.normpath(os.path.join(folder, name)) for name in names]
     there = [path is not None and os.path.exists(path) for path in paths]
@@ -159,13 +166,14 @@ def _resolve(found: Found, folder: Path, where: str) -> None:
                 if len(fits) == 1:
                     paths[position] = fits.pop()
                     similar[name] = os.path.relpath(paths[position], folder)
+    remarks = list(found.remarks)
     if similar:
         name, file = next(iter(similar.items()))
         if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():  # remarks are published
             name = f".../{PureWindowsPath(name).name}"
         what = f"names in {where} that are a file's in another spelling or folder: {len(similar)}"
-        found.remarks.append(f"{what}, such as {name} = {file}")
-    found.table["named"], found.table["audio"] = names, paths
+        remarks.append(f"{what}, such as {name} = {file}")
+    return changed(found, table=found.table | {"named": names, "audio": paths}, remarks=remarks)
 
 
 def _parts(name: str) -> list[str]:
@@ -217,8 +225,7 @@ def _of_folders(root: Path, columns: Columns) -> Found:
             some = ", ".join(_some(cells[rest[0]]))
             remarks.append(f"folders {some} may be speakers: then --speaker_column {rest[0]}")
     found = found_columns(cells, columns, root.name, remarks)
-    found.table["named"] = [os.path.relpath(path, root) for path in found.table["audio"]]
-    return found
+    return changed(found, table=found.table | {"named": [os.path.relpath(path, root) for path in cells["file_name"]]})
 
 
 def _some(cells: Sequence) -> list[str]:
@@ -300,18 +307,21 @@ def found_in_parts(
         for name, kind in kinds.items():
             if isinstance(kind, datasets.ClassLabel):
                 cells[name] = [None if is_missing(cell) else kind.names[cell] for cell in cells[name]]
+            elif isinstance(getattr(kind, "feature", None), datasets.ClassLabel):  # a list of them
+                cells[name] = [cell and [kind.feature.names[index] for index in cell] for cell in cells[name]]
         cells |= {sound: [None] * number} if sound else {}
         frame = pd.DataFrame(cells, dtype=object).map(tidy)
         found = found_columns(frame, changed(columns, audio_column=None) if sound else columns, where, audio=sound)
         if sound:
-            found.table |= {"part": [part] * number, "index": list(range(number))}
             alone = data.select_columns(sound)
             is_audio = isinstance(kinds[sound], datasets.Audio)
-            found.parts[part] = alone.cast_column(sound, datasets.Audio(decode=False)) if is_audio else alone
-        elif "audio" in found.table:
-            _resolve(found, folder or Path.cwd(), where)
+            alone = alone.cast_column(sound, datasets.Audio(decode=False)) if is_audio else alone
+            table = found.table | {"part": [part] * number, "index": list(range(number))}
+            found = changed(found, table=table, parts={part: alone})
+        else:
+            found = _resolved(found, folder or Path.cwd(), where)
         if len(parts) > 1 and "split" not in found.table:
-            found.table["split"] = [SPLITS.get(plain(part), part)] * number
+            found = _in_split(found, part)
         labels = kinds.get(find_columns(list(kinds), columns, where)[0].get("label"))
         each[part] = changed(found, order=tuple(labels.names) if isinstance(labels, datasets.ClassLabel) else ())
     return _together(each)

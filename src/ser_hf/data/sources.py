@@ -15,7 +15,7 @@ from pathlib import Path
 from ..errors import SerError
 from .columns import SPLITS, Columns, plain
 from .corpus import LEAVE_ONE_SPEAKER_OUT, RANDOM, SPEAKER_FOLDS, Protocol, SpeechCorpus, state_line
-from .labels import label_set, one_spelling
+from .labels import is_labelled, label_set, one_spelling
 from .layouts import NEXT, TYPED, Found, as_audio, found_in, found_in_parts, hub_parts, near
 from .schema import LABEL_SETS, OPTIONAL_COLUMNS, CorpusCard
 from .tables import as_text, is_missing
@@ -70,6 +70,8 @@ def own_corpus(
         if not _official(rows["split"], [], False):
             what = ", ".join(sorted({*rows["split"]} - {None})) or "nothing"
             remarks.append(f"the column of splits holds {what}, no train and test: the protocol is another")
+        elif number := rows["split"].count(None):
+            remarks.append(f"rows in no part of the split: {number}; `official` neither trains nor tests on them")
     if {"start", "end"} & {*table} and "audio" in table:
         _times(rows, table)
     _identify(rows, folder, found)
@@ -82,7 +84,7 @@ def own_corpus(
         rows["votes"] = [row["votes"] for row in labels.rows]
     del rows["label"]
     remarks += _few(rows["speaker"], labels, columns.min_per_class)
-    labelled = [row["emotion"] is not None or None not in row.get("scores", {"": None}).values() for row in labels.rows]
+    labelled = list(map(is_labelled, labels.rows))
     people = list(compress(rows["speaker"], labelled))
     if 0 < people.count(None) < len(people):
         nobody = f"{people.count(None)} of {len(people)}"
@@ -277,7 +279,8 @@ def own_protocols(splits: list | None, speakers: list, groups: list | None) -> d
     by_group = replace(GROUP_FOLDS, speaker_independent=known, speakers_known=known)
     choices = [SPEAKER_FOLDS, LEAVE_ONE_SPEAKER_OUT] if known else [by_group]
     if known and groups:
-        shared = len({*zip(groups, speakers, strict=True)}) > len({*groups})
+        pairs = {(group, who) for group, who in zip(groups, speakers, strict=True) if group is not None}
+        shared = len(pairs) > len({group for group, _ in pairs})
         choices = [by_group] if shared else [*choices, by_group]
     if splits:
         choices = [*_official(splits, speakers, known), *choices]

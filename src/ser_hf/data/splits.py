@@ -19,6 +19,7 @@ from .corpus import Protocol
 from .loading import find_protocol
 
 PARTS = ("train", "validation", "test")
+NOWHERE = ""  # the part of an utterance that the data's own split does not name
 VALIDATION_FRACTION = 0.2  # of the training utterances, as EmoBox's 80/20
 
 # Copies of a tweet differ in web addresses, the people it is sent to, and a leading "RT".
@@ -44,7 +45,7 @@ def folds_of(dataset: Dataset, protocol: Protocol, seed: int = 42) -> list[np.nd
         fold = np.argsort(np.random.default_rng(seed).permutation(len(names))) % len(protocol.folds)
         return [np.flatnonzero(fold[clip] == number) for number in range(len(protocol.folds))]
     keys = np.array(_keys(dataset, protocol.by))
-    groups = protocol.folds or [(value,) for value in sorted(set(keys))]
+    groups = protocol.folds or [(value,) for value in sorted(set(keys) - {NOWHERE})]
     return [np.flatnonzero(np.isin(keys, group)) for group in groups]
 
 
@@ -62,7 +63,7 @@ def _keys(dataset: Dataset, by: str) -> list[str]:
             "which cannot keep speakers apart"
         )
     if by != "speakers-in-five":
-        return [str(value) for value in dataset[by]]
+        return [NOWHERE if value is None else str(value) for value in dataset[by]]
     return _in_five(dataset["speaker"][:])
 
 
@@ -129,8 +130,9 @@ def split(
         raise SerError(f"--fold {fold}: {corpus}'s protocol {protocol.name!r} has folds 0 to {len(tests) - 1}")
     test = tests[fold]
     rest = np.setdiff1d(np.arange(len(dataset)), test)
-    if protocol.by == "split" and protocol.folds:  # utterances in no official part are not trained on
-        rest = rest[np.isin(np.array(_keys(dataset, "split"))[rest], PARTS)]
+    if protocol.by == "split":  # utterances in no official part or fold are not trained on
+        keys = np.array(_keys(dataset, "split"))[rest]
+        rest = rest[np.isin(keys, PARTS) if protocol.folds else keys != NOWHERE]
     rows = {"test": test, "train": rest}
     if len(test) and len(rest) and validation_fraction > 0:
         rows["validation"] = _validation(dataset, protocol, rest, test, validation_fraction, (seed, fold))
@@ -165,8 +167,9 @@ def _validation(
         sessions = np.array(dataset["session"])
         return rest[np.isin(sessions[rest], sessions[test])]
     unit = "session" if protocol.by == "session" else "speaker"
-    if not protocol.speaker_independent or protocol.by == "groups-in-five":
-        speakers = [dataset["speaker"][:]] * (protocol.by == "groups-in-five")
+    by_groups = protocol.by == "groups-in-five"
+    if by_groups or not protocol.speaker_independent or "group" in dataset.column_names:
+        speakers = [dataset["speaker"][:]] * (by_groups or protocol.speaker_independent)
         keys = (together(_units(dataset), *speakers) if speakers else _units(dataset))[rest]
     elif protocol.validation == "texts":
         keys = np.array(dataset["text"])[rest]

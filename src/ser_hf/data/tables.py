@@ -4,6 +4,7 @@ import ast
 import csv
 import io
 import json
+import re
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 # Marks at the start of a file. UTF-32's begins with UTF-16's.
 MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+DECIMAL_COMMA = re.compile(r"^\s*([+-]?\d+),(\d+)\s*$")
 MISSING = frozenset(("", "nan", "none", "null", "n/a", "na", "<na>", "#n/a", "-1"))
 
 
@@ -89,6 +91,10 @@ def _csv(text: str, name: str) -> tuple[pd.DataFrame, list[str]]:
         else:
             rows.append([*cells, *[""] * (len(names) - len(cells))][: len(names)])
     remarks = [f"{name} is separated by {DELIMITERS[sign]}"] if sign != "," and not name.endswith(".tsv") else []
+    if sign != ",":  # as spreadsheets write where decimals have a comma
+        points = [[DECIMAL_COMMA.sub(r"\1.\2", cell) for cell in row] for row in rows]
+        remarks += [f"numbers of {name} with a comma were read as decimals (0,5 as 0.5)"] * (points != rows)
+        rows = points
     if odd:
         remarks.append(f"rows of {name} with more cells than its header: {len(odd)}, such as line {odd[0]}; skipped")
     return pd.DataFrame(rows, columns=names, dtype=object), remarks
