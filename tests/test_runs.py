@@ -274,6 +274,22 @@ def test_a_finished_run_is_trained_on_and_never_written_over(here, trained, tmp_
     assert [path.name for path in provenance.checkpoints_of(run)] == ["checkpoint-2"]
 
 
+def test_files_of_the_user_stay(here, tmp_path):
+    """A README, another program's logs, a copy of a checkpoint: before, in and after a run in their folder."""
+    mine = ("README.md", "runs/a/events.out.tfevents.1.host", "checkpoint-mine/model.safetensors", "checkpoint-1.txt")
+    for name in mine:
+        (tmp_path / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "run" / name).write_text("mine")
+    refused = "holds README.md, which no run wrote, and which this one would write over or push: choose an empty folder"
+    assert refused in here(tmp_path / "run")
+    (tmp_path / "run" / "README.md").rename(tmp_path / "README.md")
+    os.utime(tmp_path / "run" / "checkpoint-mine", (0, 0))
+    results = here(tmp_path / "run", "--save_total_limit", "1")
+    assert all((tmp_path / "run" / name).read_text() == "mine" for name in mine[1:])
+    steps = {results["training"]["selected_step"], results["training"]["steps"]}
+    assert {path.name for path in provenance.checkpoints_of(tmp_path / "run")} == {f"checkpoint-{n}" for n in steps}
+
+
 def test_what_a_record_names_outside_its_folder_is_not_removed(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "mine.txt").touch()

@@ -16,7 +16,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -255,13 +254,13 @@ def load(request: Request) -> Plan:
 
 def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
     """All folds by `(seed, fold)`, after running those that are not finished."""
+    from ..training.provenance import remove_run
+
     request = plan.request
     todo = [(seed, fold) for seed in request.seeds for fold in plan.folds]
     if request.anew:  # all at once: what is interrupted must not be taken for finished by the next command
-        for folder in (request.folder(*key) for key in todo):
-            (folder / "results.json").unlink(missing_ok=True)
-            for checkpoint in folder.glob("checkpoint-*"):
-                shutil.rmtree(checkpoint)
+        for key in todo:
+            remove_run(request.folder(*key))
     before = {} if request.anew else {key: done for key in todo if (done := finished(plan, *key))}
     leak = plan.protocol.warning and f" {plan.protocol.warning}:"
     lines = plan.report.lines() + (plan.mixed.lines() if plan.mixed else [])

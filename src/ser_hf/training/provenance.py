@@ -154,13 +154,23 @@ def halves(folder: Path) -> list[Path]:
     return found
 
 
+def rotate(newest: Path, best: str | None, limit: int | None) -> None:
+    """Remove the oldest checkpoints of a run beyond `limit`, but never the newest and the best one. (Trainer's function
+    also takes a copy such as `checkpoint-mine` for one of them.)"""
+    stay = {newest, Path(best or newest)}
+    others = [path for path in checkpoints_of(newest.parent) if path not in stay]
+    most = len(others) if limit is None else max(0, limit - len(stay))
+    for old in sorted(others, key=lambda path: path.stat().st_mtime)[: max(0, len(others) - most)]:
+        shutil.rmtree(old)
+
+
 def remove_run(folder: Path) -> None:
     """Remove what an earlier run has written in its folder; a user's own files stay."""
     for checkpoint in checkpoints_of(folder):
         shutil.rmtree(checkpoint)
-    record = read_record(folder) or {"files": []}
-    logs = [file.relative_to(folder) for file in folder.glob("runs/*/events.out.tfevents.*")]  # TensorBoard's
-    for name in ("results.json", *record["files"], *logs, RECORD):  # without results.json it is no finished run
+    record = (read_record(folder) or {"files": None})["files"]
+    logs = [file.relative_to(folder) for file in folder.glob("runs/*/events.out.tfevents.*") if record]  # TensorBoard's
+    for name in ("results.json", *(record or ()), *logs, RECORD):  # without results.json it is no finished run
         if Path(name).is_absolute() or ".." in Path(name).parts:
             continue
         (folder / name).unlink(missing_ok=True)

@@ -88,7 +88,7 @@ def say(*lines: str, to: TextIO | None = None) -> None:
 def start(settings: Settings) -> "tuple[Settings, Repository | None]":
     """Logging, the output folder, the seed and the repository to push to, which is claimed; returns the settings to
     train with and the repository. Raises SerError: the folder cannot be written to or is in use, holds another run
-    or files that would be pushed; `--push_to_hub` would fail later."""
+    or files of the user that would be replaced; `--push_to_hub` would fail later."""
     import datasets
     import torch
     import transformers
@@ -104,11 +104,12 @@ def start(settings: Settings) -> "tuple[Settings, Repository | None]":
     with training.main_process_first():
         if training.process_index == 0:
             _claim_output(folder, settings)
-            fresh = push_to and not overwrite and not training.resume_from_checkpoint
+            fresh = not overwrite and not training.resume_from_checkpoint
             own = (read_record(folder) or {"files": ()})["files"]  # of a run that was interrupted
             if fresh and (others := [name for name in published_files(folder) if name not in own]):
+                why = "which no run wrote, and which this one would write over or push"
                 choice = "choose an empty folder, or --overwrite_output_dir true"
-                raise SerError(f"--output_dir {folder} holds {others[0]}, which would be pushed too: {choice}")
+                raise SerError(f"--output_dir {folder} holds {others[0]}, {why}: {choice}")
             if push_to:
                 claim(push_to, "--hub_model_id")
     transformers.utils.logging.disable_progress_bar()  # of loading and saving weights; training keeps its own
@@ -276,9 +277,9 @@ def begin(settings: Settings, setup: "Setup") -> None:
                 remove_run(folder)
             (folder / "results.json").unlink(missing_ok=True)  # of a finished run that is trained on
             written = read_record(folder) or {"files": {}}
-            write_flags(folder, setup.overrides)
             own = dict.fromkeys(["run.yaml", AUGMENTATION])
             write_record(folder, setup.trained_on, {**written["files"], **own})
+            write_flags(folder, setup.overrides)
 
 
 def _resume(training: "TrainingArguments") -> str | None:

@@ -16,13 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
 from ..data.audio import seconds_read
 from ..data.batching import LengthBatchSampler, evaluation_batches
 from ..errors import SerError
 from .losses import Loss
-from .provenance import RECORD, complete, seal
+from .provenance import RECORD, complete, rotate, seal
 from .run import changed
 from .schedule import by_rate
 from .settings import ClipArguments
@@ -229,8 +229,7 @@ class SerTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             seal(checkpoint)
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(self.args.output_dir, self.save_total_limit, best, use_mtime=True)
+            rotate(checkpoint, self.state.best_model_checkpoint, self.save_total_limit)
 
     def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
         """As in `Trainer`, but the best checkpoint so far is looked for where the run is now; if it is gone, the best
