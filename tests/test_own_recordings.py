@@ -538,6 +538,13 @@ CASES = {
         ],
         protocol="official",
     ),
+    "shards with names of files": Case(
+        make=lambda root, paths: (
+            lay(root, paths, CLIPS),
+            frame(file_name=[{"bytes": None, "path": name} for name in CLIPS]).to_parquet(root / "x.parquet"),
+        ),
+        ids=[f"clips/{clip}" for clip in range(6)],
+    ),
     "saved one by one": Case(
         make=lambda root, paths: [d.save_to_disk(str(root / n)) for n, d in halves(sounds(paths)).items()],
         protocol="official",
@@ -884,6 +891,29 @@ def test_one_clip_of_two_speakers_is_a_leak_with_a_next_step(clips, tmp_path):
     with pytest.raises(SerError, match="clips/0 = copy; leave one of each two out|copy = clips/0; leave one of each"):
         for fold in range(4):
             parts_of(data, protocol, fold)
+
+
+def test_a_replaced_shard_is_seen(clips, tmp_path):
+    """Of equal size and time; and a file that a shard names."""
+    paths, numbers = clips
+    place = tmp_path / "own"
+    place.mkdir()
+
+    def write(order: list[int]):
+        sounds([paths[number] for number in order]).to_parquet(str(tmp_path / "new"))
+        os.utime(tmp_path / "new", (1e9, 1e9))
+        os.replace(tmp_path / "new", place / "x.parquet")
+        data = load_corpus(str(place), cache_dir=tmp_path / "cache")
+        return [numbers[h] for h in data["audio_hash"]], (place / "x.parquet").stat().st_size
+
+    first, second = write([0, 1, 2, 3, 4, 5]), write([1, 0, 2, 3, 4, 5])
+    assert first == ([0, 1, 2, 3, 4, 5], second[1]) and second[0] == [1, 0, 2, 3, 4, 5]
+    lay(tmp_path, paths, {"far/0.wav": 0})
+    frame(file_name=[{"bytes": None, "path": "../far/0.wav"}] + [None] * 5).to_parquet(place / "x.parquet")
+    for number in (0, 3):
+        shutil.copy(paths[number], tmp_path / "far/0.wav")
+        data = load_corpus(str(place), cache_dir=tmp_path / "cache")
+        assert [numbers[h] for h in data["audio_hash"]] == [number]
 
 
 def test_a_second_load_reads_no_clip(clips, tmp_path, monkeypatch):

@@ -217,8 +217,8 @@ def main(argv: list[str]) -> int:
             scores, remarks = score_groups(load(args.model, args.trust_remote_code), corpus, masks)
         except SerError as error:
             remarks = [f"not scored: {error}"]
-    if training["speakers"] < 2:
-        remarks.append("training speakers unknown: only what moves half of the recordings is named")
+    if any(known["left_out"] is None for known in training["measures"].values()):
+        remarks.append("not all training speakers are known: only what moves half of the recordings is named")
     report = {
         "model": args.model,
         "recordings": args.name,

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 RATE, FRAME, HOP = 8000, 2048, 128  # Hz and samples: frames of 256 ms, every 16 ms
+BLOCK = 4096  # frames whose spectra are in memory at a time: those of a minute
 LOWEST, HIGHEST, BITS = 200, 3000, 32  # Hz of the bands
 QUIET = 1e-4  # of the loudest frame's energy: fainter frames are silence, and in no fingerprint
 LIMIT = 0.25  # the most bits that differ, of 1
@@ -23,10 +24,13 @@ def fingerprint(source: dict | str) -> np.ndarray:
 
     samples = decode(source, RATE)
     samples = np.pad(samples, (0, max(0, FRAME + HOP - len(samples))))
-    frames = np.lib.stride_tricks.sliding_window_view(samples, FRAME)[::HOP] * np.hanning(FRAME).astype(np.float32)
-    spectrum = np.fft.rfft(frames)
+    frames = np.lib.stride_tricks.sliding_window_view(samples, FRAME)[::HOP]  # a view
     edges = np.round(np.geomspace(LOWEST, HIGHEST, BITS + 2) * FRAME / RATE).astype(int)
-    energy = np.add.reduceat(spectrum.real**2 + spectrum.imag**2, edges, axis=1)[:, :-1]  # (frames + 1, BITS + 1)
+    window, parts = np.hanning(FRAME).astype(np.float32), []
+    for first in range(0, len(frames), BLOCK):
+        spectrum = np.fft.rfft(frames[first : first + BLOCK] * window)
+        parts.append(np.add.reduceat(spectrum.real**2 + spectrum.imag**2, edges, axis=1)[:, :-1])
+    energy = np.concatenate(parts)  # (frames + 1, BITS + 1)
     grown = np.diff(np.diff(energy, axis=1), axis=0) > 0
     words = (grown << np.arange(BITS, dtype=np.uint32)).sum(axis=1, dtype=np.uint32)
     loudness = energy[1:].sum(axis=1)

@@ -12,11 +12,15 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import datasets
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..errors import SerError
 from ..files import walk
 from .audio import MEDIA
+from .cache import content_hash
 from .columns import SPLITS, Columns, existing, find_columns, plain
+from .corpus import state_line
 from .schema import LABEL_SETS, OPTIONAL_COLUMNS, SPELLINGS
 from .tables import SUFFIXES, as_text, is_missing, read_table, tidy
 
@@ -251,7 +255,9 @@ def _shards(place: Path, shards: list, columns: Columns) -> Found | None:
         word = re.split(r"[-_.0-9]", Path(shard).name)[0]
         files[word if plain(word) in SPLITS else "train"].append(str(place / shard))
     try:
-        data = datasets.load_dataset("parquet", data_files=dict(files))
+        # `datasets` would take files of equal names and times for the same.
+        state = content_hash(*(state_line(path, os.stat(path)) for paths in files.values() for path in paths))
+        data = datasets.load_dataset("parquet", state, data_files=dict(files))
     except Exception as error:  # damaged, or of several schemas
         raise SerError(f"--dataset {place}: its parquet files cannot be loaded ({_one_line(error)})") from None
     if len(shards) == 1 and not any(_is_sound(kind) for kind in next(iter(data.values())).features.values()):
@@ -312,19 +318,30 @@ def found_in_parts(
         cells |= {sound: [None] * number} if sound else {}
         frame = pd.DataFrame(cells, dtype=object).map(tidy)
         found = found_columns(frame, changed(columns, audio_column=None) if sound else columns, where, audio=sound)
-        if sound:
+        if sound and folder and (paths := _paths(data, sound)):
+            found = changed(found, table=found.table | {"audio": paths})
+        elif sound:
             alone = data.select_columns(sound)
             is_audio = isinstance(kinds[sound], datasets.Audio)
             alone = alone.cast_column(sound, datasets.Audio(decode=False)) if is_audio else alone
             table = found.table | {"part": [part] * number, "index": list(range(number))}
             found = changed(found, table=table, parts={part: alone})
-        else:
+        if not found.parts:
             found = _resolved(found, folder or Path.cwd(), where)
         if len(parts) > 1 and "split" not in found.table:
             found = _in_split(found, part)
         labels = kinds.get(find_columns(list(kinds), columns, where)[0].get("label"))
         each[part] = changed(found, order=tuple(labels.names) if isinstance(labels, datasets.ClassLabel) else ())
     return _together(each)
+
+
+def _paths(data: datasets.Dataset, column: str) -> list[str | None] | None:
+    """The names of files in a column of sound that holds no sound itself; None for others."""
+    cells = data.select_columns(column).with_format("arrow")[:][column]
+    if not pa.types.is_struct(cells.type) or not {"bytes", "path"} <= {field.name for field in cells.type}:
+        return None
+    holds_sound = pc.struct_field(cells, "bytes").null_count < len(cells)
+    return None if holds_sound else pc.struct_field(cells, "path").to_pylist()
 
 
 def as_audio(row: dict) -> dict | None:
