@@ -114,13 +114,19 @@ def named_file(text: str, flag: str, *suffixes: str) -> Path:
     return path
 
 
+def is_folder(name: str) -> bool:
+    """Whether a name that may be one of the Hub's is a folder: written as a path, or there is one."""
+    return (
+        name.startswith(("/", ".", "~", "\\", "runs/")) or name.count("/") > 1 or os.path.isdir(name)
+    )  # is_dir() may raise
+
+
 def check_checkpoint(name: str, flag: str) -> None:
     """See that a checkpoint which is a folder of this machine has a configuration and whole weights, by their headers,
     that are not pickled; other names may be on the Hub. SerError, with `flag` as the user's name for it, if not."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        local = name.startswith(("/", ".", "~", "runs/")) or name.count("/") > 1  # no name on the Hub
-        if local or folder.exists():
+        if is_folder(name) or folder.exists():
             raise SerError(f"{flag} {name}: no such folder; train it first, or name a model on the Hub")
         return
     file = folder / "config.json"

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import SerError
 from ..evaluation.tables import text_table
-from ..files import claim, walk, write
+from ..files import named_file, walk, write
 from ..training.run import say
 from .console import Parser, check_outside, columns_of, corpus_arguments
 
@@ -269,11 +269,8 @@ def main(argv: list[str]) -> int:
         raise SerError("--near_duplicates: own data is always compared; leave it out")
     source = find_source(args.name, args.labels, args.data_dir, columns=columns_of(args))
     if args.json:
-        file = Path(args.json).expanduser().absolute()
-        check_outside(source, file, "--json")
-        if file.is_dir():
-            raise SerError(f"--json {args.json}: is a folder; name a file")
-        claim(file.parent, f"--json {args.json}")
+        check_outside(source, Path(args.json).expanduser(), "--json")
+        file = named_file(args.json, "--json", ".json")
     if own:
         target = check_own.fix_target(args.fix) if args.fix else None
         rows, usable = check_own.read_rows(source, args.num_proc)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from ..errors import SerError
 from ..evaluation import CLASSES
 from ..evaluation.tables import number, shown, text_table, with_interval
-from ..files import claim, write
+from ..files import named_file, write
 from ..training.run import say
 from .console import Parser, columns_of, corpus_arguments
 from .predict import MOST, SUFFIXES, find_files, load
@@ -189,11 +189,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
     parser.add_argument("--out", metavar="FILE", help="write the whole report as JSON to this file")
     args = parser.parse_args(argv)
-    out = Path(args.out).expanduser() if args.out else None
-    if out:
-        if out.is_dir():
-            raise SerError(f"--out {args.out}: is a folder; name a file")
-        claim(out.parent, f"--out {args.out}")
+    out = named_file(args.out, "--out", ".json") if args.out else None
 
     from ..data.acoustics import MEASURES, measure_rows
     from ..evaluation import shift

@@ -58,13 +58,12 @@ def trainings_of(name_or_path: str) -> list[dict[str, Any]]:
     """The trainings of a checkpoint and of those it was made from: from the record of its folder (of its run, for a
     `checkpoint-100`), else from its `results.json`, there or on the Hub; empty without such a file."""
     folder = Path(name_or_path).expanduser()
-    run = [folder.parent] if re.fullmatch(r"checkpoint-\d+", folder.name) else []
-    for place in (folder, *run):
-        if record := read_record(place):
-            return record["trained_on"]
+    run = folder.parent if re.fullmatch(r"checkpoint-\d+", folder.name) else folder
+    if record := read_record(folder) or read_record(run):
+        return record["trained_on"]
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:
-        file = cached_file(str(*run or [name_or_path]), "results.json", **quiet)
+        file = cached_file(name_or_path if run is folder else str(run), "results.json", **quiet)
         results = json.loads(Path(file).read_text()) if file else {}
     except (OSError, ValueError):
         return []  # no such checkpoint: loading it will raise; or a file of that name that is not ours

@@ -23,7 +23,7 @@ from .. import __version__
 from ..data.corpus import CorpusReport
 from ..data.mixing import Mixed
 from ..data.splits import Protocol
-from ..files import write
+from ..files import is_folder, write
 from .arguments import NOT_IN_RUN_YAML, word
 from .settings import PUBLIC_SOURCES, PUBLIC_TEXTS, System, choice_flags
 
@@ -203,11 +203,6 @@ def public_source(name: str) -> str:
         return "+".join(map(public_source, name.split("+")))
     path = Path(os.path.abspath(os.path.expanduser(name)))
     return ("/".join(path.parts[-2:]) if "{" in path.name else path.name) if is_folder(name) else name
-
-
-def is_folder(name: str) -> bool:
-    """Whether a name that may be one of the Hub's is a folder: written as a path, or there is one."""
-    return name.startswith(("/", ".", "~", "\\")) or name.count("/") > 1 or os.path.isdir(name)  # is_dir() may raise
 
 
 def portable(settings: Mapping[str, Any]) -> dict[str, Any]:
