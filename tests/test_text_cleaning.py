@@ -3,12 +3,9 @@
 python -m pytest tests/test_text_cleaning.py
 """
 
-import doctest
-
 import pytest
 
-from ser_hf.models import text_cleaning
-from ser_hf.models.text_cleaning import clean_text
+from ser_hf.models.text_cleaning import TEXT_CLEANING, clean_text
 
 CASES = {  # as written: (unicode, words)
     "": ("", ""),
@@ -38,7 +35,7 @@ def test_by_hand(text):
     assert (clean_text(text, "unicode"), clean_text(text, "words")) == CASES[text]
 
 
-@pytest.mark.parametrize("how", text_cleaning.TEXT_CLEANING)
+@pytest.mark.parametrize("how", TEXT_CLEANING)
 def test_cleaning_twice_is_cleaning_once(how):
     for text in CASES:
         once = clean_text(text, how)
@@ -49,7 +46,3 @@ def test_cleaning_twice_is_cleaning_once(how):
 def test_unknown_cleaning():
     with pytest.raises(ValueError, match="text_cleaning 'all': choose one of none, unicode, words"):
         clean_text("a", "all")
-
-
-def test_docstring_examples():
-    assert doctest.testmod(text_cleaning) == (0, 2)

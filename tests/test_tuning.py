@@ -16,6 +16,7 @@ from conftest import REPO, TINY, run_recipe, settings_of, tiny_config
 from ser_hf import SerError, audio_model
 from ser_hf.models import SerConfig, SerForAudioClassification
 from ser_hf.models.encoders import ENCODERS, depth, example, transformer_layers
+from ser_hf.training.hub import stock_class, to_stock
 from ser_hf.training.lora import add_lora, save_adapter
 from ser_hf.training.schedule import early_stopping, learning_rates
 from ser_hf.training.settings import ScheduleArguments, TuningArguments
@@ -240,7 +241,8 @@ def test_adapters_in_the_upper_layers_alone(kind, tmp_path):
         from peft import PeftModel
 
         merged = save_adapter(adapted, tmp_path, None)
-        again = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+        published = to_stock(base) if stock_class(base.config) else base
+        again = PeftModel.from_pretrained(published, tmp_path / "adapter").eval()
         for other in (merged, again):
             assert (other(**inputs(base)).logits - logits).abs().max() < 1e-5
 

@@ -54,7 +54,8 @@ def list_corpora() -> list[str]:
 def corpus_class(name: str) -> type[SpeechCorpus]:
     """The `SpeechCorpus` subclass of a loading script. SerError: no such corpus; suggests the nearest name."""
     if name not in list_corpora():
-        near = get_close_matches(name, os.listdir(), n=1, cutoff=0.8)
+        near = get_close_matches(name.lower(), list_corpora(), n=1, cutoff=0.8)
+        near = near or get_close_matches(name, os.listdir(), n=1, cutoff=0.8)
         near = near or get_close_matches(name.lower(), list_corpora(), n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}? " if near else ""
         known = ", ".join(list_corpora())

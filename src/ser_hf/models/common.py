@@ -1,5 +1,6 @@
 """What all our models and configurations share. Ships to the Hub."""
 
+import os
 import re
 from collections.abc import Callable, Iterable
 
@@ -30,9 +31,10 @@ def load_safetensors(from_pretrained: Callable, *args, **options) -> tuple:
     try:
         return from_pretrained(*args, **{**options, "output_loading_info": True, "use_safetensors": True})
     except OSError as error:
-        if not re.search("(no|have a) file named", str(error)):
-            raise
         name = args[0] if args else "checkpoint"
+        no_weights = os.path.isdir(name) and not any(file.endswith(".bin") for file in os.listdir(name))
+        if no_weights or not re.search("(no|have a) file named", str(error)):
+            raise
         raise OSError(
             f"{name}: pickled weights are not read, because they can run code; `ser-hf convert {name} NEW_FOLDER` "
             "rewrites them as safetensors, then name the new folder"
