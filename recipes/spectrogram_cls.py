@@ -27,7 +27,7 @@ def main() -> None:
     from ser_hf.evaluation.scoring import compute_metrics
     from ser_hf.models.encoders import padding_sensitive
     from ser_hf.training import spectrogram_model as spectrograms
-    from ser_hf.training.objective import draw_weights, make_loss, training_rows
+    from ser_hf.training.losses import draw_weights, make_loss, training_rows
     from ser_hf.training.schedule import early_stopping
     from ser_hf.training.speakers import speaker_remark
     from ser_hf.training.trainer import SerTrainer

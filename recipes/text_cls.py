@@ -26,7 +26,7 @@ def main() -> None:
     from ser_hf.evaluation.baselines import text_baselines
     from ser_hf.evaluation.scoring import compute_metrics
     from ser_hf.training.lora import with_lora
-    from ser_hf.training.objective import draw_weights, make_loss, training_rows
+    from ser_hf.training.losses import draw_weights, make_loss, training_rows
     from ser_hf.training.text_model import TextCollator, prepare_texts, text_model, text_remarks, tokenize
     from ser_hf.training.trainer import SerTrainer
 

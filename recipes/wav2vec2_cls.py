@@ -41,7 +41,7 @@ def main() -> None:
     )
     from ser_hf.training.encoder_states import StateCollator, head_of, put_back
     from ser_hf.training.lora import with_lora
-    from ser_hf.training.objective import draw_weights, make_loss, training_rows
+    from ser_hf.training.losses import draw_weights, make_loss, training_rows
     from ser_hf.training.schedule import early_stopping, learning_rates
     from ser_hf.training.trainer import SerTrainer
 

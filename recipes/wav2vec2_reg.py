@@ -39,7 +39,7 @@ def main() -> None:
     )
     from ser_hf.training.encoder_states import StateCollator, head_of, put_back
     from ser_hf.training.lora import with_lora
-    from ser_hf.training.objective import make_loss
+    from ser_hf.training.losses import make_loss
     from ser_hf.training.schedule import early_stopping, learning_rates
     from ser_hf.training.trainer import SerTrainer
 

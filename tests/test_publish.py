@@ -22,7 +22,7 @@ from ser_hf.cli.push import check_columns
 from ser_hf.evaluation.report import write_report
 from ser_hf.files import local_path
 from ser_hf.training import hub as publishing
-from ser_hf.training.provenance import files_of, write_record
+from ser_hf.training.output import files_of, write_record
 from ser_hf.training.record import licence_of, portable
 from ser_hf.training.run import changed
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from conftest import REPO, settings_of, tiny_flags
 from ser_hf import SerError, files
-from ser_hf.training import provenance, run
+from ser_hf.training import output, run
 from ser_hf.training.run import select_on_validation
 
 EPOCHS = ("--num_train_epochs", "3", "--batch_seconds", "10")
@@ -93,7 +93,7 @@ def assert_same(first: Path, second: Path) -> None:
 
 def test_a_checkpoint_of_another_fold_is_no_way_into_this_one(here, trained, unfinished, tmp_path):
     checkpoint = trained / "checkpoint-2"
-    record = provenance.read_record(checkpoint)
+    record = output.read_record(checkpoint)
     assert record["trained_on"] == json.loads((trained / "results.json").read_text())["trained_on"]
     assert record["trained_on"][0]["fold"] == 0 and len(record["trained_on"][0]["clips"]) == 32
 
@@ -101,7 +101,7 @@ def test_a_checkpoint_of_another_fold_is_no_way_into_this_one(here, trained, unf
     refused = r"^error: --resume_from_checkpoint \S*checkpoint-\d: was trained with fold 0 and not 1; choose another"
     assert re.match(refused, here(out, *other, "--resume_from_checkpoint", checkpoint))
     assert re.match(refused, here(unfinished, *other, "--resume_from_checkpoint", "true"))
-    assert provenance.read_record(unfinished) == provenance.read_record(trained)  # it is what it was
+    assert output.read_record(unfinished) == output.read_record(trained)  # it is what it was
     seed = here(unfinished, "--seed", "7", "--resume_from_checkpoint", "true")
     assert "was trained with seed 42 and not 7" in seed
     # as weights to start from: beside its run, alone elsewhere, and while it is only half written
@@ -158,12 +158,12 @@ def cut(file: Path) -> None:
 )
 def test_what_makes_a_checkpoint_incomplete(harm, here, unfinished, tmp_path):
     checkpoint = unfinished / "checkpoint-4"
-    assert provenance.complete(checkpoint)
+    assert output.complete(checkpoint)
     harm(checkpoint)
-    assert not provenance.complete(checkpoint)
+    assert not output.complete(checkpoint)
     line = here(tmp_path / "out", "--resume_from_checkpoint", checkpoint)
     assert re.match(r"^error: --resume_from_checkpoint \S*checkpoint-4: is incomplete .*; choose another", line)
-    assert provenance.halves(unfinished) == [checkpoint]
+    assert output.halves(unfinished) == [checkpoint]
 
 
 def test_a_checkpoint_without_the_optimizer_is_not_resumed(here, tmp_path):
@@ -175,7 +175,7 @@ def test_a_checkpoint_without_the_optimizer_is_not_resumed(here, tmp_path):
 def test_a_checkpoint_of_more_processes_is_not_resumed_in_silence(here, unfinished, capsys):
     last = unfinished / "checkpoint-4"
     (last / "rng_state.pth").rename(last / "rng_state_0.pth")
-    provenance.seal(last)
+    output.seal(last)
     assert here(unfinished, "--resume_from_checkpoint", "true")["training"]["resumed"]
     assert f"{last} was saved by another number of processes: random numbers" in capsys.readouterr().out
 
@@ -213,7 +213,7 @@ def test_the_best_checkpoint_is_looked_for_where_the_run_is_now(gone, here, trai
     assert state["best_global_step"] == 2  # else nothing is tested here
     state["best_model_checkpoint"] = "/nowhere/checkpoint-2"
     file.write_text(json.dumps(state))
-    provenance.seal(file.parent)
+    output.seal(file.parent)
     if gone:
         shutil.rmtree(unfinished / "checkpoint-2")
     reported = here(unfinished, "--save_total_limit", "9", "--resume_from_checkpoint", "true")["training"]
@@ -265,13 +265,13 @@ def test_a_finished_run_is_trained_on_and_never_written_over(here, trained, tmp_
     (run / "figures" / "mine.png").touch()
     for name in ("tokenizer.json", "modeling_old.py"):  # of an earlier kind of model
         (run / name).touch()
-    record = provenance.read_record(run)
-    provenance.write_record(run, record["trained_on"], record["files"] | {"tokenizer.json": 0, "modeling_old.py": 0})
+    record = output.read_record(run)
+    output.write_record(run, record["trained_on"], record["files"] | {"tokenizer.json": 0, "modeling_old.py": 0})
     here(run, "--overwrite_output_dir", "true", "--max_steps", "2")
     left = {str(file.relative_to(run)) for file in run.rglob("*") if file.is_file() and "checkpoint" not in str(file)}
     whole = {str(f.relative_to(trained)) for f in trained.rglob("*") if f.is_file() and "checkpoint" not in str(f)}
     assert left == whole | {"notes.txt", "figures/mine.png"}
-    assert [path.name for path in provenance.checkpoints_of(run)] == ["checkpoint-2"]
+    assert [path.name for path in output.checkpoints_of(run)] == ["checkpoint-2"]
 
 
 def test_files_of_the_user_stay(here, tmp_path):
@@ -287,15 +287,15 @@ def test_files_of_the_user_stay(here, tmp_path):
     results = here(tmp_path / "run", "--save_total_limit", "1")
     assert all((tmp_path / "run" / name).read_text() == "mine" for name in mine[1:])
     steps = {results["training"]["selected_step"], results["training"]["steps"]}
-    assert {path.name for path in provenance.checkpoints_of(tmp_path / "run")} == {f"checkpoint-{n}" for n in steps}
+    assert {path.name for path in output.checkpoints_of(tmp_path / "run")} == {f"checkpoint-{n}" for n in steps}
 
 
 def test_what_a_record_names_outside_its_folder_is_not_removed(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "mine.txt").touch()
     names = {"../mine.txt": 0, str(tmp_path / "mine.txt"): 0, "figures/own.png": 0}
-    provenance.write_record(tmp_path / "run", [], names)
-    provenance.remove_run(tmp_path / "run")
+    output.write_record(tmp_path / "run", [], names)
+    output.remove_run(tmp_path / "run")
     assert (tmp_path / "mine.txt").exists() and list((tmp_path / "run").iterdir()) == []
 
 

@@ -254,7 +254,7 @@ def load(request: Request) -> Plan:
 
 def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
     """All folds by `(seed, fold)`, after running those that are not finished."""
-    from ..training.provenance import remove_run
+    from ..training.output import remove_run
 
     request = plan.request
     todo = [(seed, fold) for seed in request.seeds for fold in plan.folds]

@@ -22,7 +22,7 @@ from ..models.encoders import describe_audio, load_extractor, padding_sensitive
 from ..models.text_cleaning import clean_text
 from .encoder_states import MODALITIES, StateCollator, States, read_clip, trims
 from .hub import check_labels, label_maps
-from .objective import draw_weights, make_loss, training_rows
+from .losses import draw_weights, make_loss, training_rows
 from .record import Setup
 from .run import changed
 from .settings import ClipArguments, FusionArguments, FusionSettings, TextArguments

@@ -32,7 +32,7 @@ from ..files import SAVING, local_path
 from ..models import SerConfig, SerForAudioClassification
 from ..models.common import load_safetensors
 from ..models.encoders import example, longest_clip
-from .provenance import read_record
+from .output import read_record
 from .record import portable
 
 # The files of a tokenizer that hold its vocabulary, where a path would be a token.

@@ -8,10 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from datasets import ClassLabel, Dataset
 
+from ..data.batching import sampling_weights
+from ..data.mixing import with_soft_labels
+from ..errors import SerError
 from ..evaluation.tasks import CLASSES, LABELS, VALUES
+from .settings import LossArguments, SamplingArguments
 
 
 def class_weights(labels: list[int], num_labels: int) -> torch.Tensor:
@@ -121,3 +127,47 @@ LOSSES = {
     "ccc": Entry(VALUES, lambda a, x, y: 1 - ccc(x, y).mean(), whole_update=True),
     "ccc_mse": Entry(VALUES, _ccc_mse, whole_update=True),
 }
+
+
+# ---- by the flags
+
+
+def make_loss(problem_type: str, arguments: LossArguments, train: Dataset, label_smoothing: float = 0.0) -> Loss:
+    """The loss; `--class_weights balanced` takes its weights from the training labels.
+    Raises SerError: a flag does not fit the labels."""
+    weights, balanced = None, arguments.class_weights == "balanced"
+    if balanced and problem_type == CLASSES:
+        weights = class_weights(train["label"], len(train.features["label"].names))
+    elif balanced and problem_type == LABELS:
+        weights = positive_weights(train["label"])
+    elif balanced:
+        raise SerError("--class_weights balanced: these labels are values; leave it out")
+    try:
+        loss = Loss(problem_type, arguments.loss, weights, label_smoothing, arguments.focal_gamma, arguments.ccc_weight)
+    except ValueError as error:
+        raise SerError(f"--{error}") from None
+    if label_smoothing and loss.kind != "cross_entropy":
+        raise SerError(f"--label_smoothing_factor {label_smoothing:g}: the loss {loss.kind} has none; set it to 0")
+    return loss
+
+
+def training_rows(train: Dataset, arguments: SamplingArguments) -> Dataset:
+    """The training utterances (or windows); with `--soft_labels` their labels are the raters' votes.
+    Raises SerError: the corpus has no votes for these labels."""
+    if not arguments.soft_labels:
+        return train
+    if not isinstance(train.features["label"], ClassLabel):
+        raise SerError("--soft_labels true: these labels are not classes; leave it out")
+    return with_soft_labels(train, len(train.features["label"].names))
+
+
+def draw_weights(train: Dataset, arguments: SamplingArguments) -> np.ndarray | None:
+    """`(rows,)` weights with which training rows are drawn, or None for each exactly once an epoch.
+    Raises SerError: `--sampling` goes by a column that the corpus does not have."""
+    if arguments.sampling == "none":
+        return None
+    if arguments.sampling == "class" and not isinstance(train.features["label"], ClassLabel):
+        raise SerError("--sampling class: these labels are not classes; choose speaker or none")
+    if arguments.sampling == "speaker" and None in train["speaker"]:
+        raise SerError("--sampling speaker: not every training utterance has a speaker; choose class or none")
+    return sampling_weights(train["label" if arguments.sampling == "class" else "speaker"])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TextIO
 from .. import torchaudio_cpu
 from ..data.columns import Columns
 from ..errors import SerError, door
-from ..files import SAVING, hold, release, write
+from ..files import SAVING, release, write
 from .arguments import check_checkpoints_exist
 from .settings import VALUES, DataArguments, Settings, System, WindowArguments
 
@@ -94,7 +94,7 @@ def start(settings: Settings) -> "tuple[Settings, Repository | None]":
     import transformers
 
     from .hub import claim, destination, published_files
-    from .provenance import read_record
+    from .output import claim_output, read_record
 
     training, overwrite = settings.training, settings.run.overwrite_output_dir
     folder, push_to = Path(training.output_dir), destination(training, settings.overrides)
@@ -103,7 +103,7 @@ def start(settings: Settings) -> "tuple[Settings, Repository | None]":
     datasets.logging.set_verbosity_warning()
     with training.main_process_first():
         if training.process_index == 0:
-            _claim_output(folder, settings)
+            claim_output(folder, settings)
             fresh = not overwrite and not training.resume_from_checkpoint
             own = (read_record(folder) or {"files": ()})["files"]  # of a run that was interrupted
             if fresh and (others := [name for name in published_files(folder) if name not in own]):
@@ -133,6 +133,7 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     Raises SerError: a wrong flag or corpus."""
     from ..data.mixing import load_mixture
     from .hub import check_public
+    from .output import from_checkpoint
     from .provenance import check_checkpoints
     from .record import Setup, portable
 
@@ -159,7 +160,7 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     has_validation = len(splits["validation"]) > 0
     settings = replace(settings, training=changed(settings.training, about=setup.about()))
     settings = select_on_validation(settings, report.problem_type, report.label_names, has_validation)
-    return _from_checkpoint(settings, setup), setup
+    return from_checkpoint(settings, setup), setup
 
 
 def resolve(
@@ -200,69 +201,10 @@ def make_fold(
     return splits
 
 
-def _claim_output(folder: Path, settings: Settings) -> None:
-    """Hold the output folder. Raises SerError: it holds a run that this one would write over."""
-    from .provenance import checkpoints_of
-
-    training, resume = settings.training, _resume(settings.training)
-    hold(folder, f"--output_dir {folder}")
-    for flag, name in settings.checkpoints.items():
-        if Path(name).exists() and Path(name).resolve().is_relative_to(folder.resolve()):
-            raise SerError(f"--output_dir {folder} holds the checkpoint of --{flag}: choose another --output_dir")
-    if settings.run.overwrite_output_dir:
-        if resume and (resume == "true" or Path(resume).resolve().is_relative_to(folder.resolve())):
-            raise SerError("--overwrite_output_dir true removes what --resume_from_checkpoint goes on from: give one")
-        return
-    anew = "--overwrite_output_dir true starts anew"
-    if (folder / "results.json").exists():
-        if not (training.do_train and resume and _trains_on(folder, settings)):
-            more = "--resume_from_checkpoint true with more --num_train_epochs trains on"
-            raise SerError(f"--output_dir {folder} holds a finished run: choose another, {anew}, {more}")
-    elif checkpoints_of(folder) and not (training.do_train and resume):
-        choice = f"--resume_from_checkpoint true goes on with it, {anew}"
-        raise SerError(f"--output_dir {folder} holds an unfinished run: {choice}")
-
-
-def _trains_on(folder: Path, settings: Settings) -> bool:
-    """Whether the settings ask for a longer training than that of the finished run in a folder."""
-    import yaml
-
-    training = settings.training
-    if not (folder / "run.yaml").exists():
-        return False
-    before = {"num_train_epochs": 3, "max_steps": -1} | yaml.safe_load((folder / "run.yaml").read_text())
-    length = "max_steps" if training.max_steps > 0 else "num_train_epochs"
-    longer = getattr(training, length) > float(before[length])
-    if longer and settings.overrides.get("one_cycle"):
-        raise SerError("--one_cycle true: the cycle of the learning rate is over, a finished run cannot be trained on")
-    return longer
-
-
-def _from_checkpoint(settings: Settings, setup: "Setup") -> Settings:
-    """Settings whose `resume_from_checkpoint` is the checkpoint that the training goes on from, or None: for `true` the
-    last complete one. Raises SerError: the training cannot go on from it."""
-    from .provenance import check_resumed, checkpoints_of, halves
-
-    training, folder = settings.training, Path(settings.training.output_dir)
-    checkpoint = resume = _resume(training)
-    if resume == "true":
-        left_out = halves(folder)
-        checkpoint = next((str(last) for last in checkpoints_of(folder)[::-1] if last not in left_out), None)
-    if checkpoint:
-        check_resumed(Path(checkpoint), setup)
-        state = f"rng_state_{training.process_index}.pth" if training.world_size > 1 else "rng_state.pth"
-        if not (Path(checkpoint) / state).exists():
-            why = "was saved by another number of processes"
-            say(f"{checkpoint} {why}: random numbers, such as dropout's, are not those of an unbroken run")
-    elif resume:
-        say(f"no complete checkpoint in {folder} yet: starting from the beginning")
-    return replace(settings, training=changed(training, resume_from_checkpoint=checkpoint))
-
-
 def begin(settings: Settings, setup: "Setup") -> None:
     """Make the output folder that of this run, once nothing else can be wrong: remove incomplete checkpoints, or the
     run that is overwritten; write what is trained on, and the flags."""
-    from .provenance import halves, read_record, remove_run, write_record
+    from .output import halves, read_record, remove_run, write_record
     from .record import write_flags
 
     training, folder = settings.training, Path(settings.training.output_dir)
@@ -280,19 +222,6 @@ def begin(settings: Settings, setup: "Setup") -> None:
             own = dict.fromkeys(["run.yaml", AUGMENTATION])
             write_record(folder, setup.trained_on, {**written["files"], **own})
             write_flags(folder, setup.overrides)
-
-
-def _resume(training: "TrainingArguments") -> str | None:
-    """`--resume_from_checkpoint`: a folder, "true" for the last checkpoint, or None.
-    Raises SerError: no such folder."""
-    resume = str(training.resume_from_checkpoint)
-    if resume.lower() in ("false", "none", "0", ""):
-        return None
-    if resume.lower() in ("true", "1"):
-        return "true"
-    if not Path(resume).is_dir():
-        raise SerError(f"--resume_from_checkpoint {resume}: no such folder; `true` takes the last one of the run")
-    return resume
 
 
 def select_on_validation(
@@ -406,7 +335,7 @@ def finish(
     from ..evaluation.scoring import compare, decision_thresholds, predictions_table, score, utterance_logits
     from .hub import push_run, save_model
     from .lora import save_adapter
-    from .provenance import move_in
+    from .output import move_in
     from .record import describe_model, versions
 
     training, splits = trainer.args, setup.splits

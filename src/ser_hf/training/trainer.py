@@ -22,7 +22,7 @@ from ..data.audio import seconds_read
 from ..data.batching import LengthBatchSampler, evaluation_batches
 from ..errors import SerError
 from .losses import Loss
-from .provenance import RECORD, complete, rotate, seal
+from .output import RECORD, complete, rotate, seal
 from .run import changed
 from .schedule import by_rate
 from .settings import ClipArguments
