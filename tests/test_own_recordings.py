@@ -313,6 +313,7 @@ CASES = {
         kind=ONE,
         said=("with a comma were read as decimals",),
     ),
+    "ratings": with_label([3, 1, 2] * 2, ["3", "1", "2"] * 2, said=("labels are 3 whole numbers, taken as classes",)),
     "truth": with_label(["True", "False"] * 3, ["True", "False"] * 3),
     "fractions": with_label([0.5, -1, 1, 0, "", 2], [[0.5], [-1], [1], [0], None, [2]], kind=ONE, names=["label"]),
     "missing": with_label(
@@ -475,6 +476,17 @@ CASES = {
         protocol="official",
         said=("split = `fold`",),
     ),
+    "a set that is no split": with_columns(("label", "set"), [("angry", "A"), ("sad", "B")] * 3, ["angry", "sad"] * 3),
+    "a set that is a split": meta(
+        csv(
+            head=("file_name", "label", "speaker", "set"),
+            rows=[
+                (f"clips/{c}.wav", label, s, "dev" if c > 3 else "train" if c > 1 else "test") for c, label, s in SAY
+            ],
+        ),
+        protocol="official",
+        said=("split = `set`",),
+    ),
     "a column of splits without a test": meta(
         csv(
             head=("file_name", "label", "speaker", "split"),
@@ -594,6 +606,12 @@ CASES = {
             ((0.75, "call:1.25-"), "sad", "x"),
         ],
         protocol="group-folds",
+    ),
+    "times of files that are cut already": meta(
+        csv(head=SEGMENTS, rows=[(f"clips/{c}.wav", label, s, c, c + 0.1) for c, label, s in SAY]),
+        rows=[((0.1, "clips/0:0-0.1"), "angry", "anna")],
+        problems=("nothing between",) * 5,
+        said=("each file is named once, and cut by `start` and `end`; rename these if it is cut already",),
     ),
     "times that are none": meta(
         csv(

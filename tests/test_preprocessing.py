@@ -192,8 +192,8 @@ def test_values_that_are_no_numbers_and_rows_without_a_file(own):
         "rows of metadata.csv that name no file: 2; they are skipped",
         "values of `age` that are not numbers: 2, such as 'unknown'; left empty",
         "values of `valence` that are not numbers: 1, such as '3,5'; left empty",
-        "labels of fewer than 2 speakers: `angry` (1), `sad` (1); a test of one trains on too little of it, and its "
-        "recall says nothing; correct it if it is misspelled, leave it out, or record more",
+        "labels of fewer than 2 speakers: `angry` (1), `sad` (1); too few for train and test; correct the spelling, "
+        "leave them out, or record more",
     ]
     assert [f"  {remark}" for remark in report.remarks] == report.lines()[1:]
 

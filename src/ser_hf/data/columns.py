@@ -67,6 +67,7 @@ KNOWN = {
     "end": ("end", "end_time", "stop", "end_s", "end_seconds"),
     "id": ("id", "utterance_id", "utt_id", "segment_id", "clip_id"),
 }
+VAGUE = ("set", "subset")  # names of columns of splits, but of much else too: only with the words of `SPLITS`
 SPLITS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "devel", "development"), "validation"),
@@ -83,11 +84,14 @@ def plain(name: object) -> str:
     return re.sub(r"[\s-]+", "_", str(name).strip()).casefold()
 
 
-def find_columns(names: Sequence[str], columns: Columns, where: str) -> tuple[dict[str, str], list[str]]:
-    """The column of each use in `KNOWN` that the flags name or that has a well-known name, and a remark on those that
-    were found under another name than the first. SerError: a flag names a column that is not there."""
+def find_columns(
+    names: Sequence[str], columns: Columns, where: str, others: Sequence[str] = ()
+) -> tuple[dict[str, str], list[str]]:
+    """The column of each use in `KNOWN` that the flags name or that has a well-known name (unless it is one of
+    `others`), and a remark on those that were found under another name than the first. SerError: a flag names a column
+    that is not there."""
     found, assumed = {}, []
-    by_plain = {plain(name): name for name in reversed(names)}
+    by_plain = {plain(name): name for name in reversed(names) if name not in others}
     for use, known in KNOWN.items():
         if columns.named()[use] is not None:
             found[use] = existing(columns.named()[use], names, f"--{use}_column", where)

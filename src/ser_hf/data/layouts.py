@@ -19,7 +19,7 @@ from ..errors import SerError
 from ..files import walk
 from .audio import MEDIA
 from .cache import content_hash
-from .columns import SPLITS, Columns, existing, find_columns, plain
+from .columns import SPLITS, VAGUE, Columns, existing, find_columns, plain
 from .corpus import state_line
 from .schema import LABEL_SETS, OPTIONAL_COLUMNS, SPELLINGS
 from .tables import SUFFIXES, as_text, is_missing, read_table, tidy
@@ -109,7 +109,8 @@ def found_columns(
     remarks, which are published, its last part. SerError: no column of labels, neither audio nor text, or a flag names
     a column that is not there."""
     names, remarks, short = list(cells.columns), list(remarks), Path(where).name
-    uses, assumed = find_columns(names, columns, where)
+    others = [name for name in names if plain(name) in VAGUE and not {*map(plain, cells[name])} & SPLITS.keys()]
+    uses, assumed = find_columns(names, columns, where, others)
     if audio:
         uses["audio"] = audio
     elif "audio" not in uses or not _names_files(cells[uses["audio"]]) and not columns.audio_column:

@@ -74,6 +74,8 @@ def own_corpus(
             remarks.append(f"rows in no part of the split: {number}; `official` neither trains nor tests on them")
     if {"start", "end"} & {*table} and "audio" in table:
         _times(rows, table)
+        if len({*map(str, rows["audio"])}) == size and any(rows["cut"]):
+            remarks.append("each file is named once, and cut by `start` and `end`; rename these if it is cut already")
     _identify(rows, folder, found)
     if "audio" not in table:
         lacking = zip(rows["problem"], rows["id"], rows["text"], strict=True)
@@ -244,8 +246,7 @@ def _few(speakers: Sequence, labels, least: int) -> list[str]:
     }
     counts, what = Counter(word for word, _ in pairs if word is not None), "speakers" if known else "utterances"
     few = [f"`{word}` ({number})" for word, number in sorted(counts.items()) if number < least]
-    meaning = "a test of one trains on too little of it, and its recall says nothing; correct it if it is misspelled, "
-    meaning += "leave it out, or record more"
+    meaning = "too few for train and test; correct the spelling, leave them out, or record more"
     return [f"labels of fewer than {least} {what}: {', '.join(few)}; {meaning}"] if few else []
 
 

@@ -43,8 +43,8 @@ class SerFusionProcessor(ProcessorMixin):
                 must be the feature extractor's; `return_tensors` defaults to `pt`. Masks are always returned.
 
         Returns:
-            The feature extractor's output, `input_values` `(batch, samples)` or `input_features` `(batch, rows,
-            frames)`, with its `attention_mask`; `input_ids` and `text_attention_mask` `(batch, tokens)`. A mask is 1
+            The feature extractor's output, `input_values` `(batch, samples)` or `input_features` as that returns
+            them, with its `attention_mask`; `input_ids` and `text_attention_mask` `(batch, tokens)`. A mask is 1
             for real input; a missing clip or text is a row of zeros. A modality that no row has is left out.
 
         Raises:
