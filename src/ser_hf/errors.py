@@ -16,7 +16,7 @@ NO_MEMORY = (
     *("killed by signal: Killed", "insufficient shared memory"),
 )
 NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "file write failed")
-LONGEST = 600  # characters of another library's message
+LONGEST = 400  # characters of another library's message
 
 
 class SerError(Exception):

@@ -120,6 +120,8 @@ def convert_head(source: Path, config: dict, weights: "dict[str, torch.Tensor]",
     mode = config.get("pooling_mode")
     if mode not in POOLINGS:
         raise SerError(f"{model}: pools by {mode!r}; only mean and max can be converted")
+    if not (source / "preprocessor_config.json").is_file():
+        raise SerError(f"{model}: no preprocessor_config.json; copy that of the encoder it was trained from")
     disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:  # of the encoder: transformers renames weights of older versions
         save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})

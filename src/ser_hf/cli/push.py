@@ -137,7 +137,7 @@ def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: 
     from huggingface_hub import DatasetCard
 
     from ..data.loading import load
-    from ..training.hub import Repository, check_public, claim, told
+    from ..training.hub import Repository, check_public, claim, hub_requests
 
     config, card = source.config, source.corpus.CARD
     check_licence(card, public)
@@ -149,7 +149,7 @@ def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: 
     check_columns(dataset)
     with tempfile.TemporaryDirectory() as folder:
         content = publishable(dataset, Path(folder), num_proc)
-        with told(f"--repo_id {repo_id}"):
+        with hub_requests(f"--repo_id {repo_id}"):
             options = {"config_name": config.name, "commit_message": f"{card.title}, label set {config.name}"}
             options |= {"private": not public, "embed_external_files": False}  # no external file is left
             content.push_to_hub(repo_id, **options)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..errors import SerError
+from ..errors import SerError, one_line
 from .columns import KNOWN, plain
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx")
@@ -43,7 +43,7 @@ def read_table(path: Path) -> tuple[pd.DataFrame, list[str]]:
     except SerError:
         raise
     except (OSError, ValueError, csv.Error, KeyError) as error:
-        raise SerError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]})") from None
+        raise SerError(f"{path}: cannot be read as a table ({one_line(error)})") from None
     frame.columns = [str(name).strip() for name in frame.columns]
     return frame.loc[:, ~frame.columns.duplicated()].map(tidy), remarks
 

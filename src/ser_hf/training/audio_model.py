@@ -13,7 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig, TrainingArguments
 
 from ..data.augmentation import Augmentation
 from ..data.collators import SpeechCollator
-from ..errors import SerError
+from ..errors import SerError, one_line
 from ..models import SerConfig, SerForAudioClassification
 from ..models.encoders import describe_audio, load_extractor, longest_clip, transformer_layers
 from .encoder_states import StateCollator, States, check_states, encode, trims, with_shifts
@@ -62,7 +62,7 @@ def audio_model(
             whole = model.config.context == "full"
             extractor = load_extractor(name, model.config.audio_config, whole, trust_remote_code=remote)
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise SerError(f"model {model_type or name!r}: {' '.join(str(error).split())}") from None
+        raise SerError(f"model {model_type or name!r}: {one_line(error)}") from None
     audio = model.config.audio_config
     width = getattr(audio, "num_mel_bins", audio.hidden_size)  # of Whisper, whose masks are on the log-mel features
     if new_head and getattr(audio, "mask_feature_prob", 0) and audio.mask_feature_length > width:

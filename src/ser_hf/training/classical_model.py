@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from ..data.audio import read_clip
 from ..data.cache import Store, settings_folder
-from ..errors import SerError
+from ..errors import SerError, one_line
 from ..evaluation.metrics import classification_metrics
 from ..models import (
     SerForAudioClassification,
@@ -99,7 +99,7 @@ def functionals_model(
         extractor = SerFunctionalsFeatureExtractor.from_pretrained(name)
         model = SerForFunctionalsClassification.from_pretrained(name)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        raise SerError(f"--model_name_or_path {name}: {' '.join(str(error).split())}") from None
+        raise SerError(f"--model_name_or_path {name}: {one_line(error)}") from None
     check_labels(model.config, label_names, name)
     if speaker_norm and extractor.speaker_values is None:
         raise SerError(f"--speaker_norm: {name} was trained without it, and must be trained anew")

@@ -13,7 +13,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, ProgressCallback, set_seed
 
-from ..errors import SerError
+from ..errors import SerError, one_line
 from ..evaluation.scoring import compute_metrics, decision_thresholds
 from ..evaluation.tasks import TASKS
 from ..files import SAVING
@@ -71,7 +71,7 @@ def fusion_model(
             raise ValueError("the audio model was trained with --speaker_norm, and fusion does not know the speakers")
         check_text_length(flags.max_text_length, model.config.text_config)
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise SerError(f"fusion of {audio_model} and {text_model}: {' '.join(str(error).split())}") from None
+        raise SerError(f"fusion of {audio_model} and {text_model}: {one_line(error)}") from None
     if flags.freeze_encoders:
         model.freeze_encoders()
         states = (model.audio_shape, model.pools_audio), (model.text_shape, model.pools_text)
@@ -91,7 +91,7 @@ def _load_trained(name: str | None, label_names: list[str]):
         processor = SerFusionProcessor.from_pretrained(name)
         model = SerFusionForClassification.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise SerError(f"--model_name_or_path {name}: {' '.join(str(error).split())}") from None
+        raise SerError(f"--model_name_or_path {name}: {one_line(error)}") from None
     check_labels(model.config, label_names, name)
     return model, processor
 

@@ -216,7 +216,7 @@ def claim(repository: Repository, flag: str) -> str:
         raise SerError(f"{flag} is missing: name the repository, user/name")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise SerError(f"{flag} {name}: must be user/name")
-    with told(f"{flag} {name}"):
+    with hub_requests(f"{flag} {name}"):
         api = HfApi()
         api.whoami()
         url = api.create_repo(name, repo_type=kind, private=repository.private, exist_ok=True)
@@ -234,7 +234,7 @@ def claim(repository: Repository, flag: str) -> str:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def hub_requests(what: str) -> Iterator[None]:
     """Requests to the Hub. Raises SerError, whatever the client raises: `what`, the reason and what to do."""
     try:
         yield
@@ -331,7 +331,7 @@ def push_model(folder: Path, repository: Repository, flag: str = "--repo_id") ->
     files = published(folder, repository.id)
     url = claim(repository, flag)
     where = {"repo_id": repository.id, "revision": repository.revision}
-    with told(f"{flag} {repository.id}"):
+    with hub_requests(f"{flag} {repository.id}"):
         api = HfApi()
         stale = {name for name in api.list_repo_files(**where) if any(fnmatch(name, one) for one in REPLACED)}
         changes = [CommitOperationAdd(name, content) for name, content in files.items()]

@@ -17,7 +17,7 @@ from transformers import AutoConfig, TrainingArguments
 from ..data.augmentation import Augmentation, augment_spectrogram
 from ..data.cache import Store, clip_name, settings_folder
 from ..data.collators import SpeechCollator
-from ..errors import SerError
+from ..errors import SerError, one_line
 from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
 from .hub import check_labels, label_maps, reason
 from .settings import ClipArguments, FeatureArguments, NetworkArguments, WindowArguments
@@ -79,7 +79,7 @@ def spectrogram_model(
             config |= {"rows": rows, "problem_type": problem_type, **label_maps(label_names)}
             model = SerForSpectrogramClassification(SerSpectrogramConfig(**config))
     except (OSError, ValueError, TypeError) as error:
-        raise SerError(f"model {name or arch!r}: {' '.join(str(error).split())}") from None
+        raise SerError(f"model {name or arch!r}: {one_line(error)}") from None
     check_labels(model.config, label_names, name or arch)
     if flags.imagenet and not name:
         load_imagenet(model)

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, DatasetInfo, Features, List, Value
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.splits import text_key
-from ..errors import SerError
+from ..errors import SerError, one_line
 from ..models.common import load_safetensors
 from ..models.text_cleaning import clean_text
 from .hub import check_labels, label_maps
@@ -198,7 +198,7 @@ def text_model(
                 transformers.logging.set_verbosity(verbosity)
             missing = sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
-        raise SerError(f"model {model_type or name!r}: {' '.join(str(error).split())[:400]}") from None
+        raise SerError(f"model {model_type or name!r}: {one_line(error)}") from None
     if "attention_mask" not in inspect.signature(model.forward).parameters:  # FNet
         raise SerError(f"{name}: {type(model).__name__} takes no mask, so padding would change its scores")
     heads = [f"{child}." for child, _ in model.named_children() if child != model.base_model_prefix]
