@@ -99,9 +99,7 @@ def table_of(
 def check(source: "Source", num_proc: int | None = None, near: bool = False) -> dict:
     """Read a whole corpus that lies in a folder; the report as one dict, which `--json` writes. `near` also compares
     fingerprints (`near_duplicates`)."""
-    import pandas as pd
-
-    from .near_duplicates import near_duplicates
+    from .near_duplicates import copies
 
     config, root = source.config, source.root
     with tempfile.TemporaryDirectory() as cache:  # the builder lists its rows; nothing is built
@@ -129,19 +127,8 @@ def check(source: "Source", num_proc: int | None = None, near: bool = False) -> 
         official, bad = report.official_per_label.get(word), labels.count(word)
         lacking = None if official is None else official - number - bad
         classes[word] = {"official": official, "found": number, "unusable": bad, "missing": lacking}
-    table = pd.DataFrame(columns, columns=["id", "speaker", "audio_hash"]).assign(emotion=[r["emotion"] for r in rows])
-    table = table[table["audio_hash"].notna() & table["audio_hash"].duplicated(keep=False)]
-    duplicated = [
-        {"ids": list(group["id"]), "contradictory": len(group[["emotion", "speaker"]].drop_duplicates()) > 1}
-        for _, group in table.groupby("audio_hash", sort=False)
-    ]
-    printed = [i for i, scan in enumerate(scans) if scan["fingerprint"] is not None]
-    alike = []
-    for first, second, share, seconds in near_duplicates([scans[i]["fingerprint"] for i in printed]):
-        pair = [rows[printed[first]], rows[printed[second]]]
-        contradictory = len({(row["emotion"], row.get("speaker")) for row in pair}) > 1
-        figures = {"differing_bits": round(share, 4), "starts_later": round(seconds, 3)}
-        alike.append({"ids": [row["id"] for row in pair], "contradictory": contradictory, **figures})
+    scanned = [row | scan for row, scan in zip(rows, scans, strict=True)]
+    duplicated, alike = copies(scanned, lambda row: (row["emotion"], row.get("speaker")))
     numbers = {
         "missing": max(0, missing),
         "more than officially": max(0, -missing),

@@ -178,23 +178,9 @@ def of_missing_cells(rows: list[dict]) -> list[dict]:
 def of_copies(rows: list[dict]) -> tuple[list[dict], list[dict], list[dict]]:
     """Findings; groups of equal clips and pairs of nearly equal ones, `{ids, contradictory}`: of more than one speaker,
     label or part of the split."""
-    from .near_duplicates import near_duplicates
+    from .near_duplicates import copies
 
-    def group(members: list[dict], **figures) -> dict:
-        kinds = {(row["speaker"], row["emotion"], str(row.get("scores")), row.get("split")) for row in members}
-        return {"ids": [row["id"] for row in members], "contradictory": len(kinds) > 1, **figures}
-
-    by_hash = defaultdict(list)
-    for row in rows:
-        if row.get("audio_hash"):
-            by_hash[row["audio_hash"]].append(row)
-    equal = [group(members) for members in by_hash.values() if len(members) > 1]
-    first = [members[0] for members in by_hash.values()]
-    pairs = near_duplicates([row["fingerprint"] for row in first])
-    alike = [
-        group([first[a], first[b]], differing_bits=round(share, 4), starts_later=round(seconds, 3))
-        for a, b, share, seconds in pairs
-    ]
+    equal, alike = copies(rows, lambda row: (row["speaker"], row["emotion"], str(row.get("scores")), row.get("split")))
 
     def shown(groups: list[dict], contradictory: bool) -> list[str]:
         return [" = ".join(one["ids"]) for one in groups if one["contradictory"] == contradictory]

@@ -6,7 +6,8 @@ RAVDESS, compressed by MP3 or Ogg to their worst quality, made ten times softer,
 the bits differ from the original's; of its 1440 clips no two but an equal pair differ in less than `LIMIT`.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
@@ -67,3 +68,24 @@ def near_duplicates(prints: Sequence[np.ndarray]) -> list[tuple[int, int, float,
         if share <= min(LIMIT, found.get((a, b), (1.0,))[0]):
             found[a, b] = share, shift * HOP / RATE
     return [(a, b, *figures) for (a, b), figures in sorted(found.items())]
+
+
+def copies(rows: Sequence[dict], kind: Callable[[dict], Hashable]) -> tuple[list[dict], list[dict]]:
+    """Groups of equal clips, and pairs of nearly equal ones where the rows have fingerprints (of equal clips the first
+    stands for all): `{ids, contradictory}`, whether their `kind` differs; of pairs also `differing_bits`, the share,
+    and `starts_later`, in seconds. Rows have `id`, and if they can be read `audio_hash` and `fingerprint` (or None)."""
+
+    def group(members: list[dict], **figures) -> dict:
+        return {"ids": [row["id"] for row in members], "contradictory": len({*map(kind, members)}) > 1, **figures}
+
+    by_hash = defaultdict(list)
+    for row in rows:
+        if row.get("audio_hash"):
+            by_hash[row["audio_hash"]].append(row)
+    equal = [group(members) for members in by_hash.values() if len(members) > 1]
+    first = [members[0] for members in by_hash.values() if members[0]["fingerprint"] is not None]
+    alike = [
+        group([first[a], first[b]], differing_bits=round(share, 4), starts_later=round(seconds, 3))
+        for a, b, share, seconds in near_duplicates([row["fingerprint"] for row in first])
+    ]
+    return equal, alike
