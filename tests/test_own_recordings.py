@@ -399,6 +399,11 @@ CASES = {
         protocol="group-folds",
         ids=["angry/0", "angry/2", "angry/4", "sad/1", "sad/3", "sad/5"],
     ),
+    "class folders as groups": Case(
+        {f"{label}/{c}.wav": c for c, label, _ in SAY},
+        columns={"group_by": "folder"},
+        refused=("--group_by folder: each label is in one group alone",),
+    ),
     "class folders of speakers": Case(
         {f"{s}/{label}/{c}.wav": c for c, label, s in SAY},
         [(c, label, None) for c, label, _ in SAY],

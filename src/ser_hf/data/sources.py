@@ -45,7 +45,8 @@ def hub_corpus(name: str, labels: str | None, columns: Columns) -> type[SpeechCo
 def own_corpus(
     title: str, config_name: str, found: Found, columns: Columns, folder: Path | None = None
 ) -> type[SpeechCorpus]:
-    """The corpus class of a table. SerError: no row has a label, or a file (or its part) is named twice."""
+    """The corpus class of a table. SerError: no row has a label, a file (or its part) is named twice, or the groups are
+    the labels."""
     table, remarks, size = found.table, list(found.remarks), len(found.table["label"])
     if "audio" in table and not found.parts and (nameless := table["audio"].count(None)):
         remarks.append(f"rows of {found.where} that name no file: {nameless}; they are skipped")
@@ -82,6 +83,12 @@ def own_corpus(
         rows["problem"] = [problem if text else f"{id}: no text" for problem, id, text in lacking]
     if group := _groups(rows, table, columns, folder):
         rows["group"] = group
+        words = [row["emotion"] for row in labels.rows]
+        pairs = {(word, one) for word, one in zip(words, group, strict=True) if word is not None}
+        if (columns.group_column or columns.group_by) and None not in group:
+            if 1 < len(pairs) == len({word for word, _ in pairs}):
+                flag = f"--group_column {columns.group_column}" if columns.group_column else "--group_by folder"
+                raise SerError(f"{flag}: each label is in one group alone, so no group can test it; leave it out")
     if any("votes" in row for row in labels.rows):
         rows["votes"] = [row["votes"] for row in labels.rows]
     del rows["label"]
