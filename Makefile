@@ -26,7 +26,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2
 
 test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 $(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
