@@ -441,8 +441,8 @@ def test_pushed_equals_loaded_by_a_stranger(trained, tmp_path):
     folder, _ = trained
     samples = np.random.default_rng(0).normal(0, 0.1, 12000).astype(np.float32)
     np.save(tmp_path / "samples.npy", samples)
-    push = "import sys; from pathlib import Path; from ser_hf.training.hub import push_folder as push\n"
-    push += "push(Path(sys.argv[1]), sys.argv[2])"
+    push = "import sys; from ser_hf.cli import main\n"
+    push += "sys.exit(main(['push', 'model', sys.argv[1], '--repo_id', sys.argv[2]]))"
     with hub_server() as hub:
         repo = f"{hub.user}/fusion"
         for words, home in (

@@ -18,7 +18,9 @@ from hub_server import hub_server
 pytestmark = pytest.mark.slow  # two runs, pushed and loaded
 
 # What a model of ours ships: its files and those that they import.
-OUR_CODE = "audio_blocks common configuration_ser encoders modeling_ser pipeline_ser pooling whisper".split()
+OUR_CODE = (
+    "audio_blocks common configuration_ser encoders modeling_ser pipeline_ser pooling text_cleaning whisper".split()
+)
 
 SER_HF = [sys.executable, "-c", "import sys; from ser_hf.cli import main; sys.exit(main())"]
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 # Texts of errors without a class of their own, from torch, its DataLoader, safetensors and the operating system.
 NO_MEMORY = (
     *("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "std::bad_alloc"),
-    *("killed by signal: Killed", "insufficient shared memory"),
+    *("killed by signal: Killed", "insufficient shared memory", "could not create a primitive"),  # the last: oneDNN
 )
 NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "file write failed")
 LONGEST = 400  # characters of another library's message
