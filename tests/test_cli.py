@@ -395,10 +395,9 @@ def test_check_finds_copies_that_are_not_equal_sample_by_sample(run, tmp_path):
     assert "nearly equal recordings of one speaker and label: 4" in out
 
 
-def test_silence_and_single_clips_have_no_near_duplicates(tmp_path):
+def test_silence_and_single_clips_have_no_near_duplicates():
     assert near_duplicates([]) == []
-    sf.write(tmp_path / "short.wav", np.full(10, 0.1), 16000)
-    short = fingerprint(str(tmp_path / "short.wav"))
+    short = fingerprint(np.full(5, 0.1, np.float32))
     assert len(short) >= 1 and near_duplicates([short]) == []
     assert near_duplicates([np.zeros(50, np.uint32), np.zeros(50, np.uint32)]) == []
 

@@ -11,7 +11,7 @@ clipping and silence, files that are missing or cut off, copies, words that look
 splits that share speakers, and what a test on unseen speakers can tell at this size. --fix OUT writes what can be used
 to a new csv, or to metadata.csv in a new folder, with misspelled words renamed; the originals stay as they are.
 
-Of a published corpus, differences are utterances that are missing, surplus or unusable (unreadable, silent), and equal
+For a published corpus, differences are utterances that are missing, surplus or unusable (unreadable, silent), and equal
 audio under different emotions or speakers. Complete copies of RAVDESS, TESS, IEMOCAP and CREMA-D also have equal audio
 of one speaker and emotion, unusual formats, audio files that are no utterance, and clips that the corpus's notes call
 unusable: these are listed and do not count as differences.
@@ -55,9 +55,9 @@ def look(row: dict, near: bool = False) -> dict:
     its `fingerprint`."""
     import soundfile as sf
 
-    from ..data.audio import whole
+    from ..data.audio import decode, whole
     from ..data.corpus import scan_row
-    from .near_duplicates import fingerprint
+    from .near_duplicates import RATE, fingerprint
 
     scan = scan_row(row)
     header = print_ = None
@@ -65,7 +65,7 @@ def look(row: dict, near: bool = False) -> dict:
         audio = row["audio"] if isinstance(row["audio"], dict) else {"bytes": None, "path": row["audio"]}
         info = sf.info(whole(audio["path"])[0] if audio["bytes"] is None else io.BytesIO(audio["bytes"]))
         header = (info.format, info.samplerate, info.channels)
-        print_ = fingerprint(scan.get("audio", audio)) if near else None
+        print_ = fingerprint(decode(scan.get("audio", audio), RATE)) if near else None
     return {**scan, "header": header, "fingerprint": print_}
 
 

@@ -52,15 +52,19 @@ def look_closely(row: dict) -> dict:
     from ..data.acoustics import RATE, measure
     from ..data.audio import decode
     from ..models.audio_blocks import resampled
+    from . import near_duplicates
 
-    found = look(row, near=True)
+    found = look(row)
     if not found["header"]:
         return {**found, "measures": None, "clipped": None}
-    samples = decode(found.get("audio", row["audio"]), found["header"][1])
+    rate = found["header"][1]
+    samples = decode(found.get("audio", row["audio"]), rate)  # once for the fingerprint and all measures
     levels = np.abs(samples)
     top = levels >= min(levels.max(), 1.0) - TOP
     clipped = float((top[2:] & top[1:-1] & top[:-2]).sum() / len(samples)) if levels.max() > 0.1 else 0.0
-    return {**found, "measures": measure(resampled(samples, found["header"][1], RATE)).tolist(), "clipped": clipped}
+    print_ = near_duplicates.fingerprint(resampled(samples, rate, near_duplicates.RATE))
+    measures = measure(resampled(samples, rate, RATE)).tolist()
+    return {**found, "fingerprint": print_, "measures": measures, "clipped": clipped}
 
 
 def read_rows(source: "Source", num_proc: int | None) -> "tuple[list[dict], Dataset]":

@@ -19,11 +19,8 @@ LIMIT = 0.25  # the most bits that differ, of 1
 NEIGHBOURS = 4  # clips with an equal frame that are compared with a clip; all copies of one need not be
 
 
-def fingerprint(source: dict | str) -> np.ndarray:
-    """`(frames,)` uint32 of a clip (a path or an `audio` column value), 0 where it is silent."""
-    from ..data.audio import decode
-
-    samples = decode(source, RATE)
+def fingerprint(samples: np.ndarray) -> np.ndarray:
+    """`(frames,)` uint32 of a clip `(samples,)` at `RATE`, 0 where it is silent."""
     samples = np.pad(samples, (0, max(0, FRAME + HOP - len(samples))))
     frames = np.lib.stride_tricks.sliding_window_view(samples, FRAME)[::HOP]  # a view
     edges = np.round(np.geomspace(LOWEST, HIGHEST, BITS + 2) * FRAME / RATE).astype(int)

@@ -204,8 +204,8 @@ def scan(source: dict | str | Path) -> dict:
     except AudioInputError as error:
         return {"duration": None, "audio_hash": None, "problem": f"{_name(source)}: {error}"}
     rounded = np.rint(mono * np.float32(32768)).clip(-(2**30), 2**30).astype(np.int32)
-    heard = rounded if rounded.any() else mono  # below half a step of 16 bit only the samples themselves differ
-    digest = xxhash.xxh3_128(heard.tobytes() + str(rate).encode()).hexdigest()
+    hashed = rounded if rounded.any() else mono  # below half a step of 16 bit only the samples themselves differ
+    digest = xxhash.xxh3_128(hashed.tobytes() + str(rate).encode()).hexdigest()
     return {"duration": len(samples) / rate, "audio_hash": digest, "problem": None}
 
 
