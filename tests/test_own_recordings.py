@@ -200,6 +200,7 @@ CASES = {
         protocol="group-folds",
     ),
     "excel called csv": meta(excel(frame())),
+    "excel cut off": meta(excel(frame())[:2000], "metadata.xlsx", refused=("no Excel file, or a damaged one",)),
     "no excel": meta(b"PK nothing", "metadata.xlsx", refused=("metadata.xlsx: cannot be read as a table",)),
     "an empty table": meta("", refused=("cannot be read as a table (it is empty)",)),
     "a header alone": meta(csv(rows=[]), refused=("no row has a label",)),

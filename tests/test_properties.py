@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import sklearn.metrics as sk
 import yaml
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from test_report import CLASSES, LABELS, VALUES, results_of
@@ -306,6 +306,8 @@ def test_no_row_of_a_table_is_lost_unsaid(folder, rows, times):
         row["id"].encode()
 
 
+@example(b"PK\3\4", False)  # as a zip begins
+@example(b"PAR1", False)
 @draws(300)
 @given(st.binary(max_size=80) | TEXT.map(lambda text: text.encode(errors="replace")), st.booleans())
 def test_any_bytes_are_a_table_or_one_line(folder, content, headed):

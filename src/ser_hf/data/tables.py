@@ -128,8 +128,11 @@ def _sheet(path: Path, raw: bytes) -> tuple[pd.DataFrame, list[str]]:
         from openpyxl import load_workbook
     except ImportError:
         raise SerError(f"{path}: Excel files need openpyxl: pip install ser-hf[xlsx], or save it as csv") from None
-    book = load_workbook(io.BytesIO(raw), read_only=True, data_only=True)
-    cells = [row for row in book.worksheets[0].iter_rows(values_only=True) if any(cell is not None for cell in row)]
+    try:
+        book = load_workbook(io.BytesIO(raw), read_only=True, data_only=True)
+        cells = [row for row in book.worksheets[0].iter_rows(values_only=True) if any(cell is not None for cell in row)]
+    except Exception as error:  # of zipfile, XML and openpyxl: cut off, or another kind of zip
+        raise ValueError(f"no Excel file, or a damaged one: {error}") from None
     if not cells:
         raise ValueError(f"its sheet {book.worksheets[0].title!r} is empty")
     names = [f"column{position}" if name is None else str(name) for position, name in enumerate(cells[0], 1)]
