@@ -18,9 +18,9 @@ from test_report import results_of
 from conftest import RECIPES, REPO, settings_of, setup_of, tiny_config, tiny_flags
 from hub_server import hub_server
 from ser_hf import SerError, load_corpus, models
-from ser_hf.cli.push import check_columns
 from ser_hf.evaluation.report import write_report
 from ser_hf.files import local_path
+from ser_hf.publish.push import check_columns
 from ser_hf.training import hub as publishing
 from ser_hf.training.output import files_of, write_record
 from ser_hf.training.record import licence_of, portable

@@ -21,10 +21,10 @@ from test_report import HOSTILE
 
 from hub_server import hub_server
 from ser_hf.cli import main
-from ser_hf.cli.push import as_published, card_text, metadata
 from ser_hf.data.audio import scan
 from ser_hf.data.loading import CorpusReport, corpus_class, list_corpora
 from ser_hf.errors import SerError
+from ser_hf.publish.push import as_published, card_text, metadata
 
 
 def noise(channels: int = 1, frames: int = 3000) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Rules of the repository that would drift if nothing held them."""
 
 import ast
-import importlib
 import re
 import shlex
 import subprocess
@@ -17,7 +16,7 @@ REPO = Path(__file__).parents[1]
 SOURCE = REPO / "src" / "ser_hf"
 
 # Each wing imports itself and those before it. `models` ships to the Hub and imports its siblings alone.
-WINGS = ("errors", "data", "evaluation", "training", "cli")
+WINGS = ("errors", "data", "evaluation", "training", "cli", "publish")
 LEAVES = {"errors", "files", "torchaudio_cpu", "__version__", "models"}
 
 
@@ -40,7 +39,7 @@ def _own_imports(file: Path) -> set[str]:
 def test_a_wing_imports_only_the_wings_before_it(wing):
     allowed = LEAVES | set(WINGS[: WINGS.index(wing) + 1])
     files = list((SOURCE / wing).rglob("*.py"))
-    assert len(files) > 4
+    assert len(files) > 2
     wrong = {str(file.relative_to(SOURCE)): found for file in files if (found := _own_imports(file) - allowed)}
     assert not wrong
 
@@ -145,7 +144,7 @@ def test_documented_console_commands_parse(monkeypatch):
             request = cv.parse(words)
             assert (REPO / words[0]).is_file() and request.data.dataset
             continue
-        module = importlib.import_module(f"ser_hf.cli.{name}")
+        module = cli.module_of(name)
         with pytest.raises(Parsed):
             module.main(words)
 

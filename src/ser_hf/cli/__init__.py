@@ -3,12 +3,13 @@
 import importlib
 import sys
 from difflib import get_close_matches
+from types import ModuleType
 
 from .. import __version__
 from ..errors import SerError, door
 from ..files import release
 
-# Command, which is also the name of its module with `main(argv)`, and what it does.
+# Command and what it does. A module of this name here or in `publish` has its `main(argv)`.
 COMMANDS = {
     "corpora": "list the corpora: size, labels, licence, protocols, found on this machine?",
     "check": "read every file: what differs from the published corpus, what your own data needs",
@@ -22,6 +23,15 @@ COMMANDS = {
     "cache": "what is kept once computed ($SER_CACHE): its size by kind; remove it",
     "push": "publish a corpus or a finished run on the Hugging Face Hub",
 }
+
+# The commands whose modules are in `publish`.
+PUBLISH = ("convert", "push")
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of a command."""
+    wing = "publish" if name in PUBLISH else "cli"
+    return importlib.import_module(f"ser_hf.{wing}.{name}")
 
 
 def help_text() -> str:
@@ -50,6 +60,6 @@ def run(name: str, *argv: str) -> int | None:
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise SerError(f"unknown command {name!r}: {hint}the commands are {', '.join(COMMANDS)}")
     try:
-        return importlib.import_module(f".{name}", __package__).main(list(argv))
+        return module_of(name).main(list(argv))
     finally:
         release()

@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cli.console import Parser, columns_of, corpus_arguments
 from ..errors import SerError
 from ..files import local_path
 from ..training.run import say
-from .console import Parser, columns_of, corpus_arguments
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cli.console import Parser
 from ..errors import SerError, one_line
 from ..files import SAVING, hold
-from .console import Parser
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,1 @@
+"""The commands that make what others get: published corpora and models, checkpoints made whole."""
