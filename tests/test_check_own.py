@@ -13,7 +13,8 @@ from datasets import Audio, Dataset
 
 from fakes import babble
 from ser_hf import load_corpus
-from ser_hf.cli import check_own, main
+from ser_hf.cli import main, own_page
+from ser_hf.evaluation.bootstrap import expected_interval
 
 SPEAKERS, LABELS = ("anna", "ben", "cleo", "dora", "emil", "finn"), ("angry", "sad")
 
@@ -302,14 +303,14 @@ def test_the_interval_is_that_of_the_formula(speakers, clips):
     """The variance of a mean over speakers and clips, p (1 - p) / n + s² / speakers, times 1.96² (Student's factor for
     few speakers is left out); the bootstrap and its percentiles may differ from it by a fifth."""
     who = np.repeat(np.arange(speakers), clips).astype(str).tolist()
-    low, high = check_own.expected_interval([n % 4 for n in range(len(who))], who, 4)
+    low, high = expected_interval([n % 4 for n in range(len(who))], who, 4)
     half = 1.96 * math.sqrt(0.7 * 0.3 / len(who) + 0.1**2 / speakers)
     assert (high - low) / 2 == pytest.approx(half, rel=0.2)
 
 
 def test_many_speakers_are_cut_to_those_of_most_clips():
     classes = {"sad": {f"s{n}": n for n in range(1, 101)}, "angry": {"s100": 1, "": 3}}
-    head, sad, angry = check_own.class_table(classes)
+    head, sad, angry = own_page.class_table(classes)
     assert head.split() == "label clips speakers s100 s99 s98 s97 s96 s95 s94 s93 92 others unknown".split()
     assert sad.split() == ["sad", "5050", "100", *map(str, range(100, 92, -1)), str(92 * 93 // 2), "0"]
     assert angry.split() == ["angry", "4", "1", "1", *["0"] * 8, "3"] and len(head) < 120

@@ -81,19 +81,30 @@ def look_at_all(
         return list(tqdm(scans, total=number, desc=f"reading {name}", unit=" clips", disable=None))
 
 
-def table_of(
-    builder: "SpeechCorpus", rows: list[dict], scans: list[dict], source: "Source"
-) -> "tuple[Dataset, CorpusReport]":
-    """The usable rows without their audio, and the report on all: as `loading.load`, without a cache."""
+def builder_of(source: "Source") -> "SpeechCorpus":
+    """The builder of a corpus, which lists its rows; nothing is built."""
+    folder = source.root and str(source.root)
+    with tempfile.TemporaryDirectory() as cache:
+        return source.corpus(cache_dir=cache, config_name=source.config.name, data_dir=folder, dataset_name=source.stem)
+
+
+def table_of(builder: "SpeechCorpus", columns: list[dict], source: "Source") -> "tuple[Dataset, CorpusReport]":
+    """The usable rows without their audio, and the report on all: as `loading.load`, without a cache. `columns` are the
+    rows as the builder makes them."""
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
     from ..data.loading import select_usable
 
-    columns = [builder.columns(row, scan) | {"audio": None} for row, scan in zip(rows, scans, strict=True)]
-    everything = InMemoryTable(pa.Table.from_pylist(columns, schema=builder.info.features.arrow_schema))
+    rows = [row | {"audio": None} for row in columns]
+    everything = InMemoryTable(pa.Table.from_pylist(rows, schema=builder.info.features.arrow_schema))
     return select_usable(Dataset(everything, info=builder.info), source)
+
+
+def problem_kind(problem: str) -> str:
+    """`missing`, `silent` or `unreadable`, by the messages of `audio.scan` and of loading scripts."""
+    return "missing" if "(no such file)" in problem else "silent" if ": silent (" in problem else "unreadable"
 
 
 def check(source: "Source", num_proc: int | None = None, near: bool = False) -> dict:
@@ -101,25 +112,23 @@ def check(source: "Source", num_proc: int | None = None, near: bool = False) -> 
     fingerprints (`near_duplicates`)."""
     from .near_duplicates import copies
 
-    config, root = source.config, source.root
-    with tempfile.TemporaryDirectory() as cache:  # the builder lists its rows; nothing is built
-        builder = source.corpus(cache_dir=cache, config_name=config.name, data_dir=str(root), dataset_name=source.stem)
+    config, root, builder = source.config, source.root, builder_of(source)
     rows = builder.utterances(root)
     scans = look_at_all(partial(look, near=near), rows, len(rows), source.shown, num_proc)
     columns = [builder.columns(row, scan) for row, scan in zip(rows, scans, strict=True)]
-    _, report = table_of(builder, rows, scans, source)
+    files = [_relative(row, root) for row in rows]
+    _, report = table_of(builder, columns, source)
 
     notes = source.corpus.CARD.notes  # the official corpus's bad clips are named there
-    files = [_relative(row, root) for row in rows]
     clips = {"missing": [], "unreadable": [], "silent": []}
     for row, file in zip(columns, files, strict=True):
         if row["problem"]:
             known = row["id"] in notes or bool(file and file in notes)
             label = row["label"] if config.targets or row["label"] is None else config.label_names[row["label"]]
             reason = row["problem"].replace(f"{root}/", "")
-            # by the messages of `audio.scan` and of loading scripts
-            kind = "missing" if "(no such file)" in reason else "silent" if ": silent (" in reason else "unreadable"
-            clips[kind].append({"id": row["id"], "file": file, "label": label, "reason": reason, "known": known})
+            clips[problem_kind(reason)].append(
+                {"id": row["id"], "file": file, "label": label, "reason": reason, "known": known}
+            )
     labels = [clip["label"] for kind in ("unreadable", "silent") for clip in clips[kind] if clip["label"] is not None]
     missing = report.official - report.utterances - len(labels)
     classes = {}
@@ -247,7 +256,6 @@ def main(argv: list[str]) -> int:
     args = parser.parse_args(argv)
 
     from ..data.loading import find_source, is_own
-    from . import check_own
 
     own = is_own(args.name)
     if args.fix and not own:
@@ -259,10 +267,12 @@ def main(argv: list[str]) -> int:
         check_outside(source, Path(args.json).expanduser(), "--json")
         file = named_file(args.json, "--json", ".json")
     if own:
-        target = check_own.fix_target(args.fix) if args.fix else None
+        from . import check_own, own_fix, own_page
+
+        target = own_fix.fix_target(args.fix) if args.fix else None
         rows, usable = check_own.read_rows(source, args.num_proc)
         report = check_own.report_of(source, rows, usable)
-        page, well = check_own.lines(report), not report["needs_you"]
+        page, well = own_page.lines(report), not report["needs_you"]
     else:
         report = check(source, args.num_proc, args.near_duplicates)
         page, well = lines(report), report["complete"]
@@ -270,5 +280,5 @@ def main(argv: list[str]) -> int:
         write(file, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     say(*page)
     if own and target:
-        say(*check_own.fix(source, rows, report, target, args.fix))
+        say(*own_fix.fix(source, rows, report, target, args.fix))
     return 0 if well else 1

@@ -21,7 +21,7 @@ BAND_DB = 50.0  # dB below the strongest band, the most that a band may be
 LAGS = np.arange(RATE // 500, RATE // 60 + 1)  # samples: pitch from 60 to 500 Hz
 VOICED = 0.6  # the least autocorrelation of a voiced frame
 MOST_FRAMES = 60  # of speech, evenly spread, that spectra are taken from
-
+TOP = 2**-14  # of full scale: samples this near to a clip's highest are at its top
 BLOCK = 256  # clips that are added to the cache at a time
 
 # Measure and unit, in the order of reports.
@@ -121,6 +121,17 @@ def measure(samples: np.ndarray) -> np.ndarray:
             speech.mean(),
         ]
     )
+
+
+def clipped_share(samples: np.ndarray) -> float:
+    """The share of samples in runs of three at the clip's top, or at full scale; 0 for a clip that is nowhere loud.
+
+    >>> clipped_share(np.array([0.0, 1.0, 1.0, 1.0])), clipped_share(np.array([0.0, 0.9, 1.0, 1.0]))
+    (0.25, 0.0)
+    """
+    levels = np.abs(samples)
+    top = levels >= min(levels.max(), 1.0) - TOP
+    return float((top[2:] & top[1:-1] & top[:-2]).sum() / len(samples)) if levels.max() > 0.1 else 0.0
 
 
 def measure_rows(rows: Dataset) -> np.ndarray:
