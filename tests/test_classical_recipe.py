@@ -340,7 +340,7 @@ def test_a_run_is_what_the_saved_model_answers(folder, tmp_path, recipe):
     assert results["validation"]["metrics"]["uar"] == trained["best_validation"] == trained["validation_uar"]["0.1"]
     assert model["class"] == "SerForFunctionalsClassification" and model["parameters"] == 2 * (EGEMAPS + 1)
     assert model["encoder"] == "eGeMAPSv02 functionals of openSMILE" and results["versions"]["opensmile"]
-    for line in ("then train and validation together (16 utterances) were fitted", "are no probabilities"):
+    for line in ("then train and validation together (16 utterances) were fitted", "how far they are probabilities"):
         assert line in screen and line in card
     assert not [file.name for file in run.iterdir() if file.suffix in (".pkl", ".joblib", ".bin")]
 
@@ -374,7 +374,7 @@ def test_a_run_by_speaker_is_what_the_adapted_pipeline_answers(folder, tmp_path,
     assert "relative to each speaker's mean and standard deviation" in card
     assert any("in test of 4 to 4 utterances" in line for line in results["test"]["remarks"])
     assert "fold 0, SPEAKER-NORMALISED)" in card and ".adapted(clips)\nclassify({" in card
-    assert "no probabilities" not in card  # logistic regression's are
+    assert "they are probabilities" not in card  # logistic regression's are
     table = pd.read_parquet(run / "predictions.parquet")
     own = table[table["speaker"] == table["speaker"][0]]
     files = [str(folder / f"{Path(name).stem}.wav") for name in own["id"]]

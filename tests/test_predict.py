@@ -452,3 +452,34 @@ def test_foreign_code_is_run_only_if_said(run, fails, folder, models, tmp_path):
     assert "only --trust_remote_code runs" in fails(folder / "a.wav", "--model", tmp_path)
     status, out, _ = run(folder / "a.wav", "--model", tmp_path, "--trust-remote-code")
     assert status == 0 and pipe_of(models[1]["ours"])(folder / "a.wav")[0]["label"] in out
+
+
+# --- unsure, and sets of labels
+
+
+def test_a_table_says_unsure_and_the_likely_labels(models, folder, run, tmp_path):
+    root, made = models
+    made["ours"].config.label_sets = {"alpha": 0.1, "threshold": 0.0}
+    save_model(made["ours"], Wav2Vec2FeatureExtractor(return_attention_mask=True), root / "calibrated")
+    argv = [folder / "a.wav", "--model", root / "calibrated", "--out", tmp_path / "x.csv"]
+    for least, prediction in ((0.0, None), (1.0, "unsure")):
+        status, _, error = run(*argv, "--abstain_below", least, "--label_sets")
+        assert status == 0, error
+        row = rows_of(tmp_path / "x.csv")[0]
+        best = max(LABELS, key=lambda label: float(row[f"score_{label}"]))
+        assert row["prediction"] == (prediction or best) and set(row["label_set"].split("+")) == set(LABELS)
+        assert float(row["abstain_below"]) == least and row["label_set"].startswith(best)
+        assert "score_unsure" not in row and sum(scores_of(row)) == pytest.approx(1, abs=1e-5)
+        assert run(*argv, "--abstain_below", least)[0] == 2  # other columns
+        (tmp_path / "x.csv").unlink()
+    shown = run(folder / "a.wav", "--model", root / "calibrated", "--abstain_below", "1")[1]
+    assert "unsure" in shown and "abstain_below" not in shown
+
+
+def test_what_a_model_cannot_answer_is_one_line(models, folder, run):
+    root, _ = models
+    for flag, name, words in (("--label_sets", "stock", "has none"), ("--abstain_below", "values", "single-label")):
+        argv = [folder / "a.wav", "--model", root / name, flag, *(["0.5"] if flag == "--abstain_below" else [])]
+        status, _, error = run(*argv)
+        assert status == 2 and words in error and error.count("\n") == 1
+    assert run(folder / "a.wav", "--model", root / "stock", "--abstain_below", "1.5")[0] == 2

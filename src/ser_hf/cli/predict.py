@@ -3,12 +3,17 @@
     ser-hf predict clip.wav --model runs/demo
     ser-hf predict recordings/ --model you/your-model --out scores.csv
     ser-hf predict interview.flac --model runs/demo --window_s 4 --hop_s 2 --out interview.parquet
+    ser-hf predict calls/ --model runs/demo --abstain_below 0.6 --label_sets
 
 The table has one row per file: file, prediction (for multi-label models all labels that apply, joined by +),
 score_<label> for each label, error if the file cannot be read, the model with a fingerprint of its weights, and the
 absolute path and a hash of the file's content. With --window_s the row of a file is the mean of its windows, and one
 row per window follows, with its number, start and end in seconds. A file too long for the memory gets an error;
 --window_s reads it. A fusion model answers from the audio alone.
+
+With --abstain_below P the prediction is "unsure" where no label has the probability P. With --label_sets the column
+label_set has all labels that are likely enough, joined by +: on average nine of ten sets hold the right one, if the
+recordings are like the validation part of the training.
 
 A model that was trained with --speaker_norm requires --speaker_clips for speaker normalisation: clips of the speaker,
 the same in all files. Without them it uses the mean of its training speakers. One table requires the same clips.
@@ -102,10 +107,11 @@ def content_of(file: str) -> str:
     return digest.hexdigest()
 
 
-def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = None):
+def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = None, **options):
     """The `SerPipeline` of a fine-tuned model, ours or any audio classifier of transformers. `speaker_clips` are files
-    of the speaker, for speaker normalisation (`adapted` of its feature extractor). SerError: not found, no audio
-    classifier, its own code is not trusted, weights are missing, or the model has no speaker normalisation."""
+    of the speaker, for speaker normalisation (`adapted` of its feature extractor), `options` the pipeline's. SerError:
+    not found, no audio classifier, its own code is not trusted, weights are missing, or the model has no speaker
+    normalisation, or not what an option needs."""
     torchaudio_cpu.check()
     import transformers
     from huggingface_hub.errors import StrictDataclassError
@@ -118,12 +124,12 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
 
     transformers.logging.set_verbosity_warning()  # the pipeline warns of files that are long enough for windows
     transformers.logging.disable_progress_bar()
-    options = {"trust_remote_code": trust_remote_code}
+    trust = {"trust_remote_code": trust_remote_code}
     try:
-        model, info = load_safetensors(AutoModelForAudioClassification.from_pretrained, name, **options)
+        model, info = load_safetensors(AutoModelForAudioClassification.from_pretrained, name, **trust)
         fused = hasattr(model.config, "text_config")
-        processor = AutoProcessor.from_pretrained(name, **options) if fused else None
-        extractor = processor.feature_extractor if fused else AutoFeatureExtractor.from_pretrained(name, **options)
+        processor = AutoProcessor.from_pretrained(name, **trust) if fused else None
+        extractor = processor.feature_extractor if fused else AutoFeatureExtractor.from_pretrained(name, **trust)
     except (OSError, ValueError, ImportError, StrictDataclassError) as error:
         reason = one_line(error)
         if "trust_remote_code" in str(error):
@@ -152,7 +158,7 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
     elif normalises_speakers:
         sys.stderr.write(f"{name}: trained with --speaker_norm; without --speaker_clips it assumes a mean speaker\n")
     try:
-        return SerPipeline(model=model, feature_extractor=extractor, processor=processor)
+        return SerPipeline(model=model, feature_extractor=extractor, processor=processor, **options)
     except ValueError as error:
         raise SerError(f"--model {name}: {error}") from None
 
@@ -179,14 +185,19 @@ def fingerprint(model: "PreTrainedModel") -> str:
     return digest.hexdigest()[:8]
 
 
-def columns_of(labels: list[str], windowed: bool, predicts: bool) -> dict[str, str]:
-    """The table's columns and their pandas types; `predicts` is False for regression, which has only scores."""
+def columns_of(labels: list[str], settings: dict, predicts: bool, label_sets: bool) -> dict[str, str]:
+    """The table's columns and their pandas types; `settings` are those that all rows share, `predicts` is False for
+    regression, which has only scores, `label_sets` adds those."""
+    windowed = "window_s" in settings
     times = {"window": "Int64", "start": "Float64", "end": "Float64"} if windowed else {}
-    settings = {"window_s": "Float64", "hop_s": "Float64", "window_last": "string"} if windowed else {}
+    types = {"model": "string", "window_s": "Float64", "hop_s": "Float64", "window_last": "string"}
+    types |= {"abstain_below": "Float64"}
     prediction = {"prediction": "string"} if predicts else {}
+    prediction |= {"label_set": "string"} if label_sets else {}
     scores = {f"score_{label}": "Float64" for label in labels}
     keys = {"path": "string", "content": "string"}
-    return {"file": "string", **times, **prediction, **scores, "error": "string", "model": "string", **settings, **keys}
+    shared = {name: types[name] for name in settings}
+    return {"file": "string", **times, **prediction, **scores, "error": "string", **shared, **keys}
 
 
 def rows_of(file: str, answer: list | dict, problem_type: str, fixed: dict) -> list[dict]:
@@ -201,7 +212,9 @@ def rows_of(file: str, answer: list | dict, problem_type: str, fixed: dict) -> l
             values["prediction"] = "+".join(labels) or None
         elif problem_type != "regression" and scores:
             values["prediction"] = scores[0]["label"]
-        values |= {f"score_{entry['label']}": entry["score"] for entry in scores}
+        if "label_set" in fixed and scores:
+            values["label_set"] = "+".join(entry["label"] for entry in scores if entry.get("in_set"))
+        values |= {name: entry["score"] for entry in scores if (name := f"score_{entry['label']}") in fixed}
         rounded = {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
         return fixed | {"file": file} | rounded
 
@@ -357,6 +370,7 @@ def lines_of(rows: list[dict]) -> list[str]:
     import pandas as pd
 
     hidden = ["error", "model", "window", "window_s", "hop_s", "window_last", "path", "content"]
+    hidden += ["abstain_below"]
     shown = [row | {"file": printable(row["file"])} for row in rows if not row["error"]]
     table = pd.DataFrame(shown).drop(columns=hidden, errors="ignore")
     cells = [["-" if pd.isna(value) else number(value) for value in row] for row in table.itertuples(index=False)]
@@ -375,6 +389,10 @@ def main(argv: list[str]) -> int:
     text = "audio after the last whole window: a shorter window (default), one that begins earlier, or none"
     parser.add_argument("--window_last", choices=kinds, default="pad", help=text)
     parser.add_argument("--batch_size", type=positive, default=8, help="clips or windows per batch (default: 8)")
+    text = "predict 'unsure' where no label has this probability, 0 to 1 (default: always predict)"
+    parser.add_argument("--abstain_below", type=converter(float, {"least": 0, "most": 1}), metavar="P", help=text)
+    text = "add the set of likely labels of each file (conformal, from the model's validation part)"
+    parser.add_argument("--label_sets", action="store_true", help=text)
     text = "clips of the one speaker of all files, in various emotions, for a model trained with --speaker_norm"
     parser.add_argument("--speaker_clips", nargs="+", metavar="FILE|FOLDER", help=text)
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
@@ -395,18 +413,19 @@ def main(argv: list[str]) -> int:
     from ..models.encoders import longest_clip
 
     clips = [*find_files(args.speaker_clips)] if args.speaker_clips else None
-    pipe = load(args.model, args.trust_remote_code, clips)
+    abstaining = {} if args.abstain_below is None else {"abstain_below": args.abstain_below}
+    pipe = load(args.model, args.trust_remote_code, clips, label_sets=args.label_sets, **abstaining)
     limit = longest_clip(getattr(pipe.model.config, "audio_config", pipe.model.config))
     if limit is not None and windows and args.window_s > limit:
         raise SerError(f"--window_s {args.window_s:g}: the model reads {limit:g} s; give less")
     name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
-    settings = {"model": f"{name}@{fingerprint(pipe.model)}", **windows}
+    settings = {"model": f"{name}@{fingerprint(pipe.model)}", **windows, **abstaining}
     # Other clips give other scores, in any order; a model that was adapted itself has another fingerprint.
     if args.speaker_clips and getattr(pipe.feature_extractor, "speaker_values", None) is not None:
         rounded = " ".join(f"{value:.2f}" for value in pipe.feature_extractor.speaker_values)
         settings["model"] += f" speaker {zlib.crc32(rounded.encode()):08x}"
     labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
-    columns = columns_of(labels, bool(windows), pipe.problem_type != "regression")
+    columns = columns_of(labels, settings, pipe.problem_type != "regression", args.label_sets)
     partial = out.with_name(f".{out.name}.partial") if out else None
     done = earlier(out, partial, columns, settings) if out else {}
     if out:

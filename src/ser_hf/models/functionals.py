@@ -188,7 +188,7 @@ class SerForFunctionalsClassification(StrictLoading, PreTrainedModel):
         output_attentions: bool | None = None,
     ) -> SequenceClassifierOutput | tuple:
         """`logits` `(batch, labels)` of functionals `(batch, functionals)`, and with labels the `loss` of
-        `classification_loss`. An SVM's logits are its decision values: no log-probabilities. The one of the
+        `classification_loss`. An SVM's logits are its decision values, divided by a temperature. The one of the
         `hidden_states` are the standardised functionals; there are no attentions."""
         states = self.standardised(input_features)
         logits = self.ser_classifier(states)

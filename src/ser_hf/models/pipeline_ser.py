@@ -31,6 +31,7 @@ logger = logging.get_logger(__name__)
 TASK = "speech-emotion-recognition"
 REST_S = 1e-3  # audio that is no window of its own: a converted rate may give a sample more or less
 LONG_S = 60.0  # attention grows with the square of the length: above this a warning advises windows
+UNSURE = "unsure"  # the label of an answer that abstains
 AUDIO_KEYS = {"array", "raw", "bytes", "path"}  # one of them is in every dict that is audio
 # The layer after the pooling in our two heads, and in the stock classes.
 AFTER_POOLING = ("ser_dense", "ser_classifier", "classifier")
@@ -58,6 +59,11 @@ class SerPipeline(ChunkPipeline):
         window_last: Audio after the last whole window: `pad`, `shift` or `drop`, see `audio_blocks.spans`.
         batch_size: Windows, or clips, that go through the model together; the answers do not depend on it.
         top_k: Only the k most probable labels. None returns all.
+        abstain_below: For single-label models: where no label has this probability, the answer begins with the label
+            `unsure`, whose score is the probability that the next one is wrong.
+        label_sets: For single-label models that were calibrated when they were trained: adds `in_set` to each label.
+            Of clips like those of training's validation part, 1 - `alpha` (see the configuration's `label_sets`) have
+            their label in the set, on average.
         return_embeddings: Adds the pooled vector of each clip (for fusion models, of audio and text) as a numpy array;
             with windows, also their mean.
         asr: For fusion models: transcribes each clip or window without a text, `pipeline("automatic-speech-
@@ -104,7 +110,8 @@ class SerPipeline(ChunkPipeline):
 
     def _sanitize_parameters(self, local_files_only=None, **options):
         windows = ("window_s", "hop_s", "window_last", "on_error", "asr")
-        steps = (windows, ("return_embeddings",), ("window_s", "top_k", "on_error"))
+        answers = ("top_k", "abstain_below", "label_sets")
+        steps = (windows, ("return_embeddings",), ("window_s", "on_error", *answers))
         names = dict.fromkeys(name for step in steps for name in step)
         if unknown := set(options) - set(names):
             raise TypeError(f"unknown argument {', '.join(sorted(unknown))}; there are {', '.join(names)}, batch_size")
@@ -112,6 +119,11 @@ class SerPipeline(ChunkPipeline):
         check_choice("window_last", options.get("window_last", "pad"), ("pad", "shift", "drop"))
         if options.get("top_k") is not None and (options["top_k"] < 1 or self.problem_type == "regression"):
             raise ValueError(f"top_k {options['top_k']}: must be at least 1, and the model must have classes")
+        abstain_below, classes = options.get("abstain_below"), self.problem_type.startswith("single")
+        if abstain_below is not None and not (classes and 0 <= abstain_below <= 1):
+            raise ValueError(f"abstain_below {abstain_below}: must be from 0 to 1, and the model single-label")
+        if options.get("label_sets") and not (classes and getattr(self.model.config, "label_sets", None)):
+            raise ValueError("label_sets: the model's configuration has none; train it with a validation part")
         if options.get("asr") is not None and not self._takes_text:
             raise ValueError(f"asr: {type(self.model).__name__} takes no text")
         return tuple({name: options[name] for name in step if name in options} for step in steps)
@@ -222,8 +234,8 @@ class SerPipeline(ChunkPipeline):
                 batch["attention_mask"][:, :least] = 1
         return {name: v.to(self.device, self.dtype if v.is_floating_point() else None) for name, v in batch.items()}
 
-    def postprocess(self, pieces, window_s=None, top_k=None, on_error="raise"):
-        """The answer to one input from its windows in order, each with its `logits`."""
+    def postprocess(self, pieces, window_s=None, on_error="raise", **options):
+        """The answer to one input from its windows in order, each with its `logits`; `options` as in `_scores`."""
         if "error" in pieces[-1]:
             return {"error": pieces[-1]["error"]}
         values = torch.stack([piece["logits"] for piece in pieces]).double()  # (windows, labels)
@@ -236,7 +248,7 @@ class SerPipeline(ChunkPipeline):
             values = values.sigmoid() if self.problem_type.startswith("multi") else values.softmax(dim=-1)
 
         def entry(rows: list[int]) -> dict:
-            scores = {"scores": self._scores(values[rows].mean(dim=0).tolist(), top_k)}
+            scores = {"scores": self._scores(values[rows].mean(dim=0).tolist(), **options)}
             if "embeddings" not in pieces[0]:
                 return scores
             return scores | {"embedding": torch.stack([pieces[row]["embeddings"] for row in rows]).mean(dim=0).numpy()}
@@ -247,7 +259,9 @@ class SerPipeline(ChunkPipeline):
             answer["segments"] = [t | entry([row]) for row, t in enumerate(times) if t["start"] is not None]
         return answer if len(answer) > 1 else answer["scores"]
 
-    def _scores(self, values: list[float], top_k: int | None) -> list[dict]:
+    def _scores(
+        self, values: list[float], top_k: int | None = None, abstain_below: float | None = None, label_sets=False
+    ) -> list[dict]:
         config, problem_type = self.model.config, self.problem_type
         entries = [{"label": config.id2label[index], "score": value} for index, value in enumerate(values)]
         if problem_type.startswith("multi") and (thresholds := getattr(config, "thresholds", None)):
@@ -255,7 +269,11 @@ class SerPipeline(ChunkPipeline):
                 entry["predicted"] = entry["score"] >= thresholds[entry["label"]]
         if top_k is not None or problem_type.startswith("single"):
             entries.sort(key=lambda entry: -entry["score"])
-        return entries[:top_k]
+        if label_sets:  # never empty
+            least = min(config.label_sets["threshold"], entries[0]["score"])
+            entries = [entry | {"in_set": entry["score"] >= least} for entry in entries]
+        sure = abstain_below is None or entries[0]["score"] >= abstain_below
+        return [*([] if sure else [{"label": UNSURE, "score": 1 - entries[0]["score"]}]), *entries[:top_k]]
 
     def save_pretrained(self, save_directory, **kwargs):
         """As in transformers, and the processor of a fusion model."""

@@ -350,7 +350,7 @@ def classifier_remarks(
             lines.append("that C is at the end of the grid: a better one may lie beyond it")
     if (kind := trained["classifier"] if trained else model.config.classifier) != "logistic":
         values = f"scores are a softmax of the decision values ({kind})"
-        lines.append(f"{values}: they rank labels, and are no probabilities")
+        lines.append(f"{values}: how far they are probabilities is under calibration")
     if relative:
         lines.append(speaker_remark(splits, model.config.model_type))
     return lines

@@ -16,6 +16,7 @@ import torch
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from huggingface_hub.errors import LocalTokenNotFoundError
+from torch import nn
 from transformers import (
     FeatureExtractionMixin,
     PreTrainedConfig,
@@ -108,7 +109,7 @@ def to_stock(model: SerForAudioClassification) -> PreTrainedModel:
     config = type(model.config.audio_config).from_dict(model.config.audio_config.to_dict())
     config.classifier_proj_size = model.config.head_size
     config.use_weighted_layer_sum = model.config.layer_mix == "sum"
-    for name in ("id2label", "label2id", "problem_type", "thresholds"):
+    for name in ("id2label", "label2id", "problem_type", "thresholds", "label_sets"):
         if (value := getattr(model.config, name, None)) is not None:
             setattr(config, name, value)
     stock = kind(config)
@@ -137,6 +138,22 @@ def _same_logits(ours, stock, tolerance: float = 1e-4) -> None:
     ours.train(modes[0]), stock.train(modes[1])
     if not difference < tolerance:
         raise ValueError(f"the stock class's logits differ by {difference:.2g}: not published as stock")
+
+
+def last_layer(model: PreTrainedModel) -> nn.Linear | None:
+    """The layer whose outputs are the logits: the last linear one with an output per label, under adapters too."""
+    count = model.config.num_labels
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == count]
+    return layers[-1] if layers else None
+
+
+@torch.no_grad()
+def divide_logits(model: PreTrainedModel, temperature: float) -> None:
+    """Divide what the model answers by a temperature, in the weights of its `last_layer`: so any class and pipeline,
+    stock ones too, and an adapter give calibrated probabilities without a setting of their own."""
+    layer = last_layer(model)
+    for parameter in layer.parameters() if layer and temperature != 1 else ():
+        parameter.div_(temperature)
 
 
 def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerForAudioClassification:

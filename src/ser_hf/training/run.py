@@ -330,10 +330,11 @@ def finish(
     speaker_normalised: bool = False,
 ) -> dict:
     """Score test once, save the selected model and its report, print the report, push if asked; returns the results."""
-    from ..evaluation import shift
+    from ..evaluation import CLASSES, shift
+    from ..evaluation.calibration import calibrate, describe
     from ..evaluation.report import lines, write_report
     from ..evaluation.scoring import compare, decision_thresholds, predictions_table, score, utterance_logits
-    from .hub import push_run, save_model
+    from .hub import divide_logits, last_layer, push_run, save_model
     from .lora import save_adapter
     from .output import move_in
     from .record import describe_model, versions
@@ -346,23 +347,40 @@ def finish(
         rows = windowed.parts[part] if windowed else splits[part]
         return trainer.predict(rows).predictions if len(rows) else None
 
+    def logits(part: str, raw: "np.ndarray", temperature: float) -> "np.ndarray":
+        """Of utterances, after a temperature."""
+        if not windowed:
+            return raw / temperature
+        return utterance_logits(raw / temperature, windowed.parts[part], splits[part], kind, windowed.flags.combine)
+
     # 1. All processes predict; the first one goes on alone.
-    test, validation = predict("test"), predict("validation") if validation is None else validation
+    raw_test, raw_validation = predict("test"), predict("validation") if validation is None else validation
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
     if training.process_index != 0:
         return {}
-    if windowed:
-        test_windows, parts, combine = test, windowed.parts, windowed.flags.combine
-        test = utterance_logits(test, parts["test"], splits["test"], kind, combine)
-        if validation is not None:
-            validation = utterance_logits(validation, parts["validation"], splits["validation"], kind, combine)
 
-    # 2. The model: gathered if it was sharded, merged with its adapters, with its decision thresholds.
+    # 2. The model: gathered if it was sharded, calibrated on validation, merged with its adapters, with its decision
+    # thresholds.
     model = model or trainer.accelerator.unwrap_model(trainer.model)
     if state is not None:
         model = type(model)(model.config)
         model.load_state_dict(state)
     lora_rank = model.peft_config["default"].r if hasattr(model, "peft_config") else 0
+    calibrated, temperature = None, 1.0
+    if kind == CLASSES:
+        why_not = {
+            "the model was not trained here": trained is None,
+            "there is no validation": raw_validation is None,
+            "windows vote, and votes have no temperature": windowed is not None and windowed.flags.combine == "vote",
+            "the last layer is not linear": last_layer(model) is None,
+        }
+        calibrated = calibrate(lambda t: logits("validation", raw_validation, t), splits["validation"], why_not)
+        temperature = calibrated["temperature"] or 1.0
+        divide_logits(model, temperature)
+        if calibrated["sets"]:
+            model.config.label_sets = calibrated["sets"]
+    test = logits("test", raw_test, temperature)
+    validation = None if raw_validation is None else logits("validation", raw_validation, temperature)
     with tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as staging:
         new = Path(staging)
         model = save_adapter(model, new, checkpoints.get("model_name_or_path"))
@@ -385,8 +403,11 @@ def finish(
             "validation": score(splits["validation"], validation, **how) if validation is not None else None,
         }
         results["test"]["remarks"] += remarks
+        if calibrated:
+            before = logits("test", raw_test, 1.0)
+            results["calibration"] = calibrated | describe(before, test, splits["test"], calibrated["sets"])
         if windowed:
-            results["test_windows"] = score(parts["test"], test_windows, **how)
+            results["test_windows"] = score(windowed.parts["test"], raw_test / temperature, **how)
             flags = windowed.flags
             results["windows"] = {"seconds": flags.window_seconds, "hop": flags.hop, "combine": flags.combine}
         if others:
