@@ -7,7 +7,7 @@
 each on a line of its own, and everything outside them is written by hand:
 
     <!-- results of CORPUS -->              every system that was measured on a corpus
-    <!-- summary of CORPUS/PROTOCOL/SYSTEM ... -->  one line for each of these results
+    <!-- summary of CORPUS/PROTOCOL/SYSTEM ... -->  one line for each of these results, if of classes
     <!-- reference work -->                 the figures of recipes/results/reference.json
     <!-- end -->
 """
@@ -21,7 +21,8 @@ from pathlib import Path
 from ser_hf.cli.cv_report import spread
 from ser_hf.cli.record import ROOT, results_folder
 from ser_hf.errors import SerError
-from ser_hf.evaluation.tables import escape, markdown_table
+from ser_hf.evaluation.tables import escape, markdown_table, number, shown, with_interval
+from ser_hf.evaluation.tasks import CLASSES, TASKS, Task
 from ser_hf.files import write
 
 PAGES = ("recipes/README.md", "README.md")  # where tables are; the first must show every corpus with results
@@ -96,15 +97,17 @@ def _results_of(corpora: list[str], folder: Path) -> str:
 
 def _group(records: list[dict], reference: list[dict]) -> str:
     # Figures with a mark stand below those without, which they cannot be compared with.
-    records = sorted(records, key=lambda one: (one["marks"], -one["mean"]["over_seeds"]["uar"]["mean"], one["system"]))
+    task = task_of(records[0])
+    main, columns = task.selected_by, task.summary[:3]
+    records = sorted(records, key=lambda one: (one["marks"], -one["mean"]["over_seeds"][main]["mean"], one["system"]))
     first = records[0]
     corpus, protocol, pooled = first["corpus"], first["protocol"], first["pooled"]
-    head = ["system", "UAR", "WA", "macro F1", "pooled UAR", "seeds", "minutes", "commit"]
+    head = ["system", *map(shown, columns), f"pooled {shown(main)}", "seeds", "minutes", "commit"]
     rows = [
         [
             _named(one),
-            *(_spread(one["mean"]["over_seeds"][metric]) for metric in ("uar", "wa", "macro_f1")),
-            _interval(one, "uar"),
+            *(_spread(one["mean"]["over_seeds"][metric]) for metric in columns),
+            _interval(one, main),
             " ".join(map(str, one["seeds"])),
             "-" if one["minutes"] is None else f"{one['minutes']:.1f}",
             one["commit"] or "-",
@@ -116,12 +119,12 @@ def _group(records: list[dict], reference: list[dict]) -> str:
         head.append("reference work's UAR")
         rows = [[*row, cell] for row, cell in zip(rows, beside, strict=True)]
     missing = f" ({corpus['missing']} of {corpus['official']} missing)" if corpus["missing"] > 0 else ""
-    machines = {one["machine"]["accelerator"] or one["machine"]["processor"] for one in records}
+    machines = sorted({one["machine"]["accelerator"] or one["machine"]["processor"] for one in records})
     parts = [
         f"{escape(corpus['corpus'])}, {escape(corpus['labels'])}, protocol **{escape(protocol['name'])}** "
         f"({protocol['folds']} folds; {escape(protocol['source'])}): {corpus['utterances']} utterances{missing}, "
-        f"{corpus['speakers'] or 'unknown'} speakers; chance UAR {pooled['chance_uar']:.3f}; intervals over "
-        f"{pooled['per_seed'][0]['intervals_over']}; minutes of training on {' and '.join(sorted(machines))}.",
+        f"{corpus['speakers'] or 'unknown'} speakers; chance {shown(main)} {pooled[f'chance_{main}']:.3f}; "
+        f"intervals over {pooled['per_seed'][0]['intervals_over']}; minutes of training on {' and '.join(machines)}.",
         markdown_table(head, rows),
         _comparisons(records),
     ]
@@ -130,16 +133,17 @@ def _group(records: list[dict], reference: list[dict]) -> str:
 
 def _comparisons(records: list[dict]) -> str:
     """On the pooled predictions of each seed: every system that a recorded one was compared with."""
+    metrics = task_of(records[0]).compared_by
     rows = [
-        [one["system"], name.replace("_", " "), seed["seed"], *(cell for m in ("uar", "macro_f1") for cell in (
-            f"{other['metrics'][m]:.3f}",
-            "{:.3f} [{:.3f}, {:.3f}]".format(other["difference"][m], *other["difference_intervals"][m]),
+        [one["system"], name.replace("_", " "), seed["seed"], *(cell for m in metrics for cell in (
+            number(other["metrics"][m]), with_interval(other["difference"][m], other["difference_intervals"][m]),
         ))]
         for one in records
         for seed in one["pooled"]["per_seed"]
         for name, other in seed["comparisons"].items()
     ]  # fmt: skip
-    head = ["system", "compared with", "seed", "its UAR", "UAR minus its", "its macro F1", "F1 minus its"]
+    figures = [head for m in metrics for head in (f"its {shown(m)}", f"{shown(m)} minus its")]
+    head = ["system", "compared with", "seed", *figures]
     return markdown_table(head, rows) if rows else ""
 
 
@@ -156,9 +160,15 @@ def _summary_of(patterns: list[str], folder: Path) -> str:
         ]
         for pattern in patterns
         for one in _load(pattern, folder)
+        if task_of(one).problem_type == CLASSES
     ]
     head = ["corpus, labels", "protocol", "system", "UAR", "pooled UAR", "WA", "chance UAR"]
     return markdown_table(head, rows)
+
+
+def task_of(one: dict) -> Task:
+    """The task of a record; early ones are of classes and do not say so."""
+    return TASKS[one.get("problem_type", CLASSES)]
 
 
 def _named(one: dict) -> str:

@@ -18,12 +18,18 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from datasets import Dataset
 
+from benchmarks import results
 from conftest import REPO, system_of, tiny_flags
 from ser_hf.cli import cv, cv_report
+from ser_hf.cli.record import record
 from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import find_protocol, folds_of
 from ser_hf.errors import SerError
+from ser_hf.evaluation.scoring import predictions_table, score
+from ser_hf.evaluation.tables import shown
+from ser_hf.evaluation.tasks import LABELS, TASKS, VALUES
 from ser_hf.training.arguments import build, parse, read
 from ser_hf.training.record import commit, describe, write_flags
 from ser_hf.training.run import make_fold
@@ -273,9 +279,11 @@ def test_systems_are_compared_on_the_same_utterances(flags, launcher, tmp_path, 
     assert low <= 0 <= high
     assert same["difference"]["uar"] == 0.0 and same["difference_intervals"]["uar"] == [0.0, 0.0]
     assert "first" in capsys.readouterr().out
-    runs = {(1, 0): ({}, pd.DataFrame({"id": ["a"], "prediction_average": ["sad"]}))}
+    results, table = finished_run("as", "as", (1, 1, 1, 1))
     with pytest.raises(SerError, match="compares with a system 'average' itself"):
-        cv.beside(runs, {(1, 0): pd.DataFrame({"prediction_average": ["sad"]}, index=["a"])})
+        cv_report.pool(
+            [(results, table.assign(prediction_average="sad"))], WORDS, others=[{"average": (results, table)}]
+        )
     table = tmp_path / "first" / "fold2_seed1" / "predictions.parquet"
     pd.read_parquet(table).iloc[1:].to_parquet(table)
     assert len(launcher.started) == 15
@@ -510,7 +518,7 @@ def test_a_token_in_a_file_is_refused(flags, tmp_path):
     assert "hub_token: a secret does not belong into a file" in message and "hf_secret" not in message
 
 
-def test_labels_that_are_vectors_are_refused(fake_corpus, monkeypatch, tmp_path):
+def test_labels_that_the_recipe_does_not_learn(fake_corpus, monkeypatch, tmp_path):
     monkeypatch.setattr(cv, "launch", None)
     words = ["--dataset", "cmu_mosei", "--labels", "emotions", "--data_dir", str(fake_corpus("cmu_mosei"))]
     assert "cmu_mosei's labels 'emotions' are of the kind regression" in error_of(
@@ -613,3 +621,82 @@ def test_a_fusion_takes_the_encoders_of_the_commands_above_it(file, monkeypatch)
     assert {request.data.labels for request in requests} == {flags["labels"]}
     protocols = {find_protocol(request.data.dataset, request.data.protocol).name for request in requests}
     assert protocols == {flags["protocol"]}
+
+
+# ---- values, and several labels at once
+
+
+def vector_run(kind: str, labels: list, answers: list, fold: int, thresholds: list | None = None):
+    """A finished fold of two utterances a speaker; `answers` are what the pipeline returns."""
+    rows = Dataset.from_dict(
+        {"id": [f"{fold}-{i}" for i in range(len(labels))], "speaker": [f"s{fold}{i // 2}" for i in range(len(labels))]}
+    ).add_column("label", labels)
+    logits = TASKS[kind].logits(np.array(answers))
+    results = finished_run("a", "a", (1, 1, 1, 1), fold=fold)[0]
+    results["test"] = score(rows, logits, ["x", "y"], kind, thresholds)
+    return results, predictions_table(rows, logits, ["x", "y"], kind)
+
+
+def test_values_over_folds_and_pooled_by_hand():
+    first = vector_run(VALUES, [[0.0, 1.0], [2.0, 3.0]], [[0.0, 1.0], [2.0, 5.0]], 0)
+    second = vector_run(VALUES, [[1.0, 0.0], [3.0, 2.0]], [[2.0, 0.0], [4.0, 2.0]], 1)
+    found = cv_report.summarise(
+        {(1, 0): first, (1, 1): second}, ["x", "y"], VALUES, {(1, 0): {"same": first}, (1, 1): {"same": second}}
+    )
+    mean, pooled = found["mean"]["per_seed"][0], found["pooled"]["per_seed"][0]
+    # x: errors 0 0, then 1 1; RMSE 0 and 1; y: errors 0 2, then none; RMSE sqrt(2) and 0
+    assert mean["rmse_x"] == pytest.approx({"mean": 0.5, "sd_over_folds": 0.5**0.5})
+    assert mean["rmse_y"] == pytest.approx({"mean": 0.5**0.5, "sd_over_folds": 1.0})
+    assert mean["rmse"]["mean"] == pytest.approx((0.5**0.5 + 0.5) / 2)
+    # x in the second fold: both variances 1, covariance 1, means differ by 1: 2 / (1 + 1 + 1)
+    assert mean["ccc_x"]["mean"] == pytest.approx((1 + 2 / 3) / 2)
+    assert pooled["metrics"]["rmse_x"] == pytest.approx(0.5**0.5) and pooled["metrics"]["rmse_y"] == 1.0
+    # pooled x: labels 0 2 1 3, answers 0 2 2 4: variances 1.25 and 2, covariance 1.5, means differ by 0.5
+    assert pooled["metrics"]["ccc_x"] == pytest.approx(3 / (1.25 + 2 + 0.25))
+    low, high = pooled["intervals"]["rmse_x"]
+    assert 0 <= low < 0.5**0.5 < high <= 1
+    assert pooled["comparisons"]["same"]["difference_intervals"]["ccc"] == [0.0, 0.0]
+    assert found["pooled"]["chance_ccc"] == 0.0 and found["runs"][0]["absent"] == []
+    assert found["pooled"]["over_seeds"]["per_value"]["y"]["rmse"] == 1.0
+
+
+def test_several_labels_are_pooled_at_the_thresholds_of_their_folds():
+    truth = [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]
+    low = vector_run(LABELS, truth, [[0.3, 0.1], [0.1, 0.3], [0.3, 0.1]], 0, [0.2, 0.2])  # misses y of the last
+    high = vector_run(LABELS, truth, [[0.9, 0.6], [0.6, 0.9], [0.9, 0.9]], 1, [0.8, 0.8])  # all right
+    found = cv_report.summarise({(1, 0): low, (1, 1): high}, ["x", "y"], LABELS)
+    mean, pooled = found["mean"]["per_seed"][0], found["pooled"]["per_seed"][0]
+    assert mean["weighted_accuracy_y"]["mean"] == pytest.approx((0.75 + 1) / 2)
+    # y: 4 positives of which 3 found, both negatives right; F1 of x 1, of y 6/7; at 0.5 all of the first fold is absent
+    assert pooled["metrics"]["weighted_accuracy_y"] == pytest.approx((3 / 4 + 1) / 2)
+    assert pooled["metrics"]["macro_f1"] == pytest.approx((1 + 6 / 7) / 2)
+    assert pooled["per_label"]["y"]["support"] == 4 and "decision_thresholds" not in pooled
+    # the other's own thresholds too
+    beside = cv_report.summarise(
+        {(1, 0): high}, ["x", "y"], LABELS, {(1, 0): {"low": (low[0], low[1].assign(id=high[1]["id"]))}}
+    )
+    compared = beside["pooled"]["per_seed"][0]["comparisons"]["low"]
+    assert compared["difference"]["macro_f1"] == pytest.approx(1 - (1 + 2 / 3) / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("labels", "loss", "metric", "column"),
+    [("dimensional", "ccc", "ccc", "| arousal | "), ("multi_label", "bce", "map", "weighted accuracy, pooled")],
+)
+def test_other_labels_end_to_end(labels, loss, metric, column, tmp_path):
+    recipe = str(REPO / "recipes" / "wav2vec2_reg.py")
+    words = ["--dataset", "demo", "--labels", labels, "--loss", loss, "--config", "none", *tiny_flags()]
+    out = ["--max_steps", "2", "--folds", "0", "1", "--output_dir", str(tmp_path / "out")]
+    assert cv.main([recipe, *words, *out]) == 0
+    assert cv.main([recipe, *words, *out[:-1], str(tmp_path / "again"), "--against", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "again" / "cv.json").read_text())
+    (one,) = report["pooled"]["per_seed"]
+    assert one["comparisons"]["out"]["difference"][metric] == 0.0 and report["problem_type"] == one["problem_type"]
+    tables = [pd.read_parquet(tmp_path / "out" / f"fold{fold}_seed42" / "predictions.parquet") for fold in (0, 1)]
+    assert one["utterances"] == sum(map(len, tables)) and column in (tmp_path / "out" / "cv.md").read_text()
+    place = record(report, "x", tmp_path / "results", anyway=True)
+    content = json.loads(place.read_text())
+    assert content["problem_type"] == report["problem_type"] and f"chance_{metric}" in content["pooled"]
+    text = results.render("<!-- results of demo -->\n<!-- end -->", tmp_path / "results")
+    assert f"pooled {shown(metric)}" in text

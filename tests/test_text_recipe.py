@@ -285,11 +285,14 @@ def test_pooled_folds_are_compared_with_the_pooled_baselines():
         return pd.DataFrame(columns)
 
     tables = [fold(["a", "b"], words, words, ["sad", "sad"]), fold(["c", "d"], words, ["sad", "sad"], ["sad", "sad"])]
-    found = cv_report.pool(tables, words)["comparisons"]["majority"]
+    results = {"test": {}}
+    found = cv_report.pool([(results, table) for table in tables], words)["comparisons"]["majority"]
     assert found["metrics"]["uar"] == 0.5 and found["difference"]["uar"] == 0.25
     assert found["metrics"]["macro_f1"] == pytest.approx(1 / 3)
     old = [table.drop(columns="prediction_majority") if table is tables[0] else table for table in tables]
-    assert cv_report.pool(old, words)["comparisons"] == {}  # a fold run before there were any
+    assert (
+        cv_report.pool([(results, table) for table in old], words)["comparisons"] == {}
+    )  # a fold run before there were any
 
 
 @pytest.mark.slow

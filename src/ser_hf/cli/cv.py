@@ -6,18 +6,14 @@
 The recipe comes first; its flags and its YAML are given as to the recipe alone. A finished fold is not run again, an
 unfinished one resumes from its last checkpoint: after an interruption give the same command. Written are cv.json and
 cv.md: every fold, mean and standard deviation over folds, the pooled predictions with 95 % intervals over speakers, and
-each class; with --learning_curve speakers also UAR against the number of training speakers. The output of a fold goes
-to <output_dir>/fold<k>_seed<s>/log.txt.
+each class, label or value; with --learning_curve speakers also UAR (mAP, CCC) against the number of training speakers.
+The output of a fold goes to <output_dir>/fold<k>_seed<s>/log.txt.
 """
 
 import argparse
 import importlib.util
 import json
-import os
-import re
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,18 +24,17 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.columns import Columns
 from ..errors import SerError
+from ..evaluation.tables import number, shown
 from ..files import hold, write
 from ..training import run
 from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, run_name, spelled, take_token, word
-from ..training.settings import CLASSES, DataArguments, System
-from .console import Parser, natural, positive
+from ..training.settings import DataArguments, System
+from .console import Parser, last_error, launch, natural, positive
 from .cv_report import Fold, about, mark, markdown, summarise
 from .learning_curve import curve, figure, section, smaller
 from .record import check_request, record, results_folder
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from ..data.corpus import CorpusReport
     from ..data.mixing import Mixed
     from ..data.splits import Protocol
@@ -49,7 +44,6 @@ NOT_COMPARED = ("fold", "seed", "num_proc", *NOT_IN_RUN_YAML)
 # Flags of the recipe that cv sets for each fold.
 SET_BY_CV = {"fold": "--folds 0 2", "seed": "--seeds 42 43", "resume_from_checkpoint": "the same command again",
              "push_to_hub": "the recipe alone"}  # fmt: skip
-ENDING = 40  # seconds that a fold has to end: accelerate gives its ranks 30
 
 
 @dataclass(frozen=True)
@@ -104,15 +98,15 @@ def main(argv: list[str]) -> int:
     plans = {share: load(part) for share, part in smaller(request, plan.protocol).items()}
     try:
         others = predictions_of(plan)
-        runs = beside(run_all(plan), others)
+        runs = run_all(plan)
         parts = {share: run_all(part) for share, part in plans.items()}
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")
         return 130
-    cv = about(plan, runs) | summarise(runs, plan.report.label_names)
+    cv = about(plan, runs) | summarise(runs, plan.report.label_names, plan.report.problem_type, others)
     report = markdown(cv)
     if parts:
-        cv["learning_curve"] = curve({**parts, 1.0: runs}, plan.report.label_names)
+        cv["learning_curve"] = curve({**parts, 1.0: runs}, plan.report.label_names, plan.report.problem_type)
         write(request.out / "learning_curve.png", figure(cv))
         report += section(cv)
     write(request.out / "cv.json", json.dumps(cv, indent=2, ensure_ascii=False) + "\n")
@@ -220,12 +214,9 @@ def load_system(recipe: Path) -> System:
 
 def load(request: Request) -> Plan:
     """Load the corpus and make every fold, before the first one runs.
-    Raises SerError: no such corpus, label set, protocol or fold; a leak; labels that cv cannot sum up."""
+    Raises SerError: no such corpus, label set, protocol or fold; a leak."""
     data = request.data
     mixture, protocol = run.resolve(request.system, data, request.columns)
-    if mixture.tested.config.problem_type != CLASSES:
-        labels = f"{mixture.tested.shown}'s labels {mixture.tested.config.name!r}"
-        raise SerError(f"{labels} are vectors, and cv sums up classes: other --labels")
     hold(request.out, f"--output_dir {request.out}")
 
     from ..data.mixing import load_mixture
@@ -280,40 +271,29 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
             elapsed, left = (timedelta(seconds=round(seconds)) for seconds in (sum(took), left))
             end = f"done, elapsed {elapsed}, about {left} left"
         results, _ = runs[seed, fold]
-        run.say(f"{name}: UAR {results['test']['metrics']['uar']:.3f}{mark(results)}, {end}")
+        metric = results["test"]["chance"]["metric"]
+        run.say(f"{name}: {shown(metric)} {number(results['test']['metrics'][metric])}{mark(results)}, {end}")
     return runs
 
 
-def predictions_of(plan: Plan) -> dict[tuple[int, int], "pd.DataFrame"]:
-    """The predictions of the cross-validations to compare with (`--against`) by `(seed, fold)`, by utterance, as
-    columns `prediction_<name of the folder>`. They are those of the same seed, or of the other's first one.
+def predictions_of(plan: Plan) -> dict[tuple[int, int], dict[str, Fold]]:
+    """The folds of the cross-validations to compare with (`--against`) by `(seed, fold)` and the name of the folder.
+    They are those of the same seed, or of the other's first one.
     Raises SerError: the other tested other utterances in a fold, or other labels."""
     import pandas as pd
 
-    columns = {(seed, fold): {} for seed in plan.request.seeds for fold in plan.folds}
+    others = {(seed, fold): {} for seed in plan.request.seeds for fold in plan.folds}
     for name, folder in plan.request.against.items():
         cv = json.loads((folder / "cv.json").read_text())
         if cv["corpus"]["labels"] != plan.report.labels:
             raise SerError(f"--against {folder}: has the labels {cv['corpus']['labels']}, not {plan.report.labels}")
-        for seed, fold in columns:
-            file = folder / f"fold{fold}_seed{seed if seed in cv['seeds'] else cv['seeds'][0]}" / "predictions.parquet"
-            other = pd.read_parquet(file).set_index("id")["prediction"] if file.is_file() else pd.Series(dtype=str)
-            if set(other.index) != plan.tests[fold]:
+        for seed, fold in others:
+            place = folder / f"fold{fold}_seed{seed if seed in cv['seeds'] else cv['seeds'][0]}"
+            file = place / "predictions.parquet"
+            if not file.is_file() or set((table := pd.read_parquet(file))["id"]) != plan.tests[fold]:
                 raise SerError(f"--against {folder}: fold {fold} does not have the same test utterances")
-            columns[seed, fold][f"prediction_{name}"] = other
-    return {key: pd.DataFrame(theirs) for key, theirs in columns.items()}
-
-
-def beside(
-    runs: dict[tuple[int, int], Fold], others: Mapping[tuple[int, int], "pd.DataFrame"]
-) -> dict[tuple[int, int], Fold]:
-    """Finished folds with the predictions of other cross-validations, as from `predictions_of`.
-    Raises SerError: the recipe itself compares with a system of the name of a folder."""
-    for key, (_, table) in runs.items():
-        if twice := sorted(set(table) & set(others[key])):
-            name = twice[0].removeprefix("prediction_")
-            raise SerError(f"--against: the recipe compares with a system {name!r} itself: rename that folder")
-    return {key: (results, table.join(others[key], on="id")) for key, (results, table) in runs.items()}
+            others[seed, fold][name] = json.loads((place / "results.json").read_text()), table
+    return others
 
 
 def finished(plan: Plan, seed: int, fold: int) -> Fold | None:
@@ -387,50 +367,3 @@ def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Fold:
         failed = f"fold {fold} seed {seed} failed with exit status {status}: {last_error(output)}"
         raise SerError(f"{failed} (all of it: {folder / 'log.txt'}); to repeat it: {shlex.join(command)}")
     return read_fold(plan, seed, fold)
-
-
-def launch(command: list[str], log: Path, verbose: bool = False) -> tuple[int, str]:
-    """Run a command; returns its exit status and the end of its output, which is appended to `log` as it comes, and
-    shown if `verbose`. The command has its own process group, which ends with this process; a recipe also ends if this
-    process is killed (`run.PARENT`)."""
-    stops = [stop for stop in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(stop) is signal.SIG_DFL]
-    for stop in stops:  # nohup's SIGHUP stays ignored
-        signal.signal(stop, lambda number, _: sys.exit(128 + number))
-    process = status = None
-    try:
-        with open(log, "ab") as out, open(log, "rb") as tail:
-            out.write(f"$ {shlex.join(command)}\n".encode())
-            out.flush()
-            start = tail.seek(out.tell())
-            streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
-            environment = os.environ | {run.PARENT: str(os.getpid())}
-            process = subprocess.Popen(command, **streams, start_new_session=True, env=environment)
-            while status is None:
-                time.sleep(0.1)
-                status = process.poll()  # before reading, so that nothing in between is lost
-                if verbose:
-                    sys.stdout.write(tail.read().decode(errors="replace"))
-                    sys.stdout.flush()
-            tail.seek(max(start, tail.seek(0, os.SEEK_END) - 65536))
-            return status, tail.read().decode(errors="replace")
-    finally:
-        for stop in stops:
-            signal.signal(stop, signal.SIG_DFL)
-        if process is not None and process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)  # accelerate ends the ranks, which have groups of their own
-            try:
-                process.wait(timeout=ENDING)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def last_error(output: str) -> str:
-    """The line with the reason of a failure: the recipe's error, else the last exception, else the process's end."""
-    lines = [re.sub(r"^\[rank\d+\]:\s*", "", line).strip() for line in re.split(r"[\r\n]+", output)]
-    # Exceptions of launchers, and of ranks that have lost another one, are never the reason.
-    after = re.compile(r"CalledProcessError|ChildFailedError|SignalException|[Cc]onnection (closed|reset) by peer")
-    reported = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
-    raised = [line for line in raised if not after.search(line)]
-    ended = [found[0] for line in lines if (found := re.search(r"(exitcode +:|died with|returned non-zero) .*", line))]
-    return next((kind[-1][:500] for kind in (reported, raised, ended, list(filter(None, lines))) if kind), "no output")

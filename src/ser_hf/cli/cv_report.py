@@ -4,14 +4,17 @@ import os
 import platform
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation.tables import escape, markdown_table, shown, with_interval
+from ..errors import SerError
+from ..evaluation import CLASSES
+from ..evaluation.tables import escape, markdown_table, rows_of, shown, with_interval
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from .cv import Plan
@@ -19,72 +22,127 @@ if TYPE_CHECKING:
 Fold = tuple[dict, "pd.DataFrame"]  # a finished fold: its results and its predictions
 
 
-def summarise(runs: dict[tuple[int, int], Fold], label_names: list[str]) -> dict:
+def summarise(
+    runs: dict[tuple[int, int], Fold],
+    label_names: list[str],
+    problem_type: str = CLASSES,
+    others: Mapping[tuple[int, int], Mapping[str, Fold]] | None = None,
+) -> dict:
     """The figures of a cross-validation, from its finished folds by `(seed, fold)`: the same folds for every seed.
 
-    `runs` has an entry per fold and seed. `mean` (over folds; every fold counts once, whatever its size) and `pooled`
-    (the predictions of all folds as one test set) are `per_seed` and `over_seeds`. Standard deviations are over n - 1;
-    None for one value.
+    `runs` has an entry per fold and seed, `others` the same folds of systems to compare with. `mean` (over folds; every
+    fold counts once, whatever its size) and `pooled` (the predictions of all folds as one test set) are `per_seed` and
+    `over_seeds`. Standard deviations are over n - 1; None for one value.
     """
     import numpy as np
 
-    from ..evaluation.metrics import METRICS
+    from ..evaluation.tasks import TASKS
+
+    task = TASKS[problem_type]
+    metrics = task.metric_names(label_names)
 
     def mean(values: list) -> float | None:
         return None if None in values else float(np.mean(values))
 
     def sd(values: list) -> float | None:
-        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+        return float(np.std(values, ddof=1)) if len(values) > 1 and None not in values else None
 
     per_seed, pooled = [], []
     for seed in dict.fromkeys(seed for seed, _ in runs):
-        folds = [runs[key] for key in runs if key[0] == seed]
-        figures = {name: [results["test"]["metrics"][name] for results, _ in folds] for name in METRICS}
+        keys = [key for key in runs if key[0] == seed]
+        folds = [runs[key] for key in keys]
+        figures = {name: [results["test"]["metrics"].get(name) for results, _ in folds] for name in metrics}
         per_seed.append({"seed": seed} | {m: {"mean": mean(v), "sd_over_folds": sd(v)} for m, v in figures.items()})
-        pooled.append({"seed": seed} | pool([table for _, table in folds], label_names))
+        theirs = [others[key] for key in keys] if others else None
+        pooled.append({"seed": seed} | pool(folds, label_names, problem_type, theirs))
     over_seeds = {}
-    for name in METRICS:
+    for name in metrics:
         means, spreads = ([one[name][figure] for one in per_seed] for figure in ("mean", "sd_over_folds"))
         over_seeds[name] = {"mean": mean(means), "sd_over_folds": mean(spreads), "sd_over_seeds": sd(means)}
-    classes = {
-        label: {name: mean([one["per_class"][label][name] for one in pooled]) for name in row}
-        for label, row in pooled[0]["per_class"].items()
+    table = {
+        label: {name: mean([one[task.table][label][name] for one in pooled]) for name in row}
+        for label, row in pooled[0][task.table].items()
     }
     independent = {"speaker_independent": all(r["protocol"]["speaker_independent"] for r, _ in runs.values())}
     return {
+        "problem_type": problem_type,
         "runs": [_entry(seed, fold, results) for (seed, fold), (results, _) in runs.items()],
         "mean": {**independent, "per_seed": per_seed, "over_seeds": over_seeds},
         "pooled": {
             **independent,
-            "chance_uar": 1 / sum(row["support"] > 0 for row in classes.values()),
+            f"chance_{task.selected_by}": pooled[0]["chance"]["value"],
             "per_seed": pooled,
             "over_seeds": {
-                "metrics": {name: mean([one["metrics"][name] for one in pooled]) for name in METRICS},
-                "per_class": classes,
+                "metrics": {name: mean([one["metrics"][name] for one in pooled]) for name in metrics},
+                task.table: table,
             },
         },
     }
 
 
-def pool(tables: list, label_names: list[str]) -> dict:
+def pool(
+    folds: list[Fold],
+    label_names: list[str],
+    problem_type: str = CLASSES,
+    others: list[Mapping[str, Fold]] | None = None,
+) -> dict:
     """The scores of the predictions of several folds together, with `comparisons` to the systems that every fold was
-    compared with (columns `prediction_<system>`)."""
+    compared with (columns `prediction_<system>`), and to `others`, the same folds of other cross-validations.
+    Raises SerError: two of these systems have one name."""
     import numpy as np
     import pandas as pd
 
     from ..evaluation.scoring import compare, score
 
-    table = pd.concat(tables)
-    index = {label: number for number, label in enumerate(label_names)}
-    truth = {"label": table["label"].map(index).to_numpy(), "speaker": table["speaker"].tolist()}
-    logits = np.eye(len(label_names))[table["prediction"].map(index)]
+    table = pd.concat([table for _, table in folds])
+    part = {"label": truth_of(table, label_names, problem_type), "speaker": table["speaker"].tolist()}
+    logits = np.concatenate([logits_of(fold, label_names, problem_type) for fold in folds])
     systems = [column for column in table if column.startswith("prediction_") and table[column].notna().all()]
-    others = {system.removeprefix("prediction_"): table[system].map(index).to_numpy() for system in systems}
-    return score(truth, logits, label_names) | {"comparisons": compare(truth, logits, others, label_names)}
+    beside = {name.removeprefix("prediction_"): _numbers(table[name], label_names) for name in systems}
+    for name in others[0] if others else ():
+        if name in beside:
+            raise SerError(f"--against: the recipe compares with a system {name!r} itself: rename that folder")
+        theirs = [(them[name][0], them[name][1].set_index("id").loc[mine["id"]])
+                  for them, (_, mine) in zip(others, folds, strict=True)]  # fmt: skip
+        beside[name] = np.concatenate([logits_of(fold, label_names, problem_type) for fold in theirs])
+    report_at = [float(limit) for limit in folds[0][0]["test"].get("thresholds", ())]
+    scores = score(part, logits, label_names, problem_type, report_at=report_at)
+    scores["comparisons"] = compare(part, logits, beside, label_names, problem_type)
+    scores.pop("decision_thresholds", None)  # every fold has its own
+    return scores
+
+
+def truth_of(table: "pd.DataFrame", label_names: list[str], problem_type: str = CLASSES) -> "np.ndarray":
+    """The labels of predictions, as in `evaluation.tasks.Task`."""
+    if problem_type == CLASSES:
+        return _numbers(table["label"], label_names)
+    return table[[f"label_{name}" for name in label_names]].to_numpy()
+
+
+def logits_of(fold: Fold, label_names: list[str], problem_type: str = CLASSES) -> "np.ndarray":
+    """Answers `(utterances, labels)` of a fold. Of several labels they are relative to the fold's own decision
+    thresholds, so that 0.5 is that of the scores of every fold; of classes the one that was predicted is 1."""
+    import numpy as np
+
+    from ..evaluation.tasks import TASKS
+
+    (results, table), task = fold, TASKS[problem_type]
+    if problem_type == CLASSES:
+        return np.eye(len(label_names))[_numbers(table["prediction"], label_names)]
+    logits = task.logits(table[[f"score_{name}" for name in label_names]].to_numpy())
+    limits = results["test"].get("decision_thresholds")
+    return logits if limits is None else logits - task.logits(np.array([limits[name] for name in label_names]))
+
+
+def _numbers(words: "pd.Series", label_names: list[str]) -> "np.ndarray":
+    return words.map({label: number for number, label in enumerate(label_names)}).to_numpy()
 
 
 def _entry(seed: int, fold: int, results: dict) -> dict:
+    from ..evaluation.tasks import TASKS
+
     test, trained = results["test"], results["training"] or {}
+    table = test[TASKS[test.get("problem_type", CLASSES)].table]
     return {
         "seed": seed,
         "fold": fold,
@@ -92,8 +150,8 @@ def _entry(seed: int, fold: int, results: dict) -> dict:
         "utterances": test["utterances"],
         "speakers": test["speakers"],
         "metrics": test["metrics"],
-        "chance_uar": test["chance"]["value"],
-        "absent": [label for label, row in test["per_class"].items() if not row["support"]],
+        f"chance_{test['chance']['metric']}": test["chance"]["value"],
+        "absent": [label for label, row in table.items() if row.get("support") == 0],
         "selected_step": trained.get("selected_step"),
         # A resumed fold knows only the seconds since its last start.
         "seconds": None if trained.get("resumed") else trained.get("seconds"),
@@ -179,17 +237,18 @@ def markdown(cv: dict) -> str:
     """The report, on screen and as `cv.md`."""
     from jinja2 import Environment, PackageLoader
 
-    from ..evaluation.metrics import METRICS
     from ..evaluation.report import COMPARABLE, comparison_table, warnings
+    from ..evaluation.tasks import TASKS
 
-    names, per_seed = [shown(name) for name in METRICS], cv["pooled"]["per_seed"]
+    task, per_seed = TASKS[cv["problem_type"]], cv["pooled"]["per_seed"]
+    names = [shown(name) for name in task.summary]
 
     def row(first: Any, figures: dict, show: Callable[[Any], str]) -> list[str]:
-        return [first, *(show(figures[name]) for name in METRICS)]
+        return [first, *(show(figures[name]) for name in task.summary)]
 
     means = [row(one["seed"], one, spread) for one in cv["mean"]["per_seed"]]
     pools = [
-        [one["seed"], *(with_interval(one["metrics"][name], one["intervals"][name]) for name in METRICS)]
+        [one["seed"], *(with_interval(one["metrics"][name], one["intervals"][name]) for name in task.summary)]
         for one in per_seed
     ]
     if len(cv["seeds"]) > 1:
@@ -197,15 +256,29 @@ def markdown(cv: dict) -> str:
         means.append(row("mean", over, spread))
         means.append(row("sd over seeds", over, lambda figure: _number(figure["sd_over_seeds"])))
         pools.append(row("mean", cv["pooled"]["over_seeds"]["metrics"], _number))
-    classes = [
-        [label, *(_number(one[key]) for key in ("precision", "recall", "f1")), round(one["support"])]
-        for label, one in cv["pooled"]["over_seeds"]["per_class"].items()
+    labels = cv["pooled"]["over_seeds"][task.table]
+    columns = list(next(iter(labels.values())))
+    by_label = [
+        [label, *(round(one[key]) if key == "support" else _number(one[key]) for key in columns)]
+        for label, one in labels.items()
     ]
+    every = [
+        [seed["seed"], label, *(cell for metric in task.each for cell in (
+            spread(means_of[f"{metric}_{label}"]),
+            with_interval(seed["metrics"][f"{metric}_{label}"], seed["intervals"][f"{metric}_{label}"]),
+        ))]
+        for seed, means_of in zip(per_seed, cv["mean"]["per_seed"], strict=True)
+        for label in labels
+    ]  # fmt: skip
+    heads = [head for metric in task.each for head in (f"{shown(metric)}, mean", f"{shown(metric)}, pooled")]
+    present = {
+        limit: markdown_table(*rows_of(table, "label")) for limit, table in per_seed[0].get("thresholds", {}).items()
+    }
     sizes = ("seed", "fold", "utterances", "speakers")
     folds = [[*(one[key] for key in sizes), *row("", one["metrics"], _number)[1:]] for one in cv["runs"]]
     compared = [(one["seed"], comparison_table({**one, "test": one})) for one in per_seed if one["comparisons"]]
     rows = [[seed, system, *cells.values()] for seed, table in compared for system, cells in table.items()]
-    columns = list(next(iter(compared[0][1].values()))) if compared else []
+    figures = list(next(iter(compared[0][1].values()))) if compared else []
     environment = Environment(loader=PackageLoader("ser_hf.evaluation"))
     text = environment.get_template("cross_validation.md").render(
         **cv,
@@ -213,10 +286,15 @@ def markdown(cv: dict) -> str:
         mark=mark(cv),
         cautions=[COMPARABLE[name] for name in warnings(cv)],
         intervals_over=per_seed[0]["intervals_over"],
+        chance=f"{shown(task.selected_by)} {_number(cv['pooled'][f'chance_{task.selected_by}'])}",
         means=markdown_table(["seed", *names], means),
         pools=markdown_table(["seed", *names], pools),
-        compared=compared and markdown_table(["seed", "system", *map(shown, columns)], rows),
-        classes=markdown_table(["class", "precision", "recall", "F1", "utterances"], classes),
+        compared=compared and markdown_table(["seed", "system", *map(shown, figures)], rows),
+        noun=task.table.removeprefix("per_"),
+        labels=markdown_table([task.table.removeprefix("per_"), *map(shown, columns)], by_label),
+        each=markdown_table(["seed", "label", *heads], every) if task.each else "",
+        has_thresholds=task.has_thresholds,
+        present=present,
         table_of_folds=markdown_table([*sizes, *names], folds),
         absent=sorted({(one["fold"], ", ".join(one["absent"])) for one in cv["runs"] if one["absent"]}),
     )

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import SerError
-from ..evaluation.tables import markdown_table, with_interval
+from ..evaluation import CLASSES
+from ..evaluation.tables import markdown_table, shown, with_interval
+from .cv_report import logits_of, truth_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from .cv_report import Fold
 
 SHARES = (0.25, 0.5, 0.75)
-GAIN = 0.02  # of UAR: what is less is no reason to record more speakers
+GAIN = 0.02  # of UAR, mAP or CCC: what is less is no reason to record more speakers
 
 
 def smaller(request: "Request", protocol: "Protocol") -> "dict[float, Request]":
@@ -39,58 +41,67 @@ def smaller(request: "Request", protocol: "Protocol") -> "dict[float, Request]":
     }
 
 
-def curve(parts: "Mapping[float, Mapping[tuple[int, int], Fold]]", label_names: list[str]) -> dict:
+def curve(
+    parts: "Mapping[float, Mapping[tuple[int, int], Fold]]", label_names: list[str], problem_type: str = CLASSES
+) -> dict:
     """The part of `cv.json` from the finished folds of each share, by `(seed, fold)`: a point per share (mean training
-    speakers and utterances of a fold; UAR of the pooled predictions, mean over seeds, and its interval over test
-    speakers), the paired difference of the last two, and a conclusion in words."""
+    speakers and utterances of a fold; the task's main metric, such as UAR, of the pooled predictions, mean over seeds,
+    and its interval over test speakers), the paired difference of the last two, and a conclusion in words."""
     import numpy as np
 
     from ..evaluation.bootstrap import intervals
+    from ..evaluation.tasks import TASKS
 
-    points, draws = [], {}
+    metric, points, draws = TASKS[problem_type].selected_by, [], {}
     for share, runs in sorted(parts.items()):
-        uar, draws[share] = _uar(runs, label_names)
+        value, draws[share] = _pooled(runs, label_names, problem_type)
         train = [results["splits"]["train"] for results, _ in runs.values()]
         points.append(
             {
                 "share": share,
                 "speakers": float(np.mean([part["speakers"] for part in train])),
                 "utterances": float(np.mean([part["utterances"] for part in train])),
-                "uar": uar,
-                "interval": intervals({"uar": draws[share]})["uar"],
+                metric: value,
+                "interval": intervals({metric: draws[share]})[metric],
             }
         )
     *_, before, last = points
-    difference = last["uar"] - before["uar"]
-    interval = intervals({"uar": draws[last["share"]] - draws[before["share"]]})["uar"]
+    difference = last[metric] - before[metric]
+    interval = intervals({metric: draws[last["share"]] - draws[before["share"]]})[metric]
     steps = f"from {before['speakers']:.3g} to {last['speakers']:.3g} training speakers"
     return {
         "by": "speakers",
+        "metric": metric,
         "points": points,
         "last_step": {"difference": difference, "interval": interval},
-        "conclusion": conclusion(difference, interval, steps),
+        "conclusion": conclusion(difference, interval, steps, shown(metric)),
     }
 
 
-def _uar(runs: "Mapping[tuple[int, int], Fold]", label_names: list[str]) -> "tuple[float, np.ndarray]":
-    """UAR of the pooled predictions, and of each bootstrap draw, means over seeds. The draws of all shares are paired:
-    utterances are in the order of their ids."""
+def _pooled(
+    runs: "Mapping[tuple[int, int], Fold]", label_names: list[str], problem_type: str
+) -> "tuple[float, np.ndarray]":
+    """The main metric of the pooled predictions, and of each bootstrap draw, means over seeds. The draws of all shares
+    are paired: utterances are in the order of their ids."""
     import numpy as np
     import pandas as pd
 
-    from ..evaluation.bootstrap import class_draws
-    from ..evaluation.metrics import classification_metrics
+    from ..evaluation.tasks import TASKS
 
-    index, values, draws = {label: number for number, label in enumerate(label_names)}, [], []
+    task, values, draws = TASKS[problem_type], [], []
     for seed in dict.fromkeys(seed for seed, _ in runs):
-        table = pd.concat([table for (of, _), (_, table) in runs.items() if of == seed]).sort_values("id")
-        truth, guess = (table[name].map(index).to_numpy() for name in ("label", "prediction"))
-        values.append(classification_metrics(truth, guess, len(index))["uar"])
-        draws.append(class_draws(truth, guess, table["speaker"].tolist(), len(index))["uar"])
+        folds = [fold for (of, _), fold in runs.items() if of == seed]
+        table = pd.concat([table for _, table in folds]).reset_index(drop=True)
+        order = table["id"].argsort()
+        logits = np.concatenate([logits_of(fold, label_names, problem_type) for fold in folds])[order]
+        truth = truth_of(table, label_names, problem_type)[order]
+        part = truth, task.scores(logits), label_names, None
+        values.append(task.metrics(*part)[task.selected_by])
+        draws.append(task.draw(*part, table["speaker"][order].tolist())[task.selected_by])
     return float(np.mean(values)), np.mean(draws, axis=0)
 
 
-def conclusion(difference: float, interval: list[float] | None, steps: str) -> str:
+def conclusion(difference: float, interval: list[float] | None, steps: str, metric: str = "UAR") -> str:
     """Whether more speakers would help, from the paired difference of the last two points.
 
     >>> conclusion(0.05, [0.01, 0.09], "from 12 to 16 training speakers")
@@ -100,10 +111,10 @@ def conclusion(difference: float, interval: list[float] | None, steps: str) -> s
     """
     by = with_interval(difference, interval)
     if interval is not None and interval[1] < GAIN:
-        return f"More speakers would hardly help: {steps} UAR changed by {by}, less than {GAIN}."
+        return f"More speakers would hardly help: {steps} {metric} changed by {by}, less than {GAIN}."
     if interval is not None and interval[0] > 0:
-        return f"More speakers would probably help: {steps} UAR rose by {by}."
-    verdict = f"Whether more speakers would help cannot be told: {steps} UAR changed by {by}"
+        return f"More speakers would probably help: {steps} {metric} rose by {by}."
+    verdict = f"Whether more speakers would help cannot be told: {steps} {metric} changed by {by}"
     return f"{verdict}; more test speakers would narrow the interval."
 
 
@@ -113,35 +124,36 @@ def section(cv: dict) -> str:
     rows = [
         [
             *(f"{one['share']:.0%}", f"{one['speakers']:.4g}", f"{one['utterances']:.4g}"),
-            with_interval(one["uar"], one["interval"]),
+            with_interval(one[found["metric"]], one["interval"]),
         ]
         for one in found["points"]
     ]
-    table = markdown_table(["share", "training speakers", "utterances", "UAR"], rows)
+    metric = shown(found["metric"])
+    table = markdown_table(["share", "training speakers", "utterances", metric], rows)
     about = (
-        "Each fold trained on a share of its training speakers, with the same validation and test. UAR of the pooled\n"
-        "predictions, mean over seeds, with 95 % intervals over test speakers. Another draw of the training speakers\n"
+        "Each fold trained on a share of its training speakers, with the same validation and test. Figures are of the\n"
+        "pooled predictions, mean over seeds, with 95 % intervals over test speakers. Another draw of the speakers\n"
         "may give another curve. Validation speakers, which classical_cls.py also fits, are not counted."
     )
-    image = "![UAR against training speakers](learning_curve.png)"
+    image = f"![{metric} against training speakers](learning_curve.png)"
     return "\n\n".join(["\n## Learning curve", about, table, found["conclusion"], image]) + "\n"
 
 
 def figure(cv: dict) -> bytes:
-    """PNG: UAR against training speakers, with intervals and chance."""
+    """PNG: the main metric against training speakers, with intervals and chance."""
     from matplotlib.figure import Figure
 
     from ..files import png
 
-    points = cv["learning_curve"]["points"]
-    speakers, uar = ([one[name] for one in points] for name in ("speakers", "uar"))
-    low, high = zip(*(one["interval"] or (one["uar"], one["uar"]) for one in points), strict=True)
+    points, metric = cv["learning_curve"]["points"], cv["learning_curve"]["metric"]
+    speakers, values = ([one[name] for one in points] for name in ("speakers", metric))
+    low, high = zip(*(one["interval"] or (one[metric], one[metric]) for one in points), strict=True)
     image = Figure(figsize=(5, 3.6), layout="constrained")
     title = f"{cv['corpus']['corpus']} ({cv['corpus']['labels']}), {cv['protocol']['name']}"
-    axes = image.add_subplot(title=title, xlabel="training speakers per fold", ylabel="UAR")
+    axes = image.add_subplot(title=title, xlabel="training speakers per fold", ylabel=shown(metric))
     axes.fill_between(speakers, low, high, alpha=0.2, linewidth=0, label="95 % interval over test speakers")
-    axes.plot(speakers, uar, "o-")
-    axes.axhline(cv["pooled"]["chance_uar"], color="0.6", linestyle="--", linewidth=1, label="chance")
+    axes.plot(speakers, values, "o-")
+    axes.axhline(cv["pooled"][f"chance_{metric}"], color="0.6", linestyle="--", linewidth=1, label="chance")
     axes.set(xlim=(0, None), ylim=(0, 1))
     axes.legend(loc="lower right", frameon=False)
     return png(image)

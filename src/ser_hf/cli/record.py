@@ -85,6 +85,7 @@ def _problems(cv: dict) -> list[str]:
 def as_record(cv: dict[str, Any], name: str) -> dict[str, Any]:
     """The content of a results file: `cv.json` without what belongs to one machine, and with rounded figures."""
     from ..evaluation.report import warnings
+    from ..evaluation.tasks import CLASSES, TASKS
 
     def minutes(seconds: float | None) -> float | None:
         return None if seconds is None else round(seconds / 60, 2)
@@ -92,12 +93,16 @@ def as_record(cv: dict[str, Any], name: str) -> dict[str, Any]:
     corpus, pooled = cv["corpus"], cv["pooled"]
     seconds = [run["seconds"] for run in cv["runs"]]
     counts = ("corpus", "labels", "label_names", "utterances", "official", "missing", "speakers", "hours", "per_label")
-    of_pooled = ("seed", "utterances", "speakers", "metrics", "intervals", "intervals_over", "per_class", "confusion")
-    of_run = ("seed", "fold", "utterances", "speakers", "metrics", "chance_uar", "absent", "selected_step")
+    task = TASKS[cv["problem_type"]]
+    of_pooled = ("seed", "utterances", "speakers", "metrics", "intervals", "intervals_over", task.table)
+    of_pooled += ("confusion",) * (task.problem_type == CLASSES) + ("comparisons",)
+    chance = f"chance_{task.selected_by}"
+    of_run = ("seed", "fold", "utterances", "speakers", "metrics", chance, "absent", "selected_step")
     runs = [{key: run[key] for key in of_run} | {"minutes": minutes(run["seconds"])} for run in cv["runs"]]
-    per_seed = [{key: one[key] for key in (*of_pooled, "comparisons")} for one in pooled["per_seed"]]
+    per_seed = [{key: one[key] for key in of_pooled} for one in pooled["per_seed"]]
     return {
         "system": name,
+        "problem_type": task.problem_type,
         **{key: cv[key] for key in ("recipe", "command", "commit", "versions", "date", "machine", "settings")},
         "marks": [*warnings(cv), *_problems(cv)],
         "corpus": {key: corpus[key] for key in counts} | {"unusable": len(corpus["problems"])},
@@ -107,7 +112,7 @@ def as_record(cv: dict[str, Any], name: str) -> dict[str, Any]:
         "folds": cv["folds"],
         "minutes": None if None in seconds else round(sum(seconds) / 60, 1),
         "mean": rounded({key: cv["mean"][key] for key in ("per_seed", "over_seeds")}),
-        "pooled": rounded({key: pooled[key] for key in ("chance_uar", "over_seeds")} | {"per_seed": per_seed}),
+        "pooled": rounded({key: pooled[key] for key in (chance, "over_seeds")} | {"per_seed": per_seed}),
         "runs": rounded(runs),
     }
 

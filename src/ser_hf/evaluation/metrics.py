@@ -114,11 +114,13 @@ def per_value(references: np.ndarray, predictions: np.ndarray, names: list[str])
 
 
 def value_metrics(references: np.ndarray, predictions: np.ndarray, names: list[str]) -> dict[str, float | None]:
-    """Each metric's mean over the columns, `ccc_<name>` of each, and for the only name `sentiment` its own metrics."""
+    """Each metric's mean over the columns, `ccc_<name>` and `rmse_<name>` of each, and for the only name `sentiment`
+    its own metrics."""
     table = per_value(references, predictions, names)
     means = {metric: mean_defined(row[metric] for row in table.values()) for metric in VALUE_METRICS}
+    each = {f"{metric}_{name}": row[metric] for metric in ("ccc", "rmse") for name, row in table.items()}
     sentiment = sentiment_metrics(references, predictions) if list(names) == ["sentiment"] else {}
-    return {**means, **{f"ccc_{name}": row["ccc"] for name, row in table.items()}, **sentiment}
+    return {**means, **each, **sentiment}
 
 
 def sentiment_metrics(references, predictions) -> dict[str, float | None]:
@@ -173,14 +175,19 @@ def per_label(references, scores, names: list[str], thresholds) -> dict[str, dic
 
 
 def label_metrics(references, scores, names: list[str], thresholds=None) -> dict[str, float | None]:
-    """`map` (mean average precision), micro/macro/weighted/samples F1, mean weighted accuracy, at the thresholds."""
+    """`map` (mean average precision), micro/macro/weighted/samples F1, mean weighted accuracy and that of each label
+    (`weighted_accuracy_<name>`), at the thresholds."""
     thresholds = 0.5 if thresholds is None else thresholds
     truth, decided = np.asarray(references) > 0.5, np.asarray(scores) >= thresholds
-    f1 = averaged_f1(truth, decided)
+    f1, accuracies = (
+        averaged_f1(truth, decided),
+        [weighted_accuracy(*both) for both in zip(truth.T, decided.T, strict=True)],
+    )
     return {
         "map": mean_defined(row["average_precision"] for row in per_label(truth, scores, names, thresholds).values()),
         **{f"{average}_f1": f1[average] for average in AVERAGES},
-        "weighted_accuracy": mean_defined(weighted_accuracy(truth[:, i], decided[:, i]) for i in range(len(names))),
+        "weighted_accuracy": mean_defined(accuracies),
+        **{f"weighted_accuracy_{name}": value for name, value in zip(names, accuracies, strict=True)},
     }
 
 

@@ -25,9 +25,11 @@ class Task:
     describe: Callable[..., dict]  # of (labels, scores, names, thresholds, report_at): the rest of `scoring.score`
     selected_by: str  # the metric that selects a checkpoint on validation, and that `chance` is of
     compared_by: tuple[str, ...]  # the metrics that systems are compared by in reports
+    summary: tuple[str, ...]  # the metrics in the tables of a cross-validation
     table: str  # the key of the table with one row per label in `describe`
     figures: tuple[str, ...]  # names of a report's figures (`figures.FIGURES`)
     draws: int  # of the bootstrap
+    each: tuple[str, ...] = ()  # the metrics that every label has too, as `<metric>_<label>`
     has_votes: bool = True  # whether windows can vote
     has_thresholds: bool = False  # whether each label has a decision threshold, tuned on validation
 
@@ -52,7 +54,7 @@ class Task:
         if name not in (choices := (*self.metric_names(names), "loss")):
             hint = f"{self.name} have no such metric; choose {', '.join(choices)}"
             raise SerError(f"--metric_for_best_model {metric}: {hint}")
-        return name, name not in metrics.SMALLER_IS_BETTER
+        return name, name.split("_")[0] not in metrics.SMALLER_IS_BETTER
 
     def compute_metrics(self, names: Sequence[str]) -> Callable:
         """`compute_metrics` of the Trainer. An undefined metric is 0 here, so that a model that answers a constant is
@@ -119,16 +121,19 @@ _CLASSES = Task(
     CLASSES, "classes", softmax, lambda scores: np.log(_clip(scores)),
     lambda labels, scores, names, _=None: metrics.classification_metrics(labels, _predicted(scores), len(names)),
     _describe_classes,
-    selected_by="uar", compared_by=("uar", "macro_f1"), table="per_class", figures=("confusion_matrix",), draws=1000,
+    selected_by="uar", compared_by=("uar", "macro_f1"), summary=metrics.METRICS, table="per_class",
+    figures=("confusion_matrix",), draws=1000,
 )  # fmt: skip
 _LABELS = Task(  # each draw sorts all scores of each label: fewer draws
     LABELS, "several labels", lambda logits: 1 / (1 + np.exp(-logits)), lambda s: np.log(_clip(s) / (1 - _clip(s))),
     metrics.label_metrics, _describe_labels,
-    selected_by="map", compared_by=("map", "macro_f1"), table="per_label", figures=(), draws=200, has_thresholds=True,
+    selected_by="map", compared_by=("map", "macro_f1"), summary=("map", "macro_f1", "micro_f1", "weighted_accuracy"),
+    each=("weighted_accuracy",), table="per_label", figures=(), draws=200, has_thresholds=True,
 )  # fmt: skip
 _VALUES = Task(
     VALUES, "values", lambda logits: logits, lambda scores: scores,
     lambda labels, scores, names, _=None: metrics.value_metrics(labels, scores, names), _describe_values,
-    selected_by="ccc", compared_by=("ccc", "mae"), table="per_value", figures=("scatter",), draws=500, has_votes=False,
+    selected_by="ccc", compared_by=("ccc", "mae"), summary=("ccc", "pearson", "rmse", "mae"), each=("ccc", "rmse"),
+    table="per_value", figures=("scatter",), draws=500, has_votes=False,
 )  # fmt: skip
 TASKS = {task.problem_type: task for task in (_CLASSES, _LABELS, _VALUES)}
