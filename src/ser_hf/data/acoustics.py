@@ -22,7 +22,6 @@ LAGS = np.arange(RATE // 500, RATE // 60 + 1)  # samples: pitch from 60 to 500 H
 VOICED = 0.6  # the least autocorrelation of a voiced frame
 MOST_FRAMES = 60  # of speech, evenly spread, that spectra are taken from
 TOP = 2**-14  # of full scale: samples this near to a clip's highest are at its top
-BLOCK = 256  # clips that are added to the cache at a time
 
 # Measure and unit, in the order of reports.
 MEASURES = {
@@ -137,10 +136,6 @@ def clipped_share(samples: np.ndarray) -> float:
 def measure_rows(rows: Dataset) -> np.ndarray:
     """`measure` of the clips of a corpus, `(rows, measures)`; each clip is measured once and cached by its hash.
     AudioError: a clip cannot be read."""
-    store, names = Store(settings_folder("acoustics", __file__)), rows["audio_hash"][:]
-    missing = store.missing(names)
-    for first in range(0, len(missing), BLOCK):
-        block = missing[first : first + BLOCK]
-        clips = zip(block, rows.select(block)["audio"][:], strict=True)
-        store.add({names[row]: torch.from_numpy(measure(decode(audio, RATE))) for row, audio in clips})
+    store, names, audio = Store(settings_folder("acoustics", __file__)), rows["audio_hash"][:], rows["audio"]
+    store.fill(names, lambda row: torch.from_numpy(measure(decode(audio[row], RATE))))
     return np.stack([store[name].numpy() for name in names])

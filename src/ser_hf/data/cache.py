@@ -6,7 +6,7 @@ audio or text it was computed from. Files are only added, each whole or not at a
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 MODELS = Path(__file__).parents[1] / "models"
+BLOCK = 256  # tensors per file that are added
 
 
 def source_hash(*files: str | Path) -> str:
@@ -99,6 +100,21 @@ class Store:
         if name not in self:
             self.refresh()
         return self._file_of[name].get_tensor(name)
+
+    def fill(self, names: Sequence[str], compute: "Callable[[int], torch.Tensor]", title: str | None = None) -> int:
+        """Compute the tensors that the store lacks, by their positions in `names`, each distinct name once; returns
+        their number. `title` is of the progress bar; None shows none."""
+        from tqdm.auto import tqdm
+
+        missing = self.missing(names)
+        with tqdm(total=len(missing), desc=title, unit=" clips", disable=title is None, leave=False) as bar:
+            for first in range(0, len(missing), BLOCK):
+                block = {}
+                for position in missing[first : first + BLOCK]:
+                    block[names[position]] = compute(position)
+                    bar.update()
+                self.add(block)
+        return len(missing)
 
     def add(self, tensors: dict[str, "torch.Tensor"]) -> None:
         """Write tensors as one more file, under a temporary name until it is complete."""

@@ -1,12 +1,16 @@
 """Names of columns: the flags that give them, those that are found without, and what a row is called by."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SerError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 def _flag(help: str, default=None, **limits):
@@ -103,6 +107,11 @@ def find_columns(
                 if name not in (known[0], use):
                     assumed.append(f"{use} = `{name}`")
     return found, [f"columns of {Path(where).name}: {', '.join(assumed)}"] if assumed else []
+
+
+def select_present(rows: "Dataset", names: Iterable[str]) -> "Dataset":
+    """The rows with those of the named columns that they have."""
+    return rows.select_columns([name for name in names if name in rows.column_names])
 
 
 def existing(name: str, names: Sequence[str], flag: str, where: str) -> str:

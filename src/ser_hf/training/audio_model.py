@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedConfig, TrainingArguments
 
 from ..data.augmentation import Augmentation
 from ..data.collators import SpeechCollator
+from ..data.columns import select_present
 from ..errors import SerError, one_line
 from ..models import SerConfig, SerForAudioClassification
 from ..models.encoders import describe_audio, load_extractor, longest_clip, transformer_layers
@@ -194,8 +195,7 @@ def probe_states(
         check_speakers(parts)
     states = encode(model, extractor, parts, clips, training, budget)
     states = with_shifts(states, parts) if model.config.speaker_norm else states
-    unread = parts["train"].select_columns([name for name in StateCollator.columns if name in parts["train"].features])
-    model.ser_scale.fit(states.find("audio", row) for row in unread)
+    model.ser_scale.fit(states.find("audio", row) for row in select_present(parts["train"], StateCollator.columns))
     check_states(model, states, parts["test"].select(range(min(8, len(parts["test"])))))
     return states
 

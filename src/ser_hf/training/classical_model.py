@@ -15,11 +15,11 @@ import torch
 from datasets import Dataset, concatenate_datasets
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.svm import LinearSVC
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel, TrainingArguments
 
 from ..data.audio import read_clip
 from ..data.cache import Store, settings_folder
+from ..data.columns import select_present
 from ..errors import SerError, one_line
 from ..evaluation.metrics import classification_metrics
 from ..models import (
@@ -44,7 +44,6 @@ COMPLEXITIES = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 # that C means the same for vectors of any length.
 GRIDS = {"svm": COMPLEXITIES, "logistic": COMPLEXITIES, "ridge": (0.1, 0.3, 1.0, 3.0, 10.0)}
 ABSENT = -1e6  # logit of a class that no fitted utterance has: far below every decision value
-WRITE_EVERY = 256  # clips per file of the cache
 BUDGET = 36.0  # padded seconds of audio in a batch of an encoder, as in the audio recipes
 
 
@@ -131,19 +130,13 @@ class FunctionalsCollator:
 
 
 def compute(store: Store, rows: Dataset, extractor: SerFunctionalsFeatureExtractor, title: str | None = None) -> int:
-    """Compute the functionals that the cache lacks, of each distinct clip once; returns their number. `title` is of the
-    progress bar, None shows none. Raises AudioError if a clip cannot be read."""
-    names = rows["audio_hash"][:]
-    missing, audio = store.missing(names), rows.select_columns("audio")
-    with tqdm(total=len(missing), desc=title, unit=" clips", disable=title is None, leave=False) as bar:
-        for first in range(0, len(missing), WRITE_EVERY):
-            block = {}
-            for row in missing[first : first + WRITE_EVERY]:
-                samples = read_clip(audio[row]["audio"], extractor.sampling_rate)
-                block[names[row]] = torch.from_numpy(extractor.unscaled(samples))
-                bar.update()
-            store.add(block)
-    return len(missing)
+    """Compute the functionals that the cache lacks, as `Store.fill`. Raises AudioError if a clip cannot be read."""
+    audio = rows.select_columns("audio")
+
+    def functionals(row: int) -> torch.Tensor:
+        return torch.from_numpy(extractor.unscaled(read_clip(audio[row]["audio"], extractor.sampling_rate)))
+
+    return store.fill(rows["audio_hash"][:], functionals, title)
 
 
 def speaker_statistics(parts: Mapping[str, Dataset], store: Store) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -302,7 +295,7 @@ def choose(
 
 def _vectors(collator: FunctionalsCollator | StateCollator, rows: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """The vectors `(rows, dim)` and labels `(rows,)` of all rows."""
-    batch = collator(list(rows.select_columns([name for name in collator.columns if name in rows.column_names])))
+    batch = collator(list(select_present(rows, collator.columns)))
     if isinstance(collator, StateCollator):  # (rows, layers, 1, dim)
         return batch["audio_states"].flatten(1).float(), batch["labels"]
     return batch["input_features"], batch["labels"]

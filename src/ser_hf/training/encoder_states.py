@@ -5,7 +5,6 @@ for the audio or the cleaned text: a changed clip, encoder or flag is computed a
 """
 
 import copy
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,12 +22,14 @@ from ..data import audio
 from ..data.augmentation import speed
 from ..data.batching import evaluation_batches
 from ..data.cache import Store, clip_name, content_hash, settings_folder
+from ..data.columns import select_present
 from ..errors import SerError
 from ..models import SerForAudioClassification, SerFusionForClassification
 from ..models.encoders import audio_states, describe_audio, extract, layer_count, padding_sensitive
 from ..models.pooling import pool_layers
 from ..models.text_cleaning import clean_text
 from .settings import ClipArguments
+from .speakers import means_by
 
 MODALITIES = ("audio", "text")
 BATCH_CHARACTERS = 16384  # padded length of a batch of texts: about 4000 tokens
@@ -262,13 +263,8 @@ def voice(row: dict) -> tuple:
 def with_shifts(states: States, parts: Mapping[str, Dataset]) -> States:
     """States relative to their speaker: to the mean over all of the speaker's clips, each with equal weight. No label
     is read."""
-    sums, counts = {}, Counter()
-    for rows in parts.values():
-        for row in rows.select_columns([name for name in StateCollator.columns if name in rows.column_names]):
-            mean = states.find("audio", row).double().mean(dim=1, keepdim=True)
-            sums[voice(row)] = sums.get(voice(row), 0) + mean
-            counts[voice(row)] += 1
-    means = {one: total / counts[one] for one, total in sums.items()}
+    rows = (row for part in parts.values() for row in select_present(part, StateCollator.columns))
+    means = means_by((voice(row), states.find("audio", row).double().mean(dim=1, keepdim=True)) for row in rows)
     average = torch.stack([means[speaker, None] for speaker in sorted(set(parts["train"]["speaker"]))]).mean(dim=0)
     return replace(states, shifts={one: (mean - average).float() for one, mean in means.items()})
 
@@ -352,8 +348,7 @@ def encode(
         for kind, source in sources.items()
     }
     columns = ("id", "audio", "text", "audio_hash", "duration", "window_start", "window_end", "speed")
-    some = [part.select_columns([name for name in columns if name in part.column_names]) for part in splits.values()]
-    rows = concatenate_datasets([part for part in some if len(part)])
+    rows = concatenate_datasets([select_present(part, columns) for part in splits.values() if len(part)])
     model.to(device).eval()
     with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
         for kind, source in sources.items():

@@ -10,6 +10,7 @@ from datasets import DatasetDict
 from transformers.utils import cached_file
 
 from ..data.cache import content_hash
+from ..data.columns import select_present
 from ..data.splits import Protocol
 from ..errors import SerError
 from .output import SPLIT, read_record, trainings_in
@@ -20,8 +21,7 @@ def rows_hash(splits: DatasetDict) -> str:
     """A hash of the ids, content and labels of all parts."""
     columns, parts = ("id", "audio_hash", "text", "label"), []
     for name in sorted(splits):
-        rows = splits[name].select_columns([column for column in columns if column in splits[name].column_names])
-        parts += [name, *sorted(repr(list(row.values())) for row in rows)]
+        parts += [name, *sorted(repr(list(row.values())) for row in select_present(splits[name], columns))]
     return content_hash(*parts)
 
 

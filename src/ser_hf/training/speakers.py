@@ -1,8 +1,9 @@
 """Speaker normalisation: whose features it needs, and what a report says of it. No label is read."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Mapping
 
+import torch
 from datasets import Dataset
 
 from ..errors import SerError
@@ -25,6 +26,19 @@ def check_whole_clips(speaker_norm: bool, clips: ClipArguments, windowed: bool) 
     changed += ["window_seconds"] if windowed else []
     if speaker_norm and changed:
         raise SerError(f"--{changed[0]}: the means of --speaker_norm are those of whole clips; leave one of them out")
+
+
+def means_by(pairs: Iterable[tuple[Hashable, torch.Tensor]]) -> dict[Hashable, torch.Tensor]:
+    """The mean of the tensors of each key.
+
+    >>> means_by([("ann", torch.tensor(1.0)), ("ben", torch.tensor(5.0)), ("ann", torch.tensor(2.0))])
+    {'ann': tensor(1.5000), 'ben': tensor(5.)}
+    """
+    sums, counts = {}, Counter()
+    for key, value in pairs:
+        sums[key] = sums.get(key, 0) + value
+        counts[key] += 1
+    return {key: total / counts[key] for key, total in sums.items()}
 
 
 def speaker_remark(splits: Mapping[str, Dataset], model_type: str) -> str:

@@ -2,7 +2,6 @@
 
 import copy
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,17 +16,17 @@ from transformers import AutoConfig, TrainingArguments
 from ..data.augmentation import Augmentation, augment_spectrogram
 from ..data.cache import Store, clip_name, settings_folder
 from ..data.collators import SpeechCollator
+from ..data.columns import select_present
 from ..errors import SerError, one_line
 from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
 from .hub import check_labels, label_maps, reason
 from .settings import ClipArguments, FeatureArguments, NetworkArguments, WindowArguments
-from .speakers import check_speakers, check_whole_clips
+from .speakers import check_speakers, check_whole_clips, means_by
 
 logger = logging.getLogger("ser_hf")
 
 # Changes of the waveform, after which features must be computed anew.
 WAVEFORM = ("crop_p", "speed_p", "pitch_p", "reverb_p", "noise_p", "lowpass_p", "gain_p")
-WRITE_EVERY = 256  # clips per file of the cache
 # torchvision's IMAGENET1K_V1 weights as timm publishes them: as safetensors, under torchvision's names of the weights
 # (torchvision's own files are pickles). There is no such copy of AlexNet.
 REPOSITORIES = {
@@ -176,14 +175,13 @@ class FeatureCollator(SpeechCollator):
 
 def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
     """Compute the features that the cache lacks; returns their number. Raises AudioError if a clip cannot be read."""
-    table = rows.select_columns([column for column in collator.columns if column in rows.column_names])
-    unread = table.select_columns([column for column in table.column_names if column != "audio"])
-    names = [clip_name(row) for row in unread]
-    missing = [position for position in store.missing(names) if unread[position]["audio_hash"]]
-    for first in range(0, len(missing), WRITE_EVERY):
-        clips = ((names[position], table[position]) for position in missing[first : first + WRITE_EVERY])
-        store.add({name: collator.from_audio(row, collator._generator(row["id"])) for name, row in clips})
-    return len(missing)
+    rows = select_present(rows, collator.columns)
+
+    def features(position: int) -> torch.Tensor:
+        row = rows[position]
+        return collator.from_audio(row, collator._generator(row["id"]))
+
+    return store.fill([clip_name(row) for row in rows.remove_columns("audio")], features)
 
 
 def speaker_means(parts: Mapping[str, Dataset], collator: FeatureCollator) -> dict[str, torch.Tensor]:
@@ -192,15 +190,12 @@ def speaker_means(parts: Mapping[str, Dataset], collator: FeatureCollator) -> di
     Speaker normalisation of the mean alone (Schuller et al. 2010, "Cross-Corpus Acoustic Emotion Recognition: Variances
     and Strategies"). No label is read. Users of the model need clips of their speaker too (`adapted`).
     """
-    sums, counts = {}, Counter()
-    for rows in parts.values():
-        unread = ("audio",) if collator.store is not None and None not in rows["audio_hash"][:] else ()
-        columns = [name for name in collator.columns if name in rows.column_names and name not in unread]
-        for row in rows.select_columns(columns):
-            mean = collator.unscaled(row, collator._generator(row["id"])).double().mean(dim=0)
-            sums[row["speaker"]] = sums.get(row["speaker"], 0) + mean
-            counts[row["speaker"]] += 1
-    return {speaker: (total / counts[speaker]).float() for speaker, total in sums.items()}
+    cached = collator.store is not None
+    columns = [name for name in collator.columns if not (cached and name == "audio")]
+    clips = (row for rows in parts.values() for row in select_present(rows, columns))
+    spectra = ((row["speaker"], collator.unscaled(row, collator._generator(row["id"])).double()) for row in clips)
+    means = means_by((speaker, spectrum.mean(dim=0)) for speaker, spectrum in spectra)
+    return {speaker: mean.float() for speaker, mean in means.items()}
 
 
 def feature_collators(
@@ -255,9 +250,9 @@ def with_trimmed_durations(rows: Dataset, collator: FeatureCollator) -> Dataset:
     """`rows` with the `duration` of their trimmed features, by which batches are made; unchanged if nothing is trimmed
     or the features are not cached."""
     extractor, store = collator.extractor, collator.store
-    if extractor.trim_db is None or store is None or None in rows["audio_hash"]:
+    if extractor.trim_db is None or store is None:
         return rows
-    columns = [name for name in collator.columns if name in rows.column_names and name != "audio"]
-    frames = [len(store[clip_name(row)]) for row in rows.select_columns(columns)]
+    rows = select_present(rows, collator.columns).remove_columns("audio")
+    frames = [len(store[clip_name(row)]) for row in rows]
     seconds = np.array(frames, np.float32) * extractor.hop_length / extractor.sampling_rate
-    return rows.select_columns(columns).add_column("duration", seconds)
+    return rows.add_column("duration", seconds)

@@ -20,6 +20,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify
 
 from ..data.audio import seconds_read
 from ..data.batching import LengthBatchSampler, evaluation_batches
+from ..data.columns import select_present
 from ..errors import SerError
 from .losses import Loss
 from .output import RECORD, complete, rotate, seal
@@ -152,7 +153,7 @@ class SerTrainer(Trainer):
     def _loader(self, dataset: Dataset, batch_sampler, collator) -> DataLoader:
         workers = self.args.dataloader_num_workers
         return _Loader(
-            _Rows(dataset.select_columns([column for column in collator.columns if column in dataset.column_names])),
+            _Rows(select_present(dataset, collator.columns)),
             batch_sampler=batch_sampler,
             collate_fn=_Collate(collator),
             num_workers=workers,
