@@ -158,8 +158,8 @@ def test_a_text_as_long_as_is_allowed_has_its_positions(kind, longest):
     check_text_length(longest, config)
     assert model(input_ids=torch.full((1, longest), 5)).logits.shape == (1, 2)
     for wrong in (2, longest + 1):
-        with pytest.raises(SerError, match=f"--tokens {wrong}: {kind} reads 3 to {longest} tokens"):
-            check_text_length(wrong, config, "--tokens")
+        with pytest.raises(SerError, match=f"--max_text_length {wrong}: {kind} reads 3 to {longest} tokens"):
+            check_text_length(wrong, config)
     if kind == "mpnet":
         with pytest.raises(IndexError):
             model(input_ids=torch.full((1, longest + 1), 5))

@@ -39,18 +39,16 @@ def _check_name(name: str) -> None:
         raise SerError(f"--record {name}: must be a name of letters, digits, '_', '-' and '.'")
 
 
-def record(cv: dict[str, Any], name: str, folder: Path, anyway: bool = False) -> Path:
+def record(cv: dict[str, Any], name: str, folder: Path) -> Path:
     """Write `cv`, the content of a `cv.json`, as `<folder>/<corpus>/<protocol>/<name>.json`, where `folder` is
     `results_folder()` and `name` the system's, such as the stem of its YAML. The same `cv` gives the same bytes: keys
-    are sorted, figures have four digits. With `anyway` a partial cross-validation, or one of uncommitted changes, is
-    recorded too; its rows say so.
+    are sorted, figures have four digits.
 
     Raises SerError: no file name, a partial cross-validation, uncommitted changes, a path of this machine in `cv`, or a
     file of other labels under this name (earlier results of the same labels are replaced).
     """
     _check_name(name)
-    problems = _problems(cv)
-    if problems and not anyway:
+    if problems := _problems(cv):
         raise SerError(f"--record {name}: {problems[0]}; {ONLY}")
     content = as_record(cv, name)
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -104,7 +102,7 @@ def as_record(cv: dict[str, Any], name: str) -> dict[str, Any]:
         "system": name,
         "problem_type": task.problem_type,
         **{key: cv[key] for key in ("recipe", "command", "commit", "versions", "date", "machine", "settings")},
-        "marks": [*warnings(cv), *_problems(cv)],
+        "marks": warnings(cv),
         "corpus": {key: corpus[key] for key in counts} | {"unusable": len(corpus["problems"])},
         "protocol": {key: value for key, value in cv["protocol"].items() if key != "fold"},
         "model": {key: cv["model"].get(key) for key in ("class", "encoder", "details", "parameters")},

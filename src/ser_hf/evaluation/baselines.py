@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 from datasets import Dataset
+from scipy.sparse import csr_matrix
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression, Ridge
 
 from .metrics import tune_thresholds
 from .tasks import CLASSES, LABELS, TASKS, VALUES
@@ -19,7 +22,7 @@ RARE = 1e-6  # stands for a frequency of 0 or 1 where a logarithm is taken
 
 
 def text_baselines(
-    splits: Mapping[str, Dataset], names: list[str], problem_type: str, seed: int = 42
+    splits: Mapping[str, Dataset], names: list[str], problem_type: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Fit the baselines on train, choose on validation, predict test. The parts have the columns `text` (cleaned, never
     null) and `label` (class indices or vectors), `names` are in index order.
@@ -33,16 +36,14 @@ def text_baselines(
     labels, test, baseline = np.array(splits["train"]["label"]), splits["test"], BASELINES[problem_type]
     logits = {baseline.name: np.tile(baseline.constant(labels, len(names)), (len(test), 1))}
     lines = [f"{baseline.name}: {baseline.about}"]
-    if tfidf := _tfidf(splits, names, problem_type, seed):
+    if tfidf := _tfidf(splits, names, problem_type):
         logits["tfidf"], about = tfidf
         lines.append(f"tfidf: TF-IDF of words and pairs of words, {baseline.model}, {about}")
     return logits, lines
 
 
-def _tfidf(splits: Mapping[str, Dataset], names: list[str], problem_type: str, seed: int):
+def _tfidf(splits: Mapping[str, Dataset], names: list[str], problem_type: str) -> tuple[np.ndarray, str] | None:
     """TF-IDF under a linear model: its logits on test and its strength; None where there is nothing to fit."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     train, validation = splits["train"], splits["validation"]
     task, vectorizer = TASKS[problem_type], TfidfVectorizer(ngram_range=(1, 2))
     labels, fit = np.array(train["label"]), BASELINES[problem_type].fit
@@ -54,7 +55,7 @@ def _tfidf(splits: Mapping[str, Dataset], names: list[str], problem_type: str, s
         return None
     strengths = STRENGTHS if len(validation) else (1.0,)
     rows, count = vectorizer.transform([*validation["text"], *splits["test"]["text"]]), len(validation)
-    logits = {strength: fit(features, labels, len(names), rows, strength, seed) for strength in strengths}
+    logits = {strength: fit(features, labels, len(names), rows, strength) for strength in strengths}
     best, shift, about = 1.0, 0.0, "C = 1"
     if count:
         truth, scores = np.array(validation["label"]), {s: task.scores(logits[s][:count]) for s in strengths}
@@ -66,11 +67,8 @@ def _tfidf(splits: Mapping[str, Dataset], names: list[str], problem_type: str, s
     return logits[best][count:] - shift, about
 
 
-def _logistic(features, target: np.ndarray, strength: float, seed: int):
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=1000, random_state=seed)
-    return model.fit(features, target)
+def _logistic(features: csr_matrix, target: np.ndarray, strength: float) -> LogisticRegression:
+    return LogisticRegression(C=strength, class_weight="balanced", max_iter=1000).fit(features, target)
 
 
 def _class_constant(labels: np.ndarray, num_labels: int) -> np.ndarray:
@@ -81,24 +79,28 @@ def _label_constant(labels: np.ndarray, num_labels: int) -> np.ndarray:
     return TASKS[LABELS].logits(np.clip(labels.mean(axis=0), RARE, 1 - RARE))
 
 
-def _class_logits(features, labels: np.ndarray, num_labels: int, rows, strength: float, seed: int) -> np.ndarray:
-    model = _logistic(features, labels, strength, seed)
+def _class_logits(
+    features: csr_matrix, labels: np.ndarray, num_labels: int, rows: csr_matrix, strength: float
+) -> np.ndarray:
+    model = _logistic(features, labels, strength)
     logits = np.full((rows.shape[0], num_labels), np.log(RARE))  # stays for a class that train does not have
     logits[:, model.classes_] = model.predict_log_proba(rows)
     return logits
 
 
-def _label_logits(features, labels: np.ndarray, num_labels: int, rows, strength: float, seed: int) -> np.ndarray:
+def _label_logits(
+    features: csr_matrix, labels: np.ndarray, num_labels: int, rows: csr_matrix, strength: float
+) -> np.ndarray:
     logits = np.tile(_label_constant(labels, num_labels), (rows.shape[0], 1))
     for column, target in enumerate((labels > 0.5).T):
         if 0 < target.sum() < len(target):
-            logits[:, column] = _logistic(features, target, strength, seed).decision_function(rows)
+            logits[:, column] = _logistic(features, target, strength).decision_function(rows)
     return logits
 
 
-def _value_logits(features, labels: np.ndarray, num_labels: int, rows, strength: float, seed: int) -> np.ndarray:
-    from sklearn.linear_model import Ridge
-
+def _value_logits(
+    features: csr_matrix, labels: np.ndarray, num_labels: int, rows: csr_matrix, strength: float
+) -> np.ndarray:
     return Ridge(alpha=1 / strength).fit(features, labels).predict(rows).reshape(rows.shape[0], num_labels)
 
 

@@ -33,7 +33,7 @@ def with_text(dataset: Dataset, cleaning: str) -> tuple[Dataset, list[str]]:
     return _with_columns(dataset, {"text": [texts[row] for row in with_one]}, Value("string")), without
 
 
-def _with_columns(dataset: Dataset, columns: dict[str, list], kind) -> Dataset:
+def _with_columns(dataset: Dataset, columns: dict[str, list], kind: List | Value) -> Dataset:
     """`Dataset.add_column` would show a progress bar for each of the parts."""
     table = dataset.with_format("arrow")[:]
     features = Features({**dataset.features, **dict.fromkeys(columns, kind)})
@@ -65,7 +65,7 @@ def shared_texts(splits: Mapping[str, Dataset]) -> int:
     return sum(text_key(text) in trained for text in splits["test"]["text"])
 
 
-def tokenize(splits: DatasetDict, tokenizer, max_length: int) -> DatasetDict:
+def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:
     """Add `input_ids`, `tokens` (their number, the length for batches) and, where the tokenizer makes them,
     `token_type_ids` to parts whose `text` is never null. `max_length` tokens remain, special ones included."""
     cut, parts = {"truncation": True, "max_length": max_length, "return_attention_mask": False}, {}
@@ -131,7 +131,7 @@ def train_tokenizer(texts: Sequence[str], config: PreTrainedConfig, vocab_size: 
     return config, tokenizer
 
 
-def _word_pieces(untrained, texts: Sequence[str], size: int) -> dict[str, int]:
+def _word_pieces(untrained: PreTrainedTokenizerBase, texts: Sequence[str], size: int) -> dict[str, int]:
     """A WordPiece vocabulary: special tokens, every character at a word's beginning and inside it, the most frequent
     words. Not by the tokenizers library's trainer, whose ids and ties differ from process to process."""
     backend = untrained.backend_tokenizer
@@ -144,7 +144,7 @@ def _word_pieces(untrained, texts: Sequence[str], size: int) -> dict[str, int]:
     return {piece: index for index, piece in enumerate(pieces) if index < size}
 
 
-def check_text_length(max_length: int, config, flag: str = "--max_text_length") -> None:
+def check_text_length(max_length: int, config: PreTrainedConfig) -> None:
     """See that a text encoder has a position for each of `max_length` tokens, special ones included. Raises SerError:
     too many (any number is right with relative positions), or fewer than a word and two special tokens."""
     longest = getattr(config, "max_position_embeddings", None)
@@ -154,7 +154,7 @@ def check_text_length(max_length: int, config, flag: str = "--max_text_length") 
         longest -= config.pad_token_id + 1
     if max_length < 3 or (longest is not None and max_length > longest):
         reads = "3 tokens or more" if longest is None else f"3 to {longest} tokens"
-        raise SerError(f"{flag} {max_length}: {config.name_or_path or config.model_type} reads {reads}")
+        raise SerError(f"--max_text_length {max_length}: {config.name_or_path or config.model_type} reads {reads}")
 
 
 def text_model(
