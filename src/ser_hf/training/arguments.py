@@ -62,14 +62,16 @@ def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str,
     They are checked, except by `TrainingArguments` itself, which needs the device. Raises SerError as `parse`."""
     argv = take_token(spelled(argv))
     named = list(dict.fromkeys(word[2:].partition("=")[0] for word in argv if word.startswith("--")))
-    parser = _parser(system)
-    known = {action.dest: action for action in parser._actions if action.dest not in _foreign(system)}
+    parser, foreign = _parser(system), _foreign(system)
+    known = {action.dest: action for action in parser._actions if action.dest not in foreign}
     if "help_all" in named:
         parser.print_help()
         raise SystemExit(0)
-    if foreign := [flag for flag in named if flag in _foreign(system)]:
-        raise SerError(_unknown(foreign[0], known, system))
-    path = _config_path(argv, system)
+    for flag in named:
+        if flag in foreign:
+            raise SerError(_unknown(flag, known, system))
+    asked, _ = parser.parse_known_args(argv)
+    path = _config_path(asked.config, asked.dataset, system)
     yaml = _read_yaml(path, known, system) if path else {}
     if "hub_token" in yaml:
         raise SerError(f"{path}: hub_token: a secret does not belong into a file; give --hub_token, or set HF_TOKEN")
@@ -79,7 +81,9 @@ def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str,
     yaml = {key: value for key, value in yaml.items() if key not in replaced}
 
     def parsed() -> argparse.Namespace:
-        words = [word for key, value in yaml.items() for word in _words(key, value)]
+        words = []
+        for key, value in yaml.items():
+            words += [f"--{key}", *value] if isinstance(value, list) else [f"--{key}={value}"]
         values, rest = parser.parse_known_args([*words, *argv])
         if rest:
             flag = rest[0].partition("=")[0]
@@ -198,9 +202,10 @@ def _foreign(system: System) -> set[str]:
     """The flags of TrainingArguments that would do nothing in a recipe."""
     from transformers import TrainingArguments
 
-    names = set() if system.training_flags is None else {entry.name for entry in fields(TrainingArguments)}
-    names |= set() if "text" in system.settings.__dataclass_fields__ else {*OF_TOKENS}
-    return names - {*(system.training_flags or ())}
+    foreign = set() if "text" in system.settings.__dataclass_fields__ else {*OF_TOKENS}
+    if system.training_flags is not None:
+        foreign |= {entry.name for entry in fields(TrainingArguments)} - {*system.training_flags}
+    return foreign
 
 
 def add_flags(parser: argparse.ArgumentParser, kind: type) -> None:
@@ -272,22 +277,20 @@ def _written(flag: str, values: tuple) -> str:
 # ---- YAML
 
 
-def _config_path(argv: list[str], system: System) -> Path | None:
-    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
-    parser.error, parser._negative_number_matcher = _error, NEGATIVE
-    parser.add_argument("--config")
-    parser.add_argument("--dataset")
-    asked = parser.parse_known_args(argv)[0]
+def _config_path(config: str | None, dataset: str, system: System) -> Path | None:
+    """The file that `--config` names, or the corpus's own. Raises SerError: no such file."""
     folder = recipes_folder() / "configs"
-    if asked.config in (None, "none"):
-        default = folder / f"{asked.dataset}_{system.name}.yaml"
-        return default if asked.config is None and default.is_file() else None
-    for path in (Path(asked.config), folder / asked.config, folder / f"{asked.config}.yaml"):
+    if config == "none":
+        return None
+    if config is None:
+        default = folder / f"{dataset}_{system.name}.yaml"
+        return default if default.is_file() else None
+    for path in (Path(config), folder / config, folder / f"{config}.yaml"):
         if path.is_file():
             return path
-    near = get_close_matches(Path(asked.config).stem, [file.stem for file in folder.glob("*.yaml")], n=1)
+    near = get_close_matches(Path(config).stem, [file.stem for file in folder.glob("*.yaml")], n=1)
     hint = f"did you mean {near[0]}?" if near else f"give a path, or a file of {folder}"
-    raise SerError(f"--config {asked.config}: no such file; {hint}")
+    raise SerError(f"--config {config}: no such file; {hint}")
 
 
 def recipes_folder() -> Path:
@@ -348,11 +351,6 @@ def _shortened(tag: str) -> str:
     return {"seq": "a list", "map": "a mapping", "str": "text"}.get(name := tag.rpartition(":")[2], name)
 
 
-def _words(key: str, value: str | list[str]) -> list[str]:
-    """A flag of a YAML as words of the command line."""
-    return [f"--{key}", *value] if isinstance(value, list) else [f"--{key}={value}"]
-
-
 def word(value: Any) -> str:
     """A flag's value as it is typed.
 
@@ -367,7 +365,6 @@ def _unknown(flag: str, known: Collection[str], system: System) -> str:
     ours = {entry.name for kind in vars(settings).values() if is_dataclass(kind) for entry in fields(kind)}
     if flag in ours | _foreign(system):
         return f"--{flag}: the recipe of {system.name} does not use it; leave it out"
-    known = set(known) - _foreign(system)
     near = get_close_matches(flag, known, n=1) or [name for name in sorted(known) if flag in name]
     return f"unknown flag --{flag}: " + (f"did you mean --{near[0]}?" if near else "see --help_all")
 
@@ -375,37 +372,37 @@ def _unknown(flag: str, known: Collection[str], system: System) -> str:
 # ---- checks of several flags
 
 
-def _idle(values: argparse.Namespace, system: System, given: Collection[str]) -> Iterator[tuple[str, str, str]]:
-    """Each of the `given` flags that would do nothing, the flag that is the cause, and why."""
+def _idle(values: argparse.Namespace, system: System, overrides: Collection[str]) -> Iterator[tuple[str, str, str]]:
+    """Each flag that was set (`overrides`) and would do nothing, the flag that is the cause, and why."""
     flags = vars(values)
-    for entry in [entry for kind in _concerns(system).values() for entry in fields(kind) if entry.name in given]:
+    for entry in [entry for kind in _concerns(system).values() for entry in fields(kind) if entry.name in overrides]:
         flag, needed = entry.metadata.get("only_with", (None, ()))
         if flag in flags and (flags[flag] not in needed if needed else not flags[flag]):
             yield entry.name, flag, f"does nothing {'with' if None in needed else 'without'} {_written(flag, needed)}"
     if flags.get("freeze_layers"):
         masks = [name for name in flags if name.startswith(("mask_time_", "mask_feature_"))]
         why = "does nothing with --freeze_layers, which keeps the encoder's input as it is"
-        yield from ((name, "freeze_layers", why) for name in ("freeze_feature_encoder", *masks) if name in given)
+        yield from ((name, "freeze_layers", why) for name in ("freeze_feature_encoder", *masks) if name in overrides)
     if flags.get("freeze_encoder") and values.do_train:
         from ..data.augmentation import Augmentation
 
         names = (*Augmentation.__dataclass_fields__, "draw_augmentation", "gradient_checkpointing")
         why = "does nothing with --freeze_encoder true, each clip is encoded once"
-        yield from ((name, "freeze_encoder", why) for name in names if name in given and flags.get(name))
+        yield from ((name, "freeze_encoder", why) for name in names if name in overrides and flags.get(name))
 
 
-def _check(values: argparse.Namespace, system: System, given: Collection[str]) -> None:
-    """Raises SerError: flags that do not go together, of which `given` were set by the YAML or the command line."""
+def _check(values: argparse.Namespace, system: System, overrides: Collection[str]) -> None:
+    """Raises SerError: flags that do not go together; the YAML or the command line has set `overrides`."""
     if not values.dataset:
         raise SerError("--dataset is missing: name a corpus, `ser-hf corpora` lists them")
     flags = vars(values)
     ours = {entry.name for kind in _concerns(system).values() for entry in fields(kind)}
-    for name in ours & {*given}:
+    for name in ours & {*overrides}:
         if flags[name] == "":
             raise SerError(f"--{name} '': is empty; leave it out")
-    for name, _, why in _idle(values, system, given):
+    for name, _, why in _idle(values, system, overrides):
         raise SerError(f"--{name} {_shown(flags[name])}: {why}; leave it out")
-    if not values.do_train and not any(flags.get(flag) and flag in given for flag in CHECKPOINTS):
+    if not values.do_train and not any(flags.get(flag) and flag in overrides for flag in CHECKPOINTS):
         raise SerError("--do_train false: there is nothing to score; name a trained model by --model_name_or_path")
     if flags.get("model_type") and values.model_name_or_path:
         raise SerError("--model_type trains a random encoder and --model_name_or_path a pretrained one: give one")
@@ -414,16 +411,15 @@ def _check(values: argparse.Namespace, system: System, given: Collection[str]) -
     for small, large in ORDERED:
         if None not in (flags.get(small), flags.get(large)) and flags[small] > flags[large]:
             raise SerError(f"--{small} {flags[small]:g}: must be at most --{large}, which is {flags[large]:g}")
-    for name in {*JSON_FLAGS} & {*given}:
+    for name in {*JSON_FLAGS} & {*overrides}:
         _check_json(name, flags[name])
-    if "report_to" in given:
+    if "report_to" in overrides:
         _check_trackers(flags["report_to"])
     if flags.get("window_seconds") and values.trim_db is not None:
         raise SerError(f"--trim_db {values.trim_db:g}: shifts the times of windows; give it or --window_seconds")
     if flags.get("classifier") and values.do_train and not values.validation_fraction:
-        raise SerError(
-            "--validation_fraction 0: the complexity of the classifier is chosen on validation; leave it out"
-        )
+        why = "the complexity of the classifier is chosen on validation"
+        raise SerError(f"--validation_fraction 0: {why}; leave it out")
     for frozen in ("freeze_encoders", "freeze_encoder"):
         if flags.get("lora_r") and flags.get(frozen) and values.do_train:
             raise SerError(f"--lora_r {values.lora_r}: adapts the encoders; it needs --{frozen} false")
@@ -445,8 +441,9 @@ def _check_overrides(model_type: str | None, text: str | None) -> None:
     if not isinstance(overrides, dict):
         raise SerError(f'--config_overrides {text}: must be JSON such as {{"layerdrop": 0}}')
     for key, value in overrides.items():
-        numbers = value if isinstance(value, list) else [value]
-        for number in (number for number in numbers if isinstance(number, int | float)):
+        for number in value if isinstance(value, list) else [value]:
+            if not isinstance(number, int | float):
+                continue
             if re.search(SIZES, key) and not 1 <= number < 2**31:
                 raise SerError(f"--config_overrides {key} {number}: must be at least 1 and below 2^31")
             if re.search(FRACTIONS, key) and not 0 <= number <= 1:
@@ -500,25 +497,24 @@ def check_checkpoints_exist(settings: Settings) -> None:
 
 def _check_json(flag: str, value: str | None) -> None:
     """Raises SerError: the value of one of `JSON_FLAGS` is no JSON object, nor a file of one where it may be."""
-    text = value
-    if value and JSON_FLAGS[flag] and not value.lstrip().startswith("{"):
+    text = value or "{}"
+    if JSON_FLAGS[flag] and not text.lstrip().startswith("{"):
         try:
-            text = Path(value).expanduser().read_text(encoding="utf-8")
+            text = Path(text).expanduser().read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
-            raise SerError(
-                f"--{flag} {value}: {(getattr(error, 'strerror', None) or 'not UTF-8 text').lower()}"
-            ) from None
+            why = (getattr(error, "strerror", None) or "not UTF-8 text").lower()
+            raise SerError(f"--{flag} {value}: {why}") from None
     try:
-        fits = not value or isinstance(json.loads(text), dict)
+        content = json.loads(text)
     except (ValueError, RecursionError):
-        fits = False
-    if not fits:
-        kind = "a JSON object, or a file that holds one" if JSON_FLAGS[flag] else "a JSON object"
-        raise SerError(f"--{flag} {value}: must be {kind}")
+        content = None
+    if not isinstance(content, dict):
+        or_file = ", or a file that holds one" if JSON_FLAGS[flag] else ""
+        raise SerError(f"--{flag} {value}: must be a JSON object{or_file}")
 
 
-def check_training(training: "TrainingArguments", given: Collection[str]) -> None:
-    """Raises SerError: with the flags that were `given` no optimizer, schedule or compiled model can be made."""
+def check_training(training: "TrainingArguments", overrides: Collection[str]) -> None:
+    """Raises SerError: the flags that were set (`overrides`) make no optimizer, schedule or compiled model."""
     import torch
     from transformers import Trainer, get_scheduler
 
@@ -531,8 +527,8 @@ def check_training(training: "TrainingArguments", given: Collection[str]) -> Non
 
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight])
-    if {"optim", "optim_args"} & {*given}:
-        names = ("optim", "optim_args")
+    names = ("optim", "optim_args")
+    if {*names} & {*overrides}:
         kind, options = tried(names, lambda: Trainer.get_optimizer_cls_and_kwargs(training))
         plain = copy.copy(training)
         plain.optim_args = None
@@ -540,20 +536,20 @@ def check_training(training: "TrainingArguments", given: Collection[str]) -> Non
             raise SerError(f"--optim_args {training.optim_args}: does nothing with --optim {word(training.optim)}")
         if "params" not in options and "optimizer_dict" not in options:
             optimizer = tried(names, lambda: kind([weight], **options))
-    if {"lr_scheduler_type", "lr_scheduler_kwargs"} & {*given}:
+    names = ("lr_scheduler_type", "lr_scheduler_kwargs")
+    if {*names} & {*overrides}:
         kind, options = training.lr_scheduler_type, training.lr_scheduler_kwargs
-        names = ("lr_scheduler_type", "lr_scheduler_kwargs")
         tried(names, lambda: get_scheduler(kind, optimizer, 1, 10, scheduler_specific_kwargs=options))
     if training.optim_target_modules and not str(training.optim).startswith(("galore", "apollo", "lomo")):
         raise SerError(f"--optim_target_modules: does nothing with --optim {word(training.optim)}; leave it out")
     if training.use_liger_kernel and not find_spec("liger_kernel"):
         raise SerError("--use_liger_kernel true: liger-kernel is not installed here; install it, or leave it out")
     if training.torch_compile:
-        backends, modes = (
-            torch._dynamo.list_backends(exclude_tags=()),
-            ["default", *torch._inductor.list_mode_options()],
-        )
-        for flag, choices in (("torch_compile_backend", backends), ("torch_compile_mode", modes)):
+        allowed = {
+            "torch_compile_backend": torch._dynamo.list_backends(exclude_tags=()),
+            "torch_compile_mode": ["default", *torch._inductor.list_mode_options()],
+        }
+        for flag, choices in allowed.items():
             if (value := getattr(training, flag)) not in (None, *choices):
                 raise SerError(f"--{flag} {value}: choose {', '.join(choices)}")
 
