@@ -236,13 +236,14 @@ class States:
 
     def find(self, kind: str, row: dict) -> torch.Tensor | None:
         """The states `(layers, frames, dim)` of a row that the head reads, or None where the modality is missing."""
-        source = self.sources[kind]
-        name = source.reader.name(row)
-        if name is None:
-            return None
-        kept = self.stores[kind][name]
-        kept = kept if source.selected is None else kept[source.selected]
-        return kept if self.shifts is None else kept - self.shifts[voice(row)]
+        name = self.sources[kind].reader.name(row)
+        return None if name is None else self.read(kind, row, self.stores[kind][name])
+
+    def read(self, kind: str, row: dict, kept: torch.Tensor) -> torch.Tensor:
+        """What the head reads of the states that are kept of a row."""
+        selected = self.sources[kind].selected
+        states = kept if selected is None else kept[selected]
+        return states if self.shifts is None else states - self.shifts[voice(row)]
 
     @property
     def half(self) -> bool:
@@ -296,38 +297,47 @@ def sources_of(
     """The encoders of a model, and how their states are kept: pooled over frames where the head can do without frames.
     Of an audio model with a layer mix, vectors of all layers are kept, whichever the head reads; frames of an audio
     model are kept in half precision."""
-    fused = isinstance(model, SerFusionForClassification)
-    extractor, audio_config = processor.feature_extractor if fused else processor, model.config.audio_config
-    encoder = model.audio_encoder if fused else model.encoder
-    reader = AudioReader(extractor, clips, budget, padding_sensitive(audio_config), describe_audio(audio_config).least)
-    pooling = model.config.pooling if model.pools_audio else None
-    same = {"reader": reader, "encoder": encoder, "pooling": pooling, "shape": model.audio_shape, "autocast": autocast}
+    fused, config = isinstance(model, SerFusionForClassification), model.config
+    extractor, encoder = (processor.feature_extractor, model.audio_encoder) if fused else (processor, model.encoder)
+    audio = config.audio_config
+    pooling = config.pooling if model.pools_audio else None
+
+    def encode_layers(inputs: torch.Tensor, attention_mask: torch.Tensor | None = None):
+        mask = None if config.context == "full" else attention_mask
+        return pool_layers(*audio_states(encoder, inputs, mask, every_layer=True), pooling)
+
+    encode, kept, selected = model.encode_audio, model.audio_shape[0], None
+    if not fused and config.layer_mix == "last":
+        kept = 1  # not the last of all layers: some encoders norm or shorten it afterwards
+    elif not fused and pooling is None:
+        kept = tuple(config.read_layers)
+    elif not fused:
+        encode, kept, selected = encode_layers, layer_count(audio), config.read_layers
+    sources = {
+        "audio": Source(
+            AudioReader(extractor, clips, budget, padding_sensitive(audio), describe_audio(audio).least),
+            encoder,
+            encode,
+            kept,
+            pooling,
+            model.audio_shape,
+            half=autocast or (pooling is None and not fused),
+            autocast=autocast,
+            selected=selected,
+        )
+    }
     if fused:
-        cleaning, length = processor.text_cleaning, processor.max_text_length
-        text = Source(
-            TextReader(processor.tokenizer, cleaning, length),
+        sources["text"] = Source(
+            TextReader(processor.tokenizer, processor.text_cleaning, processor.max_text_length),
             model.text_encoder,
             model.encode_text,
             model.text_shape[0],
-            model.config.text_pooling if model.pools_text else None,
+            config.text_pooling if model.pools_text else None,
             model.text_shape,
             half=autocast,
             autocast=autocast,
         )
-        audio_source = Source(encode=model.encode_audio, kept=model.audio_shape[0], half=autocast, **same)
-        return {"audio": audio_source, "text": text}
-    if model.config.layer_mix == "last":  # not the last of all layers: some encoders norm or shorten it afterwards
-        return {"audio": Source(encode=model.encode_audio, kept=1, half=autocast or not model.pools_audio, **same)}
-    if not model.pools_audio:
-        return {"audio": Source(encode=model.encode_audio, kept=tuple(model.config.read_layers), half=True, **same)}
-
-    def encode_layers(inputs: torch.Tensor, attention_mask: torch.Tensor | None = None):
-        mask = None if model.config.context == "full" else attention_mask
-        return pool_layers(*audio_states(encoder, inputs, mask, every_layer=True), pooling)
-
-    layers = model.config.read_layers
-    kept = layer_count(audio_config)
-    return {"audio": Source(encode=encode_layers, kept=kept, half=autocast, selected=layers, **same)}
+    return sources
 
 
 def encode(
@@ -369,9 +379,7 @@ def check_states(model: SerForAudioClassification | SerFusionForClassification, 
                 inputs = source.reader.inputs([row])
                 with torch.autocast(device.type, torch.bfloat16, enabled=source.autocast):
                     encoded, real = source.encode(**{name: value.to(device) for name, value in inputs.items()})
-                now = encoded[0][:, real[0]].float().cpu()
-                now = now if source.selected is None else now[source.selected]
-                now = now if states.shifts is None else now - states.shifts[voice(row)]
+                now = states.read(kind, row, encoded[0][:, real[0]].float().cpu())
                 differences.append(float((cached.float() - now).abs().max() / now.abs().max().clamp(min=1e-6)))
     largest = float(np.max(differences))  # NaN if any is, which `max` would pass over
     if not largest < (HALF_ROUNDING if states.half else ROUNDING):
