@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SerError
 
@@ -13,26 +13,32 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
-def _flag(help: str, default=None, **limits):
-    return field(default=default, metadata={"help": help, **limits})
+def flag(default: Any, help: str, **limits: Any) -> Any:
+    """A field of a dataclass that is a flag of the command line; its annotation is the flag's type.
+
+    Limits are `choices`, a range (`least` and `most` include the end, `above` and `below` exclude it), and `only_with`
+    `(flag, values)`: allowed only if the other flag has one of the values; `()` means that it is set.
+    """
+    value = {"default_factory": default.copy} if isinstance(default, list) else {"default": default}
+    return field(**value, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True)
 class Columns:
     """Columns of a folder or Hub dataset of your own; well-known names are found."""
 
-    audio_column: str | None = _flag("Column of file names, or of audio.")
-    label_column: str | None = _flag("Column of the label; of class folders: folder1, folder2, ... from the top.")
-    label_columns: list[str] | None = _flag("Several columns of 0 and 1 (several labels), of values, or of votes.")
-    text_column: str | None = _flag("Column of the transcript.")
-    speaker_column: str | None = _flag("Column of the speaker.")
-    split_column: str | None = _flag("Column of train, validation and test, or of folds: the protocol `official`.")
-    start_column: str | None = _flag("Column of the segment's start in its file, in seconds.")
-    end_column: str | None = _flag("Column of its end.")
-    id_column: str | None = _flag("Column of the utterance's id.")
-    group_column: str | None = _flag("Column of what stays on one side of every split, beside speakers.")
-    group_by: str | None = _flag("folder: the files of one folder stay on one side.", choices=("folder",))
-    min_per_class: int = _flag("Warn of classes of fewer speakers (utterances where they are unknown).", 2, least=1)
+    audio_column: str | None = flag(None, "Column of file names, or of audio.")
+    label_column: str | None = flag(None, "Column of the label; of class folders: folder1, folder2, ... from the top.")
+    label_columns: list[str] | None = flag(None, "Several columns of 0 and 1 (several labels), of values, or of votes.")
+    text_column: str | None = flag(None, "Column of the transcript.")
+    speaker_column: str | None = flag(None, "Column of the speaker.")
+    split_column: str | None = flag(None, "Column of train, validation and test, or of folds: the protocol `official`.")
+    start_column: str | None = flag(None, "Column of the segment's start in its file, in seconds.")
+    end_column: str | None = flag(None, "Column of its end.")
+    id_column: str | None = flag(None, "Column of the utterance's id.")
+    group_column: str | None = flag(None, "Column of what stays on one side of every split, beside speakers.")
+    group_by: str | None = flag(None, "folder: the files of one folder stay on one side.", choices=("folder",))
+    min_per_class: int = flag(2, "Warn of classes of fewer speakers (utterances where they are unknown).", least=1)
 
     def named(self) -> dict[str, str | None]:
         """The columns that flags name, by their use in `KNOWN`."""

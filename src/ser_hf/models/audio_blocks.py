@@ -117,6 +117,14 @@ def trim(samples: np.ndarray, rate: int, trim_db: float = 30.0) -> tuple[int, in
     return min(int(loud[0]) * hop, len(samples) - 1), min((int(loud[-1]) + 1) * hop, len(samples))
 
 
+def trimmed(samples: np.ndarray, rate: int, trim_db: float | None) -> np.ndarray:
+    """The clip without the silence that `trim` finds; as it is if `trim_db` is None."""
+    if trim_db is None:
+        return samples
+    first, end = trim(samples, rate, trim_db)
+    return samples[first:end]
+
+
 # ---- decoding
 
 

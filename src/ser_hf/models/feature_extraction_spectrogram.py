@@ -15,7 +15,7 @@ from transformers import BatchFeature
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
 
-from .audio_blocks import check_trim_db, clips_at, one_clip, trim
+from .audio_blocks import check_trim_db, clips_at, one_clip, trimmed
 from .common import check_choice
 
 LEAST_POWER = 1e-10  # librosa.power_to_db's amin
@@ -141,12 +141,9 @@ class SerSpectrogramFeatureExtractor(SequenceFeatureExtractor):
             values = values / (values.square().mean(dim=(-2, -1), keepdim=True) + 1e-7).sqrt()
         return values.float()
 
-    def unscaled(self, clip) -> torch.Tensor:
+    def unscaled(self, clip: np.ndarray) -> torch.Tensor:
         """`spectra` of one clip `(samples,)` after trimming by `trim_db`: `(frames, rows)`."""
-        samples = one_clip(clip)
-        if self.trim_db is not None:
-            first, end = trim(samples, self.sampling_rate, self.trim_db)
-            samples = samples[first:end]
+        samples = trimmed(one_clip(clip), self.sampling_rate, self.trim_db)
         return self.spectra(torch.from_numpy(np.ascontiguousarray(samples)).unsqueeze(0))[0]
 
     def adapted(self, clips: Iterable) -> "SerSpectrogramFeatureExtractor":

@@ -109,7 +109,7 @@ class SerFunctionalsFeatureExtractor(FeatureExtractionMixin):
         """The values that `adapted` replaces; None without speaker normalisation."""
         return None if self.speaker_mean is None else [*self.speaker_mean, *self.speaker_scale]
 
-    def unscaled(self, clip) -> np.ndarray:
+    def unscaled(self, clip: np.ndarray) -> np.ndarray:
         """The functionals `(functionals,)`, float32, of one clip `(samples,)`, before speaker normalisation. A clip
         shorter than `LEAST_SECONDS` is zero-padded."""
         samples = one_clip(clip)

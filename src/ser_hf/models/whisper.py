@@ -7,7 +7,7 @@ The stock encoder reads 3000 frames whatever the clip's length, and knows no mas
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import BatchFeature, WhisperFeatureExtractor
+from transformers import BatchFeature, PreTrainedConfig, WhisperFeatureExtractor
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
@@ -15,7 +15,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .audio_blocks import check_trim_db, clips_at, one_clip, trim
+from .audio_blocks import check_trim_db, clips_at, one_clip, trimmed
 
 
 class ClipWhisperEncoder(WhisperEncoder):
@@ -24,7 +24,7 @@ class ClipWhisperEncoder(WhisperEncoder):
     _supports_sdpa = True
 
     @classmethod
-    def from_config(cls, config, **_) -> "ClipWhisperEncoder":
+    def from_config(cls, config: PreTrainedConfig, **_) -> "ClipWhisperEncoder":
         """As `AutoModel.from_config`: random weights."""
         return cls(config)
 
@@ -86,12 +86,9 @@ class ClipWhisperFeatureExtractor(WhisperFeatureExtractor):
         super().__init__(**kwargs)
         self.trim_db = trim_db
 
-    def log_mel(self, clip) -> np.ndarray:
+    def log_mel(self, clip: np.ndarray) -> np.ndarray:
         """`(mels, frames)` of one clip `(samples,)`, at least one frame. ValueError if it is empty or no mono clip."""
-        samples = one_clip(clip)
-        if self.trim_db is not None:
-            first, end = trim(samples, self.sampling_rate, self.trim_db)
-            samples = samples[first:end]
+        samples = trimmed(one_clip(clip), self.sampling_rate, self.trim_db)
         frames = -(-len(samples) // self.hop_length)
         # Zeros follow, as in 30 s, over all frames that the clip takes part in: the loudest may be any of them.
         zeros = (frames + 1) * self.hop_length + self.n_fft - len(samples)

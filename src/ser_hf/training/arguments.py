@@ -226,7 +226,7 @@ def add_flags(parser: argparse.ArgumentParser, kind: type) -> None:
 
 
 def converter(base: type, limits: Mapping[str, Any]) -> Callable[[str], Any]:
-    """The `type` of an argument for argparse: `base`, one of `KINDS` or str, within `limits` as of `settings._flag`."""
+    """The `type` of an argument for argparse: `base`, one of `KINDS` or str, within `limits` as of `columns.flag`."""
 
     def convert(text: str):
         if base is bool:

@@ -6,7 +6,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data.columns import Columns
+from ..data.columns import Columns, flag
 from ..evaluation import CLASSES, LABELS, VALUES
 
 if TYPE_CHECKING:
@@ -33,22 +33,13 @@ def names_in(file: str, variable: str) -> tuple[str, ...]:
     raise LookupError(f"{file} defines no {variable}")
 
 
-def _flag(default: Any, help: str, **limits) -> Any:
-    """A flag, whose type is the field's annotation.
-
-    Limits are `choices`, a range (`least` and `most` include the end, `above` and `below` exclude it), and `only_with`
-    `(flag, values)`: allowed only if the other flag has one of the values; `()` means that it is set.
-    """
-    return field(default=default, metadata={"help": help, **limits})
-
-
-_of_windows = partial(_flag, only_with=("window_seconds", ()))
-_of_trained = partial(_flag, only_with=("freeze_encoder", (False,)))
-_of_frozen = partial(_flag, only_with=("freeze_encoder", (True,)))
-_of_mix = partial(_flag, only_with=("layer_mix", ("sum", "concat")))
-_of_lora = partial(_flag, only_with=("lora_r", ()))
-_of_vectors = partial(_flag, only_with=("fusion", ("concat", "gated")))
-_of_new = partial(_flag, only_with=("model_name_or_path", (None,)))  # a checkpoint brings its own network and features
+_of_windows = partial(flag, only_with=("window_seconds", ()))
+_of_trained = partial(flag, only_with=("freeze_encoder", (False,)))
+_of_frozen = partial(flag, only_with=("freeze_encoder", (True,)))
+_of_mix = partial(flag, only_with=("layer_mix", ("sum", "concat")))
+_of_lora = partial(flag, only_with=("lora_r", ()))
+_of_vectors = partial(flag, only_with=("fusion", ("concat", "gated")))
+_of_new = partial(flag, only_with=("model_name_or_path", (None,)))  # a checkpoint brings its own network and features
 POOLINGS = names_in("models/pooling.py", "POOLINGS")
 VECTOR_POOLINGS = tuple(name for name in POOLINGS if name != "attentive")  # those without weights
 HEADS = names_in("models/configuration_ser.py", "HEADS")
@@ -68,34 +59,34 @@ COMBINATIONS = ("mean", "max", "vote", "attention")
 class DataArguments:
     """The corpus and its split."""
 
-    dataset: str = _flag("", "Corpus of loading_scripts/, folder, Hub dataset user/name, or several a+b+c to mix.")
-    test_on: str | None = _flag(None, "With a+b+c: the corpus to split and test; the others only add to train.")
-    add_labels: list[str] | None = _flag(None, "Labels that the other corpora add; all if unset.")
-    data_dir: str | None = _flag(None, "Folder of the corpus; searched under $SER_DATA_DIR if unset.")
-    labels: str | None = _flag(None, "Label set of the corpus, such as 4class; the corpus's default if unset.")
-    protocol: str | None = _flag(None, "Way to split; the corpus's speaker-independent default if unset.")
-    fold: int = _flag(0, "Fold of the protocol, from 0.", least=0, most=10**6)
-    validation_fraction: float = _flag(0.2, "Fraction of train that is validation, whole speakers.", least=0, below=1)
-    split_seed: int = _flag(42, "Seed that draws the validation speakers; not the training seed.", least=0)
-    train_speakers: float | None = _flag(None, "Train on this share of the training speakers.", above=0, most=1)
-    num_proc: int | None = _flag(None, "Processes that scan the corpus the first time.", least=1, most=256)
-    strict: bool = _flag(False, "Stop if files are missing or unusable, instead of reporting them.")
+    dataset: str = flag("", "Corpus of loading_scripts/, folder, Hub dataset user/name, or several a+b+c to mix.")
+    test_on: str | None = flag(None, "With a+b+c: the corpus to split and test; the others only add to train.")
+    add_labels: list[str] | None = flag(None, "Labels that the other corpora add; all if unset.")
+    data_dir: str | None = flag(None, "Folder of the corpus; searched under $SER_DATA_DIR if unset.")
+    labels: str | None = flag(None, "Label set of the corpus, such as 4class; the corpus's default if unset.")
+    protocol: str | None = flag(None, "Way to split; the corpus's speaker-independent default if unset.")
+    fold: int = flag(0, "Fold of the protocol, from 0.", least=0, most=10**6)
+    validation_fraction: float = flag(0.2, "Fraction of train that is validation, whole speakers.", least=0, below=1)
+    split_seed: int = flag(42, "Seed that draws the validation speakers; not the training seed.", least=0)
+    train_speakers: float | None = flag(None, "Train on this share of the training speakers.", above=0, most=1)
+    num_proc: int | None = flag(None, "Processes that scan the corpus the first time.", least=1, most=256)
+    strict: bool = flag(False, "Stop if files are missing or unusable, instead of reporting them.")
 
 
 @dataclass(frozen=True)
 class ClipArguments:
     """The part of a clip that is read."""
 
-    trim_db: float | None = _flag(None, "Trim both ends this many dB below the clip's loudest frame.", above=0)
-    min_seconds: float = _flag(0.0, "Zero-pad shorter clips to this length in seconds.", least=0)
-    max_seconds: float | None = _flag(None, "Crop longer clips (seconds): centre; random in training.", above=0)
+    trim_db: float | None = flag(None, "Trim both ends this many dB below the clip's loudest frame.", above=0)
+    min_seconds: float = flag(0.0, "Zero-pad shorter clips to this length in seconds.", least=0)
+    max_seconds: float | None = flag(None, "Crop longer clips (seconds): centre; random in training.", above=0)
 
 
 @dataclass(frozen=True)
 class WindowArguments:
     """Windows."""
 
-    window_seconds: float | None = _flag(None, "Cut utterances into windows of this length in seconds.", above=0)
+    window_seconds: float | None = flag(None, "Cut utterances into windows of this length in seconds.", above=0)
     window_hop: float | None = _of_windows(None, "Seconds between window starts; half a window if unset.", above=0)
     window_last: str = _of_windows(
         "pad", "What to do with the rest after the last window.", choices=("pad", "drop", "shift")
@@ -112,10 +103,10 @@ class WindowArguments:
 class EncoderArguments:
     """The speech encoder that is fine-tuned."""
 
-    model_name_or_path: str | None = _flag(None, "Pretrained encoder or fine-tuned model: Hub id or folder.")
-    model_type: str | None = _flag(None, "Train a random encoder of this type instead (wav2vec2, hubert, whisper).")
-    config_overrides: str | None = _flag(None, 'Changes to the encoder\'s configuration as JSON: {"layerdrop": 0}.')
-    freeze_encoder: bool = _flag(False, "Train the head alone, on cached hidden states: a probe.")
+    model_name_or_path: str | None = flag(None, "Pretrained encoder or fine-tuned model: Hub id or folder.")
+    model_type: str | None = flag(None, "Train a random encoder of this type instead (wav2vec2, hubert, whisper).")
+    config_overrides: str | None = flag(None, 'Changes to the encoder\'s configuration as JSON: {"layerdrop": 0}.')
+    freeze_encoder: bool = flag(False, "Train the head alone, on cached hidden states: a probe.")
     speed_copies: list[float] | None = _of_frozen(
         None, "Train on copies of each clip at these speeds too: of other voices.", above=0
     )
@@ -124,7 +115,7 @@ class EncoderArguments:
         None, "Freeze the first N transformer layers and all before them, in evaluation mode.", least=1
     )
     freeze_feature_encoder: bool | None = _of_trained(None, "Freeze the convolutions; if unset: frozen if pretrained.")
-    context: str = _flag("clip", "full: Whisper reads 30 s, as its stock class does.", choices=CONTEXTS)
+    context: str = flag("clip", "full: Whisper reads 30 s, as its stock class does.", choices=CONTEXTS)
     mask_time_prob: float | None = _of_trained(
         None, "SpecAugment: masked fraction of encoder frames (Whisper: of log-mel frames).", least=0, most=1
     )
@@ -135,19 +126,19 @@ class EncoderArguments:
         None, "SpecAugment: masked fraction of dimensions (Whisper: of mel bands).", least=0, most=1
     )
     mask_feature_length: int | None = _of_trained(None, "Width of such a mask in dimensions.", least=1, most=2**20)
-    trust_remote_code: bool = _flag(False, "Run code that comes with the checkpoint.")
+    trust_remote_code: bool = flag(False, "Run code that comes with the checkpoint.")
 
 
 @dataclass(frozen=True)
 class HeadArguments:
     """The head over the encoder."""
 
-    pooling: str = _flag("mean", "Pooling of frames; mean with --head linear is a stock class.", choices=POOLINGS)
-    head: str = _flag("linear", "linear: project, pool, classify. mlp: pool, dense, tanh, project.", choices=HEADS)
-    head_size: int = _flag(
+    pooling: str = flag("mean", "Pooling of frames; mean with --head linear is a stock class.", choices=POOLINGS)
+    head: str = flag("linear", "linear: project, pool, classify. mlp: pool, dense, tanh, project.", choices=HEADS)
+    head_size: int = flag(
         256, "Width of the linear head's projection.", least=1, most=65536, only_with=("head", ("linear",))
     )
-    layer_mix: str = _flag("last", "sum: a learned, layer-weighted sum. concat: side by side.", choices=LAYER_MIXES)
+    layer_mix: str = flag("last", "sum: a learned, layer-weighted sum. concat: side by side.", choices=LAYER_MIXES)
     layers: list[int] | None = _of_mix(None, "Hidden states that are read, 0 before the first layer; all if unset.")
 
 
@@ -155,7 +146,7 @@ class HeadArguments:
 class LoraArguments:
     """LoRA (Hu et al. 2021): low-rank adapters are trained in place of the encoder."""
 
-    lora_r: int = _flag(0, "Rank of LoRA adapters; 0 trains the weights themselves.", least=0, most=65536)
+    lora_r: int = flag(0, "Rank of LoRA adapters; 0 trains the weights themselves.", least=0, most=65536)
     lora_alpha: int = _of_lora(16, "Adapters are scaled by lora_alpha / lora_r.", least=1)
     lora_dropout: float = _of_lora(0.05, "Dropout before the adapters.", least=0, below=1)
     lora_target: list[str] | None = _of_lora(None, "Names of adapted layers; queries and values if unset.")
@@ -175,43 +166,43 @@ class TuningArguments:
 class TextArguments:
     """The text that is read."""
 
-    max_text_length: int = _flag(64, "Longest text in tokens; the rest is cut off.", least=3, most=2**20)
-    text_cleaning: str = _flag("unicode", "unicode: normal forms. words: also no punctuation.", choices=CLEANINGS)
+    max_text_length: int = flag(64, "Longest text in tokens; the rest is cut off.", least=3, most=2**20)
+    text_cleaning: str = flag("unicode", "unicode: normal forms. words: also no punctuation.", choices=CLEANINGS)
 
 
 @dataclass(frozen=True)
 class TextEncoderArguments:
     """The text model that is fine-tuned."""
 
-    model_name_or_path: str | None = _flag(None, "Pretrained text model: Hub id or folder.")
-    model_type: str | None = _flag(None, "Train a random model (bert, roberta, distilbert) and a tokenizer instead.")
-    config_overrides: str | None = _flag(None, 'Changes to the configuration as JSON: {"num_hidden_layers": 2}.')
-    trust_remote_code: bool = _flag(False, "Run code that comes with the checkpoint.")
+    model_name_or_path: str | None = flag(None, "Pretrained text model: Hub id or folder.")
+    model_type: str | None = flag(None, "Train a random model (bert, roberta, distilbert) and a tokenizer instead.")
+    config_overrides: str | None = flag(None, 'Changes to the configuration as JSON: {"num_hidden_layers": 2}.')
+    trust_remote_code: bool = flag(False, "Run code that comes with the checkpoint.")
 
 
 @dataclass(frozen=True)
 class FusionArguments:
     """The two encoders and their fusion."""
 
-    audio_model: str | None = _flag(None, "Audio encoder: Hub id or folder; {fold} and {seed} stand for the run's.")
-    text_model: str | None = _flag(None, "Text encoder, likewise.")
-    model_name_or_path: str | None = _flag(None, "Trained fusion model to score, with --do_train false.")
-    fusion: str = _flag("concat", "Fusion of the two.", choices=FUSIONS)
+    audio_model: str | None = flag(None, "Audio encoder: Hub id or folder; {fold} and {seed} stand for the run's.")
+    text_model: str | None = flag(None, "Text encoder, likewise.")
+    model_name_or_path: str | None = flag(None, "Trained fusion model to score, with --do_train false.")
+    fusion: str = flag("concat", "Fusion of the two.", choices=FUSIONS)
     pooling: str | None = _of_vectors(None, "Pooling of audio frames; the checkpoint's if unset.", choices=POOLINGS)
     text_pooling: str = _of_vectors("mean", "Pooling of tokens; first is BERT's [CLS].", choices=TEXT_POOLINGS)
-    use_weighted_layer_sum: bool = _flag(False, "Learn a layer-weighted sum of each encoder's hidden states.")
-    head_size: int = _flag(256, "Width of the fused vector.", least=1, most=65536)
-    head_dropout: float = _flag(0.1, "Dropout of the head.", least=0, below=1)
-    modality_dropout: float = _flag(0.1, "Fraction of train that loses its audio or its text.", least=0, below=1)
-    freeze_encoders: bool = _flag(True, "Train the head alone, on cached hidden states; false trains everything.")
-    trust_remote_code: bool = _flag(False, "Run code that comes with the checkpoints.")
+    use_weighted_layer_sum: bool = flag(False, "Learn a layer-weighted sum of each encoder's hidden states.")
+    head_size: int = flag(256, "Width of the fused vector.", least=1, most=65536)
+    head_dropout: float = flag(0.1, "Dropout of the head.", least=0, below=1)
+    modality_dropout: float = flag(0.1, "Fraction of train that loses its audio or its text.", least=0, below=1)
+    freeze_encoders: bool = flag(True, "Train the head alone, on cached hidden states; false trains everything.")
+    trust_remote_code: bool = flag(False, "Run code that comes with the checkpoints.")
 
 
 @dataclass(frozen=True)
 class NetworkArguments:
     """The network over spectrograms."""
 
-    model_name_or_path: str | None = _flag(None, "Trained spectrogram model, with its features: Hub id or folder.")
+    model_name_or_path: str | None = flag(None, "Trained spectrogram model, with its features: Hub id or folder.")
     arch: str = _of_new("cnn2d_6", "Architecture.", choices=ARCHS)
     imagenet: bool = _of_new(False, "Start from ImageNet weights of the Hub (resnet50, resnext50, densenet201).")
     reduce: str | None = _of_new(None, "cnn1d: read the mean over this axis.", choices=("time", "frequency"))
@@ -231,14 +222,14 @@ class FeatureArguments:
     win_length: int = _of_new(512, "Length of its Hamming window in samples.", least=1, most=2**20)
     hop_length: int = _of_new(100, "Samples from one frame to the next.", least=1, most=2**20)
     normalize: str = _of_new("none", "clip: each clip to zero mean and unit variance.", choices=("none", "clip"))
-    speaker_norm: bool | None = _flag(None, "Subtract each speaker's mean spectrum, in test too. Known speakers only.")
+    speaker_norm: bool | None = flag(None, "Subtract each speaker's mean spectrum, in test too. Known speakers only.")
 
 
 @dataclass(frozen=True)
 class VectorArguments:
     """The vector of a clip that is classified."""
 
-    model_name_or_path: str | None = _flag(None, "Trained model to score, with --do_train false: Hub id or folder.")
+    model_name_or_path: str | None = flag(None, "Trained model to score, with --do_train false: Hub id or folder.")
     features: str = _of_new(
         FEATURE_SETS[0], f"openSMILE's {' or '.join(FEATURE_SETS)}, or an encoder that is frozen: Hub id or folder."
     )
@@ -248,7 +239,7 @@ class VectorArguments:
     speed_copies: list[float] | None = _of_new(
         None, "Fit copies of each clip at these speeds too: of other voices. For an encoder.", above=0
     )
-    speaker_norm: bool | None = _flag(None, "Standardise by speaker first, in test too. Known speakers only.")
+    speaker_norm: bool | None = flag(None, "Standardise by speaker first, in test too. Known speakers only.")
 
 
 @dataclass(frozen=True)
@@ -265,25 +256,25 @@ class ClassifierArguments:
 class LossArguments:
     """The loss."""
 
-    loss: str | None = _flag(None, "Loss; cross_entropy, bce or mse if unset.", choices=LOSSES)
-    class_weights: str = _flag("none", "Weigh classes by inverse frequency in train.", choices=("none", "balanced"))
-    focal_gamma: float = _flag(2.0, "Exponent of the focal loss.", least=0, only_with=("loss", ("focal",)))
-    ccc_weight: float = _flag(0.5, "Share of 1 - CCC.", least=0, most=1, only_with=("loss", ("ccc_mse",)))
+    loss: str | None = flag(None, "Loss; cross_entropy, bce or mse if unset.", choices=LOSSES)
+    class_weights: str = flag("none", "Weigh classes by inverse frequency in train.", choices=("none", "balanced"))
+    focal_gamma: float = flag(2.0, "Exponent of the focal loss.", least=0, only_with=("loss", ("focal",)))
+    ccc_weight: float = flag(0.5, "Share of 1 - CCC.", least=0, most=1, only_with=("loss", ("ccc_mse",)))
 
 
 @dataclass(frozen=True)
 class SamplingArguments:
     """The training utterances that are drawn, and their labels."""
 
-    sampling: str = _flag("none", "Draw each class, or speaker, equally often.", choices=("none", "class", "speaker"))
-    soft_labels: bool = _flag(False, "Train on the raters' votes, where the corpus has them.")
+    sampling: str = flag("none", "Draw each class, or speaker, equally often.", choices=("none", "class", "speaker"))
+    soft_labels: bool = flag(False, "Train on the raters' votes, where the corpus has them.")
 
 
 @dataclass(frozen=True)
 class BatchArguments:
     """Batches."""
 
-    batch_seconds: float = _flag(36.0, "Padded seconds of audio per batch; 0: a fixed number of clips.", least=0)
+    batch_seconds: float = flag(36.0, "Padded seconds of audio per batch; 0: a fixed number of clips.", least=0)
 
     @property
     def budget(self) -> float | None:
@@ -295,7 +286,7 @@ class BatchArguments:
 class TokenBatchArguments:
     """Batches."""
 
-    batch_tokens: int = _flag(2048, "Padded tokens per batch; 0: a fixed number of texts.", least=0)
+    batch_tokens: int = flag(2048, "Padded tokens per batch; 0: a fixed number of texts.", least=0)
 
     @property
     def budget(self) -> float | None:
@@ -307,24 +298,24 @@ class TokenBatchArguments:
 class ScheduleArguments:
     """The learning rate and the end of training."""
 
-    one_cycle: bool = _flag(False, "One cycle of the learning rate (Smith 2018) that peaks at --learning_rate.")
-    early_stopping_patience: int | None = _flag(None, "Stop after so many evaluations without progress.", least=1)
+    one_cycle: bool = flag(False, "One cycle of the learning rate (Smith 2018) that peaks at --learning_rate.")
+    early_stopping_patience: int | None = flag(None, "Stop after so many evaluations without progress.", least=1)
 
 
 @dataclass(frozen=True)
 class FigureArguments:
     """Figures of the training data."""
 
-    draw_augmentation: bool = _flag(False, "Draw the effect of augmentation on a clip into figures/.")
+    draw_augmentation: bool = flag(False, "Draw the effect of augmentation on a clip into figures/.")
 
 
 @dataclass(frozen=True)
 class RunArguments:
     """The run."""
 
-    thresholds: list[float] | None = _flag(None, "Report values also as present or absent at these thresholds.")
-    overwrite_output_dir: bool = _flag(False, "Start anew in a folder that holds a run.")
-    config: str | None = _flag(None, "YAML of flags; none: no YAML; recipes/configs/<dataset>_<system>.yaml if unset.")
+    thresholds: list[float] | None = flag(None, "Report values also as present or absent at these thresholds.")
+    overwrite_output_dir: bool = flag(False, "Start anew in a folder that holds a run.")
+    config: str | None = flag(None, "YAML of flags; none: no YAML; recipes/configs/<dataset>_<system>.yaml if unset.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -452,7 +443,7 @@ JSON_FLAGS |= dict.fromkeys(("lr_scheduler_kwargs", "gradient_checkpointing_kwar
 JSON_FLAGS |= {"activation_checkpointing_kwargs": False}
 # Flags of which the first must not be above the second.
 ORDERED = (("min_seconds", "max_seconds"), ("win_length", "n_fft"))
-# Ranges, as of `_flag`, which TrainingArguments does not check itself.
+# Ranges, as of `columns.flag`, which TrainingArguments does not check itself.
 _COUNTS = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 _COUNTS += ("eval_accumulation_steps", "save_total_limit", "dataloader_prefetch_factor", "torch_empty_cache_steps")
 _COUNTS += ("ddp_timeout", "ddp_bucket_cap_mb")
