@@ -19,6 +19,8 @@ from ..training.settings import POOLINGS, TEXT_POOLINGS
 from .console import Parser, check_outside, columns_of, corpus_arguments, positive
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
     from datasets import Dataset
 
     from ..data.cache import Store
@@ -133,7 +135,9 @@ def encode_corpus(
         raise SerError(f"--pooling {pooling}: {why}; choose {', '.join(fitting)}")
     encoder = encoder.to(device).eval()
 
-    def encode(attention_mask, inputs=None, input_ids=None):
+    def encode(
+        attention_mask: torch.Tensor, inputs: torch.Tensor | None = None, input_ids: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         encode_batch, values = (audio_states, inputs) if audio else (text_states, input_ids)
         states = encode_batch(encoder, values, attention_mask, every_layer)
         return states if pooling is None else poolings.pool_layers(*states, pooling)
@@ -180,7 +184,7 @@ def write_embeddings(
     return len(encoded)
 
 
-def _column(tensors, frames: bool, layers: bool):
+def _column(tensors: "Sequence[torch.Tensor]", frames: bool, layers: bool) -> "pa.Array":
     """Tensors `(layers, frames, dim)` as an Arrow column of vectors, of lists of frames, or of layers."""
     import numpy as np
     import pyarrow as pa

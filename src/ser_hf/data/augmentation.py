@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile as sf
@@ -16,6 +17,9 @@ from ..errors import SerError
 from ..files import png
 from .audio import crop, decode, zero_pad
 from .columns import flag
+
+if TYPE_CHECKING:
+    import torch
 
 SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
 # Level in dB of the direct sound of a synthetic room above all its reverberation: a speaker about one metre away.
@@ -124,7 +128,14 @@ def spans(length: int, count: int, width: int, generator: np.random.Generator, l
     return masked
 
 
-def mixup(values, labels, alpha: float, generator: np.random.Generator, mask=None, p: float = 1.0):
+def mixup(
+    values: "torch.Tensor",
+    labels: "torch.Tensor",
+    alpha: float,
+    generator: np.random.Generator,
+    mask: "torch.Tensor | None" = None,
+    p: float = 1.0,
+) -> "tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]":
     """A batch in which a part `p` of the clips is mixed with others: `lambda * clip + (1 - lambda) * other`, labels
     likewise (Zhang et al. 2018), with a lambda from Beta(alpha, alpha) for every clip.
 
@@ -144,7 +155,7 @@ def mixup(values, labels, alpha: float, generator: np.random.Generator, mask=Non
     weight = torch.from_numpy(generator.beta(alpha, alpha, count)).float().to(values.device)  # (batch,)
     partner, chosen = partner.to(values.device), chosen.to(values.device)
 
-    def mixed(rows):
+    def mixed(rows: torch.Tensor) -> torch.Tensor:
         column = (-1, *[1] * (rows.ndim - 1))
         lam = weight.view(column).to(rows.dtype)
         return torch.where(chosen.view(column), lam * rows + (1 - lam) * rows[partner], rows)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from .metrics import from_counts
 
@@ -69,7 +70,12 @@ def draw(speakers: Sequence[str | None], samples: int, seed: int = 0) -> tuple[n
 
 
 def class_draws(
-    references, predictions, speakers: Sequence[str | None], num_labels: int, samples: int = 1000, seed: int = 0
+    references: ArrayLike,
+    predictions: ArrayLike,
+    speakers: Sequence[str | None],
+    num_labels: int,
+    samples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, np.ndarray]:
     """UAR, WA, macro and weighted F1 of every draw, `{metric: (samples,)}`, without a loop over draws: counts of a draw
     are sums of its units' counts."""

@@ -8,9 +8,11 @@ takes no part in means; reports print "undefined". Not scikit-learn's: classes m
 classes, and intervals compute every metric hundreds of times.
 """
 
+from collections.abc import Iterable
 from functools import cache
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import average_precision_score
 
 METRICS = ("uar", "wa", "macro_f1", "weighted_f1")
@@ -19,7 +21,7 @@ AVERAGES = ("micro", "macro", "weighted", "samples")
 SMALLER_IS_BETTER = frozenset({"loss", "mae", "mse", "rmse"})  # of all others a greater value is better
 
 
-def confusion(references, predictions, num_labels: int) -> np.ndarray:
+def confusion(references: ArrayLike, predictions: ArrayLike, num_labels: int) -> np.ndarray:
     """`(labels, labels)` counts: row = reference, column = prediction.
 
     >>> confusion([0, 0, 1], [0, 1, 1], 2).tolist()
@@ -60,12 +62,12 @@ def from_counts(correct: np.ndarray, support: np.ndarray, predicted: np.ndarray)
     return {name: float(value) if np.ndim(value) == 0 else value for name, value in scores.items()}
 
 
-def classification_metrics(references, predictions, num_labels: int) -> dict[str, float]:
+def classification_metrics(references: ArrayLike, predictions: ArrayLike, num_labels: int) -> dict[str, float]:
     """UAR, WA, macro F1 and weighted F1."""
     return from_confusion(confusion(references, predictions, num_labels))
 
 
-def per_class(references, predictions, label_names: list[str]) -> dict[str, dict[str, float]]:
+def per_class(references: ArrayLike, predictions: ArrayLike, label_names: list[str]) -> dict[str, dict[str, float]]:
     """Precision, recall, F1 and support of each class. Without any reference, recall is None."""
     matrix = confusion(references, predictions, len(label_names))
     support = matrix.sum(axis=1)
@@ -97,7 +99,7 @@ def pearson(references: np.ndarray, predictions: np.ndarray) -> float | None:
     return float(((x - x.mean()) * (y - y.mean())).mean() / (x.std() * y.std()))
 
 
-def mean_defined(values) -> float | None:
+def mean_defined(values: Iterable[float | None]) -> float | None:
     """Mean of the values that are not None; None if all are."""
     defined = [value for value in values if value is not None]
     return float(np.mean(defined)) if defined else None
@@ -123,7 +125,7 @@ def value_metrics(references: np.ndarray, predictions: np.ndarray, names: list[s
     return {**means, **each, **sentiment}
 
 
-def sentiment_metrics(references, predictions) -> dict[str, float | None]:
+def sentiment_metrics(references: ArrayLike, predictions: ArrayLike) -> dict[str, float | None]:
     """CMU-MOSEI's sentiment figures from values in -3..3: Acc2 and F1 as non-negative/negative and as
     positive/negative without zeros, Acc7 of rounded values, MAE, correlation (as MMSA computes them)."""
     y, x = np.asarray(references, dtype=float).ravel(), np.asarray(predictions, dtype=float).ravel()
@@ -155,7 +157,7 @@ def _averages(truth: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, dict[
     return each, dict(zip(AVERAGES, averages, strict=True))
 
 
-def per_label(references, scores, names: list[str], thresholds) -> dict[str, dict]:
+def per_label(references: ArrayLike, scores: np.ndarray, names: list[str], thresholds: ArrayLike) -> dict[str, dict]:
     """Average precision of each label's scores; precision, recall and F1 of `score >= threshold`; support. References
     (1 where the label is present) and scores are `(rows, labels)`, thresholds `(labels,)` or one number."""
     truth = np.asarray(references) > 0.5
@@ -174,7 +176,9 @@ def per_label(references, scores, names: list[str], thresholds) -> dict[str, dic
     }
 
 
-def label_metrics(references, scores, names: list[str], thresholds=None) -> dict[str, float | None]:
+def label_metrics(
+    references: ArrayLike, scores: np.ndarray, names: list[str], thresholds: ArrayLike | None = None
+) -> dict[str, float | None]:
     """`map` (mean average precision), micro/macro/weighted/samples F1, mean weighted accuracy and that of each label
     (`weighted_accuracy_<name>`), at the thresholds."""
     thresholds = 0.5 if thresholds is None else thresholds
@@ -211,7 +215,7 @@ def weighted_accuracy(references: np.ndarray, decided: np.ndarray) -> float | No
     return float((decided[positive].mean() + (~decided.astype(bool))[~positive].mean()) / 2)
 
 
-def tune_thresholds(references, scores, names: list[str]) -> list[float]:
+def tune_thresholds(references: np.ndarray, scores: np.ndarray, names: list[str]) -> list[float]:
     """For each label the lowest threshold with the best F1; 0.5 for a label without a positive, or with one score only.
     Candidates lie halfway between neighbouring scores, so that a threshold does not depend on one utterance."""
     references, scores, thresholds = np.asarray(references) > 0.5, np.asarray(scores), []
@@ -230,14 +234,16 @@ def tune_thresholds(references, scores, names: list[str]) -> list[float]:
     return thresholds
 
 
-def classification_report(references, predictions, names: list[str], threshold: float) -> dict[str, dict]:
+def classification_report(
+    references: ArrayLike, predictions: ArrayLike, names: list[str], threshold: float
+) -> dict[str, dict]:
     """The reference work's report of regressed intensities read at one threshold: present is `value >= threshold` on
     both sides; one row a name and one an average, with MOSEI's weighted accuracy, precision, recall, F1, support."""
     truth, decided = np.asarray(references) >= threshold, np.asarray(predictions) >= threshold
     support, (each, averages) = truth.sum(axis=0), _averages(truth, decided)
     accuracies = [weighted_accuracy(truth[:, i], decided[:, i]) for i in range(len(names))]
 
-    def row(accuracy: float | None, figures, count: int) -> dict:
+    def row(accuracy: float | None, figures: np.ndarray, count: int) -> dict:
         named = dict(zip(("precision", "recall", "f1"), map(float, figures), strict=True))
         return {"weighted_accuracy": accuracy, **named, "support": int(count)}
 

@@ -44,7 +44,7 @@ class InputNorm(nn.BatchNorm1d):
 class Layer(nn.Module):
     """Convolution, batch norm, ReLU, max-pooling, in one dimension or two; the last dimension is time."""
 
-    def __init__(self, channels_in: int, channels: int, pooled):
+    def __init__(self, channels_in: int, channels: int, pooled: int | tuple[int, int]):
         super().__init__()
         flat = isinstance(pooled, int)
         conv, norm = (nn.Conv1d, nn.BatchNorm1d) if flat else (nn.Conv2d, nn.BatchNorm2d)
@@ -52,7 +52,7 @@ class Layer(nn.Module):
         self.conv = conv(channels_in, channels, 5 if flat else 3, padding=2 if flat else 1, bias=False)
         self.norm = norm(channels)
 
-    def forward(self, x, lengths):
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         x = F.relu(self.norm(self.conv(x)))
         if self.pooled != (1, 1):
             if x.ndim == 3:  # max_pool1d would fix the number of frames in torch.export

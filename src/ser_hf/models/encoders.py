@@ -13,13 +13,14 @@ from torch import nn
 from transformers import (
     AutoFeatureExtractor,
     AutoModel,
+    FeatureExtractionMixin,
     PreTrainedConfig,
     SeamlessM4TFeatureExtractor,
     Wav2Vec2FeatureExtractor,
     WhisperFeatureExtractor,
 )
 from transformers.models.auto import modeling_auto
-from transformers.utils import logging
+from transformers.utils import ModelOutput, logging
 
 from .common import load_safetensors
 from .whisper import ClipWhisperEncoder, ClipWhisperFeatureExtractor
@@ -58,7 +59,7 @@ def _adapters(config: PreTrainedConfig) -> int:
     return config.num_adapter_layers if getattr(config, "add_adapter", False) else 0
 
 
-def _convolved(config: PreTrainedConfig, samples):
+def _convolved(config: PreTrainedConfig, samples: torch.Tensor) -> torch.Tensor:
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         samples = (samples - kernel) // stride + 1
     for _ in range(_adapters(config)):
@@ -66,7 +67,7 @@ def _convolved(config: PreTrainedConfig, samples):
     return samples
 
 
-def _adapted(config: PreTrainedConfig, steps):
+def _adapted(config: PreTrainedConfig, steps: torch.Tensor) -> torch.Tensor:
     for _ in range(_adapters(config)):
         kernel, stride = config.adapter_kernel_size, config.adapter_stride
         steps = (steps + 2 * (kernel // 2) - kernel) // stride + 1
@@ -389,7 +390,13 @@ def frame_mask(config: PreTrainedConfig, frames: torch.Tensor, mask: torch.Tenso
     return torch.arange(frames.shape[1], device=frames.device) < lengths.unsqueeze(-1)
 
 
-def encode(encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer=False, attentions=False):
+def encode(
+    encoder: nn.Module,
+    inputs: torch.Tensor,
+    mask: torch.Tensor | None,
+    every_layer: bool = False,
+    attentions: bool = False,
+):
     """The output of an audio encoder, and the mask `(batch, frames)` of its frames, True = real.
 
     Args:
@@ -413,7 +420,11 @@ def audio_states(encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | 
 
 
 def encode_text(
-    encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer=False, attentions=False
+    encoder: nn.Module,
+    inputs: torch.Tensor,
+    mask: torch.Tensor | None,
+    every_layer: bool = False,
+    attentions: bool = False,
 ):
     """As `encode`, of a text encoder for token ids and `mask` `(batch, tokens)`."""
     names = {"input_ids": inputs, "attention_mask": torch.ones_like(inputs) if mask is None else mask}
@@ -431,7 +442,7 @@ def text_states(encoder: nn.Module, input_ids: torch.Tensor, mask: torch.Tensor 
     return stacked(out, every_layer), real
 
 
-def stacked(out, every_layer: bool) -> torch.Tensor:
+def stacked(out: ModelOutput, every_layer: bool) -> torch.Tensor:
     """`(batch, layers, frames, dim)` from an encoder's output: all its hidden states, or the last alone."""
     return torch.stack(out.hidden_states, dim=1) if every_layer else out.last_hidden_state.unsqueeze(1)
 
@@ -453,7 +464,7 @@ def load_extractor(name_or_path: str, config: PreTrainedConfig, whole: bool = Fa
     return extractor
 
 
-def check_extractor(extractor, config: PreTrainedConfig) -> None:
+def check_extractor(extractor: FeatureExtractionMixin, config: PreTrainedConfig) -> None:
     """Raises ValueError unless the feature extractor's output is what the encoder reads."""
     description, problem = describe_audio(config), ""
     if extractor.model_input_names[0] != description.input_name:
@@ -468,7 +479,9 @@ def check_extractor(extractor, config: PreTrainedConfig) -> None:
         )
 
 
-def extract(extractor, clips: Sequence[np.ndarray], least: int = 1, **changes) -> dict[str, torch.Tensor]:
+def extract(
+    extractor: FeatureExtractionMixin, clips: Sequence[np.ndarray], least: int = 1, **changes
+) -> dict[str, torch.Tensor]:
     """The input of an audio encoder and its `attention_mask`, for clips `(samples,)` at the extractor's rate, padded
     to a batch; clips of fewer than `least` samples are zero-padded first. `changes` are arguments of the extractor."""
     clips = [np.pad(clip, (0, max(0, least - len(clip)))) for clip in clips]

@@ -49,7 +49,9 @@ class Concat(nn.Module):
         self.dense = nn.Linear(audio + text, size)
         self.width = size
 
-    def forward(self, audio, audio_mask, text, text_mask):
+    def forward(
+        self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
+    ) -> torch.Tensor:
         """One frame each, `(batch, 1, audio)` and `(batch, 1, text)`, to `(batch, size)`."""
         return torch.tanh(self.dense(torch.cat([audio[:, 0], text[:, 0]], dim=-1)))
 
@@ -63,7 +65,9 @@ class Gated(nn.Module):
         self.gate = nn.Linear(audio + text, size)
         self.width = size
 
-    def forward(self, audio, audio_mask, text, text_mask):
+    def forward(
+        self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
+    ) -> torch.Tensor:
         """One frame each, `(batch, 1, audio)` and `(batch, 1, text)`, to `(batch, size)`."""
         audio, text = audio[:, 0], text[:, 0]
         weight = torch.sigmoid(self.gate(torch.cat([audio, text], dim=-1)))
@@ -84,7 +88,9 @@ class CrossAttention(nn.Module):
         self.audio_norm, self.text_norm = nn.LayerNorm(size), nn.LayerNorm(size)
         self.width = 2 * size
 
-    def forward(self, audio, audio_mask, text, text_mask):
+    def forward(
+        self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
+    ) -> torch.Tensor:
         """`(batch, frames, audio)` and `(batch, tokens, text)` with masks, True = real, to `(batch, 2 * size)`."""
         audio, text = self.audio(audio), self.text(text)
         from_text = self.to_text(audio, text, text, key_padding_mask=~text_mask, need_weights=False)[0]

@@ -165,11 +165,11 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         """As `encode_audio`, for `(batch, tokens)` padded on the right and their mask; one frame where `pools_text`."""
         return self._encode_text(input_ids, attention_mask)[:2]
 
-    def _encode_audio(self, inputs, mask, **wanted: bool):
+    def _encode_audio(self, inputs: torch.Tensor, mask: torch.Tensor | None, **wanted: bool):
         pooling = self.config.pooling if self.pools_audio else None
         return self._encode(encode, self.audio_encoder, inputs, mask, self.audio_shape, pooling, **wanted)
 
-    def _encode_text(self, inputs, mask, **wanted: bool):
+    def _encode_text(self, inputs: torch.Tensor, mask: torch.Tensor | None, **wanted: bool):
         pooling = self.config.text_pooling if self.pools_text else None
         return self._encode(encode_text, self.text_encoder, inputs, mask, self.text_shape, pooling, **wanted)
 
@@ -216,12 +216,18 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
 
     # ---- hidden states to logits
 
-    def fuse(self, audio_states=None, audio_mask=None, text_states=None, text_mask=None) -> torch.Tensor:
+    def fuse(
+        self,
+        audio_states: torch.Tensor | None = None,
+        audio_mask: torch.Tensor | None = None,
+        text_states: torch.Tensor | None = None,
+        text_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Logits `(batch, labels)` from the outputs of `encode_audio` and `encode_text`, in any floating point type.
 
-        A modality is missing where it is None, or its mask has no True in the row; the mask of given hidden states may
+        A modality is missing where it is None, or its mask has no True in the row; the mask of hidden states may
         be None. A row without either (a withheld text of an utterance without audio) gets both learned vectors.
-        ValueError: neither audio nor text is given at all.
+        ValueError: neither audio nor text.
         """
         if audio_states is None and text_states is None:
             raise ValueError("neither audio nor text: give at least one")
@@ -236,7 +242,9 @@ class SerFusionForClassification(StrictLoading, PreTrainedModel):
         fused = self.ser_fusion(self.ser_dropout(audio), audio_mask, self.ser_dropout(text), text_mask)
         return self.ser_classifier(self.ser_dropout(fused))
 
-    def _complete(self, states, mask, batch: int, shape: tuple[int, int]):
+    def _complete(
+        self, states: torch.Tensor | None, mask: torch.Tensor | None, batch: int, shape: tuple[int, int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if states is None:
             return self._nothing(batch, shape)
         if mask is None:

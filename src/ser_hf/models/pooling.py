@@ -5,44 +5,44 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Pooling:
     """One pooling."""
 
-    function: Callable[..., torch.Tensor]  # (frames, mask, scores or None) to (batch, width * dim), see `pool`
+    function: Callable[..., Tensor]  # (frames, mask, scores or None) to (batch, width * dim), see `pool`
     width: int = 1  # of the result, relative to the frames
     parameters: Callable[[int], nn.Module] | None = None  # if learned: dim to the module from frames to scores
     linear: bool = False  # commutes with projections and layer sums, which may follow it at 1 / frames of their cost
 
 
-def _first(frames, mask, scores=None):
+def _first(frames: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
     return frames[:, 0]
 
 
-def _mean(frames, mask, scores=None):
+def _mean(frames: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
     real = mask.unsqueeze(-1)
     return frames.masked_fill(~real, 0.0).sum(dim=1) / real.sum(dim=1)
 
 
-def _max(frames, mask, scores=None):
+def _max(frames: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
     return frames.masked_fill(~mask.unsqueeze(-1), torch.finfo(frames.dtype).min).amax(dim=1)
 
 
-def _mean_and_max(frames, mask, scores=None):
+def _mean_and_max(frames: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
     return torch.cat([_mean(frames, mask), _max(frames, mask)], dim=-1)
 
 
-def _mean_and_std(frames, mask, scores=None):
+def _mean_and_std(frames: Tensor, mask: Tensor, scores: Tensor | None = None) -> Tensor:
     mean, real = _mean(frames, mask), mask.unsqueeze(-1)
     squares = (frames - mean.unsqueeze(1)).square().masked_fill(~real, 0.0)
     # The small constant keeps the gradient of the root finite where all frames are equal, as for a clip of one.
     return torch.cat([mean, (squares.sum(dim=1) / real.sum(dim=1) + 1e-8).sqrt()], dim=-1)
 
 
-def _attentive(frames, mask, scores):
+def _attentive(frames: Tensor, mask: Tensor, scores: Tensor) -> Tensor:
     weights = scores.masked_fill(~mask.unsqueeze(-1), torch.finfo(scores.dtype).min).softmax(dim=1)
     return (frames * weights).sum(dim=1)
 
@@ -63,7 +63,7 @@ POOLINGS = {
 TEXT_POOLINGS = {"first": Pooling(_first, linear=True), "mean": POOLINGS["mean"], "max": POOLINGS["max"]}
 
 
-def pool(frames: torch.Tensor, mask: torch.Tensor, pooling: str, scorer: nn.Module | None = None) -> torch.Tensor:
+def pool(frames: Tensor, mask: Tensor, pooling: str, scorer: nn.Module | None = None) -> Tensor:
     """`frames` `(batch, frames, dim)` to one vector per clip, `(batch, width * dim)`; padding never counts.
 
     Args:
@@ -78,7 +78,7 @@ def pool(frames: torch.Tensor, mask: torch.Tensor, pooling: str, scorer: nn.Modu
     return (POOLINGS | TEXT_POOLINGS)[pooling].function(frames, mask, scores)
 
 
-def pool_layers(states: torch.Tensor, mask: torch.Tensor, pooling: str) -> tuple[torch.Tensor, torch.Tensor]:
+def pool_layers(states: Tensor, mask: Tensor, pooling: str) -> tuple[Tensor, Tensor]:
     """Each layer pooled on its own, by a pooling without parameters: `(batch, layers, frames, dim)` and its mask
     `(batch, frames)` to `(batch, layers, 1, width * dim)` and `(batch, 1)`."""
     layers = states.shape[1]
@@ -93,7 +93,7 @@ class LayerSum(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(layers) / layers)
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: Tensor) -> Tensor:
         """`(batch, layers, ..., dim)` to `(batch, ..., dim)`."""
         return torch.einsum("l,bl...->b...", self.weight.softmax(dim=-1).to(states), states)
 
@@ -108,7 +108,7 @@ class Scale(nn.Module):
         self.register_buffer("std", torch.ones(layers, dim))
 
     @torch.no_grad()
-    def fit(self, batches: Iterable[torch.Tensor]) -> None:
+    def fit(self, batches: Iterable[Tensor]) -> None:
         """Measure on hidden states `(layers, frames, dim)` of clips, each clip with equal weight. Where nothing varies
         (by 1e-6 of the largest deviation) nothing is scaled."""
         count, total, squares = 0, torch.zeros_like(self.mean).double(), torch.zeros_like(self.mean).double()
@@ -120,6 +120,6 @@ class Scale(nn.Module):
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std > 1e-6 * std.max(), std, torch.ones_like(std)))
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: Tensor) -> Tensor:
         shape = (1, self.mean.shape[0], *(1 for _ in states.shape[2:-1]), self.mean.shape[1])
         return (states - self.mean.view(shape).to(states)) / self.std.view(shape).to(states)

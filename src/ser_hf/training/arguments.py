@@ -304,10 +304,10 @@ def _read_yaml(path: Path, known: Mapping[str, argparse.Action], system: System)
     (YAML's `010` is 8, its `no` is false), a mapping is JSON; null and `[]` are left out."""
     import yaml
 
-    def mistake(node, problem: str) -> SerError:
+    def mistake(node: yaml.Node, problem: str) -> SerError:
         return SerError(f"{path}: line {node.start_mark.line + 1}: {problem}")
 
-    def scalar(node, key: str) -> str:
+    def scalar(node: yaml.Node, key: str) -> str:
         if not isinstance(node, yaml.ScalarNode) or not node.tag.startswith("tag:yaml.org,2002:"):
             raise mistake(node, f"{key}: must be plain values, got {_shortened(node.tag)}")
         if node.value.startswith("--"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
-from transformers import AutoConfig, PreTrainedConfig, TrainingArguments
+from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedConfig, TrainingArguments
 
 from ..data.augmentation import Augmentation
 from ..data.collators import SpeechCollator
@@ -36,7 +36,7 @@ def audio_model(
     *,
     new_head: bool = True,  # False loads a fine-tuned model, whose labels must be `label_names`
     **keywords: Any,  # the fields of `settings.EncoderArguments` and `HeadArguments`
-) -> tuple[SerForAudioClassification, Any]:
+) -> tuple[SerForAudioClassification, FeatureExtractionMixin]:
     """An audio model and its feature extractor.
     Raises SerError: the checkpoint is not found, or does not fit these settings."""
     flags = _Keywords(**keywords)
@@ -139,7 +139,11 @@ def _check_masks(config: PreTrainedConfig, train: Dataset, clips: ClipArguments)
 
 
 def speech_collators(
-    model: SerForAudioClassification, extractor, clips: ClipArguments, augmentation: Augmentation, seed: int
+    model: SerForAudioClassification,
+    extractor: FeatureExtractionMixin,
+    clips: ClipArguments,
+    augmentation: Augmentation,
+    seed: int,
 ) -> dict[str, SpeechCollator]:
     """`data_collator` for training, with augmentation, and `eval_collator`, without. `seed` draws augmentation and
     random crops. Raises SerError: mixup of features in which 0 is no silence, or masks of a spectrogram."""
@@ -181,7 +185,7 @@ def count_copies(rows: Dataset) -> int:
 
 def probe_states(
     model: SerForAudioClassification,
-    extractor,
+    extractor: FeatureExtractionMixin,
     parts: Mapping[str, Dataset],
     clips: ClipArguments,
     training: TrainingArguments,
@@ -200,7 +204,7 @@ def probe_states(
     return states
 
 
-def saved_extractor(extractor, clips: ClipArguments):
+def saved_extractor(extractor: FeatureExtractionMixin, clips: ClipArguments) -> FeatureExtractionMixin:
     """The feature extractor to save with a model: where it can (Whisper's on clips), it trims as the run did."""
     if clips.trim_db is None or not hasattr(extractor, "trim_db"):
         return extractor
@@ -211,7 +215,7 @@ def saved_extractor(extractor, clips: ClipArguments):
 
 def audio_remarks(
     model: SerForAudioClassification,
-    extractor,  # as from `saved_extractor`
+    extractor: FeatureExtractionMixin,  # as from `saved_extractor`
     states: States | None,  # None if audio was scored
     splits: Mapping[str, Dataset],
     clips: ClipArguments,

@@ -8,7 +8,6 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ import xxhash
 from accelerate import PartialState
 from datasets import Dataset, concatenate_datasets
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, TrainingArguments
+from transformers import FeatureExtractionMixin, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from ..data import audio
 from ..data.augmentation import speed
@@ -24,7 +23,7 @@ from ..data.batching import evaluation_batches
 from ..data.cache import Store, clip_name, content_hash, settings_folder
 from ..data.columns import select_present
 from ..errors import SerError
-from ..models import SerForAudioClassification, SerFusionForClassification
+from ..models import SerForAudioClassification, SerFusionForClassification, SerFusionProcessor
 from ..models.encoders import audio_states, describe_audio, extract, layer_count, padding_sensitive
 from ..models.pooling import pool_layers
 from ..models.text_cleaning import clean_text
@@ -42,7 +41,7 @@ WAITING = 2**24  # numbers that are written to disk at a time, 64 MB in float32:
 class AudioReader:
     """The inputs of an audio encoder from rows with `audio`, `audio_hash` and `duration`."""
 
-    extractor: Any
+    extractor: FeatureExtractionMixin
     clips: ClipArguments
     budget: float | None = 36.0  # padded seconds of audio in a batch; None for eight clips
     exact: bool = False  # only clips of equal length share a batch: for padding-sensitive encoders
@@ -74,7 +73,7 @@ class AudioReader:
 class TextReader:
     """The inputs of a text encoder from rows with `text`, cleaned by `clean_text`; the methods are `AudioReader`'s."""
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     cleaning: str
     max_length: int
     budget: float = BATCH_CHARACTERS
@@ -98,7 +97,7 @@ class TextReader:
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
 
 
-def tokenizer_settings(tokenizer) -> str:
+def tokenizer_settings(tokenizer: PreTrainedTokenizerBase) -> str:
     """All settings of a tokenizer, except truncation and padding, which the last call has set."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:  # not of the tokenizers library
@@ -110,7 +109,7 @@ def tokenizer_settings(tokenizer) -> str:
     return backend.to_str()
 
 
-def trims(extractor, clips: ClipArguments) -> float | None:
+def trims(extractor: FeatureExtractionMixin, clips: ClipArguments) -> float | None:
     """The dB of trimming, by the flags or the feature extractor; None without trimming. SerError: by both."""
     own = getattr(extractor, "trim_db", None)
     if own is not None and clips.trim_db is not None:
@@ -289,7 +288,7 @@ class StateCollator:
 
 def sources_of(
     model: SerForAudioClassification | SerFusionForClassification,
-    processor: Any,  # its feature extractor, or the fusion's processor
+    processor: FeatureExtractionMixin | SerFusionProcessor,
     clips: ClipArguments,
     budget: float | None = 36.0,
     autocast: bool = False,  # encoded under bfloat16 autocast: all are kept in half precision
@@ -342,7 +341,7 @@ def sources_of(
 
 def encode(
     model: SerForAudioClassification | SerFusionForClassification,
-    processor: Any,  # its feature extractor, or the fusion's processor
+    processor: FeatureExtractionMixin | SerFusionProcessor,
     splits: Mapping[str, Dataset],
     clips: ClipArguments,
     training: TrainingArguments,

@@ -84,7 +84,7 @@ def fusion_model(
     return model, processor
 
 
-def _load_trained(name: str | None, label_names: list[str]):
+def _load_trained(name: str | None, label_names: list[str]) -> tuple[SerFusionForClassification, SerFusionProcessor]:
     if not name:
         raise SerError("--model_name_or_path is missing: with --do_train false it names the fusion model to be scored")
     try:
@@ -205,7 +205,9 @@ def withheld(
     return {f"without_{kind}": predicted(trainer, splits, without) for kind, without in collators.items()}
 
 
-def predicted(trainer: SerTrainer, splits: Mapping[str, Dataset], collator=None) -> dict[str, np.ndarray]:
+def predicted(
+    trainer: SerTrainer, splits: Mapping[str, Dataset], collator: FusionCollator | None = None
+) -> dict[str, np.ndarray]:
     """Logits on validation, where there is one, and on test; `collator` instead of the trainer's own."""
     parts = [part for part in ("validation", "test") if len(splits[part])]
     scorer = copy.copy(trainer)

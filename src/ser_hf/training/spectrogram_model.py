@@ -142,7 +142,13 @@ class FeatureCollator(SpeechCollator):
 
     columns = (*SpeechCollator.columns, "audio_hash", "speaker")
 
-    def __init__(self, extractor, store: Store | None, means: dict[str, torch.Tensor] | None = None, **kwargs):
+    def __init__(
+        self,
+        extractor: SerSpectrogramFeatureExtractor,
+        store: Store | None,
+        means: dict[str, torch.Tensor] | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(extractor, trim_db=extractor.trim_db, **kwargs)
         self.extractor, self.store, self.means = extractor, store, means or {}
         self._whole = copy.copy(extractor)

@@ -3,7 +3,7 @@
 import gc
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,7 @@ class SerTrainer(Trainer):
         length: str = "duration",  # the column of lengths: `duration` in seconds, or `tokens`
         clips: ClipArguments | None = None,  # how much of a clip the collators read; None: all of it
         loss: Loss | None = None,
-        eval_collator=None,  # `data_collator` if None
+        eval_collator: Callable | None = None,  # `data_collator` if None
         exact_evaluation: bool = False,  # no padding in evaluation (`batching.evaluation_batches`)
         sampling: np.ndarray | None = None,  # weights of training clips (`sampling_weights`); None draws each once
         one_cycle: bool = False,  # torch's OneCycleLR (Smith 2018) that peaks at `learning_rate`, with its momentum
@@ -150,7 +150,7 @@ class SerTrainer(Trainer):
 
     # ---- data
 
-    def _loader(self, dataset: Dataset, batch_sampler, collator) -> DataLoader:
+    def _loader(self, dataset: Dataset, batch_sampler: Iterable[list[int]], collator: Callable) -> DataLoader:
         workers = self.args.dataloader_num_workers
         return _Loader(
             _Rows(select_present(dataset, collator.columns)),
