@@ -112,6 +112,29 @@ def pool(
     return scores
 
 
+def pooled_draws(
+    runs: Mapping[tuple[int, int], Fold], label_names: list[str], problem_type: str
+) -> "tuple[float, np.ndarray]":
+    """The task's main metric of the pooled predictions, and of each bootstrap draw `(draws,)`, means over seeds. Draws
+    of two systems on the same utterances are paired: these are in the order of their ids."""
+    import numpy as np
+    import pandas as pd
+
+    from ..evaluation.tasks import TASKS
+
+    task, values, draws = TASKS[problem_type], [], []
+    for seed in dict.fromkeys(seed for seed, _ in runs):
+        folds = [fold for (of, _), fold in runs.items() if of == seed]
+        table = pd.concat([table for _, table in folds]).reset_index(drop=True)
+        order = table["id"].argsort()
+        logits = np.concatenate([logits_of(fold, label_names, problem_type) for fold in folds])[order]
+        truth = truth_of(table, label_names, problem_type)[order]
+        part = truth, task.scores(logits), label_names, None
+        values.append(task.metrics(*part)[task.selected_by])
+        draws.append(task.draw(*part, table["speaker"][order].tolist())[task.selected_by])
+    return float(np.mean(values)), np.mean(draws, axis=0)
+
+
 def truth_of(table: "pd.DataFrame", label_names: list[str], problem_type: str = CLASSES) -> "np.ndarray":
     """The labels of predictions, as in `evaluation.tasks.Task`."""
     if problem_type == CLASSES:

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 from ..errors import SerError
 from ..evaluation import CLASSES
 from ..evaluation.tables import markdown_table, shown, with_interval
-from .cv_report import logits_of, truth_of
+from .cv_report import pooled_draws
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ..data.splits import Protocol
     from .cv import Request
     from .cv_report import Fold
@@ -54,7 +52,7 @@ def curve(
 
     metric, points, draws = TASKS[problem_type].selected_by, [], {}
     for share, runs in sorted(parts.items()):
-        value, draws[share] = _pooled(runs, label_names, problem_type)
+        value, draws[share] = pooled_draws(runs, label_names, problem_type)
         train = [results["splits"]["train"] for results, _ in runs.values()]
         points.append(
             {
@@ -76,29 +74,6 @@ def curve(
         "last_step": {"difference": difference, "interval": interval},
         "conclusion": conclusion(difference, interval, steps, shown(metric)),
     }
-
-
-def _pooled(
-    runs: "Mapping[tuple[int, int], Fold]", label_names: list[str], problem_type: str
-) -> "tuple[float, np.ndarray]":
-    """The main metric of the pooled predictions, and of each bootstrap draw, means over seeds. The draws of all shares
-    are paired: utterances are in the order of their ids."""
-    import numpy as np
-    import pandas as pd
-
-    from ..evaluation.tasks import TASKS
-
-    task, values, draws = TASKS[problem_type], [], []
-    for seed in dict.fromkeys(seed for seed, _ in runs):
-        folds = [fold for (of, _), fold in runs.items() if of == seed]
-        table = pd.concat([table for _, table in folds]).reset_index(drop=True)
-        order = table["id"].argsort()
-        logits = np.concatenate([logits_of(fold, label_names, problem_type) for fold in folds])[order]
-        truth = truth_of(table, label_names, problem_type)[order]
-        part = truth, task.scores(logits), label_names, None
-        values.append(task.metrics(*part)[task.selected_by])
-        draws.append(task.draw(*part, table["speaker"][order].tolist())[task.selected_by])
-    return float(np.mean(values)), np.mean(draws, axis=0)
 
 
 def conclusion(difference: float, interval: list[float] | None, steps: str, metric: str = "UAR") -> str:
