@@ -22,11 +22,12 @@ COMMANDS = {
     "embed": "what a pretrained encoder makes of a corpus, as a dataset",
     "convert": "rewrite a foreign checkpoint (soxan's head, pickled weights) as one that loads whole",
     "cache": "what is kept once computed ($SER_CACHE): its size by kind; remove it",
+    "export": "write a trained model as an ONNX graph that takes samples, checked against PyTorch",
     "push": "publish a corpus or a finished run on the Hugging Face Hub",
 }
 
 # The commands whose modules are in `publish`.
-PUBLISH = ("convert", "push")
+PUBLISH = ("convert", "export", "push")
 
 
 def module_of(name: str) -> ModuleType:
