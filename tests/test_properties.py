@@ -34,8 +34,9 @@ from ser_hf.data.loading import find_source, list_corpora
 from ser_hf.data.windows import REST, combine, windows
 from ser_hf.errors import trouble
 from ser_hf.evaluation.bootstrap import class_draws, draw, intervals, resampled
+from ser_hf.evaluation.card import model_card
 from ser_hf.evaluation.metrics import averaged_f1, classification_metrics, confusion, per_label, value_metrics
-from ser_hf.evaluation.report import lines, model_card
+from ser_hf.evaluation.report import lines
 from ser_hf.evaluation.scoring import compare
 from ser_hf.evaluation.tables import escape, markdown_table, one_line, plain
 from ser_hf.models import audio_blocks

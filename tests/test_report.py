@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from datasets import Dataset
 from huggingface_hub import ModelCard
 
+from ser_hf.evaluation.calibration import describe
+from ser_hf.evaluation.card import model_card, write_report
 from ser_hf.evaluation.figures import confusion_figure, scatter_figure
-from ser_hf.evaluation.report import comparison_table, lines, model_card, write_report
-from ser_hf.evaluation.scoring import compare, predictions_table, score
+from ser_hf.evaluation.report import comparison_table, lines
+from ser_hf.evaluation.scoring import compare, groups, predictions_table, score
 from ser_hf.evaluation.tables import escape, markdown_table, plain, rows_of, shown, text_table
 from ser_hf.evaluation.tasks import CLASSES, LABELS, TASKS, VALUES
 
@@ -27,8 +30,9 @@ def results_of(
     names = [name + words for name in names]
     labels = [0, 1, 1, 0] if problem_type == CLASSES else [[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 1.0]]
     part = {"label": labels, "speaker": ["a", "a", "b", "b"], "id": [f"{i}{words}" for i in range(4)]}
+    part = Dataset.from_dict(part | {"gender": ["female", "female", "male", "male"]})
     logits, others = rng.normal(size=(4, 2)), {"tfidf": rng.normal(size=(4, 2))}
-    test = score(part, logits, names, problem_type, None, [0.5])
+    test = score(part, logits, names, problem_type, None, [0.5]) | groups(part, logits, names, problem_type)
     test["remarks"] += [f"a remark{words}"]
     size = {"utterances": 4, "speakers": 2, "hours": 0.1}
     results = {
@@ -44,7 +48,17 @@ def results_of(
             "name": f"6fold{words}", "source": f"six folds{words}", "fold": 0, "speaker_independent": True,
             "warning": "",
         },
-        "training": {"selected_by": TASKS[problem_type].selected_by},
+        "training": {
+            "selected_by": TASKS[problem_type].selected_by, "selected_step": 30, "epochs": 3.0, "steps": 30,
+            "seconds": 60.0, "resumed": False,
+            "curve": [{"epoch": 1.0, "loss": 1.5}, {"epoch": 1.0, "eval_loss": 1.4, "eval_uar": 0.5}],
+        },
+        "trained_on": [{"corpus": f"demo{words}", "added": [], "protocol": f"6fold{words}", "fold": 0}],
+        "machine": {"processor": f"a CPU{words}", "cores": 2, "threads": 1, "accelerator": None},
+        "seconds": 75.2,
+        "versions": {"python": "3.12"},
+        "ser_hf": "1.0",
+        "commit": "abc1234",
         "splits": {"train": size, "validation": size, "test": size},
         "model": {
             "class": "Wav2Vec2ForSequenceClassification", "stock": True, "task": "audio-classification",
@@ -54,6 +68,9 @@ def results_of(
         "test": test,
         "comparisons": compare(part, logits, others, names, problem_type),
     }  # fmt: skip
+    if problem_type == CLASSES:
+        fitted = {"temperature": 2.0, "sets": {"alpha": 0.1, "threshold": 0.2}, "utterances": 4, "why_not": None}
+        results["calibration"] = fitted | describe(2 * logits, logits, part, fitted["sets"])
     for key, value in changes.items():
         results[key] = {**results[key], **value} if isinstance(value, dict) and results[key] else value
     return results, predictions_table(part, logits, names, problem_type)

@@ -1,12 +1,9 @@
 """The report of `ser-hf cv`: figures over folds and seeds, pooled predictions, completeness."""
 
-import os
-import platform
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SerError
@@ -184,7 +181,7 @@ def _entry(seed: int, fold: int, results: dict) -> dict:
 def about(plan: "Plan", runs: dict[tuple[int, int], Fold]) -> dict:
     """Everything of a cross-validation but its figures: corpus, protocol, model, settings, machine, completeness."""
     from ..training.record import command as repeat
-    from ..training.record import portable
+    from ..training.record import machine, portable
 
     request, everything = plan.request, [results for results, _ in runs.values()]
     partial = len(plan.folds) < plan.all_folds
@@ -214,21 +211,6 @@ def about(plan: "Plan", runs: dict[tuple[int, int], Fold]) -> dict:
         "partial": partial,
         "seeds": request.seeds,
         "coverage": coverage(tables, plan.ids, set().union(*plan.tests.values())),
-    }
-
-
-def machine(cpu: bool = False) -> dict[str, Any]:
-    """What the time of a training depends on: processor, usable cores, threads of one process, accelerator (None if
-    there is none, or `cpu`)."""
-    import torch
-
-    info = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
-    return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() and not cpu else None,
     }
 
 

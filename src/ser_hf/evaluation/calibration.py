@@ -175,8 +175,7 @@ def label_sets(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def describe_sets(probabilities: np.ndarray, labels: np.ndarray, threshold: float) -> dict[str, float]:
-    """The label sets of a test part: the share that holds the right label (`coverage`), their mean `size`, and the
-    share with one label (`single`)."""
+    """The label sets of a test part: the share that holds the right label (`coverage`), and their mean `size`."""
     sets = label_sets(probabilities, threshold)
     held, size = sets[np.arange(len(labels)), labels].mean(), sets.sum(axis=1)
-    return {"coverage": float(held), "size": float(size.mean()), "single": float((size == 1).mean())}
+    return {"coverage": float(held), "size": float(size.mean())}

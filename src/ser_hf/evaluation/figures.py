@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from ..files import png
+from .tables import shown
 
 MAX_INCHES = 24.0  # of one side; 320 classes at full size would be an image of 2 GB
 MAX_COUNTS = 40  # classes with their counts in the cells; more do not fit
@@ -48,8 +49,72 @@ def scatter_figure(table: pd.DataFrame, names: list[str], title: str) -> bytes:
     return png(figure)
 
 
-# By the names in `Task.figures`: `(results, predictions, title)` to PNG.
+def reliability_figure(calibration: dict, title: str) -> bytes:
+    """Accuracy against confidence, before and after the temperature, with the share of utterances in each bin;
+    `calibration` is that of `calibration.describe`."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 4.6), layout="constrained")
+    figure.suptitle(title)
+    for place, when in enumerate(("before", "after"), 1):
+        bins = {name: np.array(values) for name, values in calibration[when]["bins"].items()}
+        there, edges = bins["count"] > 0, np.arange(len(bins["count"])) / len(bins["count"])
+        axes = figure.add_subplot(1, 2, place, xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share")
+        axes.set_title(f"{when} scaling, ECE {calibration[when]['ece']:.3f}")
+        axes.bar(edges, bins["count"] / bins["count"].sum(), 1 / len(edges), align="edge", color="0.85", label="share")
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
+        accuracy, confidence = bins["right"][there] / bins["count"][there], bins["confidence"][there]
+        axes.plot(confidence / bins["count"][there], accuracy, "o-", label="accuracy")
+        axes.legend(loc="upper left")
+    return png(figure)
+
+
+def answered_figure(calibration: dict, chance: float, title: str) -> bytes:
+    """UAR and accuracy against the share of utterances that are answered, those with the highest confidence."""
+    from matplotlib.figure import Figure
+
+    shares, answered = [float(share) for share in calibration["answered"]], calibration["answered"].values()
+    figure = Figure(figsize=(5.6, 4.2), layout="constrained")
+    axes = figure.add_subplot(title=title, xlabel="share of utterances that are answered", ylim=(0, 1.02), xlim=(0, 1))
+    for metric, name in (("uar", "UAR"), ("wa", "accuracy")):
+        axes.plot(shares, [each[metric] for each in answered], ".-", label=name)
+    axes.axhline(chance, color="0.6", linewidth=1, linestyle="--", label="chance UAR")
+    axes.legend(loc="lower left")
+    return png(figure)
+
+
+def curves_figure(curve: list[dict], title: str) -> bytes:
+    """The loss on train and validation, and the validation metrics, against epochs; `curve` has the entries of the
+    Trainer's log."""
+    from matplotlib.figure import Figure
+
+    names = sorted({name for entry in curve for name in entry} - {"epoch"})
+    losses = [name for name in names if name.endswith("loss")]
+    panels = [panel for panel in (losses, [name for name in names if name not in losses]) if panel]
+    figure = Figure(figsize=(4.4 * len(panels), 3.6), layout="constrained")
+    figure.suptitle(title)
+    for place, panel in enumerate(panels, 1):
+        axes = figure.add_subplot(1, len(panels), place, xlabel="epoch")
+        for name in panel:
+            points = [(entry["epoch"], entry[name]) for entry in curve if name in entry]
+            part = "validation" if name.startswith("eval_") else "train"
+            axes.plot(*zip(*points, strict=True), ".-", label=f"{shown(name.removeprefix('eval_'))}, {part}")
+        axes.legend()
+    return png(figure)
+
+
+# By the names of `names_of`: `(results, predictions, title)` to PNG.
 FIGURES = {
     "confusion_matrix": lambda r, _, title: confusion_figure(r["test"]["confusion"], r["corpus"]["label_names"], title),
     "scatter": lambda r, table, title: scatter_figure(table, r["corpus"]["label_names"], title),
+    "reliability": lambda r, _, title: reliability_figure(r["calibration"], title),
+    "answered": lambda r, _, title: answered_figure(r["calibration"], r["test"]["chance"]["value"], title),
+    "training_curves": lambda r, _, title: curves_figure(r["training"]["curve"], title),
 }
+
+
+def names_of(results: dict) -> list[str]:
+    """The figures of a run, by what its results have."""
+    calibrated = ["reliability", "answered"] if results.get("calibration") else []
+    curves = ["training_curves"] if (results["training"] or {}).get("curve") else []
+    return [*results["test"]["figures"], *calibrated, *curves]

@@ -48,6 +48,50 @@ def score(
     }
 
 
+def groups(
+    dataset: Dataset,
+    logits: np.ndarray,
+    names: list[str],
+    problem_type: str = CLASSES,
+    thresholds: list[float] | None = None,
+    report_at: list[float] | None = None,
+) -> dict:
+    """A part by gender and by speaker; the arguments are those of `score`.
+
+    Returns:
+        `by_gender`, for each of the corpus's genders `utterances`, `speakers`, and `metrics` and `intervals` of the
+        metric that selects models; `by_speaker`, the `speakers` with an utterance and, of that metric over them, the
+        `quartiles` (five values, from the lowest to the highest). It names no speaker. Without genders, or fewer than
+        two speakers, they are empty.
+    """
+    task, by_gender, by_speaker = TASKS[problem_type], {}, {}
+    columns = {
+        name: np.array(dataset[name][:], dtype=object) for name in ("speaker", "gender") if name in dataset.features
+    }
+    labels = np.array(dataset["label"])
+
+    def of(rows: np.ndarray) -> dict:
+        part = {"label": labels[rows], "speaker": columns["speaker"][rows].tolist()}
+        return score(part, logits[rows], names, problem_type, thresholds)
+
+    genders = columns.get("gender", np.array([]))
+    for gender in sorted(set(genders) - {None}):
+        scored = of(np.flatnonzero(genders == gender))
+        figures = {key: {task.selected_by: scored[key][task.selected_by]} for key in ("metrics", "intervals")}
+        by_gender[gender] = {"utterances": scored["utterances"], "speakers": scored["speakers"], **figures}
+    speakers = sorted(set(columns["speaker"]) - {None})
+    scores = task.scores(logits)
+    values = [
+        task.metrics(labels[rows], scores[rows], names, thresholds)[task.selected_by]
+        for one in speakers
+        for rows in [columns["speaker"] == one]
+    ]
+    if len(defined := [value for value in values if value is not None]) > 1:
+        quartiles = np.percentile(defined, (0, 25, 50, 75, 100)).tolist()
+        by_speaker = {"metric": task.selected_by, "speakers": len(defined), "quartiles": quartiles}
+    return {"by_gender": by_gender, "by_speaker": by_speaker}
+
+
 def compare(
     dataset: Dataset,
     logits: np.ndarray,

@@ -80,7 +80,7 @@ def publishable(dataset: "Dataset", folder: Path, num_proc: int | None = None) -
 
 def metadata(card: "CorpusCard", utterances: int, has_audio: bool) -> dict:
     """Metadata of a dataset card, without `configs` and `dataset_info`, which push_to_hub writes."""
-    from ..evaluation.report import HUB_LICENCES
+    from ..evaluation.card import HUB_LICENCES
 
     data = {
         "pretty_name": card.title,
@@ -101,7 +101,7 @@ def card_text(card: "CorpusCard", report: "CorpusReport", repo_id: str, has_audi
     `report`, and the others as they are in the repository's present card `older`."""
     from markupsafe import Markup
 
-    from ..evaluation.report import render
+    from ..evaluation.card import render
     from ..evaluation.tables import plain
 
     this = Markup(f"`{plain(report.labels)}`")

@@ -321,7 +321,7 @@ def published(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
     if "README.md" in files:
         text = (folder / "README.md").read_text()
         former = ModelCard(text).data.model_name or "MODEL"
-        text = text.replace(f'model="{former}"', f'model="{repo_id}"')
+        text = text.replace(f'"{former}"', f'"{repo_id}"')  # in the code that uses it
         files["README.md"] = text.replace(f"- name: {former}\n", f"- name: {repo_id}\n", 1).encode()
     for name, content in files.items():
         if name.endswith((".md", ".yaml", ".json")) and name not in VOCABULARIES:

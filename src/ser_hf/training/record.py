@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 from datasets import DatasetDict
 from huggingface_hub import ModelCard
@@ -246,6 +248,19 @@ def versions() -> dict[str, str]:
     packages = ("torch", "transformers", "datasets", "accelerate", "soundfile", "soxr", "numpy", "scikit-learn")
     packages += ("opensmile",) if "opensmile" in sys.modules else ()
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def machine(cpu: bool = False) -> dict[str, Any]:
+    """What the time of a training depends on: processor, usable cores, threads of one process, accelerator (None if
+    there is none, or `cpu`)."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() and not cpu else None,
+    }
 
 
 def command(recipe: str, system: System, overrides: Mapping[str, Any], launcher: str = "accelerate launch") -> str:

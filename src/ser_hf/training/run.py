@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ser_hf")
 PARENT = "SER_HF_PARENT"  # in the environment: the id of the process without which a recipe ends
 AUGMENTATION = "figures/augmentation.png"
+STARTED = time.perf_counter()  # of this process, in effect
 DATALOADER_WORKERS = 4  # on a GPU: one process decodes too slowly for it
 
 
@@ -298,6 +299,7 @@ def train(trainer: "SerTrainer") -> dict:
     trainer.train(resume_from_checkpoint=resume)
     state, seconds = trainer.state, time.perf_counter() - started
     audio = seconds_read(rows["duration"][:], maximum=trainer.clips.max_seconds).sum() * state.epoch
+    drawn = {"epoch", "loss", "eval_loss", f"eval_{training.metric_for_best_model}"}
     best = training.load_best_model_at_end and state.best_model_checkpoint
     selected = best and Path(best).is_dir()  # else the Trainer has kept the last model
     return {
@@ -311,6 +313,7 @@ def train(trainer: "SerTrainer") -> dict:
         "best_validation": state.best_metric if selected else None,
         "resumed": resume is not None,
         "processes": training.world_size,
+        "curve": [c for e in state.log_history if len(c := {k: v for k, v in e.items() if k in drawn}) > 1],
     }
 
 
@@ -332,12 +335,13 @@ def finish(
     """Score test once, save the selected model and its report, print the report, push if asked; returns the results."""
     from ..evaluation import CLASSES, shift
     from ..evaluation.calibration import calibrate, describe
-    from ..evaluation.report import lines, write_report
-    from ..evaluation.scoring import compare, decision_thresholds, predictions_table, score, utterance_logits
+    from ..evaluation.card import write_report
+    from ..evaluation.report import lines
+    from ..evaluation.scoring import compare, decision_thresholds, groups, predictions_table, score, utterance_logits
     from .hub import divide_logits, last_layer, push_run, save_model
     from .lora import save_adapter
     from .output import move_in
-    from .record import describe_model, versions
+    from .record import describe_model, machine, versions
 
     training, splits = trainer.args, setup.splits
     folder, checkpoints = Path(training.output_dir), settings.checkpoints
@@ -399,7 +403,7 @@ def finish(
             "model": describe_model(model, saved, task, list(checkpoints.values()), lora_rank, speaker_normalised),
             "seed": training.seed,
             "training": trained,
-            "test": score(splits["test"], test, **how),
+            "test": score(splits["test"], test, **how) | groups(splits["test"], test, **how),
             "validation": score(splits["validation"], validation, **how) if validation is not None else None,
         }
         results["test"]["remarks"] += remarks
@@ -412,7 +416,8 @@ def finish(
             results["windows"] = {"seconds": flags.window_seconds, "hop": flags.hop, "combine": flags.combine}
         if others:
             results["comparisons"] = compare(splits["test"], test, others, names, kind, limits)
-        results["versions"] = versions()
+        results |= {"versions": versions(), "machine": machine(training.use_cpu)}
+        results["seconds"] = round(time.perf_counter() - STARTED, 1)
         table = predictions_table(splits["test"], test, names, kind, others)
         write_report(new, results, table, setup.push_to and setup.push_to.id)
         move_in(new, folder)

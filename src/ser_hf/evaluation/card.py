@@ -1,0 +1,273 @@
+"""The model card of a run, and all that its folder holds beside the model: figures, results, predictions."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+from huggingface_hub import EvalResult, ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..files import write
+from . import CLASSES, LABELS
+from .figures import FIGURES, names_of
+from .report import COMPARABLE, calibration_lines, comparison_table, selection_line, warnings, window_lines
+from .tables import escape, markdown_table, number, plain, rows_of, shown, with_interval
+from .tasks import TASKS
+
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    finalize=lambda value: value if isinstance(value, Markup) else escape(value),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+# Calls of a saved model, by the task of its pipeline.
+USES = {
+    "audio-classification": 'classify({"array": samples, "sampling_rate": rate}, top_k=None)  # mono float32 samples',
+    "text-classification": 'classify("What a day!", top_k=None)',
+    "speech-emotion-recognition": 'classify({"audio": "clip.wav", "text": "What a day!"})  # or one of them alone',
+}
+# Shares of answered utterances in the card's table.
+ANSWERED = ("1.0", "0.9", "0.8", "0.7", "0.5")
+FEW_SPEAKERS = 20  # tested: others may differ by more than an interval shows
+# Licences of corpora that have an identifier on the Hub (https://huggingface.co/docs/hub/repositories-licenses).
+HUB_LICENCES = {
+    name.lower(): name.lower()
+    for name in ("CC0-1.0", *(f"CC-BY-{kind}4.0" for kind in ("", "SA-", "NC-", "ND-", "NC-SA-", "NC-ND-")))
+} | {"odbl-1.0": "odbl", "apache-2.0": "apache-2.0", "mit": "mit"}
+
+
+def licence(results: dict) -> str | None:
+    """The licence of a model, by the Hub's identifiers: that of its corpus and its checkpoints if all of them have the
+    same one or CC0, which asks for nothing; None where they differ, or one is not known."""
+    licences = {HUB_LICENCES.get(results["corpus"]["licence"].lower()), *results["model"].get("licences", [None])}
+    binding = licences - {"cc0-1.0"}
+    return None if len(binding) > 1 else next(iter(binding or licences))
+
+
+def card_data(results: dict, name: str) -> ModelCardData:
+    """Metadata of the card: `license` where it is known (`licence`), `datasets` where corpora are datasets on the Hub,
+    `base_model` where encoders are published."""
+    corpus, protocol, model = results["corpus"], results["protocol"], results["model"]
+    corpora = [corpus["corpus"], *(results.get("mixed") or {})]
+    # the Hub knows its own tasks only; models of our pipeline load in this one too
+    tag = model["task"] if model["task"] != "speech-emotion-recognition" else "audio-classification"
+    under = ", ".join([f"{protocol['name']} fold {protocol['fold']}", *warnings(results)])
+    dependent = [] if protocol["speaker_independent"] else ["speaker-dependent-evaluation"]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=tag,
+        language=list(corpus["languages"]),
+        license=licence(results) if len(corpora) == 1 else None,
+        base_model=model["published_encoders"] or None,
+        datasets=[name for name in corpora if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name)] or None,
+        tags=["speech-emotion-recognition", "ser_hf", *dependent],
+        metrics=[plain(metric) for metric in results["test"]["metrics"]],
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type=tag,
+                task_name="Emotion recognition",
+                dataset_type=plain(corpus["corpus"]),
+                dataset_name=plain(f"{corpus['corpus']} ({corpus['labels']})"),
+                dataset_split="test",
+                metric_type=plain(metric),
+                metric_name=plain(f"{shown(metric)} ({under})"),
+                metric_value=round(value, 4),
+            )
+            for metric, value in results["test"]["metrics"].items()
+            if value is not None
+        ],
+    )
+
+
+def snippets(results: dict, name: str) -> dict[str, str]:
+    """Code that uses the model `name`, by where it stands in the card; a test runs it."""
+    model, kind = results["model"], results["test"]["problem_type"]
+    trust = "" if model["stock"] else ", trust_remote_code=True"
+    probabilities = {CLASSES: "logits.softmax(-1)", LABELS: "logits.sigmoid()"}.get(kind, "logits")
+    answer = [
+        "with torch.no_grad():",
+        "    logits = model(**inputs).logits[0]",
+        f"print(dict(zip(model.config.id2label.values(), {probabilities}.tolist())))",
+    ]
+
+    def loaded(**autos: str) -> list[str]:
+        lines = ["import torch", f"from transformers import {', '.join(sorted(autos.values()))}", ""]
+        return lines + [f'{variable} = {auto}.from_pretrained("{name}"{trust})' for variable, auto in autos.items()]
+
+    if model["task"] == "text-classification":
+        more, about = ['classify(["What a day!", "Leave me alone."], batch_size=8)'], "Many texts at once:"
+        code = loaded(tokenizer="AutoTokenizer", model="AutoModelForSequenceClassification")
+        inputs = 'tokenizer("What a day!", return_tensors="pt")'
+    else:
+        package = "from ser_hf.models import SerPipeline  # registers the task for stock models: pip install ser-hf"
+        more = [
+            *([package] if model["stock"] else []),
+            "from transformers import pipeline",
+            "",
+            f'recognize = pipeline("speech-emotion-recognition", model="{name}"{trust})',
+            'for part in recognize("recording.wav", window_s=4.0, hop_s=2.0)["segments"]:',
+            '    print(part["start"], part["end"], part["scores"])',
+        ]
+        about = "Along a recording:"
+        if kind == CLASSES:
+            more.append('recognize("clip.wav", abstain_below=0.6)  # begins with "unsure" if no label has 60 %')
+            about = "Along a recording, and with an answer where the model is not sure:"
+        if model["task"] == "speech-emotion-recognition":
+            code = loaded(processor="AutoProcessor", model="AutoModelForAudioClassification")
+            inputs = 'processor(audio=samples, text="What a day!", sampling_rate=rate)'
+        else:
+            code = loaded(extractor="AutoFeatureExtractor", model="AutoModelForAudioClassification")
+            mask = "" if model["class"].startswith("Whisper") else "return_attention_mask=True, "
+            inputs = f'extractor(samples, sampling_rate=rate, {mask}return_tensors="pt")'
+        code.append("# mono float32 samples at the model's rate")
+    code += [f"inputs = {inputs}", *answer]
+    return {"pipeline": USES[model["task"]], "more_about": about, "more": "\n".join(more), "model": "\n".join(code)}
+
+
+def limits(results: dict) -> list[str]:
+    """What the model cannot do, or nobody has tested."""
+    corpus, test, calibration = results["corpus"], results["test"], results.get("calibration") or {}
+    kind, speakers, hears = test["problem_type"], test["speakers"], results["model"]["task"][:4] != "text"
+    why = f": {calibration['why_not']}" if calibration.get("why_not") else ""
+    untested = "Noise, telephone, reverberation and small changes were not tested (ser-hf stress does)."
+    known = {
+        "It answers to any input, to noise, music and silence too.": hears,
+        f"It was tested on the language {', '.join(corpus['languages'])} alone.": len(corpus["languages"]) == 1,
+        f"It was tested on {speakers} speakers: for others the figures may differ by more than the intervals.": (
+            0 < speakers < FEW_SPEAKERS
+        ),
+        f"Its probabilities are not calibrated{why}.": kind in (CLASSES, LABELS) and not calibration.get("temperature"),
+        "Differences between genders are not known: the corpus does not name them.": not test.get("by_gender"),
+        untested: hears and "stress" not in results,
+    }
+    return [line for line, holds in known.items() if holds]
+
+
+def training_lines(results: dict) -> list[str]:
+    """Where the model comes from, and what its training took."""
+    model, trained, machine = results["model"], results.get("training"), results.get("machine")
+    licences = {name: licence for name, licence in zip(model["published_encoders"], model["licences"], strict=False)}
+    published = ", ".join(f"{name} (licence {licence or 'not known'})" for name, licence in licences.items())
+    lines = [f"Encoder: {model['encoder']}"]
+    if published:
+        lines.append(f"Pretrained checkpoints: {published}. What they were trained on is in their own cards")
+    earlier = [f"{one['corpus']} ({one['protocol']} fold {one['fold']})" for one in results.get("trained_on", [])]
+    if earlier:
+        others = sorted({name for one in results["trained_on"] for name in one["added"]})
+        lines.append(f"Emotions learned from: {', '.join([*dict.fromkeys(earlier), *others])}")
+    if "ser_hf" in results:
+        versions = {"ser_hf": f"{results['ser_hf']} (commit {results['commit']})", **results["versions"]}
+        lines.append(f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}")
+    if not trained:
+        return [*lines, "The model was not trained in this run, only tested"]
+    if "epochs" in trained:
+        kept = f"the model is that of step {trained['selected_step']}"
+        lines.append(f"{trained['epochs']:.3g} epochs, {trained['steps']} steps; {kept}")
+    elif "classifier" in trained:
+        lines.append(f"A linear classifier ({trained['classifier']}) was fitted, with C = {trained['complexity']:g}")
+    if machine:
+        device = machine["accelerator"] or f"{machine['processor']}, {machine['cores']} cores"
+        whole = f"{results['seconds']:.0f} s for the whole run, " if "seconds" in results else ""
+        resumed = " since it was resumed" if trained.get("resumed") else ""
+        lines.append(f"Time: {whole}{trained['seconds']:.0f} s for the training{resumed}, on {device}")
+    return lines
+
+
+def render(template: str, **facts: object) -> str:
+    """A template of `templates/`: every expression is one line of escaped text (`tables.escape`), whatever comes from
+    outside, unless it is `Markup`, which is Markdown or code of our own."""
+    return TEMPLATES.get_template(template).render(**facts)
+
+
+def model_card(results: dict, repo_id: str | None = None) -> str:
+    """`README.md` of a run from its `results.json`: what was trained on what, how it was tested, every metric with its
+    interval. `repo_id` is the repository it is for; "MODEL" stands for it if None."""
+    test, name, corpus, kind = results["test"], repo_id or "MODEL", results["corpus"], results["test"]["problem_type"]
+    data, calibration = card_data(results, name), results.get("calibration")
+    spread = {metric: "{:.3f} to {:.3f}".format(*both) for metric, both in test["intervals"].items() if both}
+    defined = {metric: value for metric, value in test["metrics"].items() if value is not None}
+    answered = (
+        {f"{100 * float(share):.0f} %": calibration["answered"][share] for share in ANSWERED} if calibration else {}
+    )
+    tables = {
+        "scores": markdown_table(
+            ["metric", "value", "95 % interval"],
+            [[shown(metric), number(value), spread.get(metric, number(None))] for metric, value in defined.items()],
+        ),
+        "by_label": markdown_table(*rows_of(test[TASKS[kind].table], "label")),
+        "by_gender": markdown_table(*rows_of(gender_table(test), "gender")) if test.get("by_gender") else "",
+        "answered": markdown_table(*rows_of(answered, "answered")) if calibration else "",
+        "compared": markdown_table(*rows_of(comparison_table(results), "system")) if results.get("comparisons") else "",
+    }
+    reports = {limit: markdown_table(*rows_of(rows, "label")) for limit, rows in test.get("thresholds", {}).items()}
+    command = results["command"]
+    fence = "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", command) or [""]))
+    subject = "Emotion recognition from text" if data.pipeline_tag[:4] == "text" else "Speech emotion recognition"
+    code = {part: Markup(text) for part, text in snippets(results, name).items()}
+    return render(
+        "model_card.md",
+        **{key: results[key] for key in ("corpus", "protocol", "splits", "test")},
+        **{key: Markup(value) for key, value in tables.items()},
+        card_data=Markup(data.to_yaml()),
+        model={"speaker_norm": False, **results["model"]},
+        name=name,
+        use=code,
+        command=Markup(command),
+        fence=Markup(fence),
+        selection=selection_line(results),
+        subject=subject,
+        languages=", ".join(corpus["languages"]),
+        limits=limits(results),
+        calibration=calibration_lines(results),
+        speakers=speaker_line(test),
+        training=training_lines(results),
+        curves="training_curves" in names_of(results),
+        cautions=[Markup(COMPARABLE[warning]) for warning in warnings(results)],
+        undefined=[shown(metric) for metric in test["metrics"] if metric not in defined],
+        remarks=[*test["remarks"], *window_lines(results)],
+        reports={limit: Markup(table) for limit, table in reports.items()},
+        shown=shown,
+        number=number,
+    )
+
+
+def gender_table(test: dict) -> dict[str, dict]:
+    """A row per gender of a scored part."""
+    return {
+        gender: {
+            "utterances": row["utterances"],
+            "speakers": row["speakers"],
+            **{name: with_interval(value, row["intervals"].get(name)) for name, value in row["metrics"].items()},
+        }
+        for gender, row in test["by_gender"].items()
+    }
+
+
+def speaker_line(test: dict) -> str:
+    """The spread over speakers, none of whom is named."""
+    if not (found := test.get("by_speaker")):
+        return ""
+    values = dict(
+        zip(("lowest", "lower quartile", "median", "upper quartile", "highest"), found["quartiles"], strict=True)
+    )
+    spread = ", ".join(f"{name} {number(value)}" for name, value in values.items())
+    return f"{shown(found['metric'])} of single speakers ({found['speakers']}): {spread}."
+
+
+def write_card(folder: Path, results: dict, table: pd.DataFrame, repo_id: str | None = None) -> None:
+    """`figures/` and `README.md` from a run's results and predictions."""
+    title = f"{results['corpus']['corpus']}, {results['protocol']['name']} fold {results['protocol']['fold']}"
+    for name in names_of(results):
+        write(folder / "figures" / f"{name}.png", FIGURES[name](results, table, title))
+    write(folder / "README.md", model_card(results, repo_id))
+
+
+def write_report(folder: Path, results: dict, table: pd.DataFrame, repo_id: str | None = None) -> None:
+    """`predictions.parquet`, `figures/`, `README.md`, and last `results.json`, which marks the run as finished."""
+    write(folder / "predictions.parquet", table.to_parquet(index=False))
+    write_card(folder, results, table, repo_id)
+    write(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
