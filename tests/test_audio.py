@@ -227,6 +227,25 @@ def test_a_file_that_was_cut_off_is_told(suffix, tmp_path):
     assert "unreadable audio (" in reason and ("announces" in reason or suffix == "flac" and "lost sync" in reason)
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_file_that_was_cut_off_is_told(subtype, tmp_path):
+    """By its last page, wherever it is cut but between two pages; from bytes too."""
+    path = tmp_path / "a.ogg"
+    sf.write(path, tone(440, 48000, 6.0), 48000, format="OGG", subtype=subtype)
+    content = path.read_bytes()
+    pages = [position for position in range(len(content)) if content.startswith(b"OggS", position)]
+    assert scan(path)["problem"] is None and len(pages) > 3
+    path.write_bytes(content + b"TAG" + b"\0" * 125)  # as programs for music add
+    assert scan(path)["problem"] is None
+    cuts = {length for page in pages[2:] for length in (page + 3, page + 26, page + 27, page + 28, page + 300)}
+    cuts = {length for length in cuts | {len(content) - 1} if length < len(content)} - {*pages}
+    for length in sorted(cuts):
+        problem = scan({"bytes": content[:length], "path": None})["problem"]
+        assert problem and ("cut off in its last Ogg page" in problem or length < pages[3]), (length, problem)
+    path.write_bytes(content[: len(content) // 2])
+    assert "a.ogg: unreadable audio (cut off in its last Ogg page)" in scan(path)["problem"]
+
+
 def test_a_header_that_does_not_know_the_length(tmp_path):
     """As a pipe writes it: the length is what is there."""
     path = write(tmp_path / "a.wav", tone(440, 16000))

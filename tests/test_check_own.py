@@ -221,7 +221,7 @@ def test_rows_without_values_need_you(clean, checked, tmp_path):
     assert len(rows_of(tmp_path / "fixed")) == len(LISTS) - 3
 
 
-@pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "aiff"])
+@pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "aiff", "ogg"])
 def test_cut_off_files_are_told(clean, checked, tmp_path, kind):
     """Every one of five shares, from 25 to 95 %, and no whole file."""
     root, rows = copied(clean, tmp_path)

@@ -80,7 +80,7 @@ def _read(source: dict | str | Path, start: float | None = None, end: float | No
                 blocks.append(audio.read(min(left, BLOCK), dtype=dtype, always_2d=True))
             samples, rate = blocks[0] if len(blocks) == 1 else np.concatenate(blocks), audio.samplerate
             if start is None and end is None:
-                _complete(audio, len(samples))
+                _complete(audio, len(samples), file)
     # TypeError: soundfile asks for the rate of x.raw
     except (sf.LibsndfileError, OSError, RuntimeError, ValueError, TypeError) as error:
         from ..models.audio_blocks import unreadable
@@ -91,14 +91,28 @@ def _read(source: dict | str | Path, start: float | None = None, end: float | No
     return samples, rate
 
 
-def _complete(audio: sf.SoundFile, read: int) -> None:
+def _complete(audio: sf.SoundFile, read: int, file: str | io.BytesIO) -> None:
     """Raises ValueError if a file's header announces more than the file holds: it was cut off."""
+    if audio.format == "OGG" and not _whole_page(file):
+        raise ValueError("cut off in its last Ogg page")
     announced = read, audio.frames  # of MP3
     if found := re.search(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", audio.extra_info):  # bytes, of WAV and AIFF
         announced = int(found[2]), int(found[1])
     there, wanted = announced
     if wanted < UNKNOWN and wanted - there > 0.01 * wanted:
         raise ValueError(f"cut off after {there / wanted:.0%} of what its header announces")
+
+
+def _whole_page(file: str | io.BytesIO) -> bool:
+    """Whether an Ogg file ends with a whole page, or the last page, which is marked, is whole. Not every writer marks it
+    (a recorder of calls that was stopped), so that a file cut between two pages looks whole."""
+    content = file.getbuffer() if isinstance(file, io.BytesIO) else np.memmap(file, mode="r")
+    tail = bytes(content[-2 * 65307 :])  # RFC 3533: no page is longer; its flags, number of parts, their lengths
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27:
+        return False
+    size = 27 + page[26] + sum(page[27 : 27 + page[26]])
+    return len(page) == size or len(page) > size and bool(page[5] & 4)
 
 
 def decode(source: dict | str | Path, sampling_rate: int, start: float | None = None, end: float | None = None):
