@@ -504,11 +504,12 @@ def test_cache_shows_and_clears_only_what_is_its_own(run, error_of, tmp_path, mo
     monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
     assert "empty" in run("cache")[1]
     for name, bytes in {
-        "states-0123456789abcdef/a": 3000,
-        "states-0123456789abcde0/b": 500,
-        "features-aa23456789abcdef/c": 7,
+        "states-0123456789abcdef/a.safetensors": 3000,
+        "states-0123456789abcde0/b.safetensors": 500,
+        "features-aa23456789abcdef/c.safetensors": 7,
+        "own-aa23456789abcdef/index.arrow": 2,
     }.items():
-        path = tmp_path / "cache" / f"{name}.safetensors"
+        path = tmp_path / "cache" / name
         path.parent.mkdir(parents=True)
         path.write_bytes(b"0" * bytes)
     mine = tmp_path / "cache" / "my-notes" / "a.safetensors"
@@ -516,9 +517,10 @@ def test_cache_shows_and_clears_only_what_is_its_own(run, error_of, tmp_path, mo
     mine.write_bytes(b"0")
     lines = [line.split() for line in run("cache")[1].splitlines()]
     assert ["states", "2", "3.5", "kB"] in lines and ["features", "1", "7", "B"] in lines
+    assert ["own", "1", "2", "B"] in lines
     os.utime(tmp_path / "cache/states-0123456789abcde0/b.safetensors", (0, 0))
     assert "1 folders removed, 500 B" in run("cache", "--keep_days", "30")[1]
     assert "--clear state: nothing of that kind" in error_of("cache", "--clear", "state")
     assert "1 folders removed, 3.0 kB" in run("cache", "--clear", "states")[1]
-    assert "1 folders removed, 7 B" in run("cache", "--clear")[1]
+    assert "2 folders removed, 9 B" in run("cache", "--clear")[1]
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["my-notes"] and mine.exists()

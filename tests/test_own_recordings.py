@@ -940,11 +940,85 @@ def test_a_replaced_shard_is_seen(clips, tmp_path):
         assert [numbers[h] for h in data["audio_hash"]] == [number]
 
 
-def test_a_second_load_reads_no_clip(clips, tmp_path, monkeypatch):
+@pytest.fixture
+def no_reading(monkeypatch):
+    """A call after which no table and no clip can be read."""
+
+    def stop():
+        for place in ("sources.found_in", "tables.read_table", "layouts.read_table", "corpus.scan_row"):
+            monkeypatch.setattr(f"ser_hf.data.{place}", None)
+
+    return stop
+
+
+KEPT = "csv, the table itself, without their folder, class folders, segments, fractions, columns of votes, saved, texts"
+
+
+@pytest.mark.parametrize("name", [*KEPT.split(", "), "shards of splits", "ids that count from 0 in each split"])
+def test_a_second_load_reads_no_table_and_no_clip(name, clips, tmp_path, no_reading):
+    """It has the same rows, report, label sets and protocols."""
+    case, place = CASES[name], tmp_path / "own" / CASES[name].place
+    (tmp_path / "own").mkdir()
+    case.make(tmp_path / "own", clips[0]) if case.make else lay(tmp_path / "own", clips[0], case.files)
+
+    def load():
+        rows, report = load_corpus(str(place), cache_dir=tmp_path / "cache", return_report=True, **case.columns)
+        source = find_source(str(place), columns=Columns(**case.columns))
+        return rows.to_list(), report, source.protocol, source.corpus.protocols(), source.corpus.BUILDER_CONFIGS
+
+    first = load()
+    no_reading()
+    assert load() == first
+
+
+@pytest.mark.parametrize("name", ["csv", "saved in splits"])
+def test_what_is_kept_is_enough_to_scan_again(name, clips, tmp_path):
+    """In several processes too, where the scan's own cache is gone."""
+    (tmp_path / "own").mkdir()
+    case = CASES[name]
+    case.make(tmp_path / "own", clips[0]) if case.make else lay(tmp_path / "own", clips[0], case.files)
+    hashes = [
+        load_corpus(str(tmp_path / "own"), cache_dir=tmp_path / str(number), num_proc=number)["audio_hash"][:]
+        for number in (1, 2)
+    ]
+    assert hashes[0] == hashes[1] and len(set(hashes[0])) == 6
+
+
+MORE = "clips/9.wav,sad,dora\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "place", "change", "number"),
+    [
+        ({**CLIPS, "metadata.csv": csv()}, "", {"clips/9.wav": 0, "metadata.csv": csv() + MORE}, 7),
+        ({**CLIPS, "metadata.csv": csv() + MORE}, "", {"clips/9.wav": 6}, 7),  # a file that was missing
+        ({**CLIPS, "l.csv": csv() + MORE}, "l.csv", {"far/clips/9.wav": 6}, 7),  # now found elsewhere
+        ({**CLIPS, "l.csv": csv()}, "l.csv", {"clips/0.wav": None}, 5),
+        ({**CLIPS, "l.csv": csv()}, "", {"metadata.csv": csv(rows=[("clips/0.wav", "sad", "x")])}, 1),
+        ({f"{label}/{c}.wav": c for c, label, _ in SAY}, "", {"sad/6.wav": 6}, 7),
+        ({f"{label}/{c}.wav": c for c, label, _ in SAY}, "", {"calm/6.wav": 6}, 7),
+        ({f"{label}/{c}.wav": c for c, label, _ in SAY}, "", {"sad/5.wav": None}, 5),
+    ],
+)
+def test_what_changed_since_the_first_load_is_seen(files, place, change, number, clips, tmp_path):
+    lay(tmp_path / "own", clips[0], files)
+    for _ in range(2):
+        before = load_corpus(str(tmp_path / "own" / place), cache_dir=tmp_path / "cache")
+    for name in [name for name, content in change.items() if content is None]:
+        (tmp_path / "own" / name).unlink()
+    lay(tmp_path / "own", clips[0], {name: content for name, content in change.items() if content is not None})
+    assert len(before) != number == len(load_corpus(str(tmp_path / "own" / place), cache_dir=tmp_path / "cache"))
+
+
+def test_what_is_kept_may_be_damaged_or_impossible_to_keep(clips, tmp_path, monkeypatch):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "kept"))
     lay(tmp_path / "own", clips[0], meta(csv()).files)
-    first = load_corpus(str(tmp_path / "own"), cache_dir=tmp_path / "cache")
-    monkeypatch.setattr("ser_hf.data.corpus.scan_row", None)
-    assert load_corpus(str(tmp_path / "own"), cache_dir=tmp_path / "cache")["audio_hash"][:] == first["audio_hash"][:]
+    (tmp_path / "file").write_text("")
+    for place in ("kept", "kept", "file"):
+        monkeypatch.setenv("SER_CACHE", str(tmp_path / place))
+        assert len(load_corpus(str(tmp_path / "own"), cache_dir=tmp_path / "cache")) == 6
+        for kept in tmp_path.glob("kept/own-*/index.arrow"):
+            kept.write_bytes(kept.read_bytes()[:500])
 
 
 @pytest.mark.parametrize("folder", ["calls", "my calls+more"])

@@ -70,18 +70,24 @@ def write(path: Path, content: str | bytes) -> None:
         half.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """The regular files below a folder in a fixed order. Links are followed; a folder that is reached twice (by a link
-    to itself, for instance) is read once."""
+def folders(root: Path) -> Iterator[tuple[str, list[str]]]:
+    """A folder and all below it, each with the names of its files, in a fixed order. Links are followed; a folder that
+    is reached twice (by a link to itself, for instance) is read once."""
     seen = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    for folder, below, files in os.walk(root, followlinks=True):
         state = os.stat(folder)
         if (state.st_dev, state.st_ino) in seen:
-            folders.clear()
+            below.clear()
             continue
         seen.add((state.st_dev, state.st_ino))
-        folders.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
-        for name in sorted(files):
+        below.sort(key=lambda name: (os.path.islink(os.path.join(folder, name)), name))
+        yield folder, sorted(files)
+
+
+def walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The regular files in `folders`."""
+    for folder, files in folders(root):
+        for name in files:
             path = Path(folder, name)
             try:
                 state = path.stat()

@@ -1,4 +1,4 @@
-"""Show what is kept once computed: hidden states of encoders, features and functionals, under $SER_CACHE.
+"""Show what is kept once computed: hidden states, features, functionals, tables of own data, under $SER_CACHE.
 
 Everything there is computed again when it is missing. Each folder holds what one kind of computation made with one set
 of settings and one version of the code; folders of older code are never read again, and --keep_days removes them.
@@ -15,6 +15,7 @@ from ..training.run import say
 from .console import Parser, natural
 
 STORE = re.compile(r"([a-z]+)-[0-9a-f]{16}")  # as `data.cache.settings_folder` names them: nothing else is touched
+SUFFIXES = (".safetensors", ".part", ".arrow", ".half")
 
 
 def stores(home: Path) -> dict[str, dict[Path, list[Path]]]:
@@ -22,7 +23,7 @@ def stores(home: Path) -> dict[str, dict[Path, list[Path]]]:
     found = defaultdict(dict)
     for folder in sorted(home.iterdir()) if home.is_dir() else ():
         if (match := STORE.fullmatch(folder.name)) and folder.is_dir():
-            found[match[1]][folder] = [path for path in folder.iterdir() if path.suffix in (".safetensors", ".part")]
+            found[match[1]][folder] = [path for path in folder.iterdir() if path.suffix in SUFFIXES]
     return dict(sorted(found.items()))
 
 

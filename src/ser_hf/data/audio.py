@@ -104,8 +104,8 @@ def _complete(audio: sf.SoundFile, read: int, file: str | io.BytesIO) -> None:
 
 
 def _whole_page(file: str | io.BytesIO) -> bool:
-    """Whether an Ogg file ends with a whole page, or the last page, which is marked, is whole. Not every writer marks it
-    (a recorder of calls that was stopped), so that a file cut between two pages looks whole."""
+    """Whether an Ogg file ends with a whole page, or what follows its last one, which is marked, is no page. Not every
+    writer marks it (a recorder that was stopped), so that a file cut between two pages looks whole."""
     content = file.getbuffer() if isinstance(file, io.BytesIO) else np.memmap(file, mode="r")
     tail = bytes(content[-2 * 65307 :])  # RFC 3533: no page is longer; its flags, number of parts, their lengths
     page = tail[tail.rfind(b"OggS") :]

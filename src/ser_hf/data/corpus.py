@@ -35,6 +35,11 @@ class Protocol:
     speakers_known: bool = True  # False if the corpus does not say who speaks
     hint: str = ""  # what to do where its parts share a speaker
 
+    def __post_init__(self):  # from JSON these are lists
+        object.__setattr__(self, "folds", tuple(map(tuple, self.folds)))
+        if not isinstance(self.validation, str):
+            object.__setattr__(self, "validation", tuple(self.validation))
+
     @property
     def warning(self) -> str:
         """The warning shown beside every figure of the protocol; empty if it is speaker-independent."""

@@ -44,6 +44,7 @@ class Found:
     targets: tuple[str, ...] = ()
     order: tuple[str, ...] = ()  # the classes in the dataset's own order
     parts: dict[str, datasets.Dataset] = field(default_factory=dict)
+    searched: bool = False  # whether other files in the folder may change what a name means
 
 
 # ---- one table, whatever the layout
@@ -157,7 +158,8 @@ def _resolved(found: Found, folder: Path, where: str) -> Found:
     paths = [name and os.path.normpath(os.path.join(folder, name)) for name in names]
     there = [path is not None and os.path.exists(path) for path in paths]
     taken, similar = {path for path, exists in zip(paths, there, strict=True) if exists}, {}
-    if any(name and not exists for name, exists in zip(names, there, strict=True)):
+    searched = any(name and not exists for name, exists in zip(names, there, strict=True))
+    if searched:
         files = defaultdict(list)  # by the last part of their names, with and without suffix
         for path, _ in walk(folder):
             if str(path) not in taken:
@@ -178,7 +180,7 @@ def _resolved(found: Found, folder: Path, where: str) -> Found:
             name = f".../{PureWindowsPath(name).name}"
         what = f"names in {where} that are a file's in another spelling or folder: {len(similar)}"
         remarks.append(f"{what}, such as {name} = {file}")
-    return changed(found, table=found.table | {"named": names, "audio": paths}, remarks=remarks)
+    return changed(found, table=found.table | {"named": names, "audio": paths}, remarks=remarks, searched=searched)
 
 
 def _parts(name: str) -> list[str]:

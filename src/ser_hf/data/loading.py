@@ -5,7 +5,6 @@ import inspect
 import os
 import pkgutil
 import re
-from collections import Counter
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -154,14 +153,13 @@ def fingerprint(source: Source) -> str:
 def select_usable(everything: datasets.Dataset, source: Source) -> tuple[datasets.Dataset, CorpusReport]:
     """The usable rows with a label, without the builder's column `problem`, and the report on all rows."""
     config, card = source.config, source.corpus.CARD
-    table = everything.with_format("arrow")[:]
-    labels, problems = table["label"], table[PROBLEM]
-    clean, labelled = problems.is_null().to_numpy(), labels.is_valid().to_numpy()
-    usable = everything.select(np.flatnonzero(clean & labelled)).remove_columns(PROBLEM)
-    outside = int((clean & ~labelled).sum())
-    per_label = {}
+    table = everything.with_format("arrow")[:]  # as it lies on the disk: nothing is made a Python object
+    clean, labelled = table[PROBLEM].is_null(), table["label"].is_valid()
+    mask = pc.and_(clean, labelled)
+    usable = everything.select(np.flatnonzero(mask)).remove_columns(PROBLEM)
+    per_label, outside = {}, pc.sum(pc.and_not(clean, labelled)).as_py() or 0
     if not config.targets:
-        numbers = np.bincount(np.array(usable["label"][:], dtype=int), minlength=len(config.label_names)).tolist()
+        numbers = np.bincount(table["label"].filter(mask), minlength=len(config.label_names)).tolist()
         per_label = dict(zip(config.label_names, numbers, strict=True))
     report = CorpusReport(
         corpus=source.shown,
@@ -171,12 +169,12 @@ def select_usable(everything: datasets.Dataset, source: Source) -> tuple[dataset
         utterances=len(usable),
         # Without published counts of a label set, utterances outside it cannot be told from missing ones.
         official=sum(config.counts.values()) or card.utterances - outside,
-        hours=round(sum(d or 0.0 for d in usable["duration"]) / 3600, 4),
-        speakers=len(set(usable["speaker"]) - {None}),
+        hours=round((pc.sum(table["duration"].filter(mask)).as_py() or 0.0) / 3600, 4),
+        speakers=pc.count_distinct(table["speaker"].filter(mask)).as_py(),
         per_label=per_label,
         official_per_label=dict(config.counts) if per_label else {},
         outside_labels=outside,
-        problems=_problems(table.filter(pc.and_(problems.is_valid(), labels.is_valid())), source.root),
+        problems=_problems(table.filter(pc.and_not(labelled, clean)), source.root),
         remarks=list(source.corpus.REMARKS),
         card=card,
     )
@@ -215,11 +213,12 @@ def load(
     if not len(usable):
         where = source.root or f"--dataset {source.name}"
         raise SerError(f"{where}: no usable utterance of {source.shown} ({source.config.name}); {differences}")
-    id, number = Counter(usable["id"][:]).most_common(1)[0]
-    if number > 1:  # scores are gathered by id
+    ids = usable.select_columns("id").with_format("arrow")[:]["id"].value_counts()
+    if len(ids) < len(usable):  # scores are gathered by id
+        most = max(ids.to_pylist(), key=lambda one: one["counts"])
         raise SerError(
-            f"--dataset {source.name}: {len(usable)} utterances have only {len(set(usable['id']))} ids, {id!r} occurs "
-            f"{number} times; give every utterance an id of its own"
+            f"--dataset {source.name}: {len(usable)} utterances have only {len(ids)} ids, {most['values']!r} occurs "
+            f"{most['counts']} times; give every utterance an id of its own"
         )
     return usable, report
 

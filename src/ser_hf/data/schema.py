@@ -87,6 +87,7 @@ class LabelConfig(datasets.BuilderConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        self.targets, self.order = tuple(self.targets), tuple(self.order)  # from JSON these are lists
         if not self.targets:
             self.label_map = self.label_map or {word: word for word in self.counts}
 

@@ -1,52 +1,131 @@
 """The user's own corpora, without a loading script: folders and tables of any layout, and datasets on the Hub.
 
-Whatever the layout, it becomes one table (`layouts`), and the table becomes a corpus (`own_corpus`); the rest is
-`SpeechCorpus`'s.
+Whatever the layout, it becomes one table (`layouts`), the table an index, which is kept, and the index a corpus; the
+rest is `SpeechCorpus`'s.
 """
 
+import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import compress
 from pathlib import Path
 
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+
 from ..errors import SerError
+from ..files import folders, staged
+from .audio import MEDIA
+from .cache import cache_home, source_hash
 from .columns import SPLITS, Columns, plain
 from .corpus import LEAVE_ONE_SPEAKER_OUT, RANDOM, SPEAKER_FOLDS, Protocol, SpeechCorpus, state_line
 from .labels import is_labelled, label_set, one_spelling
 from .layouts import NEXT, TYPED, Found, as_audio, found_in, found_in_parts, hub_parts, near
-from .schema import LABEL_SETS, OPTIONAL_COLUMNS, CorpusCard
+from .schema import LABEL_SETS, OPTIONAL_COLUMNS, CorpusCard, LabelConfig
 from .tables import as_text, is_missing
 
 
+@dataclass(frozen=True)
+class Index:
+    """The rows of own data, and what a corpus class says of them."""
+
+    title: str
+    configs: list[LabelConfig]
+    remarks: list[str]
+    protocols: dict[str, Protocol]
+    parts: dict[str, str]  # the fingerprint of each dataset that holds sound
+    searched: bool  # as in `Found`
+    content: str  # hash of the rows
+    rows: pa.Table  # a column for each key of `SpeechCorpus.utterances`
+
+
 def folder_corpus(place: Path, columns: Columns) -> type[SpeechCorpus]:
-    """A corpus class for a folder or a table file (absolute). SerError: it cannot be read, or as `own_corpus`."""
+    """A corpus class for a folder or a table file (absolute). SerError: it cannot be read, or as `index_of`."""
     if not place.exists():
         raise SerError(f"--dataset {place}: no such folder or file{near(str(place)).replace(' either', '')}")
     folder = place if place.is_dir() else place.parent
-    found = found_in(place, columns)
-    return own_corpus(folder.name, "labels", found, columns, folder)
+    file = _kept_file(place, columns)
+    index, state = _kept(file)
+    if index is None or state != _state(place, index):
+        index = index_of(folder.name, "labels", found_in(place, columns), columns, folder)
+        state = _state(place, index)
+        _keep(file, index, state)
+    return corpus_of(index, folder, lambda: found_in(place, columns).parts, state[-1])
 
 
 def hub_corpus(name: str, labels: str | None, columns: Columns) -> type[SpeechCorpus]:
     """A corpus class for a dataset on the Hub (or in the cache): what `ser-hf push corpus` wrote, or any other. All its
-    splits are read. SerError: not found, or as `own_corpus`."""
+    splits are read. SerError: not found, or as `index_of`."""
     parts = hub_parts(name, labels)
     here = (
         labels
         if labels not in LABEL_SETS or labels in {str(data.info.config_name) for data in parts.values()}
         else None
     )
-    return own_corpus(name, here or "default", found_in_parts(parts, columns, name), columns)
+    found = found_in_parts(parts, columns, name)
+    return corpus_of(index_of(name, here or "default", found, columns), None, lambda: found.parts)
 
 
-def own_corpus(
-    title: str, config_name: str, found: Found, columns: Columns, folder: Path | None = None
-) -> type[SpeechCorpus]:
-    """The corpus class of a table. SerError: no row has a label, a file (or its part) is named twice, or the groups are
-    the labels."""
+# ---- what is kept of it, so that a second load reads no table
+
+
+def _kept_file(*what: object) -> Path:
+    code = source_hash(*sorted(Path(__file__).parent.glob("*.py")))
+    return cache_home() / f"own-{xxhash.xxh3_64(repr((code, *what)).encode()).hexdigest()}" / "index.arrow"
+
+
+def _state(place: Path, index: Index) -> list[str]:
+    """Two hashes: of what says which rows there are (the table; in a folder the names of all files, and the states of
+    all that are no sound), and of the states of the files that the rows name."""
+    tables, lines = [] if place.is_dir() else [str(place)], []
+    if place.is_dir() or index.searched:
+        for where, names in folders(place if place.is_dir() else place.parent):
+            lines.append(f"{where} {names}\n")
+            if place.is_dir():
+                tables += [f"{where}/{name}" for name in names if not name.lower().endswith(tuple(MEDIA))]
+    lines += map(_line, tables)
+    named = map(_line, index.rows["audio"].unique().drop_null().to_pylist())
+    return [xxhash.xxh3_64("".join(some).encode(errors="surrogatepass")).hexdigest() for some in (lines, named)]
+
+
+def _line(path: str) -> str:
+    try:
+        return state_line(path, os.stat(path))
+    except (OSError, ValueError):
+        return f"{path} missing\n"
+
+
+def _keep(file: Path, index: Index, state: list[str]) -> None:
+    facts = {entry.name: getattr(index, entry.name) for entry in fields(index) if entry.name != "rows"}
+    rows = index.rows.replace_schema_metadata({"index": json.dumps([facts, state], default=asdict)})
+    with suppress(OSError), staged(file) as half, pa.ipc.new_file(half, rows.schema) as writer:
+        writer.write_table(rows)  # where nothing can be kept, it is made again each time
+
+
+def _kept(file: Path) -> tuple[Index | None, list[str]]:
+    """What `_keep` wrote; the rows stay on the disk until they are used."""
+    try:
+        rows = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        facts, state = json.loads(rows.schema.metadata[b"index"])
+    except (OSError, ValueError):  # nothing is kept yet, or it is damaged
+        return None, []
+    configs = [LabelConfig(**config) for config in facts["configs"]]
+    protocols = {name: Protocol(**protocol) for name, protocol in facts["protocols"].items()}
+    return Index(**facts | {"configs": configs, "protocols": protocols, "rows": rows}), state
+
+
+# ---- from a table to a corpus
+
+
+def index_of(title: str, config_name: str, found: Found, columns: Columns, folder: Path | None = None) -> Index:
+    """The index of a table. SerError: no row has a label, a file (or its part) is named twice, or the groups are the
+    labels."""
     table, remarks, size = found.table, list(found.remarks), len(found.table["label"])
     if "audio" in table and not found.parts and (nameless := table["audio"].count(None)):
         remarks.append(f"rows of {found.where} that name no file: {nameless}; they are skipped")
@@ -89,8 +168,6 @@ def own_corpus(
             if 1 < len(pairs) == len({word for word, _ in pairs}):
                 flag = f"--group_column {columns.group_column}" if columns.group_column else "--group_by folder"
                 raise SerError(f"{flag}: each label is in one group alone, so no group can test it; leave it out")
-    if any("votes" in row for row in labels.rows):
-        rows["votes"] = [row["votes"] for row in labels.rows]
     del rows["label"]
     remarks += _few(rows["speaker"], labels, columns.min_per_class)
     labelled = list(map(is_labelled, labels.rows))
@@ -100,10 +177,26 @@ def own_corpus(
         remarks.append(f"rows without a speaker: {nobody}; until all have one, speakers count as unknown")
     of_protocols = (rows.get(name) for name in ("split", "speaker", "group"))
     choices = own_protocols(*(cells and list(compress(cells, labelled)) for cells in of_protocols))
+    rows |= {name: [row.get(name) for row in labels.rows] for name in labels.rows[0]}
+    kinds = dict.fromkeys(("id", "audio", "text", "speaker", "named", "part", "problem", "emotion"), pa.string())
+    kinds |= {name: datasets.Features({name: kind}).type[0].type for name, kind in OPTIONAL_COLUMNS.items()}
+    table = pa.table({name: pa.array(cells, kinds.get(name)) for name, cells in rows.items()})
+    parts = {part: data._fingerprint for part, data in found.parts.items()}
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = xxhash.xxh3_64(sink.getvalue()).hexdigest()
+    return Index(title, labels.configs, remarks, choices, parts, found.searched, content, table)
+
+
+def corpus_of(
+    index: Index, folder: Path | None, parts: Callable[[], dict[str, datasets.Dataset]], state: str = ""
+) -> type[SpeechCorpus]:
+    """The corpus class of an index; `parts` opens the datasets that hold its sound, `state` is a hash of its files."""
 
     class OwnCorpus(SpeechCorpus):
         CARD = CorpusCard(
-            title=title,
+            title=index.title,
             languages=("und",),  # BCP-47: undetermined
             licence="unknown",
             redistributable=False,
@@ -111,18 +204,19 @@ def own_corpus(
             how_to_get="It is the user's own.",
             layout=NEXT,
             citation="",
-            utterances=sum(labels.configs[0].counts.values()),
-            speakers=len({*rows["speaker"]} - {None}),
+            utterances=sum(index.configs[0].counts.values()),
+            speakers=pc.count_distinct(index.rows["speaker"]).as_py(),
             notes="The user's own data.",
         )
-        BUILDER_CONFIGS = labels.configs
-        DEFAULT_CONFIG_NAME = labels.configs[0].name
-        OPTIONAL = tuple(name for name in OPTIONAL_COLUMNS if name in rows)
-        REMARKS = tuple(remarks)
+        BUILDER_CONFIGS = index.configs
+        DEFAULT_CONFIG_NAME = index.configs[0].name
+        OPTIONAL = tuple(name for name in OPTIONAL_COLUMNS if name in index.rows.column_names)
+        REMARKS = tuple(index.remarks)
+        opened: dict[str, datasets.Dataset] | None = None
 
         @classmethod
         def protocols(cls) -> dict[str, Protocol]:
-            return choices
+            return index.protocols
 
         @classmethod
         def generate(cls) -> Path | None:
@@ -130,23 +224,17 @@ def own_corpus(
 
         @classmethod
         def state(cls, root: Path | None) -> Iterator[str]:
-            """The rows, and the files that they name: also those outside the folder."""
-            yield from (f"{row!r}\n" for row in zip(*rows.values(), labels.rows, strict=True))
-            yield from (f"{part} {data._fingerprint}\n" for part, data in found.parts.items())
-            for path in dict.fromkeys(filter(None, rows["audio"])):
-                try:
-                    yield state_line(path, os.stat(path))
-                except (OSError, ValueError):
-                    yield f"{path} missing\n"
+            yield from (index.content, state, *index.parts.values())
 
         def utterances(self, root: Path | None) -> list[dict]:
-            cells = zip(*rows.values(), strict=True)
-            return [dict(zip(rows, row, strict=True)) | label for row, label in zip(cells, labels.rows, strict=True)]
+            return index.rows.to_pylist()
 
         def with_audio(self, block: list[dict]) -> list[dict]:
-            if not found.parts:
+            if not index.parts:
                 return block
-            block = [{**row, "audio": as_audio(found.parts[row["part"]][row["index"]])} for row in block]
+            if self.opened is None:
+                self.opened = parts()
+            block = [{**row, "audio": as_audio(self.opened[row["part"]][row["index"]])} for row in block]
             return [row if row["audio"] else {**row, "problem": f"{row['id']}: no audio"} for row in block]
 
     return OwnCorpus
@@ -260,7 +348,8 @@ def _few(speakers: Sequence, labels, least: int) -> list[str]:
 def _typed(column: str, value) -> str | float | list | None:
     """A value of a column in the schema's type; None where it is missing or cannot be read."""
     if column == "votes":
-        return value if isinstance(value, list) and all(isinstance(x, int | float) for x in value) else None
+        numbers = isinstance(value, list) and all(isinstance(x, int | float) for x in value)
+        return [*map(float, value)] if numbers else None
     if not OPTIONAL_COLUMNS[column].dtype.startswith("float"):
         return as_text(value)
     try:
