@@ -52,7 +52,8 @@ def main() -> None:
         model = classical.put_linear(linear, model, trained["complexity"])
 
     # 5. Test, once; model, card, results, push.
-    remarks = classical.classifier_remarks(model, splits, trained, relative)
+    estimated = collator.states.estimated if vectors.estimate_speakers else {}
+    remarks = classical.classifier_remarks(model, splits, trained, relative, estimated)
     head = head_of(model)  # of an encoder's model: it reads the cached states
     trainer = SerTrainer(model=head, args=training, processing_class=extractor, data_collator=collator)
     run.finish(

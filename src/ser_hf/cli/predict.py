@@ -174,6 +174,33 @@ def _readable(files: list[str], sampling_rate: int) -> Iterator:
             sys.stderr.write(f"left out of --speaker_clips: {error}\n")
 
 
+def estimated_speakers(pipe, files: list[str], name: str) -> "list[tuple[set[str], torch.Tensor]]":
+    """Files that sound like one speaker, and the mean of their states `(layers, dim)`, which the model subtracts.
+    Files that the model cannot read are in none. SerError: the model was not trained with `--estimate_speakers`."""
+    import torch
+
+    from ..data.audio import AudioError, read_clip
+    from ..models.encoders import longest_clip
+    from ..training.speakers import SpeakerMap, group
+
+    model, extractor = pipe.model, pipe.feature_extractor
+    if not getattr(model.config, "speaker_dims", 0):
+        raise SerError(f"--estimate_speakers: {name} was trained without it; leave it out")
+    limit, means = longest_clip(model.config.audio_config), {}
+    for file in files:
+        try:
+            samples = read_clip(file, extractor.sampling_rate)
+        except AudioError:
+            continue  # `predict` names it
+        if limit is None or len(samples) <= limit * extractor.sampling_rate:
+            (means[file],) = model.clip_means([samples], extractor)
+    speaker_map = SpeakerMap(model.ser_speakers.weight.double().cpu().numpy(), model.config.speaker_distance)
+    numbers = group(speaker_map, torch.stack(list(means.values())).flatten(1).cpu().numpy()) if means else []
+    groups = [[file for file, one in zip(means, numbers, strict=True) if one == number] for number in set(numbers)]
+    sys.stderr.write(f"{len(means)} files sound like {len(groups)} speakers, of {sorted(map(len, groups))} files\n")
+    return [(set(one), torch.stack([means[file] for file in one]).mean(dim=0).float()) for one in groups]
+
+
 def fingerprint(model: "PreTrainedModel") -> str:
     """Eight digits that change with the weights: a table must not mix rows of models from the same folder."""
     import torch
@@ -396,7 +423,12 @@ def main(argv: list[str]) -> int:
     text = "clips of the one speaker of all files, in various emotions, for a model trained with --speaker_norm"
     parser.add_argument("--speaker_clips", nargs="+", metavar="FILE|FOLDER", help=text)
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
+    text = "score clips relative to all those that sound like the same speaker, for a model that was trained so"
+    parser.add_argument("--estimate_speakers", action="store_true", help=text)
     args = parser.parse_args(argv)
+    if args.estimate_speakers and (args.speaker_clips or args.window_s):
+        other = "--speaker_clips" if args.speaker_clips else "--window_s"
+        raise SerError(f"--estimate_speakers: not together with {other}; leave one of them out")
     if args.hop_s is not None and args.window_s is None:
         raise SerError(f"--hop_s {args.hop_s}: only windows have a hop; give --window_s too")
     windows = {}
@@ -424,6 +456,9 @@ def main(argv: list[str]) -> int:
     if args.speaker_clips and getattr(pipe.feature_extractor, "speaker_values", None) is not None:
         rounded = " ".join(f"{value:.2f}" for value in pipe.feature_extractor.speaker_values)
         settings["model"] += f" speaker {zlib.crc32(rounded.encode()):08x}"
+    groups = estimated_speakers(pipe, list(files), args.model) if args.estimate_speakers else []
+    if groups:  # other files give other speakers, and other scores
+        settings["model"] += f" speakers {zlib.crc32(repr(sorted(files)).encode(errors='surrogateescape')):08x}"
     labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
     columns = columns_of(labels, settings, pipe.problem_type != "regression", args.label_sets)
     partial = out.with_name(f".{out.name}.partial") if out else None
@@ -436,7 +471,12 @@ def main(argv: list[str]) -> int:
         return row is not None and not row["error"] and row["content"] == content_of(path)
 
     todo = [path for path in files if not scored_before(path)]
-    scored = predict(pipe, todo, dict.fromkeys(columns) | settings, partial, batch_size=args.batch_size, **windows)
+    fixed, options = dict.fromkeys(columns) | settings, {"batch_size": args.batch_size, **windows}
+    scored = {}
+    for speaker_files, mean in groups:
+        pipe.model.ser_scale.mean.copy_(mean)
+        scored |= predict(pipe, [path for path in todo if path in speaker_files], fixed, partial, **options)
+    scored |= predict(pipe, [path for path in todo if path not in scored], fixed, partial, **options)
     done |= {as_text(path): rows for path, rows in scored.items()}
     names = {as_text(path): as_text(name) for path, name in files.items()}
     done |= {path: [row | {"file": name} for row in done[path]] for path, name in names.items()}

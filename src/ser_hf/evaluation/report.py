@@ -5,6 +5,7 @@ from .tables import number, rows_of, shown, text_table, with_interval
 from .tasks import TASKS
 
 SPEAKER_NORM = "SPEAKER-NORMALISED"
+ESTIMATED = "SPEAKERS ESTIMATED"
 INCOMPARABLE = " These figures cannot be compared with speaker-independent ones.**"
 # What a reader of the figures must know, by the words that mark them (`warnings`).
 COMPARABLE = {
@@ -15,12 +16,18 @@ COMPARABLE = {
         "run, test utterances included. The figures hold for known speakers only. They cannot be "
         "compared with those of systems that process one clip of an unseen speaker.**"
     ),
+    ESTIMATED: (
+        "**Test clips are relative to the mean of those that sound like the same speaker, which is estimated from all "
+        "test clips together. The speakers are unknown, but the figures hold only where many clips of each speaker are "
+        "classified at once. They cannot be compared with those of systems that process one clip alone.**"
+    ),
 }
 
 
 def warnings(results: dict) -> list[str]:
     """The keys of `COMPARABLE` that hold for the figures of a run or a cross-validation."""
-    named = (results["protocol"]["warning"], SPEAKER_NORM if results["model"].get("speaker_norm") else "")
+    speakers = {True: SPEAKER_NORM, "estimated": ESTIMATED}.get(results["model"].get("speaker_norm"))
+    named = (results["protocol"]["warning"], speakers)
     return [name for name in named if name]
 
 

@@ -30,6 +30,8 @@ class SerConfig(PipelineConfig):
             before the head (`pooling.Scale.fit`). A pooling without weights comes before that, layer by layer.
         speaker_norm: Whether training and test clips were relative to their speaker's mean; `standardise` has the
             mean of an average training speaker, for clips of unknown ones (`SerForAudioClassification.adapt`).
+        speaker_dims: Width of the map that tells speakers apart (`SerForAudioClassification.set_speaker_map`); 0: none.
+        speaker_distance: Its distance between speakers.
         context: `clip`, or for Whisper `full`: every clip is padded to 30 s and the zeros are pooled with it, as in
             `WhisperForAudioClassification`.
         initializer_range: Standard deviation of the head's initial weights.
@@ -50,6 +52,8 @@ class SerConfig(PipelineConfig):
     layers: list[int] | None = None
     standardise: bool = False
     speaker_norm: bool = False
+    speaker_dims: int = 0
+    speaker_distance: float = 0.0
     context: str = "clip"
     initializer_range: float = 0.02
 

@@ -1,6 +1,7 @@
 """The audio model. Ships to the Hub."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -68,6 +69,8 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
             self.ser_dense = nn.Linear(width, width)
             self.ser_dropout = nn.Dropout(config.head_dropout)
         self.ser_classifier = nn.Linear(width, config.num_labels)
+        if config.speaker_dims:
+            self.ser_speakers = nn.Linear(math.prod(self.audio_shape), config.speaker_dims, bias=False)
         self.post_init()
 
     @classmethod
@@ -138,6 +141,23 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
             states = states[:, self.config.layers]
         return pool_layers(states, real, self.config.pooling) if self.pools_audio else (states, real)
 
+    def set_speaker_map(self, weight: torch.Tensor, distance: float) -> None:
+        """Keep a map `(dims, layers * dim)` of a clip's states, averaged over frames, to where clips of one speaker lie
+        together: groups of clips beyond `distance` (Ward's) are different speakers."""
+        self.config.speaker_dims, self.config.speaker_distance = len(weight), distance
+        self.ser_speakers = nn.Linear(weight.shape[1], len(weight), bias=False)
+        self.ser_speakers.weight.data.copy_(weight)
+
+    @torch.no_grad()
+    def clip_means(self, clips: Iterable, feature_extractor) -> Iterator[torch.Tensor]:
+        """The states `(layers, dim)` that the head reads of each clip `(samples,)`, averaged over frames."""
+        least = describe_audio(self.config.audio_config).least
+        for clip in clips:
+            batch = extract(feature_extractor, [clip], least)
+            inputs, mask = batch[self.main_input_name], batch["attention_mask"]
+            states, real = self.encode_audio(inputs.to(self.device, self.dtype), mask.to(self.device))
+            yield states[0][:, real[0]].double().mean(dim=1)
+
     @torch.no_grad()
     def adapt(self, clips: Iterable, feature_extractor) -> None:
         """From now on the model's clips are of one known speaker, whose mean is that of `clips`: ten or more of
@@ -145,12 +165,7 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         with the voice. ValueError: no clips, or a model without speaker normalisation."""
         if not self.config.speaker_norm:
             raise ValueError("this model was not trained with --speaker_norm: it has no use for a speaker's mean")
-        least, means = describe_audio(self.config.audio_config).least, []
-        for clip in clips:
-            batch = extract(feature_extractor, [clip], least)
-            inputs, mask = batch[self.main_input_name], batch["attention_mask"]
-            states, real = self.encode_audio(inputs.to(self.device, self.dtype), mask.to(self.device))
-            means.append(states[0][:, real[0]].double().mean(dim=1))
+        means = list(self.clip_means(clips, feature_extractor))
         if not means:
             raise ValueError("no clips of the speaker")
         self.ser_scale.mean.copy_(torch.stack(means).mean(dim=0))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset, concatenate_datasets
 from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedConfig, TrainingArguments
 
@@ -17,7 +18,7 @@ from ..data.columns import select_present
 from ..errors import SerError, one_line
 from ..models import SerConfig, SerForAudioClassification
 from ..models.encoders import describe_audio, load_extractor, longest_clip, transformer_layers
-from .encoder_states import StateCollator, States, check_states, encode, trims, with_shifts
+from .encoder_states import StateCollator, States, check_states, encode, trims, with_estimated_speakers, with_shifts
 from .hub import check_labels, label_maps, load_finetuned
 from .settings import ClipArguments, EncoderArguments, HeadArguments
 from .speakers import check_speakers, check_whole_clips, speaker_remark
@@ -190,14 +191,18 @@ def probe_states(
     clips: ClipArguments,
     training: TrainingArguments,
     budget: float | None,  # padded seconds of audio per batch
+    estimate_speakers: bool = False,
 ) -> States:
     """The hidden states of a frozen encoder for every utterance of all parts, encoded once and cached; the model's
-    scale is measured on those of train. Raises SerError: with `speaker_norm`, clips are cut or an utterance has no
-    speaker."""
+    scale is measured on those of train. With `estimate_speakers` those of test are not read but estimated, and the
+    model can do so too. Raises SerError: with `speaker_norm`, clips are cut or an utterance has no speaker."""
     check_whole_clips(model.config.speaker_norm, clips, windowed="window_start" in parts["train"].column_names)
     if model.config.speaker_norm:
-        check_speakers(parts)
+        check_speakers({"train": parts["train"]} if estimate_speakers else parts)
     states = encode(model, extractor, parts, clips, training, budget)
+    if estimate_speakers:
+        states, speaker_map = with_estimated_speakers(states, parts)
+        model.set_speaker_map(torch.from_numpy(speaker_map.weight), speaker_map.distance)
     states = with_shifts(states, parts) if model.config.speaker_norm else states
     model.ser_scale.fit(states.find("audio", row) for row in select_present(parts["train"], StateCollator.columns))
     check_states(model, states, parts["test"].select(range(min(8, len(parts["test"])))))

@@ -33,7 +33,7 @@ from .audio_model import audio_model, check_lengths, count_copies, probe_states,
 from .encoder_states import StateCollator
 from .hub import check_labels, label_maps
 from .settings import ClassifierArguments, ClipArguments, VectorArguments
-from .speakers import check_speakers, speaker_remark
+from .speakers import check_speakers, estimated_remark, speaker_remark
 
 # The choice on validation and the second fit on train and validation are those of the baselines of the INTERSPEECH
 # challenges (Schuller et al. 2019, "The INTERSPEECH 2019 Computational Paralinguistics Challenge"), and so is the grid
@@ -58,7 +58,7 @@ def check_vectors(flags: VectorArguments, train: bool = True) -> None:
         if flags.layers:
             shown = " ".join(map(str, flags.layers))
             raise SerError(f"--layers {shown}: {features} has no layers, an encoder has; leave it out")
-        for flag in ("pooling", "trim_db", "speed_copies"):
+        for flag in ("pooling", "trim_db", "speed_copies", "estimate_speakers"):
             if getattr(flags, flag):
                 raise SerError(f"--{flag}: for the hidden states of an encoder, not for {features}; leave it out")
         if find_spec("opensmile") is None:
@@ -190,7 +190,8 @@ def encoder_model(
 ) -> tuple[SerForAudioClassification, Any, StateCollator]:
     """A frozen encoder under a linear classifier that is not fitted yet, its feature extractor, and a collator over the
     hidden states of all utterances, and copies of those that are fitted: each layer pooled over real frames, one layer
-    after another; with `speaker_norm` relative to their speaker's mean.
+    after another; with `speaker_norm` relative to their speaker's mean, with `estimate_speakers` in test to that of an
+    estimated one.
     Raises SerError: checkpoint not found or no such encoder, no such layer, a clip longer than the encoder reads; with
     `speaker_norm`, an utterance has no speaker."""
     head = {"pooling": flags.pooling or "mean", "head": "linear", "head_size": len(label_names), "layer_mix": "concat"}
@@ -202,7 +203,7 @@ def encoder_model(
         extractor.trim_db = flags.trim_db
     seen = {"train": fitted(splits, flags.speed_copies)["both"], "test": splits["test"]}
     check_lengths(model.config.audio_config, seen, ClipArguments(), advice="choose another encoder")
-    states = probe_states(model, extractor, seen, ClipArguments(), training, BUDGET)
+    states = probe_states(model, extractor, seen, ClipArguments(), training, BUDGET, flags.estimate_speakers)
     return model, extractor, StateCollator(states)
 
 
@@ -325,6 +326,7 @@ def classifier_remarks(
     splits: Mapping[str, Dataset],
     trained: Mapping[str, Any] | None,  # as `choose` returned it
     relative: bool,  # whether vectors are speaker-normalised
+    estimated: Mapping[str, str],  # speakers of test by the id, where they are estimated
 ) -> list[str]:
     """Lines on the layers of an encoder, the choice of the complexity, an SVM's scores, and speaker normalisation."""
     lines = []
@@ -344,6 +346,8 @@ def classifier_remarks(
     if (kind := trained["classifier"] if trained else model.config.classifier) != "logistic":
         values = f"scores are a softmax of the decision values ({kind})"
         lines.append(f"{values}: how far they are probabilities is under calibration")
-    if relative:
+    if relative and estimated:
+        lines.append(estimated_remark(estimated, splits["test"]))
+    elif relative:
         lines.append(speaker_remark(splits, model.config.model_type))
     return lines

@@ -6,7 +6,7 @@ for the audio or the cleaned text: a changed clip, encoder or flag is computed a
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -28,7 +28,7 @@ from ..models.encoders import audio_states, describe_audio, extract, layer_count
 from ..models.pooling import pool_layers
 from ..models.text_cleaning import clean_text
 from .settings import ClipArguments
-from .speakers import means_by
+from .speakers import SpeakerMap, fit_map, group, means_by
 
 MODALITIES = ("audio", "text")
 BATCH_CHARACTERS = 16384  # padded length of a batch of texts: about 4000 tokens
@@ -232,6 +232,8 @@ class States:
     # What is subtracted from a speaker's states, `(layers, 1, dim)` by `voice` of a row: the speaker's mean, relative
     # to that of an average training speaker.
     shifts: dict[tuple, torch.Tensor] | None = None
+    # Estimated speakers, by the id of a row whose speaker is not used (`with_estimated_speakers`).
+    estimated: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, kind: str, row: dict) -> torch.Tensor | None:
         """The states `(layers, frames, dim)` of a row that the head reads, or None where the modality is missing."""
@@ -242,7 +244,11 @@ class States:
         """What the head reads of the states that are kept of a row."""
         selected = self.sources[kind].selected
         states = kept if selected is None else kept[selected]
-        return states if self.shifts is None else states - self.shifts[voice(row)]
+        return states if self.shifts is None else states - self.shifts[self.voice(row)]
+
+    def voice(self, row: dict) -> tuple:
+        """Whose voice a row is: a copy at another speed has another."""
+        return self.estimated.get(row["id"], row["speaker"]), row.get("speed")
 
     @property
     def half(self) -> bool:
@@ -255,16 +261,26 @@ class States:
         return ["scored on hidden states in half precision; the saved model is float32"] if self.half else []
 
 
-def voice(row: dict) -> tuple:
-    """Whose voice a row is: a copy at another speed has another."""
-    return row["speaker"], row.get("speed")
+def with_estimated_speakers(states: States, parts: Mapping[str, Dataset]) -> tuple[States, SpeakerMap]:
+    """States whose test speakers are estimated from all test clips, by a map that is fitted to train. Raises SerError:
+    train has fewer than four speakers."""
+
+    def vectors(rows: list[dict]) -> np.ndarray:
+        return np.stack([states.find("audio", row).double().mean(dim=1).flatten().numpy() for row in rows])
+
+    rows = {name: list(select_present(part, StateCollator.columns)) for name, part in parts.items()}
+    train = [row for row in rows["train"] if row.get("speed") is None]
+    speaker_map = fit_map(vectors(train), [row["speaker"] for row in train])
+    groups = group(speaker_map, vectors(rows["test"]))
+    estimated = {row["id"]: f"estimated speaker {number}" for row, number in zip(rows["test"], groups, strict=True)}
+    return replace(states, estimated=estimated), speaker_map
 
 
 def with_shifts(states: States, parts: Mapping[str, Dataset]) -> States:
     """States relative to their speaker: to the mean over all of the speaker's clips, each with equal weight. No label
     is read."""
     rows = (row for part in parts.values() for row in select_present(part, StateCollator.columns))
-    means = means_by((voice(row), states.find("audio", row).double().mean(dim=1, keepdim=True)) for row in rows)
+    means = means_by((states.voice(row), states.find("audio", row).double().mean(dim=1, keepdim=True)) for row in rows)
     average = torch.stack([means[speaker, None] for speaker in sorted(set(parts["train"]["speaker"]))]).mean(dim=0)
     return replace(states, shifts={one: (mean - average).float() for one, mean in means.items()})
 

@@ -140,8 +140,10 @@ def describe_model(
         details += _reading(model.config)
     if lora_rank:
         details += f", fine-tuned by LoRA of rank {lora_rank} (merged; the adapter alone is in adapter/)"
+    estimated = bool(getattr(model.config, "speaker_dims", 0))
     if speaker_normalised:
-        details += f", features relative to each speaker's {RELATIVE_TO[model.config.model_type]}"
+        speaker = "estimated speaker" if estimated else "speaker"
+        details += f", features relative to each {speaker}'s {RELATIVE_TO[model.config.model_type]}"
     stock = saved.__module__.startswith("transformers.")
     # Where the adapter loads on the published class, and anyone has what it was trained from.
     loads = lora_rank and published == list(checkpoints) and not (stock and getattr(base, "use_weighted_layer_sum", 0))
@@ -155,7 +157,7 @@ def describe_model(
         "published_encoders": published,
         "details": details,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **({"speaker_norm": True} if speaker_normalised else {}),
+        **({"speaker_norm": "estimated" if estimated else True} if speaker_normalised else {}),
     }
 
 

@@ -1,14 +1,28 @@
-"""Speaker normalisation: whose features it needs, and what a report says of it. No label is read."""
+"""Speaker normalisation: whose features it needs, whose clips are whose where that is unknown, and what a report says
+of it. No label is read."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from datasets import Dataset
+from scipy.cluster.hierarchy import fcluster, ward
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.metrics import adjusted_rand_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from ..errors import SerError
 from .record import RELATIVE_TO
 from .settings import ClipArguments
+
+# Estimated speakers; chosen on RAVDESS's training actors (recipes/README.md).
+COMPONENTS = 200  # of the principal component analysis, at most half the clips
+SHRINKAGE = 0.1  # of the scatter within speakers
+PARTS = 4  # of the training speakers, held out in turn to find the distance between speakers
 
 
 def check_speakers(parts: Mapping[str, Dataset]) -> None:
@@ -28,6 +42,54 @@ def check_whole_clips(speaker_norm: bool, clips: ClipArguments, windowed: bool) 
         raise SerError(f"--{changed[0]}: the means of --speaker_norm are those of whole clips; leave one of them out")
 
 
+@dataclass(frozen=True)
+class SpeakerMap:
+    """Where clips of one speaker lie together, also of speakers that it was not fitted to."""
+
+    weight: np.ndarray  # `(speakers - 1, dim)`, of a clip's vector `(dim,)`
+    distance: float  # Ward's, beyond which groups of clips are different speakers
+
+
+def fit_map(vectors: np.ndarray, speakers: Sequence[str]) -> SpeakerMap:
+    """The map for vectors `(clips, dim)` of known speakers: linear discriminant analysis of their principal components.
+    The distance is that of the best agreement (adjusted Rand index) on training speakers that were held out in turn.
+    Raises SerError: fewer than four speakers."""
+    speakers = np.asarray(speakers)
+    names = np.unique(speakers)
+    if len(names) < 4:
+        why = f"four training speakers are needed to learn how speakers differ, there are {len(names)}"
+        raise SerError(f"--estimate_speakers: {why}; leave it out")
+    names, trees = np.random.default_rng(0).permutation(names), []
+    for part in range(min(PARTS, len(names) // 2)):
+        held = np.isin(speakers, names[part::PARTS])
+        weight = _discriminant(vectors[~held], speakers[~held])
+        trees.append((ward(vectors[held] @ weight.T), speakers[held]))
+    distances = np.geomspace(0.02, 1.0, 100) * max(tree[-1, 2] for tree, _ in trees)
+    agreement = [
+        np.mean([adjusted_rand_score(true, fcluster(tree, distance, "distance")) for tree, true in trees])
+        for distance in distances
+    ]
+    best = np.flatnonzero(np.isclose(agreement, max(agreement)))
+    return SpeakerMap(_discriminant(vectors, speakers), float(distances[best[len(best) // 2]]))
+
+
+def _discriminant(vectors: np.ndarray, speakers: np.ndarray) -> np.ndarray:
+    components = min(COMPONENTS, len(vectors) // 2, vectors.shape[1])
+    scaler, pca = StandardScaler(), PCA(components, whiten=True, random_state=0)
+    lda = LinearDiscriminantAnalysis(solver="eigen", shrinkage=SHRINKAGE)
+    make_pipeline(scaler, pca, lda).fit(vectors, speakers)
+    axes = lda.scalings_[:, : len(lda.classes_) - 1].T @ (pca.components_ / np.sqrt(pca.explained_variance_)[:, None])
+    return axes / scaler.scale_  # offsets change no distance
+
+
+def group(speaker_map: SpeakerMap, vectors: np.ndarray) -> list[int]:
+    """The estimated speaker, 1 or more, of each of the vectors `(clips, dim)`: Ward's hierarchical clustering, cut at
+    the map's distance."""
+    if len(vectors) < 2:
+        return [1] * len(vectors)
+    return fcluster(ward(vectors @ speaker_map.weight.T), speaker_map.distance, "distance").tolist()
+
+
 def means_by(pairs: Iterable[tuple[Hashable, torch.Tensor]]) -> dict[Hashable, torch.Tensor]:
     """The mean of the tensors of each key.
 
@@ -39,6 +101,19 @@ def means_by(pairs: Iterable[tuple[Hashable, torch.Tensor]]) -> dict[Hashable, t
         sums[key] = sums.get(key, 0) + value
         counts[key] += 1
     return {key: total / counts[key] for key, total in sums.items()}
+
+
+def estimated_remark(estimated: Mapping[str, str], test: Dataset) -> str:
+    """A line on the speakers of test that were estimated, and where the true ones are known, how well."""
+    sizes = Counter(estimated.values()).values()
+    agreement = ""
+    if None not in (true := test["speaker"][:]):
+        index = adjusted_rand_score(true, [estimated[name] for name in test["id"][:]])
+        agreement = f"; of {len(set(true))} true ones, adjusted Rand index {index:.2f}"
+    return (
+        f"SPEAKERS ESTIMATED: test clips are relative to the mean of those that sound like one speaker: {len(sizes)} "
+        f"of {min(sizes)} to {max(sizes)} utterances{agreement}; do not compare with systems that read one clip alone"
+    )
 
 
 def speaker_remark(splits: Mapping[str, Dataset], model_type: str) -> str:
