@@ -239,16 +239,12 @@ class VectorArguments:
     speed_copies: list[float] | None = _of_new(
         None, "Fit copies of each clip at these speeds too: of other voices. For an encoder.", above=0
     )
-<<<<<<< HEAD
     speaker_norm: bool | None = flag(None, "Standardise by speaker first, in test too. Known speakers only.")
-=======
-    speaker_norm: bool | None = _flag(None, "Standardise by speaker first, in test too. Known speakers only.")
-    estimate_speakers: bool = _flag(
+    estimate_speakers: bool = flag(
         False,
         "Test speakers are unknown: estimate which test clips share one. For an encoder.",
         only_with=("speaker_norm", (True,)),
     )
->>>>>>> 245c9cb (Estimated speakers: test clips relative to those that sound like the same speaker (classical_cls --estimate_speakers, predict --estimate_speakers))
 
 
 @dataclass(frozen=True)
