@@ -33,6 +33,7 @@ from ser_hf.models import (
 from ser_hf.models.functionals import CLASSIFIERS, FEATURE_SETS
 from ser_hf.training import classical_model as classical
 from ser_hf.training.settings import ClassifierArguments, VectorArguments
+from ser_hf.training.speakers import fit_map, group
 
 EGEMAPS = FEATURE_SETS["eGeMAPSv02"]
 
@@ -468,6 +469,44 @@ def test_a_run_on_hidden_states_by_speaker_is_what_the_adapted_model_answers(fol
         out.unlink()
 
 
+def test_estimated_speakers_are_the_true_ones_of_voices_that_differ():
+    """Twelve voices in three of forty dimensions, under an emotion five times as strong in one of the others."""
+    draws = np.random.default_rng(0)
+    voices, emotions = draws.normal(size=(12, 40)) * ([1] * 3 + [0] * 37), np.zeros((4, 40))
+    emotions[:, 5] = [-5, -2, 2, 5]
+    speakers, felt = np.repeat(np.arange(12), 24), np.tile(np.arange(4), 72)
+    vectors = 3 * voices[speakers] + emotions[felt] + 0.3 * draws.normal(size=(288, 40))
+    known = speakers < 8
+    speaker_map = fit_map(vectors[known], [f"s{one}" for one in speakers[known]])
+    assert speaker_map.weight.shape == (7, 40)
+    for test in ([8, 9, 10, 11], [9, 11], [10]):
+        rows = np.isin(speakers, test)
+        found = group(speaker_map, vectors[rows])
+        assert len(set(zip(found, speakers[rows], strict=True))) == len(set(found)) == len(test)
+    assert group(speaker_map, vectors[:1]) == [1] and group(speaker_map, vectors[:0]) == []
+    with pytest.raises(SerError, match="--estimate_speakers: four training speakers are needed .*, there are 3"):
+        fit_map(vectors[speakers < 3], [str(one) for one in speakers[speakers < 3]])
+
+
+def test_a_run_with_estimated_speakers_is_what_predict_answers(folder, encoder, tmp_path, recipe, capsys):
+    run, out = tmp_path / "run", tmp_path / "scores.parquet"
+    flags = ("--features", encoder, "--layers", "1", "2", "--speaker_norm", "true", "--estimate_speakers", "true")
+    screen = recipe("--dataset", folder, *CPU, *flags, "--output_dir", run)
+    assert "SPEAKERS ESTIMATED: test clips are relative to" in screen and "adjusted Rand index" in screen
+    assert json.loads((run / "results.json").read_text())["model"]["speaker_norm"] == "estimated"
+    card = (run / "README.md").read_text()
+    assert "fold 0, SPEAKERS ESTIMATED)" in card and "--estimate_speakers" in card and "adapt(clips" not in card
+    table = pd.read_parquet(run / "predictions.parquet")
+    files = [str(folder / f"{Path(name).stem}.wav") for name in table["id"]]
+    command = ["predict", *files, "--model", str(run), "--out", str(out)]
+    assert console([*command, "--estimate_speakers"]) == 0
+    assert close(pd.read_parquet(out), table, 1e-4)
+    out.unlink()
+    assert console(command) == 0 and not close(pd.read_parquet(out), table, 1e-3)  # an average speaker's
+    assert console([*command, "--estimate_speakers", "--window_s", "1"]) == 2
+    assert "--estimate_speakers: not together with --window_s" in capsys.readouterr().err
+
+
 def test_copies_at_other_speeds_are_no_utterances(folder, encoder, tmp_path, recipe):
     run = tmp_path / "run"
     screen = recipe(
@@ -498,6 +537,8 @@ def test_mistakes_are_one_line(folder, encoder, tmp_path, monkeypatch, capsys):
         (("--features", "nowhere/there"), "--features nowhere/there: "),
         (("--features", str(encoder), "--layers", "3"), "layers [3]: wav2vec2 has the layers 0 to 2"),
         (("--layers", "1", "2"), "--layers 1 2: eGeMAPSv02 has no layers"),
+        (("--estimate_speakers", "true"), "--estimate_speakers true: does nothing without --speaker_norm true"),
+        (("--speaker_norm", "true", "--estimate_speakers", "true"), "--estimate_speakers: for the hidden states"),
         (("--dataset", "demo", "--labels", "dimensional"), "choose --labels 4class"),
     ):
         flags = ("--dataset", str(folder), *wrong, *CPU, "--output_dir", str(tmp_path / "out"))

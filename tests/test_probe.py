@@ -121,7 +121,7 @@ def test_copies_have_another_speed_and_another_voice(parts, make):
     with torch.no_grad():
         alone, _ = model.eval().encode_audio(extract(extractor, [fast])["input_features"])
     assert torch.allclose(states.find("audio", train[24]), alone[0], atol=1e-5)
-    assert encoder_states.voice(train[24]) == (train[0]["speaker"], 2.0)
+    assert states.voice(train[24]) == (train[0]["speaker"], 2.0)
 
 
 @pytest.mark.parametrize("config", [{}, {"layer_mix": "sum", "pooling": "attentive"}], ids=str)

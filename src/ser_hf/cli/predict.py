@@ -17,6 +17,8 @@ recordings are like the validation part of the training.
 
 A model that was trained with --speaker_norm requires --speaker_clips for speaker normalisation: clips of the speaker,
 the same in all files. Without them it uses the mean of its training speakers. One table requires the same clips.
+A model that was trained with --estimate_speakers can find by itself which files sound like the same speaker
+(--estimate_speakers): give many files of each speaker, in various emotions. Other files may then change all scores.
 
 The same command continues after an interruption and adds new files to a finished table: it skips files with scores in
 --out whose path and content are the same, and retries files with an error. After -- follow names of files alone:
@@ -194,7 +196,7 @@ def estimated_speakers(pipe, files: list[str], name: str) -> "list[tuple[set[str
             continue  # `predict` names it
         if limit is None or len(samples) <= limit * extractor.sampling_rate:
             (means[file],) = model.clip_means([samples], extractor)
-    speaker_map = SpeakerMap(model.ser_speakers.weight.double().cpu().numpy(), model.config.speaker_distance)
+    speaker_map = SpeakerMap(model.ser_speakers.weight.detach().double().cpu().numpy(), model.config.speaker_distance)
     numbers = group(speaker_map, torch.stack(list(means.values())).flatten(1).cpu().numpy()) if means else []
     groups = [[file for file, one in zip(means, numbers, strict=True) if one == number] for number in set(numbers)]
     sys.stderr.write(f"{len(means)} files sound like {len(groups)} speakers, of {sorted(map(len, groups))} files\n")
