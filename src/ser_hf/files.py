@@ -127,6 +127,18 @@ def is_folder(name: str) -> bool:
     )  # is_dir() may raise
 
 
+def optional_file(checkpoint: str, name: str) -> Path | None:
+    """A file of a checkpoint, which is a folder or on the Hub; None if there is no such file, or no such checkpoint."""
+    from transformers.utils import cached_file
+
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    try:
+        file = cached_file(checkpoint, name, **quiet)
+    except (OSError, ValueError):
+        return None
+    return None if file is None else Path(file)
+
+
 def check_checkpoint(name: str, flag: str) -> None:
     """See that a checkpoint which is a folder of this machine has a configuration and whole weights, by their headers,
     that are not pickled; other names may be on the Hub. SerError, with `flag` as the user's name for it, if not."""

@@ -1,9 +1,9 @@
 """Copies of a recording that are not equal sample by sample: another gain, lossy encoding, rate, or trimming.
 
 A part of `check`. Each frame becomes 32 bits: whether the difference of energy between two neighbouring bands has grown
-since the frame before (Haitsma & Kalker, A highly robust audio fingerprinting system, ISMIR 2002). Of 90 clips of
-RAVDESS, compressed by MP3 or Ogg to their worst quality, made ten times softer, trimmed or resampled, at most 12 % of
-the bits differ from the original's; of its 1440 clips no two but an equal pair differ in less than `LIMIT`.
+since the frame before (Haitsma & Kalker, A highly robust audio fingerprinting system, ISMIR 2002). 90 clips of RAVDESS
+were compressed by MP3 or Ogg to the worst quality, made ten times softer, trimmed or resampled: at most 12 % of their
+bits changed. Among its 1440 clips, only one pair, which is equal, differs in less than `LIMIT`.
 """
 
 from collections import defaultdict

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from scipy import stats
-from transformers.utils import cached_file
 
 from ..data.acoustics import MEASURES, measure_rows
 from ..data.cache import content_hash
 from ..errors import SerError
+from ..files import optional_file
 from . import CLASSES
 
 TRAINING_DATA = "training_data.json"  # beside a model
@@ -153,15 +153,11 @@ def beyond(values: np.ndarray, edges: Sequence[float], name: str) -> np.ndarray:
 
 def load(model: str) -> dict:
     """The `training_data.json` of a model, a folder or a Hub id. SerError: there is none."""
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    try:
-        file = cached_file(model, TRAINING_DATA, **quiet)
-    except OSError:
-        file = None
+    file = optional_file(model, TRAINING_DATA)
     if file is None:
         where = "has" if Path(model).is_dir() else "no such folder, and on the Hub"
         raise SerError(f"{model}: {where} no {TRAINING_DATA}; name a run of an audio recipe, train older ones again")
-    return json.loads(Path(file).read_text())
+    return json.loads(file.read_text())
 
 
 def compare(training: dict, values: np.ndarray) -> list[dict]:

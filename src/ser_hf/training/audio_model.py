@@ -127,7 +127,7 @@ def check_lengths(
 
 
 def _check_masks(config: PreTrainedConfig, train: Dataset, clips: ClipArguments) -> None:
-    """Raises SerError if the masks in time are longer than the longest training clip: batches are as long as they."""
+    """Raises SerError if masks in time are longer than the longest training clip, to which batches would be padded."""
     length, description = getattr(config, "mask_time_length", 0), describe_audio(config)
     steps = length if description.reads == "log-mel" else description.steps(config, length) if length else 0
     seconds = steps / (16000 if description.reads == "waveform" else 100)

@@ -1,7 +1,7 @@
 """Hidden states of frozen encoders, computed once, by all processes, and cached.
 
-The name of the cache folder stands for the encoder's weights and every setting of the preprocessing, that of an entry
-for the audio or the cleaned text: a changed clip, encoder or flag is computed anew, and nothing else is.
+A cache folder is named by the encoder's weights and all settings of the preprocessing, an entry by its audio or its
+cleaned text: only what a changed clip, encoder or flag concerns is computed again.
 """
 
 import copy
@@ -128,8 +128,8 @@ def read_clip(row: dict, rate: int, clips: ClipArguments) -> np.ndarray | None:
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """A hash of a model's weights and configuration, whatever path it was loaded from. Layers that are dropped in
-    training are no part of it: a layer sum changes that setting."""
+    """A hash of a model's weights and configuration, whatever path it was loaded from, without LayerDrop, which a layer
+    sum sets to 0."""
     digest, config = xxhash.xxh3_128(), model.config.to_dict()
     config = {name: value for name, value in config.items() if not (name.startswith("_") or "layerdrop" in name)}
     digest.update(repr(sorted(config.items(), key=lambda item: item[0])).encode())
@@ -147,9 +147,9 @@ def open_store(
     half: bool = False,
     autocast: bool = False,
 ) -> Store:
-    """The cache of an encoder's hidden states: of all layers if `layers` is their number, of the last if it is 1, else
-    of the numbered ones; pooled over frames unless `pooling` is None, in half precision if `half`, and of an encoder
-    under bfloat16 autocast if `autocast`."""
+    """The cache of an encoder's hidden states. `layers`: all if it is their number, the last if it is 1, else those
+    numbers. `pooling` is over frames; None keeps them. `half`: in half precision; `autocast`: encoded under bfloat16
+    autocast."""
     precision = (half, "bfloat16") if autocast else (half,)
     return Store(
         settings_folder("states", __file__, fingerprint(encoder), layers, pooling, reader.settings, *precision)
@@ -229,8 +229,8 @@ class States:
 
     sources: dict[str, Source]
     stores: dict[str, Store]
-    # What is subtracted from a speaker's states, `(layers, 1, dim)` by `voice` of a row: the speaker's mean, relative
-    # to that of an average training speaker.
+    # Subtracted from a speaker's states, `(layers, 1, dim)` by `voice` of a row: the speaker's mean minus that of an
+    # average training speaker.
     shifts: dict[tuple, torch.Tensor] | None = None
 
     def find(self, kind: str, row: dict) -> torch.Tensor | None:
@@ -261,8 +261,8 @@ def voice(row: dict) -> tuple:
 
 
 def with_shifts(states: States, parts: Mapping[str, Dataset]) -> States:
-    """States relative to their speaker: to the mean over all of the speaker's clips, each with equal weight. No label
-    is read."""
+    """Speaker-normalised states: minus the mean over all of the speaker's clips, each with equal weight. No label is
+    read."""
     rows = (row for part in parts.values() for row in select_present(part, StateCollator.columns))
     means = means_by((voice(row), states.find("audio", row).double().mean(dim=1, keepdim=True)) for row in rows)
     average = torch.stack([means[speaker, None] for speaker in sorted(set(parts["train"]["speaker"]))]).mean(dim=0)

@@ -1,9 +1,8 @@
 """The output folder of a run: its record, its checkpoints, and whether another run may write there.
 
-The record (`record.json`) is written when a run starts, and lies in its folder and in each of its checkpoints:
-`trained_on` are the trainings of the model, as `provenance.training_of` describes them, `files` are those that the run
-writes, in a checkpoint with their size. It is the last file of a checkpoint: one without it, or with other files, is
-incomplete.
+The record (`record.json`) lies in the folder of a run, from its start on, and in each of its checkpoints. `trained_on`
+are the trainings of the model, as `provenance.training_of` describes them; `files` are the files that the run writes,
+in a checkpoint with their sizes. It is written last: a checkpoint without it, or with other files, is incomplete.
 """
 
 import json
@@ -79,7 +78,7 @@ def seal(checkpoint: Path) -> None:
 
 
 def complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint has its record, and every file of it in its size."""
+    """Whether a checkpoint has its record, and all files of the record in their recorded sizes."""
     record = read_record(checkpoint)
     sizes = {} if record is None else record["files"]
     return record is not None and all(

@@ -34,8 +34,8 @@ NOT_READ = ("labels", "repeated")  # what of a batch is no input of the model
 
 @contextmanager
 def _unchanged(model: torch.nn.Module):
-    """Restore all that a forward in training changes: the generators, torch's (dropout) and NumPy's (transformers'
-    SpecAugment), and running statistics."""
+    """Undo what a forward in training changes: torch's generators (dropout), NumPy's (transformers' SpecAugment), and
+    running statistics."""
     state, statistics = np.random.get_state(), running_statistics(model)
     before = [one.clone() for one, _ in statistics]
     with torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -46,8 +46,8 @@ def _unchanged(model: torch.nn.Module):
 
 
 def running_statistics(model: torch.nn.Module) -> list[tuple[torch.Tensor, float]]:
-    """What a model's batch norms accumulate in training, and how much of it a batch leaves: `(buffer, share)`. Those in
-    evaluation mode accumulate nothing."""
+    """The running statistics that a model's batch norms update in training, and the share of the old value that a batch
+    keeps: `(buffer, share)`. Batch norms in evaluation mode update nothing."""
     norms = [one for one in model.modules() if isinstance(one, _BatchNorm) and one.training and one.track_running_stats]
     shares = [(norm, 1 - norm.momentum) for norm in norms]
     moments = [(buffer, share) for norm, share in shares for buffer in (norm.running_mean, norm.running_var)]
