@@ -65,8 +65,9 @@ PRIOR_ADVICE = "retrain with --class_weights balanced, or with fewer classes (--
 
 
 def sample(rows: Dataset) -> Dataset:
-    """At most `MOST_CLIPS` clips of a training set, as many of each speaker, of the first speakers if there are more
-    than `MOST_CLIPS / LEAST_CLIPS`. Both in the order of hashes: folds of a corpus share their clips, and the cache."""
+    """At most `MOST_CLIPS` clips of a training set, equally many of each speaker, at least `LEAST_CLIPS`: of too many
+    speakers only the first ones. Clips and speakers are in the order of hashes: the folds of a corpus take the same
+    clips, and share the cache."""
     hashes, speakers = rows["audio_hash"][:], [str(name) for name in rows["speaker"][:]]
     with_audio = [row for row, name in enumerate(hashes) if name is not None]
     place = {name: number for number, name in enumerate(sorted(set(speakers), key=content_hash))}

@@ -103,7 +103,7 @@ def check_lengths(
     augmentation: Augmentation | None = None,  # of train
     advice: str = "give --window_seconds or --max_seconds",
 ) -> None:
-    """Raises SerError if a clip is longer than the encoder reads (Whisper: 30 s), or becomes so."""
+    """Raises SerError if a clip is longer than the encoder reads (Whisper: 30 s), or augmentation makes it longer."""
     if "train" in parts:
         _check_masks(config, parts["train"], clips)
     limit = longest_clip(config)
@@ -164,8 +164,8 @@ def speech_collators(
 
 
 def with_copies(train: Dataset, speeds: list[float] | None) -> Dataset:
-    """Rows, and copies of them at other speeds (`data.augmentation.speed`), which is their column `speed`; the rows
-    themselves have None there."""
+    """The rows, and copies of them at other speeds (`data.augmentation.speed`). The column `speed` has the factor of a
+    copy; None for the rows themselves."""
     if not speeds:
         return train
 

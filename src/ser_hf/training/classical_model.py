@@ -210,8 +210,8 @@ def encoder_model(
 
 
 def fitted(splits: Mapping[str, Dataset], speeds: list[float] | None) -> dict[str, Dataset]:
-    """What is fitted: `train`, then `both`, train and validation together, each with copies at other speeds; and
-    `validation` as it is."""
+    """The rows that are fitted, with copies at other speeds: `train`, and `both`, train and validation together; and
+    `validation` without copies."""
     both = concatenate_datasets([splits["train"], splits["validation"]])
     rows = {"train": with_copies(splits["train"], speeds), "both": with_copies(both, speeds)}
     return rows | {"validation": splits["validation"]}

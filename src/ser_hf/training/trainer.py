@@ -55,10 +55,10 @@ def running_statistics(model: torch.nn.Module) -> list[tuple[torch.Tensor, float
 
 
 def in_turn(before: torch.Tensor, ranks: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Running statistics `(numbers,)` after the batches of all ranks one after another, from those before and each
-    rank's after its own batch alone `(ranks, numbers)`.
+    """Running statistics `(numbers,)` as if one process had seen the batches of all ranks in turn. `before` are those
+    before the update, `ranks` those of each rank after its own batch `(ranks, numbers)`.
 
-    A batch turns `r` into `share * r + x`, so `x` is what a rank has more than `share * before`.
+    A batch turns `r` into `share * r + x`; a rank's `x` is its result minus `share * before`.
 
     >>> in_turn(torch.tensor([1.0]), torch.tensor([[0.5 + 2.0], [0.5 + 4.0]]), torch.tensor([0.5]))  # (.5 + 2) / 2 + 4
     tensor([5.2500])
