@@ -72,12 +72,12 @@ def sample(rows: Dataset) -> Dataset:
     with_audio = [row for row, name in enumerate(hashes) if name is not None]
     place = {name: number for number, name in enumerate(sorted(set(speakers), key=content_hash))}
     each, taken = max(LEAST_CLIPS, -(-MOST_CLIPS // len(place))), Counter()
-    chosen = []
+    sampled = []
     for row in sorted(with_audio, key=lambda row: (place[speakers[row]], hashes[row])):
         taken[speakers[row]] += 1
         if taken[speakers[row]] <= each:
-            chosen.append(row)
-    return rows.select(chosen[:MOST_CLIPS])
+            sampled.append(row)
+    return rows.select(sampled[:MOST_CLIPS])
 
 
 def describe(rows: Dataset, names: Sequence[str], problem_type: str) -> dict:
@@ -164,12 +164,12 @@ def load(model: str) -> dict:
 def compare(training: dict, values: np.ndarray) -> list[dict]:
     """One finding per measure of recordings `(recordings, measures)`: the training clips' `range`, the recordings'
     `median`, the shares that are too `low` and too `high`, `verdict`, `outside` (a side or None) and what to `try`."""
-    found = []
+    findings = []
     for name, column in zip(MEASURES, values.T, strict=True):
         column, known = column[~np.isnan(column)], training["measures"].get(name)
         if not len(column) or known is None:
             continue
-        noisy = any(one["measure"] == "signal to noise" and one["outside"] for one in found)  # hides quiet speech
+        noisy = any(one["measure"] == "signal to noise" and one["outside"] for one in findings)  # hides quiet speech
         quantiles = known["quantiles"]
         edges = [quantiles[str(q)] for q in EDGES]
         sides = dict(zip(SIDES, map(float, beyond(column, edges, name).mean(axis=1)), strict=True))
@@ -187,7 +187,7 @@ def compare(training: dict, values: np.ndarray) -> list[dict]:
                     verdict = f"{side}, which does no harm"
         aim, median = quantiles["50"], float(np.median(column))
         advice = outside and ADVICE[name, outside].format(aim=aim, less=median - aim, usual=quantiles["95"])
-        found.append(
+        findings.append(
             {
                 "measure": name,
                 "unit": known["unit"],
@@ -199,7 +199,7 @@ def compare(training: dict, values: np.ndarray) -> list[dict]:
                 "try": advice,
             }
         )
-    return found
+    return findings
 
 
 def compare_classes(training: dict, words: Sequence[str]) -> dict | None:

@@ -48,12 +48,12 @@ def main(argv: list[str]) -> int:
     weights = read_weights(source, args.model)
     with tempfile.TemporaryDirectory(dir=out, prefix=SAVING) as staging:
         if config["model_type"] in ENCODERS and all(name in weights for name in HEAD):  # RoBERTa's head has these names
-            said = convert_head(source, config, weights, Path(staging), args.model)
+            done = convert_head(source, config, weights, Path(staging), args.model)
         else:
-            said = rewrite(source, weights, Path(staging))
+            done = rewrite(source, weights, Path(staging))
         for file in Path(staging).iterdir():
             os.replace(file, out / file.name)
-    print(f"{args.model}: {said}\nwritten: {out}")
+    print(f"{args.model}: {done}\nwritten: {out}")
     return 0
 
 
@@ -86,13 +86,13 @@ def read_weights(source: Path, model: str) -> "dict[str, torch.Tensor]":
     import torch
     from safetensors.torch import load_file
 
-    found = next((name for name in WEIGHTS if (source / name).is_file()), None)
-    if found is None:
+    file = next((name for name in WEIGHTS if (source / name).is_file()), None)
+    if file is None:
         raise SerError(f"{model}: none of {', '.join(WEIGHTS)} is there; name the folder of a whole model")
-    files, weights = [found], {}
+    files, weights = [file], {}
     try:
-        if found.endswith(".index.json"):
-            files = sorted({*json.loads((source / found).read_text())["weight_map"].values()})
+        if file.endswith(".index.json"):
+            files = sorted({*json.loads((source / file).read_text())["weight_map"].values()})
         for name in files:
             if name.endswith(".safetensors"):
                 weights |= load_file(source / name)
@@ -100,7 +100,7 @@ def read_weights(source: Path, model: str) -> "dict[str, torch.Tensor]":
                 weights |= torch.load(source / name, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch's restricted reader raise a dozen classes
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise SerError(f"{model}: {found} cannot be read as weights alone ({reason})") from None
+        raise SerError(f"{model}: {file} cannot be read as weights alone ({reason})") from None
     # Tied weights share their memory, which safetensors refuses.
     return {name: value.clone().contiguous() for name, value in weights.items() if isinstance(value, torch.Tensor)}
 

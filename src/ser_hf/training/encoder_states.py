@@ -210,17 +210,17 @@ def pad_states(states: list[torch.Tensor | None], shape: tuple[int, int]) -> tup
 
 @dataclass(frozen=True)
 class Source:
-    """An encoder of a model, and how its hidden states are kept."""
+    """An encoder of a model, and how its hidden states are cached."""
 
     reader: AudioReader | TextReader
     encoder: PreTrainedModel
-    encode: Callable[..., tuple[torch.Tensor, torch.Tensor]]  # inputs to the states that are kept, and their mask
-    kept: int | Sequence[int]  # layers, as in `open_store`
+    encode: Callable[..., tuple[torch.Tensor, torch.Tensor]]  # inputs to the states that are cached, and their mask
+    layers: int | Sequence[int]  # that are cached, as in `open_store`
     pooling: str | None
     shape: tuple[int, int]  # layers and width that the head reads
-    half: bool  # kept in half precision
+    half: bool  # cached in half precision
     autocast: bool  # encoded under bfloat16 autocast
-    selected: Sequence[int] | None = None  # the layers that the head reads among those kept; None: all
+    selected: Sequence[int] | None = None  # the layers that the head reads among the cached ones; None: all
 
 
 @dataclass(frozen=True)
@@ -238,15 +238,15 @@ class States:
         name = self.sources[kind].reader.name(row)
         return None if name is None else self.read(kind, row, self.stores[kind][name])
 
-    def read(self, kind: str, row: dict, kept: torch.Tensor) -> torch.Tensor:
-        """What the head reads of the states that are kept of a row."""
+    def read(self, kind: str, row: dict, cached: torch.Tensor) -> torch.Tensor:
+        """What the head reads of the cached states of a row."""
         selected = self.sources[kind].selected
-        states = kept if selected is None else kept[selected]
+        states = cached if selected is None else cached[selected]
         return states if self.shifts is None else states - self.shifts[voice(row)]
 
     @property
     def half(self) -> bool:
-        """Whether any are kept in half precision."""
+        """Whether any are cached in half precision."""
         return any(source.half for source in self.sources.values())
 
     @property
@@ -291,11 +291,11 @@ def sources_of(
     processor: FeatureExtractionMixin | SerFusionProcessor,
     clips: ClipArguments,
     budget: float | None = 36.0,
-    autocast: bool = False,  # encoded under bfloat16 autocast: all are kept in half precision
+    autocast: bool = False,  # encoded under bfloat16 autocast: all are cached in half precision
 ) -> dict[str, Source]:
-    """The encoders of a model, and how their states are kept: pooled over frames where the head can do without frames.
-    Of an audio model with a layer mix, vectors of all layers are kept, whichever the head reads; frames of an audio
-    model are kept in half precision."""
+    """The encoders of a model, and how their states are cached: pooled over frames where the head can do without them.
+    An audio model with a layer mix has vectors of all layers cached, whichever the head reads; frames of an audio model
+    are cached in half precision."""
     fused, config = isinstance(model, SerFusionForClassification), model.config
     extractor, encoder = (processor.feature_extractor, model.audio_encoder) if fused else (processor, model.encoder)
     audio = config.audio_config
@@ -305,19 +305,19 @@ def sources_of(
         mask = None if config.context == "full" else attention_mask
         return pool_layers(*audio_states(encoder, inputs, mask, every_layer=True), pooling)
 
-    encode, kept, selected = model.encode_audio, model.audio_shape[0], None
+    encode, layers, selected = model.encode_audio, model.audio_shape[0], None
     if not fused and config.layer_mix == "last":
-        kept = 1  # not the last of all layers: some encoders norm or shorten it afterwards
+        layers = 1  # not the last of all layers: some encoders norm or shorten it afterwards
     elif not fused and pooling is None:
-        kept = tuple(config.read_layers)
+        layers = tuple(config.read_layers)
     elif not fused:
-        encode, kept, selected = encode_layers, layer_count(audio), config.read_layers
+        encode, layers, selected = encode_layers, layer_count(audio), config.read_layers
     sources = {
         "audio": Source(
             AudioReader(extractor, clips, budget, padding_sensitive(audio), describe_audio(audio).least),
             encoder,
             encode,
-            kept,
+            layers,
             pooling,
             model.audio_shape,
             half=autocast or (pooling is None and not fused),
@@ -353,7 +353,7 @@ def encode(
     autocast = device.type == "cuda" and (training.bf16 or training.fp16)
     sources = sources_of(model, processor, clips, budget, autocast)
     stores = {
-        kind: open_store(source.encoder, source.reader, source.kept, source.pooling, source.half, source.autocast)
+        kind: open_store(source.encoder, source.reader, source.layers, source.pooling, source.half, source.autocast)
         for kind, source in sources.items()
     }
     columns = ("id", "audio", "text", "audio_hash", "duration", "window_start", "window_end", "speed")

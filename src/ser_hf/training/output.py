@@ -67,8 +67,8 @@ def files_of(folder: Path) -> dict[str, int]:
 
 def checkpoints_of(folder: Path) -> list[Path]:
     """The checkpoints in a run's folder, by their step."""
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+    checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(checkpoints, key=lambda path: int(path.name.partition("-")[2]))
 
 
 def seal(checkpoint: Path) -> None:
@@ -89,11 +89,11 @@ def complete(checkpoint: Path) -> bool:
 def halves(folder: Path) -> list[Path]:
     """The incomplete checkpoints in a run's folder. Raises SerError: one may be complete, of an earlier version of
     ser_hf, whose runs have no record."""
-    found = [checkpoint for checkpoint in checkpoints_of(folder) if not complete(checkpoint)]
-    if found and not (folder / RECORD).exists():
+    incomplete = [checkpoint for checkpoint in checkpoints_of(folder) if not complete(checkpoint)]
+    if incomplete and not (folder / RECORD).exists():
         why = f"has no {RECORD} that says what it was trained on, and whether it is complete"
-        raise SerError(f"{found[-1]}: {why}; start anew: --overwrite_output_dir true")
-    return found
+        raise SerError(f"{incomplete[-1]}: {why}; start anew: --overwrite_output_dir true")
+    return incomplete
 
 
 def rotate(newest: Path, best: str | None, limit: int | None) -> None:
