@@ -18,6 +18,7 @@ COMMANDS = {
     "compare": "two systems on the same folds, several over corpora: what may be concluded",
     "predict": "emotions of audio files, by a trained model",
     "doctor": "why a model may fail on recordings: what its training clips were like, what they are like",
+    "demo": "serve a page in the browser: record or upload a clip, see its emotions over time",
     "plot": "draw waveform, mel spectrogram, MFCC, windows and SpecAugment of an audio file",
     "embed": "what a pretrained encoder makes of a corpus, as a dataset",
     "convert": "rewrite a foreign checkpoint (soxan's head, pickled weights) as one that loads whole",
@@ -27,7 +28,7 @@ COMMANDS = {
 }
 
 # The commands whose modules are in `publish`.
-PUBLISH = ("convert", "export", "push")
+PUBLISH = ("convert", "demo", "export", "push")
 
 
 def module_of(name: str) -> ModuleType:

@@ -24,6 +24,7 @@ def draw(samples, extractor, window_seconds: float | None, window_hop: float | N
 
     from ..data.augmentation import spec_augment
     from ..data.windows import windows
+    from ..evaluation.panels import draw_rows, draw_waveform
 
     dropped = ("padding_value", "auto_map", "mean_spectrum")  # the mean is of one kind of rows
     settings = {key: value for key, value in extractor.to_dict().items() if key not in dropped}
@@ -38,8 +39,7 @@ def draw(samples, extractor, window_seconds: float | None, window_hop: float | N
 
     figure = Figure(figsize=(9, 1.9 * (len(rows) + 1)), layout="constrained")
     axes = figure.subplots(len(rows) + 1)
-    axes[0].plot(np.arange(len(samples)) / rate, samples, linewidth=0.4)
-    axes[0].set(xlim=(0, len(samples) / rate), title=f"waveform, {len(samples) / rate:.2f} s at {rate} Hz")
+    draw_waveform(axes[0], samples, rate)
     if window_seconds is not None:
         low, high = axes[0].get_ylim()
         spans = windows(len(samples) / rate, window_seconds, window_hop or window_seconds / 2)
@@ -49,9 +49,7 @@ def draw(samples, extractor, window_seconds: float | None, window_hop: float | N
             axes[0].plot(span, [level, level], color=color, linewidth=3, solid_capstyle="butt")
     for panel, (title, values) in zip(axes[1:], rows.items(), strict=True):
         lowest = 1 if values is mfcc else 0  # the range of coefficient 0, the loudness, would hide the others
-        extent = (0, values.shape[1] * extractor.hop_length / rate, lowest, values.shape[0])
-        options = {"aspect": "auto", "cmap": "magma", "interpolation": "nearest"}
-        panel.imshow(values[lowest:], origin="lower", extent=extent, **options)
+        draw_rows(panel, values, extractor.hop_length / rate, lowest)
         panel.set(title=f"{title}, {values.shape[1]} frames{trimmed}", ylabel="row")
     axes[-1].set_xlabel("seconds")
     return png(figure)

@@ -141,7 +141,7 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
         problem = f"incomplete checkpoint, the weights {', '.join(missing[:4])} are missing"
         raise SerError(f"--model {name}: {problem}; give a fine-tuned checkpoint")
     if fused:
-        sys.stderr.write(f"{name}: a fusion model; it answers from the audio alone\n")
+        sys.stderr.write(f"{name}: a fusion model; without a text it answers from the audio alone\n")
     relative = getattr(model.config, "speaker_norm", False)  # hidden states, by the model; else features, by ...
     normalises_speakers = relative or getattr(extractor, "speaker_values", None) is not None
     if speaker_clips and not normalises_speakers:

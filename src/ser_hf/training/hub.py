@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -203,7 +203,7 @@ class Repository:
     id: str | None  # user/name
     private: bool = True
     revision: str | None = None  # the branch; main if None
-    kind: str = "model"  # or "dataset"
+    kind: str = "model"  # or "dataset", "space"
 
 
 # The flag that makes a repository public, by the flag that names it.
@@ -236,7 +236,8 @@ def claim(repository: Repository, flag: str) -> str:
     with hub_requests(f"{flag} {name}"):
         api = HfApi()
         api.whoami()
-        url = api.create_repo(name, repo_type=kind, private=repository.private, exist_ok=True)
+        sdk = "gradio" if kind == "space" else None
+        url = api.create_repo(name, repo_type=kind, space_sdk=sdk, private=repository.private, exist_ok=True)
         private = api.repo_info(name, repo_type=kind).private
         if private == repository.private and repository.revision:
             api.create_branch(name, repo_type=kind, branch=repository.revision, exist_ok=True)
@@ -345,15 +346,22 @@ def check_public(name: str, content: Any) -> None:
 def push_model(folder: Path, repository: Repository, flag: str = "--repo_id") -> str:
     """Publish a finished run as one commit, which also deletes what an earlier run has left; returns the repository's
     address. `flag` named the repository. Raises SerError: as `published` and `claim`, or the Hub refuses the push."""
-    files = published(folder, repository.id)
+    return push_files(published(folder, repository.id), repository, REPLACED, "Model, card and results", flag)
+
+
+def push_files(
+    files: Mapping[str, Path | bytes], repository: Repository, replaced: Sequence[str], message: str, flag: str
+) -> str:
+    """Publish files as one commit, which deletes the others of the repository that have one of the patterns `replaced`;
+    returns the repository's address. Raises SerError: as `claim`, or the Hub refuses the push."""
     url = claim(repository, flag)
-    where = {"repo_id": repository.id, "revision": repository.revision}
+    where = {"repo_id": repository.id, "revision": repository.revision, "repo_type": repository.kind}
     with hub_requests(f"{flag} {repository.id}"):
         api = HfApi()
-        stale = {name for name in api.list_repo_files(**where) if any(fnmatch(name, one) for one in REPLACED)}
+        stale = {name for name in api.list_repo_files(**where) if any(fnmatch(name, one) for one in replaced)}
         changes = [CommitOperationAdd(name, content) for name, content in files.items()]
         changes += [CommitOperationDelete(name) for name in sorted(stale - files.keys())]
-        api.create_commit(operations=changes, commit_message="Model, card and results", **where)
+        api.create_commit(operations=changes, commit_message=message, **where)
     return url
 
 
