@@ -24,11 +24,12 @@ COMMANDS = {
     "convert": "rewrite a foreign checkpoint (soxan's head, pickled weights) as one that loads whole",
     "cache": "what is kept once computed ($SER_CACHE): its size by kind; remove it",
     "export": "write a trained model as an ONNX graph that takes samples, checked against PyTorch",
+    "card": "make a run's model card again; compare runs of the same test in one table",
     "push": "publish a corpus or a finished run on the Hugging Face Hub",
 }
 
 # The commands whose modules are in `publish`.
-PUBLISH = ("convert", "demo", "export", "push")
+PUBLISH = ("card", "convert", "demo", "export", "push")
 
 
 def module_of(name: str) -> ModuleType:
