@@ -4,20 +4,32 @@ The features are those of recipes/spectrogram_cls.py with its defaults, or of a 
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SerError, one_line
 from ..files import named_file, png, write
 from ..training.arguments import converter
 from .console import Parser, natural
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..models import SerSpectrogramFeatureExtractor
+
 EXAMPLES = 3  # draws of SpecAugment
 
 
-def draw(samples, extractor, window_seconds: float | None, window_hop: float | None, seed: int) -> bytes:
+def draw(
+    samples: "np.ndarray",
+    extractor: "SerSpectrogramFeatureExtractor",
+    window_seconds: float | None,
+    window_hop: float | None,
+    seed: int,
+) -> bytes:
     """PNG of one clip, mono float32 `samples` at the extractor's rate and not trimmed.
 
-    Mel and MFCC share the rate, sizes and trimming of `extractor`, a `SerSpectrogramFeatureExtractor`. Windows over the
-    waveform are in seconds, None for none; `seed` is that of the SpecAugment examples.
+    Mel and MFCC share the rate, sizes and trimming of `extractor`. Windows over the waveform are in seconds, None for
+    none; `seed` is that of the SpecAugment examples.
     """
     import numpy as np
     from matplotlib.figure import Figure
