@@ -68,9 +68,10 @@ def near_duplicates(prints: Sequence[np.ndarray]) -> list[tuple[int, int, float,
 
 
 def copies(rows: Sequence[dict], kind: Callable[[dict], Hashable]) -> tuple[list[dict], list[dict]]:
-    """Groups of equal clips, and pairs of nearly equal ones where the rows have fingerprints (of equal clips the first
-    stands for all): `{ids, contradictory}`, whether their `kind` differs; of pairs also `differing_bits`, the share,
-    and `starts_later`, in seconds. Rows have `id`, and if they can be read `audio_hash` and `fingerprint` (or None)."""
+    """Groups of equal clips, and pairs of nearly equal ones: `{ids, contradictory}`, of which pairs also have
+    `differing_bits` (a share) and `starts_later` (seconds). `contradictory`: their `kind` differs. Rows have `id`, and
+    if they can be read `audio_hash` and `fingerprint`; one that is None is not compared. Of equal clips only the first
+    is compared."""
 
     def group(members: list[dict], **figures) -> dict:
         return {"ids": [row["id"] for row in members], "contradictory": len({*map(kind, members)}) > 1, **figures}
