@@ -121,6 +121,7 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
 
     from ..models import SerPipeline
     from ..models.common import load_safetensors
+    from ..training.hub import incomplete
 
     check_checkpoint(name, "--model")
 
@@ -139,9 +140,8 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
         elif not Path(name).exists() and isinstance(error, OSError):
             reason = f"no such folder, and no model on the Hub that this machine can load ({reason})"
         raise SerError(f"--model {name}: {reason}") from None
-    if missing := sorted(info["missing_keys"]):
-        problem = f"incomplete checkpoint, the weights {', '.join(missing[:4])} are missing"
-        raise SerError(f"--model {name}: {problem}; give a fine-tuned checkpoint")
+    if problem := incomplete(name, info):
+        raise SerError(f"--model {name}: {problem}")
     if fused:
         sys.stderr.write(f"{name}: a fusion model; without a text it answers from the audio alone\n")
     relative = getattr(model.config, "speaker_norm", False)  # hidden states, by the model; else features, by ...

@@ -169,10 +169,21 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
         model, info = load_safetensors(load, name_or_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise SerError(one_line(error)) from None
-    if missing := sorted(info["missing_keys"]):
-        why = f"the head's weights {', '.join(missing[:4])} are missing, it would answer at random"
-        raise SerError(f"{name_or_path}: {why}; give a fine-tuned checkpoint or train one")
+    if problem := incomplete(name_or_path, info):
+        raise SerError(f"{name_or_path}: {problem}")
     return from_stock(model)
+
+
+def incomplete(name: str, info: Mapping[str, Any]) -> str | None:
+    """Why the model of a `from_pretrained` would answer at random, from its loading info, and what to do; None if all
+    weights were there."""
+    missing = sorted(info["missing_keys"])
+    if not missing:
+        return None
+    foreign = any(key.startswith("classifier.dense.") for key in info["unexpected_keys"])  # soxan's head, audEERING's
+    advice = f"its head is another: `ser-hf convert {name} NEW_FOLDER` makes it ours, then name the new folder"
+    advice = advice if foreign else "give a fine-tuned checkpoint or train one"
+    return f"incomplete checkpoint, the weights {', '.join(missing[:4])} are missing; {advice}"
 
 
 def save_model(
