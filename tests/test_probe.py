@@ -195,7 +195,7 @@ def test_states_of_an_encoder_under_autocast_have_a_cache_of_their_own(make):
         encoder_states.sources_of(model, extractor, settings.clips, autocast=on)["audio"] for on in (False, True)
     ]
     assert [source.half for source in sources] == [True, True]
-    folders = {open_store(s.encoder, s.reader, s.kept, s.pooling, s.half, s.autocast).folder for s in sources}
+    folders = {open_store(s.encoder, s.reader, s.layers, s.pooling, s.half, s.autocast).folder for s in sources}
     assert len(folders) == 2
 
 

@@ -127,10 +127,26 @@ def is_folder(name: str) -> bool:
     )  # is_dir() may raise
 
 
+def optional_file(checkpoint: str, name: str) -> Path | None:
+    """A file of a checkpoint, which is a folder or on the Hub; None if there is no such file, or no such checkpoint."""
+    from transformers.utils import cached_file
+
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    try:
+        file = cached_file(checkpoint, name, **quiet)
+    except (OSError, ValueError):
+        return None
+    return None if file is None else Path(file)
+
+
 def check_checkpoint(name: str, flag: str) -> None:
     """See that a checkpoint which is a folder of this machine has a configuration and whole weights, by their headers,
     that are not pickled; other names may be on the Hub. SerError, with `flag` as the user's name for it, if not."""
     folder = Path(name).expanduser()
+    heads = [folder] if folder.suffix == ".ckpt" and folder.is_file() else sorted(folder.glob("*.ckpt"))
+    if heads and not any(file.suffix in (".safetensors", ".bin") for file in folder.glob("*")):
+        how = f"`ser-hf convert {heads[0]} NEW_FOLDER --encoder ENCODER` makes one of s3prl whole"
+        raise SerError(f"{flag} {name}: {heads[0].name} is no checkpoint of transformers; {how}")
     if not folder.is_dir():
         if is_folder(name) or folder.exists():
             raise SerError(f"{flag} {name}: no such folder; train it first, or name a model on the Hub")

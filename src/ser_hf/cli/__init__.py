@@ -18,16 +18,18 @@ COMMANDS = {
     "compare": "two systems on the same folds, several over corpora: what may be concluded",
     "predict": "emotions of audio files, by a trained model",
     "doctor": "why a model may fail on recordings: what its training clips were like, what they are like",
+    "demo": "serve a page in the browser: record or upload a clip, see its emotions over time",
     "plot": "draw waveform, mel spectrogram, MFCC, windows and SpecAugment of an audio file",
     "embed": "what a pretrained encoder makes of a corpus, as a dataset",
-    "convert": "rewrite a foreign checkpoint (soxan's head, pickled weights) as one that loads whole",
+    "convert": "rewrite a foreign checkpoint (soxan, s3prl, pickled weights) as one that loads whole",
     "cache": "what is kept once computed ($SER_CACHE): its size by kind; remove it",
     "export": "write a trained model as an ONNX graph that takes samples, checked against PyTorch",
+    "card": "make a run's model card again; compare runs of the same test in one table",
     "push": "publish a corpus or a finished run on the Hugging Face Hub",
 }
 
 # The commands whose modules are in `publish`.
-PUBLISH = ("convert", "export", "push")
+PUBLISH = ("card", "convert", "demo", "export", "push")
 
 
 def module_of(name: str) -> ModuleType:

@@ -112,30 +112,20 @@ def check(source: "Source", num_proc: int | None = None, near: bool = False) -> 
     fingerprints (`near_duplicates`)."""
     from .near_duplicates import copies
 
-    config, root, builder = source.config, source.root, builder_of(source)
+    root, builder = source.root, builder_of(source)
     rows = builder.utterances(root)
     scans = look_at_all(partial(look, near=near), rows, len(rows), source.shown, num_proc)
     columns = [builder.columns(row, scan) for row, scan in zip(rows, scans, strict=True)]
     files = [_relative(row, root) for row in rows]
     _, report = table_of(builder, columns, source)
-
-    notes = source.corpus.CARD.notes  # the official corpus's bad clips are named there
-    clips = {"missing": [], "unreadable": [], "silent": []}
-    for row, file in zip(columns, files, strict=True):
-        if row["problem"]:
-            known = row["id"] in notes or bool(file and file in notes)
-            label = row["label"] if config.targets or row["label"] is None else config.label_names[row["label"]]
-            reason = row["problem"].replace(f"{root}/", "")
-            clips[problem_kind(reason)].append(
-                {"id": row["id"], "file": file, "label": label, "reason": reason, "known": known}
-            )
-    labels = [clip["label"] for kind in ("unreadable", "silent") for clip in clips[kind] if clip["label"] is not None]
-    missing = report.official - report.utterances - len(labels)
+    clips = unusable(source, columns, files)
+    bad = [clip["label"] for clip in (*clips["unreadable"], *clips["silent"]) if clip["label"] is not None]
+    missing = report.official - report.utterances - len(bad)
     classes = {}
     for word, number in report.per_label.items():
-        official, bad = report.official_per_label.get(word), labels.count(word)
-        lacking = None if official is None else official - number - bad
-        classes[word] = {"official": official, "found": number, "unusable": bad, "missing": lacking}
+        official = report.official_per_label.get(word)
+        lacking = None if official is None else official - number - bad.count(word)
+        classes[word] = {"official": official, "found": number, "unusable": bad.count(word), "missing": lacking}
     scanned = [row | scan for row, scan in zip(rows, scans, strict=True)]
     duplicated, alike = copies(scanned, lambda row: (row["emotion"], row.get("speaker")))
     numbers = {
@@ -152,7 +142,7 @@ def check(source: "Source", num_proc: int | None = None, near: bool = False) -> 
     different = [f"{number} {what}" for what, number in numbers.items() if number]
     return {
         "corpus": source.shown,
-        "labels": config.name,
+        "labels": source.config.name,
         "folder": str(root),
         "complete": not different,
         "different": different,
@@ -169,6 +159,20 @@ def check(source: "Source", num_proc: int | None = None, near: bool = False) -> 
         "wrong_format": _wrong_formats(files, scans),
         "extra": extra_files(root, files),
     }
+
+
+def unusable(source: "Source", columns: list[dict], files: list[str | None]) -> dict[str, list[dict]]:
+    """The clips that cannot be used, by `problem_kind`; `known` are those that the corpus's notes name."""
+    config, notes = source.config, source.corpus.CARD.notes
+    clips = {"missing": [], "unreadable": [], "silent": []}
+    for row, file in zip(columns, files, strict=True):
+        if row["problem"]:
+            label = row["label"] if config.targets or row["label"] is None else config.label_names[row["label"]]
+            reason = row["problem"].replace(f"{source.root}/", "")
+            known = row["id"] in notes or bool(file and file in notes)
+            clip = {"id": row["id"], "file": file, "label": label, "reason": reason, "known": known}
+            clips[problem_kind(reason)].append(clip)
+    return clips
 
 
 def _relative(row: dict, root: Path) -> str | None:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import torch
     from datasets import Dataset
+    from transformers import FeatureExtractionMixin, PreTrainedModel, PreTrainedTokenizerBase
 
     from ..data.cache import Store
+    from ..models.encoders import Encoder
 
 BLOCK = 256  # rows that are in memory at a time
 
@@ -80,60 +82,71 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def encode_corpus(
-    corpus: "Dataset",
-    model: str,  # Hub id or folder of an audio or text encoder
-    *,
-    pooling: str | None = "mean",  # of frames; None keeps all of them
-    every_layer: bool = False,  # also the layers before the last, and the input of the first
-    budget: float | None = 36.0,  # padded seconds of audio in a batch; None for eight clips
-    max_text_length: int = 64,  # in tokens
-    text_cleaning: str = "unicode",
-    trust_remote_code: bool = False,
-) -> tuple["Store", list[str | None]]:
-    """Encode a corpus, unless it is cached. Returns the cache of hidden states `(layers, frames, dim)`, and each
-    utterance's name in it; None if there is nothing to encode.
+def load_encoder_of(
+    model: str, max_text_length: int, trust_remote_code: bool
+) -> "tuple[PreTrainedModel, FeatureExtractionMixin | PreTrainedTokenizerBase, Encoder]":
+    """The encoder of a checkpoint, its feature extractor or tokenizer, and its description.
     Raises SerError: no such checkpoint, or no encoder of audio or text."""
-    import torch
-    import transformers
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig, AutoTokenizer
 
     from .. import models  # noqa: F401  (our model types)
-    from ..models import pooling as poolings
-    from ..models.encoders import audio_states, describe, layer_count, load_extractor, padding_sensitive, text_states
+    from ..models.encoders import describe, load_extractor
     from ..models.modeling_fusion import load_audio_encoder, load_text_encoder
-    from ..training.audio_model import check_lengths
-    from ..training.encoder_states import AudioReader, TextReader, fill, open_store
-    from ..training.settings import ClipArguments
     from ..training.text_model import check_text_length
 
-    transformers.utils.logging.disable_progress_bar()  # of loading weights
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     remote = {"trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(model, **remote)
         description = describe(getattr(config, "audio_config", config))
-        audio = description is not None and description.reads != "text"
         if description is None:
             raise ValueError(f"{config.model_type} is no encoder of audio or text that is supported")
-        if not audio:
+        if description.reads == "text":
             check_text_length(max_text_length, config)
-        encoder = load_audio_encoder(model, **remote)[0] if audio else load_text_encoder(model, **remote)
-        if audio:
-            processor = load_extractor(model, encoder.config, **remote)
-        else:
-            processor = AutoTokenizer.from_pretrained(model, **remote)
+            return load_text_encoder(model, **remote), AutoTokenizer.from_pretrained(model, **remote), description
+        encoder, _ = load_audio_encoder(model, **remote)
+        return encoder, load_extractor(model, encoder.config, **remote), description
     except (OSError, ValueError, AttributeError, StrictDataclassError) as error:
         raise SerError(f"--model {model}: {one_line(error)}") from None
+
+
+def encode_corpus(
+    corpus: "Dataset",
+    model: str,  # Hub id or folder of an audio or text encoder
+    *,
+    pooling: str | None,  # of frames; None keeps all of them
+    every_layer: bool,  # also the layers before the last, and the input of the first
+    budget: float | None,  # padded seconds of audio in a batch; None for eight clips
+    max_text_length: int,  # in tokens
+    text_cleaning: str,
+    trust_remote_code: bool,
+) -> tuple["Store", list[str | None]]:
+    """Encode a corpus, unless it is cached. Returns the cache of hidden states `(layers, frames, dim)`, and each
+    utterance's name in it; None if there is nothing to encode.
+    Raises SerError: no such checkpoint, no encoder of audio or text, or a pooling that is not for it."""
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from ..models import pooling as poolings
+    from ..models.encoders import audio_states, layer_count, padding_sensitive, text_states
+    from ..training.audio_model import check_lengths
+    from ..training.encoder_states import AudioReader, TextReader, fill, open_store
+    from ..training.settings import ClipArguments
+
+    disable_progress_bar()  # of loading weights
+    encoder, processor, description = load_encoder_of(model, max_text_length, trust_remote_code)
+    audio = description.reads != "text"
     if audio:
         check_lengths(encoder.config, {"corpus": corpus}, ClipArguments(), advice="cut them into shorter files")
+        exact, least = padding_sensitive(encoder.config), description.least
+        reader = AudioReader(processor, ClipArguments(), budget, exact, least)
+    else:
+        reader = TextReader(processor, text_cleaning, max_text_length)
     table, kind = (poolings.POOLINGS, "an audio") if audio else (poolings.TEXT_POOLINGS, "a text")
     fitting = [name for name, entry in table.items() if entry.parameters is None]
     if pooling not in (None, *fitting):
         why = f"not without training, or not for {kind} encoder"
         raise SerError(f"--pooling {pooling}: {why}; choose {', '.join(fitting)}")
-    encoder = encoder.to(device).eval()
 
     def encode(
         attention_mask: torch.Tensor, inputs: torch.Tensor | None = None, input_ids: torch.Tensor | None = None
@@ -142,13 +155,9 @@ def encode_corpus(
         states = encode_batch(encoder, values, attention_mask, every_layer)
         return states if pooling is None else poolings.pool_layers(*states, pooling)
 
-    layers = layer_count(encoder.config) if every_layer else 1
-    if audio:
-        exact, least = padding_sensitive(encoder.config), description.least
-        reader = AudioReader(processor, ClipArguments(), budget, exact, least)
-    else:
-        reader = TextReader(processor, text_cleaning, max_text_length)
-    store = open_store(encoder, reader, layers, pooling)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder.to(device).eval()
+    store = open_store(encoder, reader, layer_count(encoder.config) if every_layer else 1, pooling)
     fill(store, corpus, reader, encode, device, title=f"{'audio' if audio else 'text'} encoder")
     return store, [reader.name(row) for row in corpus.select_columns(["audio_hash", "text"])]
 
@@ -159,8 +168,8 @@ def write_embeddings(
     store: "Store",
     names: Sequence[str | None],
     *,
-    frames: bool = False,
-    every_layer: bool = False,
+    frames: bool,
+    every_layer: bool,
 ) -> int:
     """Write the parquet file, whole or not at all; returns its number of rows. Utterances whose name is None are left
     out; `embedding` is a vector, a list of frames, or a list of layers."""

@@ -95,15 +95,15 @@ def conclusion(difference: float, interval: list[float] | None, steps: str, metr
 
 def section(cv: dict) -> str:
     """The part of `cv.md`."""
-    found = cv["learning_curve"]
+    results = cv["learning_curve"]
     rows = [
         [
             *(f"{one['share']:.0%}", f"{one['speakers']:.4g}", f"{one['utterances']:.4g}"),
-            with_interval(one[found["metric"]], one["interval"]),
+            with_interval(one[results["metric"]], one["interval"]),
         ]
-        for one in found["points"]
+        for one in results["points"]
     ]
-    metric = shown(found["metric"])
+    metric = shown(results["metric"])
     table = markdown_table(["share", "training speakers", "utterances", metric], rows)
     about = (
         "Each fold trained on a share of its training speakers, with the same validation and test. Figures are of the\n"
@@ -111,7 +111,7 @@ def section(cv: dict) -> str:
         "may give another curve. Validation speakers, which classical_cls.py also fits, are not counted."
     )
     image = f"![{metric} against training speakers](learning_curve.png)"
-    return "\n\n".join(["\n## Learning curve", about, table, found["conclusion"], image]) + "\n"
+    return "\n\n".join(["\n## Learning curve", about, table, results["conclusion"], image]) + "\n"
 
 
 def figure(cv: dict) -> bytes:

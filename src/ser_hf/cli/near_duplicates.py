@@ -1,9 +1,9 @@
 """Copies of a recording that are not equal sample by sample: another gain, lossy encoding, rate, or trimming.
 
 A part of `check`. Each frame becomes 32 bits: whether the difference of energy between two neighbouring bands has grown
-since the frame before (Haitsma & Kalker, A highly robust audio fingerprinting system, ISMIR 2002). Of 90 clips of
-RAVDESS, compressed by MP3 or Ogg to their worst quality, made ten times softer, trimmed or resampled, at most 12 % of
-the bits differ from the original's; of its 1440 clips no two but an equal pair differ in less than `LIMIT`.
+since the frame before (Haitsma & Kalker, A highly robust audio fingerprinting system, ISMIR 2002). 90 clips of RAVDESS
+were compressed by MP3 or Ogg to the worst quality, made ten times softer, trimmed or resampled: at most 12 % of their
+bits changed. Among its 1440 clips, only one pair, which is equal, differs in less than `LIMIT`.
 """
 
 from collections import defaultdict
@@ -68,9 +68,10 @@ def near_duplicates(prints: Sequence[np.ndarray]) -> list[tuple[int, int, float,
 
 
 def copies(rows: Sequence[dict], kind: Callable[[dict], Hashable]) -> tuple[list[dict], list[dict]]:
-    """Groups of equal clips, and pairs of nearly equal ones where the rows have fingerprints (of equal clips the first
-    stands for all): `{ids, contradictory}`, whether their `kind` differs; of pairs also `differing_bits`, the share,
-    and `starts_later`, in seconds. Rows have `id`, and if they can be read `audio_hash` and `fingerprint` (or None)."""
+    """Groups of equal clips, and pairs of nearly equal ones: `{ids, contradictory}`, of which pairs also have
+    `differing_bits` (a share) and `starts_later` (seconds). `contradictory`: their `kind` differs. Rows have `id`, and
+    if they can be read `audio_hash` and `fingerprint`; one that is None is not compared. Of equal clips only the first
+    is compared."""
 
     def group(members: list[dict], **figures) -> dict:
         return {"ids": [row["id"] for row in members], "contradictory": len({*map(kind, members)}) > 1, **figures}

@@ -4,26 +4,39 @@ The features are those of recipes/spectrogram_cls.py with its defaults, or of a 
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import SerError, one_line
 from ..files import named_file, png, write
 from ..training.arguments import converter
 from .console import Parser, natural
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..models import SerSpectrogramFeatureExtractor
+
 EXAMPLES = 3  # draws of SpecAugment
 
 
-def draw(samples, extractor, window_seconds: float | None, window_hop: float | None, seed: int) -> bytes:
+def draw(
+    samples: "np.ndarray",
+    extractor: "SerSpectrogramFeatureExtractor",
+    window_seconds: float | None,
+    window_hop: float | None,
+    seed: int,
+) -> bytes:
     """PNG of one clip, mono float32 `samples` at the extractor's rate and not trimmed.
 
-    Mel and MFCC share the rate, sizes and trimming of `extractor`, a `SerSpectrogramFeatureExtractor`. Windows over the
-    waveform are in seconds, None for none; `seed` is that of the SpecAugment examples.
+    Mel and MFCC share the rate, sizes and trimming of `extractor`. Windows over the waveform are in seconds, None for
+    none; `seed` is that of the SpecAugment examples.
     """
     import numpy as np
     from matplotlib.figure import Figure
 
     from ..data.augmentation import spec_augment
     from ..data.windows import windows
+    from ..evaluation.panels import draw_rows, draw_waveform
 
     dropped = ("padding_value", "auto_map", "mean_spectrum")  # the mean is of one kind of rows
     settings = {key: value for key, value in extractor.to_dict().items() if key not in dropped}
@@ -38,8 +51,7 @@ def draw(samples, extractor, window_seconds: float | None, window_hop: float | N
 
     figure = Figure(figsize=(9, 1.9 * (len(rows) + 1)), layout="constrained")
     axes = figure.subplots(len(rows) + 1)
-    axes[0].plot(np.arange(len(samples)) / rate, samples, linewidth=0.4)
-    axes[0].set(xlim=(0, len(samples) / rate), title=f"waveform, {len(samples) / rate:.2f} s at {rate} Hz")
+    draw_waveform(axes[0], samples, rate)
     if window_seconds is not None:
         low, high = axes[0].get_ylim()
         spans = windows(len(samples) / rate, window_seconds, window_hop or window_seconds / 2)
@@ -49,9 +61,7 @@ def draw(samples, extractor, window_seconds: float | None, window_hop: float | N
             axes[0].plot(span, [level, level], color=color, linewidth=3, solid_capstyle="butt")
     for panel, (title, values) in zip(axes[1:], rows.items(), strict=True):
         lowest = 1 if values is mfcc else 0  # the range of coefficient 0, the loudness, would hide the others
-        extent = (0, values.shape[1] * extractor.hop_length / rate, lowest, values.shape[0])
-        options = {"aspect": "auto", "cmap": "magma", "interpolation": "nearest"}
-        panel.imshow(values[lowest:], origin="lower", extent=extent, **options)
+        draw_rows(panel, values, extractor.hop_length / rate, lowest)
         panel.set(title=f"{title}, {values.shape[1]} frames{trimmed}", ylabel="row")
     axes[-1].set_xlabel("seconds")
     return png(figure)

@@ -37,7 +37,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import torchaudio_cpu
 from ..errors import SerError, no_memory, one_line, printable
@@ -50,6 +50,8 @@ from .console import Parser, positive
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+    from ..models import SerPipeline
 
 # File names looked for in a folder. The last line requires FFmpeg: such files get an error instead of being skipped.
 SUFFIXES = (
@@ -109,7 +111,7 @@ def content_of(file: str) -> str:
     return digest.hexdigest()
 
 
-def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = None, **options):
+def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = None, **options: Any) -> "SerPipeline":
     """The `SerPipeline` of a fine-tuned model, ours or any audio classifier of transformers. `speaker_clips` are files
     of the speaker, for speaker normalisation (`adapted` of its feature extractor), `options` the pipeline's. SerError:
     not found, no audio classifier, its own code is not trusted, weights are missing, or the model has no speaker
@@ -121,6 +123,7 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
 
     from ..models import SerPipeline
     from ..models.common import load_safetensors
+    from ..training.hub import incomplete
 
     check_checkpoint(name, "--model")
 
@@ -139,11 +142,10 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
         elif not Path(name).exists() and isinstance(error, OSError):
             reason = f"no such folder, and no model on the Hub that this machine can load ({reason})"
         raise SerError(f"--model {name}: {reason}") from None
-    if missing := sorted(info["missing_keys"]):
-        problem = f"incomplete checkpoint, the weights {', '.join(missing[:4])} are missing"
-        raise SerError(f"--model {name}: {problem}; give a fine-tuned checkpoint")
+    if problem := incomplete(name, info):
+        raise SerError(f"--model {name}: {problem}")
     if fused:
-        sys.stderr.write(f"{name}: a fusion model; it answers from the audio alone\n")
+        sys.stderr.write(f"{name}: a fusion model; without a text it answers from the audio alone\n")
     relative = getattr(model.config, "speaker_norm", False)  # hidden states, by the model; else features, by ...
     normalises_speakers = relative or getattr(extractor, "speaker_values", None) is not None
     if speaker_clips and not normalises_speakers:
@@ -337,7 +339,9 @@ def bounded_memory(device: "torch.device") -> Iterator[None]:
             resource.setrlimit(resource.RLIMIT_DATA, limit)
 
 
-def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options) -> dict[str, list[dict]]:
+def predict(
+    pipe: "SerPipeline", files: list[str], fixed: dict, partial: Path | None, **options: Any
+) -> dict[str, list[dict]]:
     """The rows of each file, by its path, from a `SerPipeline`, called with `options`; also appended to the file
     `partial`, for the next call if this one is interrupted. `fixed` as in `rows_of`. A file for which the memory is
     too small, also alone, gets an error, and the others go on."""
@@ -382,7 +386,7 @@ def predict(pipe, files: list[str], fixed: dict, partial: Path | None, **options
     return rows
 
 
-def _alone(pipe, file: str, options: dict) -> list | dict:
+def _alone(pipe: "SerPipeline", file: str, options: dict) -> list | dict:
     """The answer for one file by itself."""
     try:
         with bounded_memory(pipe.device):
@@ -398,15 +402,14 @@ def lines_of(rows: list[dict]) -> list[str]:
     """The table for the screen: rows without an error, and neither settings nor the windows' numbers."""
     import pandas as pd
 
-    hidden = ["error", "model", "window", "window_s", "hop_s", "window_last", "path", "content"]
-    hidden += ["abstain_below"]
+    hidden = ["error", "model", "window", "window_s", "hop_s", "window_last", "path", "content", "abstain_below"]
     shown = [row | {"file": printable(row["file"])} for row in rows if not row["error"]]
     table = pd.DataFrame(shown).drop(columns=hidden, errors="ignore")
     cells = [["-" if pd.isna(value) else number(value) for value in row] for row in table.itertuples(index=False)]
     return text_table([name.removeprefix("score_") for name in table], cells)
 
 
-def main(argv: list[str]) -> int:
+def _parser() -> Parser:
     parser = Parser("predict", __doc__)
     parser.add_argument("files", nargs="+", metavar="FILE|FOLDER", help="audio files, and folders of them")
     parser.add_argument("--model", required=True, help="fine-tuned model: folder or Hub id")
@@ -427,18 +430,38 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--trust_remote_code", action="store_true", help="run code that comes with the model")
     text = "score clips relative to all those that sound like the same speaker, for a model that was trained so"
     parser.add_argument("--estimate_speakers", action="store_true", help=text)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def window_options(window_s: float | None, hop_s: float | None, window_last: str) -> dict:
+    """The pipeline's options for windows; none without `window_s`. SerError: a hop without windows, or above them."""
+    if window_s is None:
+        if hop_s is not None:
+            raise SerError(f"--hop_s {hop_s}: only windows have a hop; give --window_s too")
+        return {}
+    hop_s = window_s / 2 if hop_s is None else hop_s
+    if hop_s > window_s:
+        raise SerError(f"--hop_s {hop_s:g}: must be at most --window_s, which is {window_s:g}")
+    return {"window_s": window_s, "hop_s": hop_s, "window_last": window_last}
+
+
+def model_name(model: str, pipe: "SerPipeline", adapted: bool) -> str:
+    """The model in the table: its folder or Hub id, a fingerprint of its weights, and of the speaker it was `adapted`
+    to. Other clips of the speaker give other scores, in any order."""
+    name = Path(model).resolve().name if Path(model).is_dir() else model
+    name = f"{name}@{fingerprint(pipe.model)}"
+    values = getattr(pipe.feature_extractor, "speaker_values", None)
+    if not adapted or values is None:  # a model that was adapted itself has another fingerprint
+        return name
+    return f"{name} speaker {zlib.crc32(' '.join(f'{value:.2f}' for value in values).encode()):08x}"
+
+
+def main(argv: list[str]) -> int:
+    args = _parser().parse_args(argv)
     if args.estimate_speakers and (args.speaker_clips or args.window_s):
         other = "--speaker_clips" if args.speaker_clips else "--window_s"
         raise SerError(f"--estimate_speakers: not together with {other}; leave one of them out")
-    if args.hop_s is not None and args.window_s is None:
-        raise SerError(f"--hop_s {args.hop_s}: only windows have a hop; give --window_s too")
-    windows = {}
-    if args.window_s is not None:
-        hop = args.window_s / 2 if args.hop_s is None else args.hop_s
-        if hop > args.window_s:
-            raise SerError(f"--hop_s {hop:g}: must be at most --window_s, which is {args.window_s:g}")
-        windows = {"window_s": args.window_s, "hop_s": hop, "window_last": args.window_last}
+    windows = window_options(args.window_s, args.hop_s, args.window_last)
     files = find_files(args.files)
     out = named_file(args.out, "--out", *FORMATS) if args.out else None
     if out:
@@ -452,12 +475,7 @@ def main(argv: list[str]) -> int:
     limit = longest_clip(getattr(pipe.model.config, "audio_config", pipe.model.config))
     if limit is not None and windows and args.window_s > limit:
         raise SerError(f"--window_s {args.window_s:g}: the model reads {limit:g} s; give less")
-    name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
-    settings = {"model": f"{name}@{fingerprint(pipe.model)}", **windows, **abstaining}
-    # Other clips give other scores, in any order; a model that was adapted itself has another fingerprint.
-    if args.speaker_clips and getattr(pipe.feature_extractor, "speaker_values", None) is not None:
-        rounded = " ".join(f"{value:.2f}" for value in pipe.feature_extractor.speaker_values)
-        settings["model"] += f" speaker {zlib.crc32(rounded.encode()):08x}"
+    settings = {"model": model_name(args.model, pipe, adapted=bool(clips)), **windows, **abstaining}
     groups = estimated_speakers(pipe, list(files), args.model) if args.estimate_speakers else []
     if groups:  # other files give other speakers, and other scores
         settings["model"] += f" speakers {zlib.crc32(repr(sorted(files)).encode(errors='surrogateescape')):08x}"

@@ -63,9 +63,9 @@ def record(cv: dict[str, Any], name: str, folder: Path) -> Path:
     return place
 
 
-def _on_one_line(found: re.Match) -> str:
-    line = found[1] + re.sub(r",\n\s+", ", ", found[2]) + found[3]
-    return line if len(line) <= 100 else found[0]
+def _on_one_line(match: re.Match) -> str:
+    line = match[1] + re.sub(r",\n\s+", ", ", match[2]) + match[3]
+    return line if len(line) <= 100 else match[0]
 
 
 def _problems(cv: dict) -> list[str]:

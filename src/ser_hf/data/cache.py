@@ -53,8 +53,7 @@ def content_hash(*parts: str | None) -> str:
 
 
 def clip_name(row: dict) -> str:
-    """The name of what is computed from a row's audio: its hash, the times of its window if it is one, and its speed
-    if it is a copy at another."""
+    """The name of what is computed from a row's audio: its hash, the times of a window, the speed of a copy."""
     start, end, speed = row.get("window_start"), row.get("window_end"), row.get("speed")
     window = "" if start is None else f" {start} {end}"
     return row["audio_hash"] + window + (f" x{speed}" if speed else "")

@@ -78,8 +78,8 @@ def _in_five(units: list[str]) -> list[str]:
 
 
 def together(*columns: Sequence) -> np.ndarray:
-    """Numbers of groups of rows: those that share a value in any column, if only by way of others, are one group. None
-    is shared with nobody.
+    """The number of each row's group. Rows that share a value in any column are one group, also by way of other rows;
+    None is no value.
 
     >>> together(["a", "b", None, "b"], [1, 2, 3, 4]).tolist(), together(["a", "b", "c"], [1, 1, 2]).tolist()
     ([0, 1, 2, 1], [0, 0, 1])

@@ -120,7 +120,7 @@ def describe(before: np.ndarray, after: np.ndarray, dataset: Dataset, sets: dict
         the `bins` of `reliability`; `if_calibrated`, the mean and 95th percentile of `ece_if_calibrated`; `answered`,
         by share UAR and WA; `abstain`, UAR of all utterances and without the least sure `ABSTAIN`, and the difference
         with its interval; `sets` with the figures of `describe_sets`. Intervals are 95 %, by bootstrap over speakers
-        (`bootstrap.draw`).
+        (`bootstrap.draw`); draws of ECE are shifted so that their mean is the ECE.
     """
     labels, before, after = np.array(dataset["label"]), softmax(before), softmax(after)
     systems = {"before": before, "after": after}
@@ -132,7 +132,10 @@ def describe(before: np.ndarray, after: np.ndarray, dataset: Dataset, sets: dict
         return errors | {"all": all_, "sure": sure, "difference": sure - all_}
 
     whole = figures(np.arange(len(labels)))
-    spread = bootstrap.intervals(bootstrap.metric_draws(figures, dataset["speaker"], DRAWS))
+    draws = bootstrap.metric_draws(figures, dataset["speaker"], DRAWS)
+    for name in systems:  # bins of repeated utterances are further off: that is no property of the model
+        draws[name] = np.maximum(draws[name] - draws[name].mean() + whole[name], 0)
+    spread = bootstrap.intervals(draws)
     described = {
         name: {
             "ece": whole[name],

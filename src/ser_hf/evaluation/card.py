@@ -141,7 +141,7 @@ def limits(results: dict) -> list[str]:
             0 < speakers < FEW_SPEAKERS
         ),
         f"Its probabilities are not calibrated{why}.": kind in (CLASSES, LABELS) and not calibration.get("temperature"),
-        "Differences between genders are not known: the corpus does not name them.": not test.get("by_gender"),
+        "Differences between genders were not measured: test names fewer than two.": len(test.get("by_gender", {})) < 2,
         untested: hears and "stress" not in results,
     }
     return [line for line, holds in known.items() if holds]
@@ -160,7 +160,8 @@ def training_lines(results: dict) -> list[str]:
         others = sorted({name for one in results["trained_on"] for name in one["added"]})
         lines.append(f"Emotions learned from: {', '.join([*dict.fromkeys(earlier), *others])}")
     if "ser_hf" in results:
-        versions = {"ser_hf": f"{results['ser_hf']} (commit {results['commit']})", **results["versions"]}
+        commit = f" (commit {results['commit']})" if results["commit"] else ""
+        versions = {"ser_hf": results["ser_hf"] + commit, **results["versions"]}
         lines.append(f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}")
     if not trained:
         return [*lines, "The model was not trained in this run, only tested"]

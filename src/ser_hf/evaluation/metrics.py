@@ -49,9 +49,8 @@ def from_counts(correct: np.ndarray, support: np.ndarray, predicted: np.ndarray)
     Classes without any reference take no part in UAR and macro F1 (a recall of nothing is not a number), as in
     scikit-learn's `balanced_accuracy_score`; a class never predicted has precision and F1 of 0.
     """
+    _, recall, f1 = _precision_recall_f1(correct, support, predicted)
     present = support > 0
-    recall = np.divide(correct, support, out=np.zeros(correct.shape), where=present)
-    f1 = np.divide(2 * correct, support + predicted, out=np.zeros(correct.shape), where=support + predicted > 0)
     classes, total = present.sum(-1), support.sum(-1)
     scores = {
         "uar": recall.sum(-1) / classes,
@@ -183,10 +182,8 @@ def label_metrics(
     (`weighted_accuracy_<name>`), at the thresholds."""
     thresholds = 0.5 if thresholds is None else thresholds
     truth, decided = np.asarray(references) > 0.5, np.asarray(scores) >= thresholds
-    f1, accuracies = (
-        averaged_f1(truth, decided),
-        [weighted_accuracy(*both) for both in zip(truth.T, decided.T, strict=True)],
-    )
+    f1 = averaged_f1(truth, decided)
+    accuracies = [weighted_accuracy(*both) for both in zip(truth.T, decided.T, strict=True)]
     return {
         "map": mean_defined(row["average_precision"] for row in per_label(truth, scores, names, thresholds).values()),
         **{f"{average}_f1": f1[average] for average in AVERAGES},

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from scipy import stats
-from transformers.utils import cached_file
 
 from ..data.acoustics import MEASURES, measure_rows
 from ..data.cache import content_hash
 from ..errors import SerError
+from ..files import optional_file
 from . import CLASSES
 
 TRAINING_DATA = "training_data.json"  # beside a model
@@ -65,18 +65,19 @@ PRIOR_ADVICE = "retrain with --class_weights balanced, or with fewer classes (--
 
 
 def sample(rows: Dataset) -> Dataset:
-    """At most `MOST_CLIPS` clips of a training set, as many of each speaker, of the first speakers if there are more
-    than `MOST_CLIPS / LEAST_CLIPS`. Both in the order of hashes: folds of a corpus share their clips, and the cache."""
+    """At most `MOST_CLIPS` clips of a training set, equally many of each speaker, at least `LEAST_CLIPS`: of too many
+    speakers only the first ones. Clips and speakers are in the order of hashes: the folds of a corpus take the same
+    clips, and share the cache."""
     hashes, speakers = rows["audio_hash"][:], [str(name) for name in rows["speaker"][:]]
     with_audio = [row for row, name in enumerate(hashes) if name is not None]
     place = {name: number for number, name in enumerate(sorted(set(speakers), key=content_hash))}
     each, taken = max(LEAST_CLIPS, -(-MOST_CLIPS // len(place))), Counter()
-    chosen = []
+    sampled = []
     for row in sorted(with_audio, key=lambda row: (place[speakers[row]], hashes[row])):
         taken[speakers[row]] += 1
         if taken[speakers[row]] <= each:
-            chosen.append(row)
-    return rows.select(chosen[:MOST_CLIPS])
+            sampled.append(row)
+    return rows.select(sampled[:MOST_CLIPS])
 
 
 def describe(rows: Dataset, names: Sequence[str], problem_type: str) -> dict:
@@ -153,26 +154,22 @@ def beyond(values: np.ndarray, edges: Sequence[float], name: str) -> np.ndarray:
 
 def load(model: str) -> dict:
     """The `training_data.json` of a model, a folder or a Hub id. SerError: there is none."""
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    try:
-        file = cached_file(model, TRAINING_DATA, **quiet)
-    except OSError:
-        file = None
+    file = optional_file(model, TRAINING_DATA)
     if file is None:
         where = "has" if Path(model).is_dir() else "no such folder, and on the Hub"
         raise SerError(f"{model}: {where} no {TRAINING_DATA}; name a run of an audio recipe, train older ones again")
-    return json.loads(Path(file).read_text())
+    return json.loads(file.read_text())
 
 
 def compare(training: dict, values: np.ndarray) -> list[dict]:
     """One finding per measure of recordings `(recordings, measures)`: the training clips' `range`, the recordings'
     `median`, the shares that are too `low` and too `high`, `verdict`, `outside` (a side or None) and what to `try`."""
-    found = []
+    findings = []
     for name, column in zip(MEASURES, values.T, strict=True):
         column, known = column[~np.isnan(column)], training["measures"].get(name)
         if not len(column) or known is None:
             continue
-        noisy = any(one["measure"] == "signal to noise" and one["outside"] for one in found)  # hides quiet speech
+        noisy = any(one["measure"] == "signal to noise" and one["outside"] for one in findings)  # hides quiet speech
         quantiles = known["quantiles"]
         edges = [quantiles[str(q)] for q in EDGES]
         sides = dict(zip(SIDES, map(float, beyond(column, edges, name).mean(axis=1)), strict=True))
@@ -190,7 +187,7 @@ def compare(training: dict, values: np.ndarray) -> list[dict]:
                     verdict = f"{side}, which does no harm"
         aim, median = quantiles["50"], float(np.median(column))
         advice = outside and ADVICE[name, outside].format(aim=aim, less=median - aim, usual=quantiles["95"])
-        found.append(
+        findings.append(
             {
                 "measure": name,
                 "unit": known["unit"],
@@ -202,7 +199,7 @@ def compare(training: dict, values: np.ndarray) -> list[dict]:
                 "try": advice,
             }
         )
-    return found
+    return findings
 
 
 def compare_classes(training: dict, words: Sequence[str]) -> dict | None:

@@ -5,11 +5,17 @@ Everything that depends on the problem type in training and evaluation stands he
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import SerError
 from . import CLASSES, LABELS, VALUES, bootstrap, metrics
+
+if TYPE_CHECKING:
+    from transformers import EvalPrediction
+
+Limits = Sequence[float] | None
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,14 @@ class Task:
     has_votes: bool = True  # whether windows can vote
     has_thresholds: bool = False  # whether each label has a decision threshold, tuned on validation
 
-    def draw(self, labels, scores, names: Sequence[str], thresholds, speakers: Sequence) -> dict[str, np.ndarray]:
+    def draw(
+        self,
+        labels: np.ndarray,
+        scores: np.ndarray,
+        names: Sequence[str],
+        thresholds: Limits,
+        speakers: Sequence[str | None],
+    ) -> dict[str, np.ndarray]:
         """Every metric of every bootstrap draw, `{metric: (draws,)}`, NaN where undefined."""
         if self.problem_type == CLASSES:
             return bootstrap.class_draws(labels, _predicted(scores), speakers, len(names), self.draws)
@@ -60,7 +73,7 @@ class Task:
         """`compute_metrics` of the Trainer. An undefined metric is 0 here, so that a model that answers a constant is
         not selected for it. Soft labels of classes count as their largest."""
 
-        def compute(prediction) -> dict[str, float]:
+        def compute(prediction: "EvalPrediction") -> dict[str, float]:
             labels = prediction.label_ids
             if self.problem_type == CLASSES and labels.ndim == 2:
                 labels = labels.argmax(axis=1)
@@ -84,7 +97,9 @@ def _predicted(scores: np.ndarray) -> np.ndarray:
     return scores if scores.ndim == 1 else scores.argmax(axis=1)
 
 
-def _describe_classes(labels, scores, names, thresholds, report_at) -> dict:
+def _describe_classes(
+    labels: np.ndarray, scores: np.ndarray, names: Sequence[str], thresholds: Limits, report_at: Limits
+) -> dict:
     table = metrics.per_class(labels, _predicted(scores), names)
     absent = [name for name, row in table.items() if not row["support"]]
     remark = f"no test utterance is {', '.join(absent)}: UAR and macro F1 are over the other classes"
@@ -96,7 +111,9 @@ def _describe_classes(labels, scores, names, thresholds, report_at) -> dict:
     }
 
 
-def _describe_labels(labels, scores, names, thresholds, report_at) -> dict:
+def _describe_labels(
+    labels: np.ndarray, scores: np.ndarray, names: Sequence[str], thresholds: Limits, report_at: Limits
+) -> dict:
     limits = [0.5] * len(names) if thresholds is None else thresholds
     table, present = metrics.per_label(labels, scores, names, limits), labels > 0.5
     absent = [name for name, row in table.items() if not row["support"]]
@@ -109,7 +126,9 @@ def _describe_labels(labels, scores, names, thresholds, report_at) -> dict:
     }
 
 
-def _describe_values(labels, scores, names, thresholds, report_at) -> dict:
+def _describe_values(
+    labels: np.ndarray, scores: np.ndarray, names: Sequence[str], thresholds: Limits, report_at: Limits
+) -> dict:
     table = metrics.per_value(labels, scores, names)
     undefined = [name for name, row in table.items() if row["ccc"] is None]
     remark = f"{', '.join(undefined)}: constant labels or predictions, a correlation is undefined and not in the means"

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 
-def check_choice(name: str, value, choices: Iterable) -> None:
+def check_choice(name: str, value: object, choices: Iterable) -> None:
     """Raises ValueError unless the value of the argument `name` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} {value!r}: choose one of {', '.join(map(str, choices))}")

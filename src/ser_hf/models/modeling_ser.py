@@ -5,8 +5,9 @@ from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, FeatureExtractionMixin, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .common import StrictLoading, classification_loss, wanted_outputs
@@ -128,13 +129,19 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         """
         return self._read(*self._encode(inputs, attention_mask))
 
-    def _encode(self, inputs, attention_mask, output_hidden_states: bool = False, output_attentions: bool = False):
+    def _encode(
+        self,
+        inputs: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> tuple[ModelOutput, torch.Tensor]:
         mask = None if self.config.context == "full" else attention_mask
         every_layer = output_hidden_states or self.config.layer_mix != "last"
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             return encode(self.encoder, inputs, mask, every_layer, output_attentions)
 
-    def _read(self, out, real: torch.Tensor):
+    def _read(self, out: ModelOutput, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`encode_audio` from the encoder's output."""
         states = stacked(out, self.config.layer_mix != "last")
         if self.config.layers is not None:
@@ -159,7 +166,7 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
             yield states[0][:, real[0]].double().mean(dim=1)
 
     @torch.no_grad()
-    def adapt(self, clips: Iterable, feature_extractor) -> None:
+    def adapt(self, clips: Iterable, feature_extractor: FeatureExtractionMixin) -> None:
         """From now on the model's clips are of one known speaker, whose mean is that of `clips`: ten or more of
         `(samples,)` at the feature extractor's rate, in various emotions. If all are angry, the anger is subtracted
         with the voice. ValueError: no clips, or a model without speaker normalisation."""

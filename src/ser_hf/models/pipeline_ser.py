@@ -87,9 +87,9 @@ class SerPipeline(ChunkPipeline):
         super().__init__(*args, **kwargs)
         if self.feature_extractor is None:
             raise ValueError("feature_extractor is missing: it holds the model's sampling rate and normalisation")
-        if self._takes_text and self.processor is None:
+        if self.takes_text and self.processor is None:
             raise ValueError("processor is missing: it holds the fusion model's tokenizer")
-        if not self._takes_text:
+        if not self.takes_text:
             self.task = "audio-classification"  # which it does, too: `evaluate.evaluator` asks for this name
         self.model.eval()
         audio = getattr(self.model.config, "audio_config", self.model.config)
@@ -124,12 +124,12 @@ class SerPipeline(ChunkPipeline):
             raise ValueError(f"abstain_below {abstain_below}: must be from 0 to 1, and the model single-label")
         if options.get("label_sets") and not (classes and getattr(self.model.config, "label_sets", None)):
             raise ValueError("label_sets: the model's configuration has none; train it with a validation part")
-        if options.get("asr") is not None and not self._takes_text:
+        if options.get("asr") is not None and not self.takes_text:
             raise ValueError(f"asr: {type(self.model).__name__} takes no text")
         return tuple({name: options[name] for name in step if name in options} for step in steps)
 
     @property
-    def _takes_text(self) -> bool:
+    def takes_text(self) -> bool:
         return hasattr(self.model.config, "text_config")
 
     @property
@@ -175,12 +175,12 @@ class SerPipeline(ChunkPipeline):
             return source, None
         itself = source if AUDIO_KEYS & set(source) else None  # {"array", "sampling_rate", "text"}
         audio = source["audio"] if source.get("audio") is not None else itself
-        text = source.get("text") if self._takes_text or audio is None else None  # ignore the transcript of a row
+        text = source.get("text") if self.takes_text or audio is None else None  # ignore the transcript of a row
         if text is not None and not isinstance(text, str):
             raise TypeError(f'"text" must be a string, got {type(text).__name__}')
-        if text and not self._takes_text:
+        if text and not self.takes_text:
             raise AudioInputError(f"{type(self.model).__name__} takes no text: give audio")
-        if self._takes_text and not self.processor(text=text or ""):
+        if self.takes_text and not self.processor(text=text or ""):
             text = None  # cleaning left nothing
         if audio is None and text is None:
             raise AudioInputError("neither audio nor text")
@@ -212,7 +212,7 @@ class SerPipeline(ChunkPipeline):
         with hook:
             for group in groups.values():
                 inputs = {} if clips[group[0]] is None else self._batch([clips[index] for index in group])
-                if self._takes_text:
+                if self.takes_text:
                     inputs |= self.processor(text=[texts[index] for index in group]).to(self.device)
                 out["logits"].append(self.model(**inputs).logits)
         back = torch.tensor([index for group in groups.values() for index in group]).argsort()
@@ -278,7 +278,7 @@ class SerPipeline(ChunkPipeline):
     def save_pretrained(self, save_directory, **kwargs):
         """As in transformers, and the processor of a fusion model."""
         super().save_pretrained(save_directory, **kwargs)
-        if self._takes_text:
+        if self.takes_text:
             self.processor.save_pretrained(save_directory)
 
     # ---- many inputs

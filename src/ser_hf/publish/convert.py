@@ -1,12 +1,19 @@
 """Rewrite a checkpoint that would load with a random head, or not at all, as one that is loaded whole.
 
     ser-hf convert harshit345/xlsr-wav2vec-speech-emotion-recognition converted
+    ser-hf convert result/downstream/er/dev-best.ckpt converted --encoder facebook/hubert-base-ls960
 
 - The layout of soxan and of audEERING's emotion models (`classifier.dense`, `classifier.out_proj` over Wav2Vec2, HuBERT
   or WavLM; many "wav2vec2 emotion" models on the Hub): stock classes load it with a random head. It becomes this
   project's model with the `mlp` head, with the same logits.
+- Checkpoints of s3prl's task `emotion` (SUPERB), which hold a weighted sum of layers and a head for the encoder that
+  --encoder names: a stock model, with the same logits. Those that were trained on one layer become this project's.
 - Weights in pickle files (`pytorch_model.bin`), of any model: the same model with `model.safetensors`. Only tensors are
   read from them, code in them is never run.
+
+Stock models with `use_weighted_layer_sum`, such as superb/hubert-base-superb-er, load whole as they are. SpeechBrain's
+model of IEMOCAP is not converted: it standardises all hidden states of a clip together, which no head here does, and
+adds noise to their mean.
 """
 
 import json
@@ -19,6 +26,7 @@ from typing import TYPE_CHECKING
 from ..cli.console import Parser
 from ..errors import SerError, one_line
 from ..files import SAVING, hold
+from .toolkits import convert_s3prl
 
 if TYPE_CHECKING:
     import torch
@@ -34,37 +42,48 @@ WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.b
 def main(argv: list[str]) -> int:
     parser = Parser("convert", __doc__)
     parser.add_argument("model", help="a folder, or a model on the Hub")
+    parser.add_argument("--encoder", help="the pretrained encoder that the head of s3prl was trained on")
     parser.add_argument("out", help="the folder to write, which must be empty or new")
     args = parser.parse_args(argv)
     out = Path(args.out)
     if out.is_dir() and any(not file.name.startswith(SAVING) for file in out.iterdir()):
         raise SerError(f"{out}: is not empty; name a new folder")
     source = find(args.model)
-    config = read_config(source, args.model)
+    if args.encoder and source.is_dir():
+        raise SerError(f"--encoder {args.encoder}: does nothing for {args.model}, which has its encoder; leave it out")
+    if source.is_dir() and (source / "hyperparams.yaml").is_file() and not (source / "model.safetensors").is_file():
+        why = "it standardises all hidden states of a clip together, which no head here does"
+        raise SerError(f"{args.model}: a model of SpeechBrain, not converted: {why}; use it with SpeechBrain")
+    config = {} if source.is_file() else read_config(source, args.model)
     hold(out, str(out))
 
     from ..models.encoders import ENCODERS
 
-    weights = read_weights(source, args.model)
+    weights = {} if source.is_file() else read_weights(source, args.model)
     with tempfile.TemporaryDirectory(dir=out, prefix=SAVING) as staging:
-        if config["model_type"] in ENCODERS and all(name in weights for name in HEAD):  # RoBERTa's head has these names
-            said = convert_head(source, config, weights, Path(staging), args.model)
+        ours = config.get("model_type") in ENCODERS and all(
+            name in weights for name in HEAD
+        )  # RoBERTa's has these names
+        if source.is_file():
+            done = convert_s3prl(source, args.encoder, Path(staging), args.model)
+        elif ours:
+            done = convert_head(source, config, weights, Path(staging), args.model)
         else:
-            said = rewrite(source, weights, Path(staging))
+            done = rewrite(source, weights, Path(staging))
         for file in Path(staging).iterdir():
             os.replace(file, out / file.name)
-    print(f"{args.model}: {said}\nwritten: {out}")
+    print(f"{args.model}: {done}\nwritten: {out}")
     return 0
 
 
 def find(model: str) -> Path:
-    """The folder of a checkpoint, downloaded if it is one on the Hub. SerError: no such folder or model."""
-    if Path(model).is_dir():
+    """The folder or file of a checkpoint, downloaded if it is on the Hub. SerError: no such folder, file or model."""
+    if Path(model).exists():
         return Path(model)
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, allow_patterns=[*COPIED, "*.safetensors", "*.bin"]))
+        return Path(snapshot_download(model, allow_patterns=[*COPIED, "*.safetensors", "*.bin", "hyperparams.yaml"]))
     except Exception as error:  # the client raises a dozen classes that all mean: not available
         why = f"no such folder, and no model on the Hub that can be read ({one_line(error)})"
         raise SerError(f"{model}: {why}") from None
@@ -86,13 +105,13 @@ def read_weights(source: Path, model: str) -> "dict[str, torch.Tensor]":
     import torch
     from safetensors.torch import load_file
 
-    found = next((name for name in WEIGHTS if (source / name).is_file()), None)
-    if found is None:
+    file = next((name for name in WEIGHTS if (source / name).is_file()), None)
+    if file is None:
         raise SerError(f"{model}: none of {', '.join(WEIGHTS)} is there; name the folder of a whole model")
-    files, weights = [found], {}
+    files, weights = [file], {}
     try:
-        if found.endswith(".index.json"):
-            files = sorted({*json.loads((source / found).read_text())["weight_map"].values()})
+        if file.endswith(".index.json"):
+            files = sorted({*json.loads((source / file).read_text())["weight_map"].values()})
         for name in files:
             if name.endswith(".safetensors"):
                 weights |= load_file(source / name)
@@ -100,7 +119,7 @@ def read_weights(source: Path, model: str) -> "dict[str, torch.Tensor]":
                 weights |= torch.load(source / name, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors and torch's restricted reader raise a dozen classes
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
-        raise SerError(f"{model}: {found} cannot be read as weights alone ({reason})") from None
+        raise SerError(f"{model}: {file} cannot be read as weights alone ({reason})") from None
     # Tied weights share their memory, which safetensors refuses.
     return {name: value.clone().contiguous() for name, value in weights.items() if isinstance(value, torch.Tensor)}
 

@@ -2,12 +2,14 @@
 
     ser-hf push corpus emodb --repo_id user/emodb --data_dir /corpora/emodb
     ser-hf push model runs/emodb_wav2vec2_fold0_seed42 --repo_id user/name
+    ser-hf push space user/name --repo_id user/name-demo
 
 The repository is private unless you pass --public, which is refused if the licence forbids publishing the audio. The
 token is that of `hf auth login`, of HF_TOKEN, or of --hub_token.
 """
 
 import io
+import json
 import os
 import re
 import tempfile
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ..cli.console import Parser, columns_of, corpus_arguments
 from ..errors import SerError
-from ..files import local_path
+from ..files import is_folder, local_path
 from ..training.run import say
 
 if TYPE_CHECKING:
@@ -164,6 +166,79 @@ def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: 
     return url
 
 
+# ---- a Space: the page of `ser-hf demo`
+
+GRADIO = "6.31.0"  # the version that is tested; a Space names one
+# What the page consists of, below the package.
+SPACE_FILES = ("__init__.py", "errors.py", "files.py", "models/*.py")
+SPACE_FILES += ("evaluation/__init__.py", "evaluation/panels.py", "publish/__init__.py", "publish/page.py")
+SPACE_NEEDS = ("torch", "transformers", "numpy", "pandas", "matplotlib", "soundfile", "soxr")
+SPACE_APP = """from ser_hf.publish.page import page, published, serve
+
+MODEL = {model!r}
+serve(page(published(MODEL), MODEL))
+"""
+SPACE_CARD = """---
+title: Emotions of speech
+emoji: 🎙️
+colorFrom: blue
+colorTo: gray
+sdk: gradio
+sdk_version: {gradio}
+python_version: "3.11"
+app_file: app.py
+models: [{model}]
+tags: [speech-emotion-recognition, ser_hf]
+---
+# Emotions of speech
+
+Record or upload a clip: [{model}](https://huggingface.co/{model}) guesses which emotion the voice expresses, over time.
+It does not know what a person feels. Uploads are removed after about a minute.
+
+If the model is private, this Space needs a secret `HF_TOKEN` that may read it (Settings, Variables and secrets).
+"""
+
+
+def space_files(model: str, model_type: str) -> dict[str, Path | bytes]:
+    """The files of a Space with the page of a model on the Hub: names, and files or contents."""
+    from importlib.metadata import requires
+
+    package = Path(__file__).parents[1]
+    files: dict[str, Path | bytes] = {
+        f"ser_hf/{file.relative_to(package)}": file for pattern in SPACE_FILES for file in package.glob(pattern)
+    }
+    name = re.compile(r"[\w.-]+")
+    needs = [line for line in requires("ser-hf") if "extra ==" not in line and name.match(line)[0] in SPACE_NEEDS]
+    needs += ["opensmile"] if model_type == "ser_functionals" else []
+    texts = {"app.py": SPACE_APP.format(model=model), "README.md": SPACE_CARD.format(model=model, gradio=GRADIO)}
+    texts["requirements.txt"] = "\n".join(["--extra-index-url https://download.pytorch.org/whl/cpu", *needs, ""])
+    return files | {file: text.encode() for file, text in texts.items()}
+
+
+def push_space(model: str, repo_id: str, public: bool = False) -> str:
+    """Publish the page of a model as a Space; returns its address. Raises SerError: the model is no audio classifier on
+    the Hub, or the Hub refuses the push."""
+    from huggingface_hub import HfApi, hf_hub_download
+
+    from ..models.pipeline_ser import modeling_auto
+    from ..training.hub import Repository, hub_requests, push_files
+
+    if is_folder(model):
+        first = f"ser-hf push model {model} --repo_id USER/NAME"
+        raise SerError(f"{model}: a Space cannot read this folder; push it first, `{first}`, then name USER/NAME")
+    with hub_requests(model):
+        private = HfApi().model_info(model).private
+        config = json.loads(Path(hf_hub_download(model, "config.json")).read_text())
+    audio = config.get("model_type") in modeling_auto.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES
+    if not audio or not any("Classification" in name for name in config.get("architectures") or []):
+        raise SerError(f"{model}: no classifier of audio; name a model that `ser-hf push model` has published")
+    files = space_files(model, config["model_type"])
+    url = push_files(files, Repository(repo_id, not public, kind="space"), ("*.py",), f"Demo of {model}", "--repo_id")
+    if private:
+        say(f"{model} is private: give the Space a secret HF_TOKEN that may read it, in its settings")
+    return url
+
+
 def main(argv: list[str]) -> int:
     parser = Parser("push", __doc__)
     what = parser.add_subparsers(dest="what", metavar="WHAT", required=True, help="what to publish")
@@ -174,7 +249,10 @@ def main(argv: list[str]) -> int:
     model = what.add_parser("model", help=doc, doc=doc)
     model.add_argument("folder", type=Path, help="the run's --output_dir")
     model.add_argument("--revision", help="branch to push to, which is made if there is none (default: main)")
-    for push in (corpus, model):
+    doc = "Publish the page of `ser-hf demo` as a Space, for a model that is on the Hub."
+    space = what.add_parser("space", help=doc, doc=doc)
+    space.add_argument("model", help="the model, user/name on the Hub")
+    for push in (corpus, model, space):
         push.add_argument("--repo_id", required=True, help="user/name on the Hub")
         push.add_argument(
             "--public", action="store_true", help="make a new repository public; a corpus's licence decides"
@@ -185,6 +263,9 @@ def main(argv: list[str]) -> int:
         from ..training.hub import Repository, push_model
 
         say(f"pushed to {push_model(args.folder, Repository(args.repo_id, not args.public, args.revision))}")
+        return 0
+    if args.what == "space":
+        say(f"pushed to {push_space(args.model, args.repo_id, args.public)}")
         return 0
 
     from ..data.loading import corpus_class, find_source, is_own

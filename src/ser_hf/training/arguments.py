@@ -191,6 +191,8 @@ def _parser(system: System) -> argparse.ArgumentParser:
             action.type = converter(action.type, limits)
         if limits:
             action.help = _help({"help": (action.help or "").replace("%%", "%"), **limits})
+        if action.dest == "report_to":
+            action.nargs = "+"  # which HfArgumentParser does not read from its type
         if action.dest in _foreign(system):
             action.help = argparse.SUPPRESS
     for kind in _concerns(system).values():
@@ -559,11 +561,14 @@ def _check_trackers(names: str | list[str] | None) -> None:
     from transformers.integrations import get_available_reporting_integrations
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-    for name in [names] if isinstance(names, str) else names or []:
+    asked = [names] if isinstance(names, str) else names or []
+    if len(asked) > 1 and {"all", "none"} & {*asked}:
+        raise SerError(f"--report_to {_shown(asked)}: all and none stand alone; name the trackers")
+    for name in asked:
         if name not in ("all", "none", *INTEGRATION_TO_CALLBACK):
             raise SerError(f"--report_to {name}: no tracker; choose {', '.join([*INTEGRATION_TO_CALLBACK, 'none'])}")
         if name not in ("all", "none", *get_available_reporting_integrations()):
-            raise SerError(f"--report_to {name}: is not installed here; install it, or leave it out")
+            raise SerError(f"--report_to {name}: is not installed here: pip install {name}; or leave it out")
 
 
 def _shown(value: Any) -> str:

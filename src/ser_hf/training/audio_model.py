@@ -104,7 +104,7 @@ def check_lengths(
     augmentation: Augmentation | None = None,  # of train
     advice: str = "give --window_seconds or --max_seconds",
 ) -> None:
-    """Raises SerError if a clip is longer than the encoder reads (Whisper: 30 s), or becomes so."""
+    """Raises SerError if a clip is longer than the encoder reads (Whisper: 30 s), or augmentation makes it longer."""
     if "train" in parts:
         _check_masks(config, parts["train"], clips)
     limit = longest_clip(config)
@@ -128,7 +128,7 @@ def check_lengths(
 
 
 def _check_masks(config: PreTrainedConfig, train: Dataset, clips: ClipArguments) -> None:
-    """Raises SerError if the masks in time are longer than the longest training clip: batches are as long as they."""
+    """Raises SerError if masks in time are longer than the longest training clip, to which batches would be padded."""
     length, description = getattr(config, "mask_time_length", 0), describe_audio(config)
     steps = length if description.reads == "log-mel" else description.steps(config, length) if length else 0
     seconds = steps / (16000 if description.reads == "waveform" else 100)
@@ -165,8 +165,8 @@ def speech_collators(
 
 
 def with_copies(train: Dataset, speeds: list[float] | None) -> Dataset:
-    """Rows, and copies of them at other speeds (`data.augmentation.speed`), which is their column `speed`; the rows
-    themselves have None there."""
+    """The rows, and copies of them at other speeds (`data.augmentation.speed`). The column `speed` has the factor of a
+    copy; None for the rows themselves."""
     if not speeds:
         return train
 

@@ -211,8 +211,8 @@ def encoder_model(
 
 
 def fitted(splits: Mapping[str, Dataset], speeds: list[float] | None) -> dict[str, Dataset]:
-    """What is fitted: `train`, then `both`, train and validation together, each with copies at other speeds; and
-    `validation` as it is."""
+    """The rows that are fitted, with copies at other speeds: `train`, and `both`, train and validation together; and
+    `validation` without copies."""
     both = concatenate_datasets([splits["train"], splits["validation"]])
     rows = {"train": with_copies(splits["train"], speeds), "both": with_copies(both, speeds)}
     return rows | {"validation": splits["validation"]}
@@ -337,10 +337,10 @@ def classifier_remarks(
     if trained:
         values = GRIDS[trained["classifier"]]
         grid = f"C = {trained['complexity']:g} of {values[0]:g} to {values[-1]:g}"
-        chosen = f"has the best UAR on validation, {trained['best_validation']:.3f}, fitted to train"
+        best = f"has the best UAR on validation, {trained['best_validation']:.3f}, fitted to train"
         copies = f" and {trained['copies']} copies at other speeds" if trained["copies"] else ""
         both = f"then train and validation together ({trained['utterances']} utterances{copies}) were fitted"
-        lines.append(f"{grid} {chosen}; {both}")
+        lines.append(f"{grid} {best}; {both}")
         if trained["complexity"] in (values[0], values[-1]):
             lines.append("that C is at the end of the grid: a better one may lie beyond it")
     if (kind := trained["classifier"] if trained else model.config.classifier) != "logistic":

@@ -1,7 +1,7 @@
 """Hidden states of frozen encoders, computed once, by all processes, and cached.
 
-The name of the cache folder stands for the encoder's weights and every setting of the preprocessing, that of an entry
-for the audio or the cleaned text: a changed clip, encoder or flag is computed anew, and nothing else is.
+A cache folder is named by the encoder's weights and all settings of the preprocessing, an entry by its audio or its
+cleaned text: only what a changed clip, encoder or flag concerns is computed again.
 """
 
 import copy
@@ -128,8 +128,8 @@ def read_clip(row: dict, rate: int, clips: ClipArguments) -> np.ndarray | None:
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """A hash of a model's weights and configuration, whatever path it was loaded from. Layers that are dropped in
-    training are no part of it: a layer sum changes that setting."""
+    """A hash of a model's weights and configuration, whatever path it was loaded from, without LayerDrop, which a layer
+    sum sets to 0."""
     digest, config = xxhash.xxh3_128(), model.config.to_dict()
     config = {name: value for name, value in config.items() if not (name.startswith("_") or "layerdrop" in name)}
     digest.update(repr(sorted(config.items(), key=lambda item: item[0])).encode())
@@ -147,9 +147,9 @@ def open_store(
     half: bool = False,
     autocast: bool = False,
 ) -> Store:
-    """The cache of an encoder's hidden states: of all layers if `layers` is their number, of the last if it is 1, else
-    of the numbered ones; pooled over frames unless `pooling` is None, in half precision if `half`, and of an encoder
-    under bfloat16 autocast if `autocast`."""
+    """The cache of an encoder's hidden states. `layers`: all if it is their number, the last if it is 1, else those
+    numbers. `pooling` is over frames; None keeps them. `half`: in half precision; `autocast`: encoded under bfloat16
+    autocast."""
     precision = (half, "bfloat16") if autocast else (half,)
     return Store(
         settings_folder("states", __file__, fingerprint(encoder), layers, pooling, reader.settings, *precision)
@@ -210,17 +210,17 @@ def pad_states(states: list[torch.Tensor | None], shape: tuple[int, int]) -> tup
 
 @dataclass(frozen=True)
 class Source:
-    """An encoder of a model, and how its hidden states are kept."""
+    """An encoder of a model, and how its hidden states are cached."""
 
     reader: AudioReader | TextReader
     encoder: PreTrainedModel
-    encode: Callable[..., tuple[torch.Tensor, torch.Tensor]]  # inputs to the states that are kept, and their mask
-    kept: int | Sequence[int]  # layers, as in `open_store`
+    encode: Callable[..., tuple[torch.Tensor, torch.Tensor]]  # inputs to the states that are cached, and their mask
+    layers: int | Sequence[int]  # that are cached, as in `open_store`
     pooling: str | None
     shape: tuple[int, int]  # layers and width that the head reads
-    half: bool  # kept in half precision
+    half: bool  # cached in half precision
     autocast: bool  # encoded under bfloat16 autocast
-    selected: Sequence[int] | None = None  # the layers that the head reads among those kept; None: all
+    selected: Sequence[int] | None = None  # the layers that the head reads among the cached ones; None: all
 
 
 @dataclass(frozen=True)
@@ -229,8 +229,8 @@ class States:
 
     sources: dict[str, Source]
     stores: dict[str, Store]
-    # What is subtracted from a speaker's states, `(layers, 1, dim)` by `voice` of a row: the speaker's mean, relative
-    # to that of an average training speaker.
+    # Subtracted from a speaker's states, `(layers, 1, dim)` by `voice` of a row: the speaker's mean minus that of an
+    # average training speaker.
     shifts: dict[tuple, torch.Tensor] | None = None
     # Estimated speakers, by the id of a row whose speaker is not used (`with_estimated_speakers`).
     estimated: Mapping[str, str] = field(default_factory=dict)
@@ -240,10 +240,10 @@ class States:
         name = self.sources[kind].reader.name(row)
         return None if name is None else self.read(kind, row, self.stores[kind][name])
 
-    def read(self, kind: str, row: dict, kept: torch.Tensor) -> torch.Tensor:
-        """What the head reads of the states that are kept of a row."""
+    def read(self, kind: str, row: dict, cached: torch.Tensor) -> torch.Tensor:
+        """What the head reads of the cached states of a row."""
         selected = self.sources[kind].selected
-        states = kept if selected is None else kept[selected]
+        states = cached if selected is None else cached[selected]
         return states if self.shifts is None else states - self.shifts[self.voice(row)]
 
     def voice(self, row: dict) -> tuple:
@@ -252,7 +252,7 @@ class States:
 
     @property
     def half(self) -> bool:
-        """Whether any are kept in half precision."""
+        """Whether any are cached in half precision."""
         return any(source.half for source in self.sources.values())
 
     @property
@@ -277,8 +277,8 @@ def with_estimated_speakers(states: States, parts: Mapping[str, Dataset]) -> tup
 
 
 def with_shifts(states: States, parts: Mapping[str, Dataset]) -> States:
-    """States relative to their speaker: to the mean over all of the speaker's clips, each with equal weight. No label
-    is read."""
+    """Speaker-normalised states: minus the mean over all of the speaker's clips, each with equal weight. No label is
+    read."""
     rows = (row for part in parts.values() for row in select_present(part, StateCollator.columns))
     means = means_by((states.voice(row), states.find("audio", row).double().mean(dim=1, keepdim=True)) for row in rows)
     average = torch.stack([means[speaker, None] for speaker in sorted(set(parts["train"]["speaker"]))]).mean(dim=0)
@@ -307,11 +307,11 @@ def sources_of(
     processor: FeatureExtractionMixin | SerFusionProcessor,
     clips: ClipArguments,
     budget: float | None = 36.0,
-    autocast: bool = False,  # encoded under bfloat16 autocast: all are kept in half precision
+    autocast: bool = False,  # encoded under bfloat16 autocast: all are cached in half precision
 ) -> dict[str, Source]:
-    """The encoders of a model, and how their states are kept: pooled over frames where the head can do without frames.
-    Of an audio model with a layer mix, vectors of all layers are kept, whichever the head reads; frames of an audio
-    model are kept in half precision."""
+    """The encoders of a model, and how their states are cached: pooled over frames where the head can do without them.
+    An audio model with a layer mix has vectors of all layers cached, whichever the head reads; frames of an audio model
+    are cached in half precision."""
     fused, config = isinstance(model, SerFusionForClassification), model.config
     extractor, encoder = (processor.feature_extractor, model.audio_encoder) if fused else (processor, model.encoder)
     audio = config.audio_config
@@ -321,19 +321,19 @@ def sources_of(
         mask = None if config.context == "full" else attention_mask
         return pool_layers(*audio_states(encoder, inputs, mask, every_layer=True), pooling)
 
-    encode, kept, selected = model.encode_audio, model.audio_shape[0], None
+    encode, layers, selected = model.encode_audio, model.audio_shape[0], None
     if not fused and config.layer_mix == "last":
-        kept = 1  # not the last of all layers: some encoders norm or shorten it afterwards
+        layers = 1  # not the last of all layers: some encoders norm or shorten it afterwards
     elif not fused and pooling is None:
-        kept = tuple(config.read_layers)
+        layers = tuple(config.read_layers)
     elif not fused:
-        encode, kept, selected = encode_layers, layer_count(audio), config.read_layers
+        encode, layers, selected = encode_layers, layer_count(audio), config.read_layers
     sources = {
         "audio": Source(
             AudioReader(extractor, clips, budget, padding_sensitive(audio), describe_audio(audio).least),
             encoder,
             encode,
-            kept,
+            layers,
             pooling,
             model.audio_shape,
             half=autocast or (pooling is None and not fused),
@@ -369,7 +369,7 @@ def encode(
     autocast = device.type == "cuda" and (training.bf16 or training.fp16)
     sources = sources_of(model, processor, clips, budget, autocast)
     stores = {
-        kind: open_store(source.encoder, source.reader, source.kept, source.pooling, source.half, source.autocast)
+        kind: open_store(source.encoder, source.reader, source.layers, source.pooling, source.half, source.autocast)
         for kind, source in sources.items()
     }
     columns = ("id", "audio", "text", "audio_hash", "duration", "window_start", "window_end", "speed")

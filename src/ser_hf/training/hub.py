@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -169,10 +169,21 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
         model, info = load_safetensors(load, name_or_path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise SerError(one_line(error)) from None
-    if missing := sorted(info["missing_keys"]):
-        why = f"the head's weights {', '.join(missing[:4])} are missing, it would answer at random"
-        raise SerError(f"{name_or_path}: {why}; give a fine-tuned checkpoint or train one")
+    if problem := incomplete(name_or_path, info):
+        raise SerError(f"{name_or_path}: {problem}")
     return from_stock(model)
+
+
+def incomplete(name: str, info: Mapping[str, Any]) -> str | None:
+    """Why the model of a `from_pretrained` would answer at random, from its loading info, and what to do; None if all
+    weights were there."""
+    missing = sorted(info["missing_keys"])
+    if not missing:
+        return None
+    foreign = any(key.startswith("classifier.dense.") for key in info["unexpected_keys"])  # soxan's head, audEERING's
+    advice = f"its head is another: `ser-hf convert {name} NEW_FOLDER` makes it ours, then name the new folder"
+    advice = advice if foreign else "give a fine-tuned checkpoint or train one"
+    return f"incomplete checkpoint, the weights {', '.join(missing[:4])} are missing; {advice}"
 
 
 def save_model(
@@ -203,7 +214,7 @@ class Repository:
     id: str | None  # user/name
     private: bool = True
     revision: str | None = None  # the branch; main if None
-    kind: str = "model"  # or "dataset"
+    kind: str = "model"  # or "dataset", "space"
 
 
 # The flag that makes a repository public, by the flag that names it.
@@ -236,7 +247,8 @@ def claim(repository: Repository, flag: str) -> str:
     with hub_requests(f"{flag} {name}"):
         api = HfApi()
         api.whoami()
-        url = api.create_repo(name, repo_type=kind, private=repository.private, exist_ok=True)
+        sdk = "gradio" if kind == "space" else None
+        url = api.create_repo(name, repo_type=kind, space_sdk=sdk, private=repository.private, exist_ok=True)
         private = api.repo_info(name, repo_type=kind).private
         if private == repository.private and repository.revision:
             api.create_branch(name, repo_type=kind, branch=repository.revision, exist_ok=True)
@@ -345,15 +357,22 @@ def check_public(name: str, content: Any) -> None:
 def push_model(folder: Path, repository: Repository, flag: str = "--repo_id") -> str:
     """Publish a finished run as one commit, which also deletes what an earlier run has left; returns the repository's
     address. `flag` named the repository. Raises SerError: as `published` and `claim`, or the Hub refuses the push."""
-    files = published(folder, repository.id)
+    return push_files(published(folder, repository.id), repository, REPLACED, "Model, card and results", flag)
+
+
+def push_files(
+    files: Mapping[str, Path | bytes], repository: Repository, replaced: Sequence[str], message: str, flag: str
+) -> str:
+    """Publish files as one commit, which deletes the others of the repository that have one of the patterns `replaced`;
+    returns the repository's address. Raises SerError: as `claim`, or the Hub refuses the push."""
     url = claim(repository, flag)
-    where = {"repo_id": repository.id, "revision": repository.revision}
+    where = {"repo_id": repository.id, "revision": repository.revision, "repo_type": repository.kind}
     with hub_requests(f"{flag} {repository.id}"):
         api = HfApi()
-        stale = {name for name in api.list_repo_files(**where) if any(fnmatch(name, one) for one in REPLACED)}
+        stale = {name for name in api.list_repo_files(**where) if any(fnmatch(name, one) for one in replaced)}
         changes = [CommitOperationAdd(name, content) for name, content in files.items()]
         changes += [CommitOperationDelete(name) for name in sorted(stale - files.keys())]
-        api.create_commit(operations=changes, commit_message="Model, card and results", **where)
+        api.create_commit(operations=changes, commit_message=message, **where)
     return url
 
 

@@ -1,9 +1,8 @@
 """The output folder of a run: its record, its checkpoints, and whether another run may write there.
 
-The record (`record.json`) is written when a run starts, and lies in its folder and in each of its checkpoints:
-`trained_on` are the trainings of the model, as `provenance.training_of` describes them, `files` are those that the run
-writes, in a checkpoint with their size. It is the last file of a checkpoint: one without it, or with other files, is
-incomplete.
+The record (`record.json`) lies in the folder of a run, from its start on, and in each of its checkpoints. `trained_on`
+are the trainings of the model, as `provenance.training_of` describes them; `files` are the files that the run writes,
+in a checkpoint with their sizes. It is written last: a checkpoint without it, or with other files, is incomplete.
 """
 
 import json
@@ -68,8 +67,8 @@ def files_of(folder: Path) -> dict[str, int]:
 
 def checkpoints_of(folder: Path) -> list[Path]:
     """The checkpoints in a run's folder, by their step."""
-    found = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+    checkpoints = [path for path in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", path.name)]
+    return sorted(checkpoints, key=lambda path: int(path.name.partition("-")[2]))
 
 
 def seal(checkpoint: Path) -> None:
@@ -79,7 +78,7 @@ def seal(checkpoint: Path) -> None:
 
 
 def complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint has its record, and every file of it in its size."""
+    """Whether a checkpoint has its record, and all files of the record in their recorded sizes."""
     record = read_record(checkpoint)
     sizes = {} if record is None else record["files"]
     return record is not None and all(
@@ -90,11 +89,11 @@ def complete(checkpoint: Path) -> bool:
 def halves(folder: Path) -> list[Path]:
     """The incomplete checkpoints in a run's folder. Raises SerError: one may be complete, of an earlier version of
     ser_hf, whose runs have no record."""
-    found = [checkpoint for checkpoint in checkpoints_of(folder) if not complete(checkpoint)]
-    if found and not (folder / RECORD).exists():
+    incomplete = [checkpoint for checkpoint in checkpoints_of(folder) if not complete(checkpoint)]
+    if incomplete and not (folder / RECORD).exists():
         why = f"has no {RECORD} that says what it was trained on, and whether it is complete"
-        raise SerError(f"{found[-1]}: {why}; start anew: --overwrite_output_dir true")
-    return found
+        raise SerError(f"{incomplete[-1]}: {why}; start anew: --overwrite_output_dir true")
+    return incomplete
 
 
 def rotate(newest: Path, best: str | None, limit: int | None) -> None:

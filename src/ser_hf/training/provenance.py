@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
-from transformers.utils import cached_file
 
 from ..data.cache import content_hash
 from ..data.columns import select_present
 from ..data.splits import Protocol
 from ..errors import SerError
+from ..files import optional_file
 from .output import SPLIT, read_record, trainings_in
 from .record import Setup
 
@@ -50,10 +50,9 @@ def trainings_of(name_or_path: str) -> list[dict[str, Any]]:
     run = folder.parent if re.fullmatch(r"checkpoint-\d+", folder.name) else folder
     if record := read_record(folder) or read_record(run):
         return record["trained_on"]
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    file = optional_file(name_or_path if run is folder else str(run), "results.json")
     try:
-        file = cached_file(name_or_path if run is folder else str(run), "results.json", **quiet)
-        results = json.loads(Path(file).read_text()) if file else {}
+        results = json.loads(file.read_text()) if file else {}
     except (OSError, ValueError):
         return []  # no such checkpoint: loading it will raise; or a file of that name that is not ours
     return trainings_in(results)

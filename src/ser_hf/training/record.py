@@ -19,13 +19,12 @@ import yaml
 from datasets import DatasetDict
 from huggingface_hub import ModelCard
 from transformers import PreTrainedConfig, PreTrainedModel, TrainingArguments
-from transformers.utils import cached_file
 
 from .. import __version__
 from ..data.corpus import CorpusReport
 from ..data.mixing import Mixed
 from ..data.splits import Protocol
-from ..files import is_folder, write
+from ..files import is_folder, optional_file, write
 from .arguments import NOT_IN_RUN_YAML, word
 from .settings import PUBLIC_SOURCES, PUBLIC_TEXTS, System, choice_flags
 
@@ -163,9 +162,8 @@ def describe_model(
 
 def licence_of(checkpoint: str) -> str | None:
     """The licence that the card of a checkpoint names, a folder's or one on the Hub; None if there is no such card."""
-    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     try:
-        card = cached_file(checkpoint, "README.md", **quiet)
+        card = optional_file(checkpoint, "README.md")
         licence = ModelCard.load(card).data.license if card else None
     except (OSError, ValueError, yaml.YAMLError):
         return None

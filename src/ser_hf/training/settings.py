@@ -425,22 +425,18 @@ FITTING_FLAGS = ("output_dir", "do_train", "seed", "use_cpu", "disable_tqdm")
 FITTING_FLAGS += ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision")
 # The flags that name checkpoints.
 CHECKPOINTS = ("model_name_or_path", "audio_model", "text_model")
-# And `--features`, which may.
+# The flags that may name one.
 MAYBE_CHECKPOINTS = (*CHECKPOINTS, "features")
-# Flags that may be published. Numbers and switches always may, and flags with `choices`. Of the others these:
-# folders, or names of something public; of a folder the last part is.
+# Flags that may be published. Numbers, switches and flags with `choices` always may; of the other flags, these may:
+# folders, of which the last part is published, or names of something public;
 PUBLIC_SOURCES = (*MAYBE_CHECKPOINTS, "dataset", "test_on", "reverb_dir", "noise_dir")
-# text, which is published as it is. A flag that is not here names a file, a machine or an account.
+# and texts, which are published as they are. A flag that is not here names a file, a machine or an account.
 PUBLIC_TEXTS = ("labels", "add_labels", "protocol", "model_type", "config_overrides", "lora_target")
 PUBLIC_TEXTS += ("lr_scheduler_type", "lr_scheduler_kwargs", "optim", "optim_args", "optim_target_modules")
 PUBLIC_TEXTS += ("eval_strategy", "save_strategy", "logging_strategy", "metric_for_best_model", "report_to", "fsdp")
-PUBLIC_TEXTS += (
-    *Columns.__dataclass_fields__,
-    "gradient_checkpointing_kwargs",
-    "torch_compile_backend",
-    "torch_compile_mode",
-)
-# Of TrainingArguments: those that change the embeddings of tokens, which a model of audio alone does not have.
+PUBLIC_TEXTS += ("gradient_checkpointing_kwargs", "torch_compile_backend", "torch_compile_mode")
+PUBLIC_TEXTS += tuple(Columns.__dataclass_fields__)
+# Flags of TrainingArguments that change the embeddings of tokens; a model of audio alone has none.
 OF_TOKENS = ("neftune_noise_alpha",)
 # Those that are JSON, and whether they may be a file of JSON.
 JSON_FLAGS = {"accelerator_config": True, "deepspeed": True, "fsdp_config": True}

@@ -88,8 +88,8 @@ def spectrogram_model(
 def by_speaker(
     extractor: SerSpectrogramFeatureExtractor, speaker_norm: bool | None, clips: ClipArguments, windows: WindowArguments
 ) -> bool:
-    """Whether features are speaker-normalised: `--speaker_norm`, by default as the checkpoint has it. Raises SerError:
-    clips are cut or zero-padded: the mean of a speaker's windows or crops is not that of whole clips."""
+    """Whether features are speaker-normalised: by `--speaker_norm`, which defaults to the checkpoint's. Raises SerError
+    as `check_whole_clips`."""
     relative = extractor.mean_spectrum is not None if speaker_norm is None else speaker_norm
     check_whole_clips(relative, clips, windowed=windows.window_seconds is not None)
     return relative
@@ -98,8 +98,8 @@ def by_speaker(
 def load_imagenet(model: SerForSpectrogramClassification, file: str | None = None) -> None:
     """Load ImageNet weights into a model's network, from a safetensors `file` or the Hub, and set `config.weights`.
 
-    The first convolution reads one channel: the weights of red, green and blue are summed, and its output for a
-    spectrogram is that for its grey picture. The classifier of the thousand classes is not loaded.
+    The first convolution reads one channel: its weights of red, green and blue are summed, so that its output for a
+    spectrogram is that for a grey image of it. The classifier of the thousand classes is not loaded.
     Raises SerError: there are no such weights, they cannot be fetched, or they do not fit.
     """
     arch = model.config.arch
@@ -132,8 +132,8 @@ def _fetched(arch: str) -> str:
 
 
 class FeatureCollator(SpeechCollator):
-    """Rows to a padded batch of features, of clips that are trimmed as the extractor trims, but before they are
-    augmented, cropped and zero-padded, as in every recipe (`audio.read_clip`).
+    """Rows to a padded batch of features. Clips are trimmed by the extractor's `trim_db`, then augmented, cropped and
+    zero-padded, in the order of every recipe (`audio.read_clip`).
 
     `store` is the cache of features before scaling (`compute`); None computes them from each clip's audio, whose
     waveform is augmented then. SpecAugment and mixup apply to both. `means` are mean spectra `(rows,)` by speaker

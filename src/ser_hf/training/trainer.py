@@ -34,8 +34,8 @@ NOT_READ = ("labels", "repeated")  # what of a batch is no input of the model
 
 @contextmanager
 def _unchanged(model: torch.nn.Module):
-    """Restore all that a forward in training changes: the generators, torch's (dropout) and NumPy's (transformers'
-    SpecAugment), and running statistics."""
+    """Undo what a forward in training changes: torch's generators (dropout), NumPy's (transformers' SpecAugment), and
+    running statistics."""
     state, statistics = np.random.get_state(), running_statistics(model)
     before = [one.clone() for one, _ in statistics]
     with torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -46,8 +46,8 @@ def _unchanged(model: torch.nn.Module):
 
 
 def running_statistics(model: torch.nn.Module) -> list[tuple[torch.Tensor, float]]:
-    """What a model's batch norms accumulate in training, and how much of it a batch leaves: `(buffer, share)`. Those in
-    evaluation mode accumulate nothing."""
+    """The running statistics that a model's batch norms update in training, and the share of the old value that a batch
+    keeps: `(buffer, share)`. Batch norms in evaluation mode update nothing."""
     norms = [one for one in model.modules() if isinstance(one, _BatchNorm) and one.training and one.track_running_stats]
     shares = [(norm, 1 - norm.momentum) for norm in norms]
     moments = [(buffer, share) for norm, share in shares for buffer in (norm.running_mean, norm.running_var)]
@@ -55,10 +55,10 @@ def running_statistics(model: torch.nn.Module) -> list[tuple[torch.Tensor, float
 
 
 def in_turn(before: torch.Tensor, ranks: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """Running statistics `(numbers,)` after the batches of all ranks one after another, from those before and each
-    rank's after its own batch alone `(ranks, numbers)`.
+    """Running statistics `(numbers,)` as if one process had seen the batches of all ranks in turn. `before` are those
+    before the update, `ranks` those of each rank after its own batch `(ranks, numbers)`.
 
-    A batch turns `r` into `share * r + x`, so `x` is what a rank has more than `share * before`.
+    A batch turns `r` into `share * r + x`; a rank's `x` is its result minus `share * before`.
 
     >>> in_turn(torch.tensor([1.0]), torch.tensor([[0.5 + 2.0], [0.5 + 4.0]]), torch.tensor([0.5]))  # (.5 + 2) / 2 + 4
     tensor([5.2500])
