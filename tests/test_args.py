@@ -170,6 +170,7 @@ def values_of(recipe: str, name: str, entry, folder) -> tuple[list[str], list[st
         "loss": list(needed)[:1],
         "layer_mix": ["sum"],
         "freeze_encoder": ["true"] if needed == (True,) else [],
+        "speaker_norm": ["true"],
     }.get(flag, [])
     if flag and flag.endswith("_p"):
         context = ["1"]
