@@ -27,9 +27,10 @@ from ser_hf.cli.record import record
 from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import find_protocol, folds_of
 from ser_hf.errors import SerError
+from ser_hf.evaluation.calibration import ece
 from ser_hf.evaluation.scoring import predictions_table, score
 from ser_hf.evaluation.tables import shown
-from ser_hf.evaluation.tasks import LABELS, TASKS, VALUES
+from ser_hf.evaluation.tasks import LABELS, TASKS, VALUES, softmax
 from ser_hf.training.arguments import build, parse, read
 from ser_hf.training.record import commit, describe, write_flags
 from ser_hf.training.run import make_fold
@@ -94,6 +95,23 @@ def test_mean_and_standard_deviation_over_folds_then_over_seeds(four_runs):
         "sd_over_folds": pytest.approx(0.125 * 2**0.5 / 2),
         "sd_over_seeds": pytest.approx(0.1875 * 2**0.5),
     }
+
+
+def test_calibration_is_that_of_the_pooled_predictions():
+    rng, folds, raw, truth = np.random.default_rng(0), [], [], []
+    for fold, temperature in enumerate((2.0, None)):  # of the second none was found
+        logits, words = rng.normal(size=(60, 2)) * 4, "".join(rng.choice(["a", "s"], 60))
+        results, table = finished_run(words, words, (1, 1, 1, 1), fold=fold, speaker="AB"[fold])
+        table[["score_angry", "score_sad"]] = softmax(logits / (temperature or 1.0))
+        folds.append((results | {"calibration": {"temperature": temperature}}, table))
+        raw.append(logits)
+        truth += ["as".index(letter) for letter in words]
+    found = cv_report.pool(folds, WORDS)["calibration"]
+    after = np.concatenate([raw[0] / 2, raw[1]])
+    assert found["before"]["ece"] == pytest.approx(ece(softmax(np.concatenate(raw)), np.array(truth)))
+    assert found["after"]["ece"] == pytest.approx(ece(softmax(after), np.array(truth)))
+    assert found["temperature"] == 1.5 and found["range"] == [1.0, 2.0]
+    assert "calibration" not in cv_report.pool([folds[0], (folds[1][0] | {"windows": {}}, folds[1][1])], WORDS)
 
 
 def test_pooled_predictions_are_one_test_set_a_seed(four_runs):

@@ -13,6 +13,7 @@ from ..evaluation.tables import escape, markdown_table, rows_of, shown, with_int
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from datasets import Dataset
 
     from .cv import Plan
 
@@ -88,6 +89,7 @@ def pool(
     Raises SerError: two of these systems have one name."""
     import numpy as np
     import pandas as pd
+    from datasets import Dataset
 
     from ..evaluation.scoring import compare, score
 
@@ -106,7 +108,28 @@ def pool(
     scores = score(part, logits, label_names, problem_type, report_at=report_at)
     scores["comparisons"] = compare(part, logits, beside, label_names, problem_type)
     scores.pop("decision_thresholds", None)  # every fold has its own
+    if all("calibration" in results and "windows" not in results for results, _ in folds):
+        scores["calibration"] = calibration_of(folds, Dataset.from_dict(part), label_names)
     return scores
+
+
+def calibration_of(folds: list[Fold], dataset: "Dataset", label_names: list[str]) -> dict:
+    """`calibration.describe` of the predictions of several folds together, before and after each fold's temperature;
+    `temperature` is their mean, None if there is none, and `range` the least and the greatest."""
+    import numpy as np
+
+    from ..evaluation.calibration import describe
+    from ..evaluation.tasks import TASKS
+
+    columns = [f"score_{name}" for name in label_names]
+    after = [TASKS[CLASSES].logits(table[columns].to_numpy()) for _, table in folds]
+    fitted = [results["calibration"]["temperature"] or 1.0 for results, _ in folds]
+    before = [logits * temperature for logits, temperature in zip(after, fitted, strict=True)]
+    found = describe(np.concatenate(before), np.concatenate(after), dataset, None)
+    for when in ("before", "after"):
+        del found[when]["bins"]
+    given = {*fitted} - {1.0}
+    return {"temperature": float(np.mean(fitted)) if given else None, "range": [min(fitted), max(fitted)], **found}
 
 
 def pooled_draws(
@@ -242,7 +265,7 @@ def markdown(cv: dict) -> str:
     """The report, on screen and as `cv.md`."""
     from jinja2 import Environment, PackageLoader
 
-    from ..evaluation.report import COMPARABLE, comparison_table, warnings
+    from ..evaluation.report import COMPARABLE, comparison_table, error_lines, warnings
     from ..evaluation.tasks import TASKS
 
     task, per_seed = TASKS[cv["problem_type"]], cv["pooled"]["per_seed"]
@@ -295,6 +318,12 @@ def markdown(cv: dict) -> str:
         means=markdown_table(["seed", *names], means),
         pools=markdown_table(["seed", *names], pools),
         compared=compared and markdown_table(["seed", "system", *map(shown, figures)], rows),
+        calibration=[
+            f"Seed {one['seed']}, temperatures {' to '.join(map(_number, found['range']))}, each fitted on its fold's "
+            f"validation: {'; '.join(error_lines(found, one['metrics']['wa']))}."
+            for one in per_seed
+            if (found := one.get("calibration"))
+        ],
         noun=task.table.removeprefix("per_"),
         labels=markdown_table([task.table.removeprefix("per_"), *map(shown, columns)], by_label),
         each=markdown_table(["seed", "label", *heads], every) if task.each else "",

@@ -106,42 +106,38 @@ def calibration_lines(results: dict) -> list[str]:
     found = results.get("calibration")
     if not found:
         return []
-    before, after, chance = found["before"], found["after"], found["if_calibrated"]
     fitted = f"temperature {number(found['temperature'])}, fitted on {found['utterances']} validation utterances"
-    error = with_interval(before["ece"], before["interval"])
-    if found["temperature"]:
-        error += f" before scaling, {with_interval(after['ece'], after['interval'])} after it"
-    by_chance = f"{number(chance['mean'])} by chance, 95 % of such models at most {number(chance['most'])}"
-    abstain, sets = found["abstain"], found["sets"]
-    gain = with_interval(abstain["difference"], abstain["interval"])
-    lines = [
-        f"{fitted} (Guo et al. 2017)" if found["temperature"] else f"no temperature: {found['why_not']}",
-        f"expected calibration error ({BINS} bins): {error}; a perfectly calibrated model has {by_chance}",
-        *not_halved(results),
-        f"without the least sure {100 * abstain['share']:.0f} %, UAR is {number(abstain['uar'])} instead of "
-        f"{number(abstain['uar_of_all'])} (difference {gain})",
-    ]
-    if sets:
+    lines = [f"{fitted} (Guo et al. 2017)" if found["temperature"] else f"no temperature: {found['why_not']}"]
+    lines += error_lines(found, results["test"]["metrics"]["wa"])
+    if sets := found["sets"]:
         promise = f"label sets for {100 - 100 * sets['alpha']:.0f} % of utterances like those of validation"
         held = f"hold the right label of {100 * sets['coverage']:.1f} % of the test utterances"
         lines.append(f"{promise} {held}, with {sets['size']:.1f} labels each")
     return lines
 
 
-def not_halved(results: dict) -> list[str]:
-    """Why scaling leaves more than half of the calibration error, if it does."""
-    found = results["calibration"]
-    before, after, most = found["before"]["ece"], found["after"]["ece"], found["if_calibrated"]["most"]
-    if not found["temperature"] or after <= before / 2:
-        return []
-    if before <= most:
-        return ["scaling does not halve the error: it was no larger than a perfectly calibrated model's before"]
-    if after <= most:
-        return ["scaling does not halve the error: what is left is no larger than a perfectly calibrated model's"]
-    confidence, accuracy = found["after"]["confidence"], results["test"]["metrics"]["wa"]
-    kind = "over" if confidence > accuracy else "under"
-    mean = f"mean confidence {number(confidence)}, accuracy {number(accuracy)}"
+def error_lines(found: dict, accuracy: float) -> list[str]:
+    """The calibration error before and after scaling, why it is not halved if it is not, and what it is worth to
+    abstain; `found` is what `calibration.describe` returned, with the `temperature`."""
+    before, after, chance, abstain = (found[name] for name in ("before", "after", "if_calibrated", "abstain"))
+    error = with_interval(before["ece"], before["interval"])
+    if found["temperature"]:
+        error += f" before scaling, {with_interval(after['ece'], after['interval'])} after it"
+    by_chance = f"{number(chance['mean'])} by chance, 95 % of such models at most {number(chance['most'])}"
+    not_halved = []
+    if found["temperature"] and after["ece"] > before["ece"] / 2:
+        kind = "over" if after["confidence"] > accuracy else "under"
+        mean = f"mean confidence {number(after['confidence'])}, accuracy {number(accuracy)}"
+        why = {
+            "it was no larger than a perfectly calibrated model's before": before["ece"] <= chance["most"],
+            "what is left is no larger than a perfectly calibrated model's": after["ece"] <= chance["most"],
+            f"it fits the speakers of validation, and for those of test the model is {kind}confident ({mean})": True,
+        }
+        not_halved = [f"scaling does not halve the error: {next(reason for reason in why if why[reason])}"]
+    gain = with_interval(abstain["difference"], abstain["interval"])
+    answers = f"UAR is {number(abstain['uar'])} instead of {number(abstain['uar_of_all'])} (difference {gain})"
     return [
-        f"scaling does not halve the error: the temperature fits the speakers of validation, and for those of test the "
-        f"model is {kind}confident ({mean})"
+        f"expected calibration error ({BINS} bins): {error}; a perfectly calibrated model has {by_chance}",
+        *not_halved,
+        f"without the least sure {100 * abstain['share']:.0f} %, {answers}",
     ]
