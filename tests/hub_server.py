@@ -83,6 +83,7 @@ class Hub:
         self.user, self.token, self.url, self.lock = user, token, "", threading.RLock()
         self.requests: list[tuple[str, str]] = []  # every (method, path), the path without its query
         self.unknown: list[tuple[str, str]] = []  # those that no route answers: a test wants this empty
+        self.sent = 0  # bytes of all answers
         self.errors: list[str] = []  # tracebacks of bugs in this server, answered with 500
         # [pattern of "METHOD /path", status or "reset", times]: such requests fail so many times instead of an answer
         self.faults: list[list] = []
@@ -158,6 +159,10 @@ class Hub:
         """Of tests, whose clients are other processes: `hub.faults` for what follows."""
         self.faults[:] = json.loads(r.body)
         return Answer({})
+
+    @route("GET", "/test/sent")
+    def bytes_sent(self, r) -> Answer:
+        return Answer(self.sent)
 
     @route("GET", "/api/whoami-v2")
     def whoami(self, r) -> Answer:
@@ -330,7 +335,9 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in (answer.headers | {"Content-Length": str(len(body))}).items():
             self.send_header(name, value.encode("ascii", "replace").decode())
         self.end_headers()
-        self.wfile.write(b"" if self.command == "HEAD" else body)
+        body = b"" if self.command == "HEAD" else body
+        self.server.hub.sent += len(body)
+        self.wfile.write(body)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = respond
 

@@ -165,6 +165,11 @@ def test_runs_are_compared_on_the_same_utterances(runs):
 def test_mistakes_are_one_line(runs):
     root, command = runs
     (root / "none").mkdir()
-    for words in ([root / "none"], [root / "a", root / "b"], ["--compare", root / "a"], [root / "a", "--out", "x.md"]):
+    (root / "other").mkdir()
+    (root / "other" / "results.json").write_text('{"accuracy": 1.0}')
+    (root / "b" / "README.md").write_text("---\n{\n---\n# broken by hand")
+    assert command(root / "b")[0] == 0 and 'model="MODEL"' in (root / "b" / "README.md").read_text()
+    two = [root / "a", root / "b"]
+    for words in ([root / "none"], [root / "other"], two, ["--compare", root / "a"], [root / "a", "--out", "x.md"]):
         status, _, error = command(*words)
         assert status == 2 and error.count("\n") == 1, words

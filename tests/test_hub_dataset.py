@@ -109,7 +109,109 @@ print("EQUAL")
 """
 
 
-@pytest.mark.parametrize("code", [CODE, OWN], ids=["pushed by ser-hf", "by others"])
+STREAMED = """
+import os, sys, urllib.request
+from datetime import datetime
+from pathlib import Path
+import datasets, numpy as np, soundfile as sf
+from datasets import Audio, ClassLabel, Dataset, DatasetDict, Features, List, Value
+from huggingface_hub import HfApi
+from ser_hf import SerError, load_corpus, split
+from ser_hf.data.columns import Columns
+from ser_hf.data.loading import find_source
+
+folder, rng = Path(sys.argv[1]), np.random.default_rng(0)
+folder.mkdir()
+def sent():
+    return int(urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/test/sent").read())
+def wav(number):
+    path = folder / f"{number}.wav"
+    sf.write(path, rng.integers(-9000, 9000, 16000, dtype=np.int16), 16000)
+    return {"bytes": path.read_bytes(), "path": path.name}
+def rows(count, names=("sad", "angry")):
+    kinds = Features({
+        "clip": {"bytes": Value("binary"), "path": Value("string")}, "emotion": ClassLabel(names=list(names)),
+        "who": Value("int64"),
+        "several": List(ClassLabel(names=["x", "y"])), "image": datasets.Array2D((8, 8), "uint8"),
+        "embedding": List(Value("float32")), "box": {"a": Value("int8")}, "day": Value("timestamp[s]"),
+        "sentence": Value("large_string"), "valence": Value("float16"), "true": Value("bool"),
+    })
+    return Dataset.from_dict({
+        "clip": [wav(i) for i in range(count)], "emotion": [i % len(names) if i else -1 for i in range(count)],
+        "who": [i // 10 for i in range(count)], "several": [[i % 2] for i in range(count)],
+        "image": [np.zeros((8, 8), "uint8")] * count, "embedding": [[0.5] * i for i in range(count)],
+        "box": [{"a": 1}] * count, "day": [datetime(2026, 1, 1)] * count, "sentence": ["hello"] * count,
+        "valence": np.zeros(count, "float16"), "true": [True] * count,
+    }, features=kinds).cast_column("clip", Audio())
+
+# only columns of use are fetched, then the sound once; nothing is downloaded into a cache, and not twice
+flags = {"speaker_column": "who", "streaming": True}
+parts = DatasetDict(train=rows(60), test=rows(40))
+parts.push_to_hub("tester/any", max_shard_size="1MB")
+size = sum(file.size for file in HfApi().list_repo_tree("tester/any", "data", repo_type="dataset"))
+assert size > 2.5e6
+counts = [sent()]
+loading = lambda: load_corpus("tester/any", **flags)
+for read in (lambda: find_source("tester/any", columns=Columns(**flags)), loading, loading):
+    read()
+    counts.append(sent())
+table, sound, again = np.diff(counts) / size
+assert table < 0.2 and 0.9 < sound < 1.3 and again < 0.01, (table, sound, again)
+hub = Path(os.environ["HF_HOME"], "hub")
+assert not [file for file in hub.rglob("*") if file.is_file() and file.stat().st_size > 50_000]
+
+# the same rows as without a stream, in several processes too, and by other columns
+for more in ({}, {"label_column": "several"}, {"label_column": "true", "audio_column": "clip"}):
+    streamed, one = load_corpus("tester/any", return_report=True, **flags, **more)
+    whole, other = load_corpus("tester/any", return_report=True, **{**flags, "streaming": False}, **more)
+    assert one == other and streamed.column_names == whole.column_names
+    for column in set(whole.column_names) - {"audio"}:
+        assert streamed[column][:] == whole[column][:], column
+    assert [x["bytes"] for x in streamed["audio"]] == [x["bytes"] for x in whole["audio"]]
+assert len(whole) == 100 and one.speakers == 6 and whole["split"][:].count("test") == 40
+one, two = (load_corpus("tester/any", cache_dir=folder / str(n), num_proc=n, **flags) for n in (1, 2))
+assert one["audio_hash"][:] == two["audio_hash"][:] and len(two) == 98
+
+# several tables in one repository
+for name, words in (("one", ("x", "y")), ("two", ("u", "v"))):
+    rows(4, words).push_to_hub("tester/two", name)
+for labels in (None, "three", "4class"):
+    try:
+        load_corpus("tester/two", labels)
+    except SerError as error:
+        assert str(error) == "--dataset tester/two: it has several tables; name one by --labels: ['one', 'two']", error
+assert load_corpus("tester/two", "two", **flags).features["label"].names == ["u", "v"]
+
+# a repository of files is read as any folder; a folder is no stream
+files = folder / "files"
+for number in range(8):
+    place = files / ("train", "test")[number % 2] / ("angry", "sad")[number // 2 % 2] / f"Actor_{number}"
+    place.mkdir(parents=True)
+    (folder / f"{number}.wav").rename(place / "clip.wav")
+HfApi().create_repo("tester/files", repo_type="dataset")
+HfApi().upload_folder(folder_path=files, repo_id="tester/files", repo_type="dataset")
+found, report = load_corpus("tester/files", return_report=True)
+assert sorted(found["id"]) == sorted(load_corpus(str(files))["id"]) and report.per_label == {"angry": 4, "sad": 4}
+assert {*found["speaker"]} == {f"Actor_{number}" for number in range(8)} and {*found["split"]} == {"train", "test"}
+for name, words in ((str(files), "is on this machine"), ("tester/files", "is files of sound")):
+    try:
+        load_corpus(name, streaming=True)
+    except SerError as error:
+        assert words in str(error), error
+    else:
+        raise AssertionError(name)
+print("EQUAL")
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(CODE, id="pushed by ser-hf"),
+        pytest.param(OWN, id="by others"),
+        pytest.param(STREAMED, id="streamed", marks=pytest.mark.slow),
+    ],
+)
 def test_datasets_on_the_hub(fake_corpus, tmp_path, code):
     folder = fake_corpus("emodb") if code is CODE else tmp_path / "clips"
     with hub_server() as hub:

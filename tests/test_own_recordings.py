@@ -24,6 +24,7 @@ from ser_hf import SerError, load_corpus, split
 from ser_hf.data.audio import scan
 from ser_hf.data.columns import Columns
 from ser_hf.data.corpus import SPEAKER_FOLDS
+from ser_hf.data.layouts import Stream
 from ser_hf.data.loading import find_source
 from ser_hf.data.mixing import add_to_train, find_mixture, load_mixture
 from ser_hf.data.sources import folder_corpus
@@ -984,6 +985,21 @@ def test_what_is_kept_is_enough_to_scan_again(name, clips, tmp_path):
     assert hashes[0] == hashes[1] and len(set(hashes[0])) == 6
 
 
+def test_a_stream_is_used_as_a_dataset_is(clips, tmp_path):
+    """Columns and rows, in any order, of several files."""
+    data = sounds(clips[0], embedding=[[0.5]] * 6)
+    for shard in range(2):
+        data.shard(2, shard).to_parquet(str(tmp_path / f"{shard}.parquet"))
+    files = {"train": str(tmp_path / "*.parquet")}
+    stream = Stream(datasets.load_dataset_builder("parquet", data_files=files, cache_dir=str(tmp_path)), "train")
+    read = stream.select_columns(["label", "speaker"])
+    assert [*read.features] == ["label", "speaker"] == [*read.data.features]
+    assert read.to_dict() == data.select_columns(["label", "speaker"]).to_dict()
+    sound = stream.select_columns("audio").cast_column("audio", datasets.Audio(decode=False))
+    for index in (0, 1, 2, 5, 3, 4, 0):
+        assert sound[index]["audio"]["bytes"] == clips[0][index].read_bytes()
+
+
 MORE = "clips/9.wav,sad,dora\n"
 
 
@@ -1057,6 +1073,7 @@ def test_groups_of_two_mixed_folders_are_not_the_same(clips, tmp_path):
     [
         ("{}/cals", {}, ("no such folder or file", "did you mean {}/calls?")),
         ("emodb", {"label_column": "x"}, ("--label_column: does nothing for emodb",)),
+        ("{}/calls", {"streaming": True}, ("--streaming true: --dataset {}/calls is on this machine",)),
         ("{}/calls", {"data_dir": "{}"}, ("already says where the data is",)),
         ("{}/calls", {"labels": "8class"}, ("has no label set '8class': choose one of labels, 3class, 4class",)),
     ],

@@ -64,3 +64,19 @@ def test_a_damaged_file_is_computed_again(damage, tmp_path, caplog):
     assert again.missing(["a", "b"]) == [1] and not bad.exists() and "damaged" in caplog.text
     again.add({"b": torch.zeros(8)})
     assert again["a"][0] == ord("a") and again["b"][0] == 0
+
+
+def test_filling_computes_each_missing_name_once_and_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("ser_hf.data.cache.BLOCK", 2)
+    store, computed = Store(tmp_path), []
+    store.add({"b": torch.tensor([7.0])})
+
+    def compute(position: int) -> torch.Tensor:
+        computed.append(position)
+        return torch.tensor([float(position)])
+
+    names = ["a", "b", "c", "a", "d"]
+    assert store.fill(names, compute) == 3 and computed == [0, 2, 4]
+    assert [store[name].item() for name in names] == [0.0, 7.0, 2.0, 0.0, 4.0]
+    assert len(list(tmp_path.glob("*.safetensors"))) == 3  # b; a and c; d
+    assert store.fill(names, compute) == 0 and len(computed) == 3

@@ -38,6 +38,7 @@ class Columns:
     id_column: str | None = flag(None, "Column of the utterance's id.")
     group_column: str | None = flag(None, "Column of what stays on one side of every split, beside speakers.")
     group_by: str | None = flag(None, "folder: the files of one folder stay on one side.", choices=("folder",))
+    streaming: bool = flag(False, "Hub: read rows in a stream into the corpus, without the cache of `datasets`.")
     min_per_class: int = flag(2, "Warn of classes of fewer speakers (utterances where they are unknown).", least=1)
 
     def named(self) -> dict[str, str | None]:

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from ..errors import SerError
@@ -49,14 +50,7 @@ def label_set(
     fractions = sum(_finite(x) and x % 1 != 0 for x in numbers)
     if fractions > sum(isinstance(x, str | list | dict) for x in numbers):  # -1 is a number like others
         return _vectors(title, name, [None if _empty(x) else [x] for x in numbers], ("label",))
-    negative = any(_finite(x) and x < 0 and x != -1 for x in numbers)
-    says_nothing = [is_missing(value) and not (negative and x == -1) for value, x in zip(values, numbers, strict=True)]
-    empty = Counter(
-        str(value) for value, nothing in zip(values, says_nothing, strict=True) if nothing and not _empty(value)
-    )
-    values = [None if nothing else value for value, nothing in zip(values, says_nothing, strict=True)]
-    hint = "; if -1 is a class, give it a name" if {"-1", "-1.0"} & empty.keys() else ""
-    remarks = [f"labels that say nothing: {shown(empty)}; left out{hint}"] if empty else []
+    values, remarks = _without_nothing(values, numbers)
     present = [value for value in values if value is not None]
     if not present:
         raise SerError(f"--dataset {title}: no row has a label; fill the column `label`, or name it by --label_column")
@@ -81,6 +75,16 @@ def label_set(
     names, _ = one_spelling(list(order), "labels", SPELLINGS)
     configs = _classes(name, words, tuple(dict.fromkeys(names)))
     return Labels(configs, [{"emotion": word} for word in words], remarks + more)
+
+
+def _without_nothing(values: list, numbers: list) -> tuple[list, list[str]]:
+    """The labels, None where one says nothing, and a remark on these; `numbers` are the labels by `_number`."""
+    negative = any(_finite(x) and x < 0 and x != -1 for x in numbers)
+    says_nothing = [is_missing(value) and not (negative and x == -1) for value, x in zip(values, numbers, strict=True)]
+    nothing = Counter(str(value) for value in compress(values, says_nothing) if not _empty(value))
+    hint = "; if -1 is a class, give it a name" if {"-1", "-1.0"} & nothing.keys() else ""
+    remarks = [f"labels that say nothing: {shown(nothing)}; left out{hint}"] if nothing else []
+    return [None if empty else value for value, empty in zip(values, says_nothing, strict=True)], remarks
 
 
 def _columns(title: str, name: str, values: Sequence, columns: Sequence[str]) -> Labels:

@@ -1,5 +1,6 @@
 """The user's own data of any layout as one table in this project's columns, with what had to be assumed to read it."""
 
+import copy
 import os
 import re
 import unicodedata
@@ -11,6 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import datasets
+import huggingface_hub
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,7 +21,7 @@ from ..errors import SerError
 from ..files import walk
 from .audio import MEDIA
 from .cache import content_hash
-from .columns import SPLITS, VAGUE, Columns, existing, find_columns, plain
+from .columns import KNOWN, SPLITS, VAGUE, Columns, existing, find_columns, plain
 from .corpus import state_line
 from .schema import LABEL_SETS, OPTIONAL_COLUMNS, SPELLINGS
 from .tables import SUFFIXES, as_text, is_missing, read_table, tidy
@@ -43,7 +45,7 @@ class Found:
     where: str = ""  # the table's name in messages
     targets: tuple[str, ...] = ()
     order: tuple[str, ...] = ()  # the classes in the dataset's own order
-    parts: dict[str, datasets.Dataset] = field(default_factory=dict)
+    parts: dict[str, "datasets.Dataset | Stream"] = field(default_factory=dict)
     searched: bool = False  # whether other files in the folder may change what a name means
 
 
@@ -228,7 +230,7 @@ def _of_folders(root: Path, columns: Columns) -> Found:
         columns = changed(columns, speaker_column=speakers[0]) if speakers else columns
         if speakers:
             remarks.append(f"speakers are the names of folders, `{speakers[0]}`")
-        elif rest:
+        elif rest and not {*map(plain, cells[rest[0]])} <= SPLITS.keys():
             some = ", ".join(_some(cells[rest[0]]))
             remarks.append(f"folders {some} may be speakers: then --speaker_column {rest[0]}")
     found = found_columns(cells, columns, root.name, remarks)
@@ -268,18 +270,46 @@ def _shards(place: Path, shards: list, columns: Columns) -> Found | None:
     return found_in_parts(data, columns, place.name, place)
 
 
-def hub_parts(name: str, labels: str | None) -> dict[str, datasets.Dataset]:
-    """All splits of a dataset on the Hub (or in the cache), in the configuration `labels` if it has one. SerError: not
-    found."""
+def hub_builder(name: str, labels: str | None) -> datasets.DatasetBuilder:
+    """What makes a dataset on the Hub (or in the cache), in the configuration `labels` if it has one. SerError: not
+    found, or there are several configurations."""
     try:
         try:
-            return datasets.load_dataset(name, labels)
+            return datasets.load_dataset_builder(name, labels)
         except ValueError:
             if labels not in LABEL_SETS:  # which its words may be mapped to
                 raise
-            return datasets.load_dataset(name)
+            return datasets.load_dataset_builder(name)
     except Exception as error:  # the client raises a dozen classes that all mean: not available
+        if found := re.search(r"(?:available configs|Available): (\[.*?\])", str(error)):
+            raise SerError(f"--dataset {name}: it has several tables; name one by --labels: {found[1]}") from None
         raise SerError(f"--dataset {name}: cannot be loaded ({_one_line(error)}){near(name)}") from None
+
+
+def hub_files(name: str, builder: datasets.DatasetBuilder, streaming: bool) -> Path | None:
+    """The folder of a dataset on the Hub that is files of sound, with or without a table; None for others. SerError: it
+    cannot be downloaded, or is not to be."""
+    if not type(builder).__module__.endswith(".audiofolder"):
+        return None
+    if streaming:
+        raise SerError(f"--streaming true: --dataset {name} is files of sound, which are downloaded; leave it out")
+    try:
+        return Path(huggingface_hub.snapshot_download(name, repo_type="dataset", revision=builder.hash))
+    except Exception as error:
+        raise SerError(f"--dataset {name}: cannot be downloaded ({_one_line(error)})") from None
+
+
+def hub_parts(
+    name: str, builder: datasets.DatasetBuilder, streaming: bool
+) -> "dict[str, datasets.Dataset] | dict[str, Stream]":
+    """All splits of a dataset on the Hub. SerError: it cannot be loaded."""
+    try:
+        if streaming:
+            return {part: Stream(builder, part) for part in builder.as_streaming_dataset()}
+        builder.download_and_prepare()
+        return builder.as_dataset()
+    except Exception as error:
+        raise SerError(f"--dataset {name}: cannot be loaded ({_one_line(error)})") from None
 
 
 def near(name: str) -> str:
@@ -302,18 +332,57 @@ def _is_sound(kind) -> bool:
     return isinstance(kind, datasets.Audio) or getattr(kind, "dtype", "") in ("binary", "large_binary")
 
 
+class Stream:
+    """A split of a dataset on the Hub, of which nothing is kept: as much of `datasets.Dataset` as is used here. Rows
+    that are asked for in order are read once."""
+
+    def __init__(self, builder: datasets.DatasetBuilder, part: str):
+        self.builder, self.part, self.next, self._fingerprint = builder, part, None, builder.hash
+        self.features = builder.as_streaming_dataset(part)._resolve_features().features
+
+    def select_columns(self, columns: str | list[str]) -> "Stream":
+        """With these columns alone; of parquet files nothing else is fetched."""
+        columns = [columns] if isinstance(columns, str) else columns
+        chosen, builder = copy.copy(self), copy.deepcopy(self.builder)
+        if hasattr(builder.config, "columns"):
+            builder.config.columns = columns
+        chosen.features = datasets.Features({name: self.features[name] for name in columns})
+        chosen.data = builder.as_streaming_dataset(self.part).select_columns(columns)
+        return chosen
+
+    def cast_column(self, column: str, kind: datasets.Audio) -> "Stream":
+        chosen = copy.copy(self)
+        chosen.data = self.data.cast_column(column, kind)
+        return chosen
+
+    def to_dict(self) -> dict[str, list]:
+        columns = {name: [] for name in self.features}
+        for batch in self.data.with_format("arrow").iter(1000):
+            for name, cells in columns.items():
+                cells += batch[name].to_pylist()
+        return columns
+
+    def __getitem__(self, index: int) -> dict:
+        if index != self.next:
+            self.rows = iter(self.data.skip(index))
+        self.next = index + 1
+        return next(self.rows)
+
+
 def found_in_parts(
-    parts: dict[str, datasets.Dataset], columns: Columns, where: str, folder: Path | None = None
+    parts: "dict[str, datasets.Dataset | Stream]", columns: Columns, where: str, folder: Path | None = None
 ) -> Found:
     """The rows of a dataset, with the splits' names; names of files are relative to `folder`."""
     each = {}
     for part, data in parts.items():
-        kinds, number = data.features, len(data)
+        kinds = data.features
         sounds = [name for name, kind in kinds.items() if _is_sound(kind)]
         fitting = [name for name in sounds if columns.audio_column in (None, name)]
         sound = next((name for name in fitting if plain(name) == "audio"), None) or next(iter(fitting), None)
-        cells = data.remove_columns(sounds).to_dict()
-        for name, kind in kinds.items():
+        read = [name for name, kind in kinds.items() if name not in sounds and _is_read(name, kind, columns)]
+        cells = data.select_columns(read).to_dict()
+        number = len(next(iter(cells.values()), ()))
+        for name, kind in ((name, kinds[name]) for name in read):
             if isinstance(kind, datasets.ClassLabel):
                 cells[name] = [None if is_missing(cell) else kind.names[cell] for cell in cells[name]]
             elif isinstance(getattr(kind, "feature", None), datasets.ClassLabel):  # a list of them
@@ -336,6 +405,13 @@ def found_in_parts(
         labels = kinds.get(find_columns(list(kinds), columns, where)[0].get("label"))
         each[part] = changed(found, order=tuple(labels.names) if isinstance(labels, datasets.ClassLabel) else ())
     return _together(each)
+
+
+def _is_read(name: str, kind: object, columns: Columns) -> bool:
+    """Whether a column may say something of a row. Images, embeddings and the like are not read."""
+    wanted = {*KNOWN["label"], "votes", *map(plain, filter(None, columns.named().values()))}
+    wanted |= {*map(plain, columns.label_columns or ()), plain(columns.group_column or "votes")}
+    return isinstance(kind, datasets.Value | datasets.ClassLabel) or plain(name) in wanted
 
 
 def _paths(data: datasets.Dataset, column: str) -> list[str | None] | None:

@@ -99,7 +99,7 @@ def find_source(
 
     Args:
         name: A corpus of `list_corpora()`; a folder or a table of one's own; or a dataset on the Hub (`user/name`),
-            which is downloaded here on first use. The label sets of the latter are in their data.
+            which is downloaded, or streamed, on first use. The label sets of the latter are in their data.
         labels: Label configuration; on the Hub the dataset's configuration.
         data_dir: The corpus's folder, or one above it; else it is searched under `$SER_DATA_DIR`.
         columns: Names of columns of one's own data, where they are not found.

@@ -26,7 +26,19 @@ from .cache import cache_home, source_hash
 from .columns import SPLITS, Columns, plain
 from .corpus import LEAVE_ONE_SPEAKER_OUT, RANDOM, SPEAKER_FOLDS, Protocol, SpeechCorpus, state_line
 from .labels import is_labelled, label_set, one_spelling
-from .layouts import NEXT, TYPED, Found, as_audio, found_in, found_in_parts, hub_parts, near
+from .layouts import (
+    NEXT,
+    TYPED,
+    Found,
+    Stream,
+    as_audio,
+    found_in,
+    found_in_parts,
+    hub_builder,
+    hub_files,
+    hub_parts,
+    near,
+)
 from .schema import LABEL_SETS, OPTIONAL_COLUMNS, CorpusCard, LabelConfig
 from .tables import as_text, is_missing
 
@@ -49,27 +61,36 @@ def folder_corpus(place: Path, columns: Columns) -> type[SpeechCorpus]:
     """A corpus class for a folder or a table file (absolute). SerError: it cannot be read, or as `index_of`."""
     if not place.exists():
         raise SerError(f"--dataset {place}: no such folder or file{near(str(place)).replace(' either', '')}")
-    folder = place if place.is_dir() else place.parent
-    file = _kept_file(place, columns)
+    if columns.streaming:
+        raise SerError(f"--streaming true: --dataset {place} is on this machine, not on the Hub; leave it out")
+    folder, file, opened = place if place.is_dir() else place.parent, _kept_file(place, columns), None
     index, state = _kept(file)
     if index is None or state != _state(place, index):
-        index = index_of(folder.name, "labels", found_in(place, columns), columns, folder)
+        found = found_in(place, columns)
+        index, opened = index_of(folder.name, "labels", found, columns, folder), found.parts
         state = _state(place, index)
         _keep(file, index, state)
-    return corpus_of(index, folder, lambda: found_in(place, columns).parts, state[-1])
+    return corpus_of(index, folder, lambda: opened or found_in(place, columns).parts, state[-1])
 
 
 def hub_corpus(name: str, labels: str | None, columns: Columns) -> type[SpeechCorpus]:
     """A corpus class for a dataset on the Hub (or in the cache): what `ser-hf push corpus` wrote, or any other. All its
     splits are read. SerError: not found, or as `index_of`."""
-    parts = hub_parts(name, labels)
-    here = (
-        labels
-        if labels not in LABEL_SETS or labels in {str(data.info.config_name) for data in parts.values()}
-        else None
-    )
-    found = found_in_parts(parts, columns, name)
-    return corpus_of(index_of(name, here or "default", found, columns), None, lambda: found.parts)
+    builder, opened = hub_builder(name, labels), None
+    if place := hub_files(name, builder, columns.streaming):
+        return folder_corpus(place, columns)
+    file = _kept_file(name, labels, columns, builder.hash)
+    index, _ = _kept(file)
+    if index is None:
+        here = labels if labels not in LABEL_SETS or labels == builder.config.name else None
+        found = found_in_parts(hub_parts(name, builder, columns.streaming), columns, name)
+        index, opened = index_of(name, here or "default", found, columns), found.parts
+        _keep(file, index, [])
+
+    def parts() -> dict[str, datasets.Dataset | Stream]:
+        return opened or found_in_parts(hub_parts(name, builder, columns.streaming), columns, name).parts
+
+    return corpus_of(index, None, parts)
 
 
 # ---- what is kept of it, so that a second load reads no table
@@ -190,7 +211,7 @@ def index_of(title: str, config_name: str, found: Found, columns: Columns, folde
 
 
 def corpus_of(
-    index: Index, folder: Path | None, parts: Callable[[], dict[str, datasets.Dataset]], state: str = ""
+    index: Index, folder: Path | None, parts: Callable[[], dict[str, datasets.Dataset | Stream]], state: str = ""
 ) -> type[SpeechCorpus]:
     """The corpus class of an index; `parts` opens the datasets that hold its sound, `state` is a hash of its files."""
 
@@ -212,7 +233,7 @@ def corpus_of(
         DEFAULT_CONFIG_NAME = index.configs[0].name
         OPTIONAL = tuple(name for name in OPTIONAL_COLUMNS if name in index.rows.column_names)
         REMARKS = tuple(index.remarks)
-        opened: dict[str, datasets.Dataset] | None = None
+        opened: dict[str, datasets.Dataset | Stream] | None = None
 
         @classmethod
         def protocols(cls) -> dict[str, Protocol]:

@@ -14,6 +14,7 @@ hold 0 is more than chance. `ser-hf compare` does it for cross-validations.
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,25 +60,30 @@ def read(folder: Path) -> "tuple[dict[str, Any], pd.DataFrame]":
 
     try:
         results = json.loads((folder / "results.json").read_text())
+        if missing := {"corpus", "protocol", "model", "test"} - results.keys():
+            raise ValueError(f"results.json has no {', '.join(sorted(missing))}")
         return {"training": None, **results}, pd.read_parquet(folder / "predictions.parquet")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise SerError(f"{folder}: holds no finished run ({one_line(error)}); name the --output_dir of one") from None
 
 
 def make(folder: Path, results: dict, table: "pd.DataFrame", repo_id: str | None) -> Path:
     """Write the card and the figures of a run; returns the card's path. They become files of the run, which a push
     publishes."""
+    import yaml
     from huggingface_hub import ModelCard
 
     from ..evaluation.card import write_card
     from ..training.output import move_in
 
     hold(folder, str(folder))
-    former = folder / "README.md"
-    if repo_id is None and former.is_file():
-        repo_id = ModelCard(former.read_text()).data.model_name
+    if repo_id is None and (former := folder / "README.md").is_file():
+        with suppress(ValueError, yaml.YAMLError):  # a card that was broken by hand
+            repo_id = ModelCard(former.read_text()).data.model_name
     with tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as staging:
         write_card(Path(staging), results, table, repo_id)
+        if (picture := folder / "figures" / "stress.png").is_file():
+            write(Path(staging) / "figures" / picture.name, picture.read_bytes())
         move_in(Path(staging), folder)
     return folder / "README.md"
 

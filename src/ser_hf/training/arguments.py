@@ -278,6 +278,8 @@ def _written(flag: str, values: tuple) -> str:
 
 # ---- YAML
 
+YAML = "tag:yaml.org,2002:"  # the tags of YAML's own types begin with it
+
 
 def _config_path(config: str | None, dataset: str, system: System) -> Path | None:
     """The file that `--config` names, or the corpus's own. Raises SerError: no such file."""
@@ -310,11 +312,20 @@ def _read_yaml(path: Path, known: Mapping[str, argparse.Action], system: System)
         return SerError(f"{path}: line {node.start_mark.line + 1}: {problem}")
 
     def scalar(node: yaml.Node, key: str) -> str:
-        if not isinstance(node, yaml.ScalarNode) or not node.tag.startswith("tag:yaml.org,2002:"):
+        if not isinstance(node, yaml.ScalarNode) or not node.tag.startswith(YAML):
             raise mistake(node, f"{key}: must be plain values, got {_shortened(node.tag)}")
         if node.value.startswith("--"):
             raise mistake(node, f"{key}: {node.value}: a value must not begin with --")
         return node.value
+
+    def value_of(node: yaml.Node, key: str) -> str | list[str] | None:
+        if isinstance(node, yaml.MappingNode):
+            return json.dumps(loader.construct_document(node))
+        if isinstance(node, yaml.SequenceNode):
+            if known[key].nargs != "+":
+                raise mistake(node, f"{key}: takes one value, got a list of {len(node.value)}")
+            return [scalar(item, key) for item in node.value]
+        return None if node.tag == f"{YAML}null" else scalar(node, key)
 
     try:
         loader = yaml.SafeLoader(path.read_bytes().decode("utf-8"))
@@ -322,22 +333,13 @@ def _read_yaml(path: Path, known: Mapping[str, argparse.Action], system: System)
         if root is not None and not isinstance(root, yaml.MappingNode):
             raise mistake(root, f"must hold `flag: value` lines, got {_shortened(root.tag)}")
         for name, node in root.value if root else []:
-            if name.tag != "tag:yaml.org,2002:str" or not isinstance(name, yaml.ScalarNode):
+            if name.tag != f"{YAML}str" or not isinstance(name, yaml.ScalarNode):
                 raise mistake(name, f"{_shortened(name.tag)} {name.value!r:.40} is no flag; write `flag: value`")
-            key = name.value
-            if key not in known:
-                raise mistake(name, _unknown(key, known, system))
-            if key in flags:
-                raise mistake(name, f"{key} is there twice; keep one")
-            several = known[key].nargs == "+"
-            if isinstance(node, yaml.SequenceNode) and not several:
-                raise mistake(node, f"{key}: takes one value, got a list of {len(node.value)}")
-            if isinstance(node, yaml.SequenceNode):
-                flags[key] = [scalar(item, key) for item in node.value]
-            elif isinstance(node, yaml.MappingNode):
-                flags[key] = json.dumps(loader.construct_document(node))
-            else:
-                flags[key] = None if node.tag == "tag:yaml.org,2002:null" else scalar(node, key)
+            if name.value not in known:
+                raise mistake(name, _unknown(name.value, known, system))
+            if name.value in flags:
+                raise mistake(name, f"{name.value} is there twice; keep one")
+            flags[name.value] = value_of(node, name.value)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: {error.problem}" if mark else str(error).splitlines()[0]
