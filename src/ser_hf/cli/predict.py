@@ -160,7 +160,8 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
         except ValueError as error:
             raise SerError(f"--speaker_clips: {error}") from None
     elif normalises_speakers:
-        sys.stderr.write(f"{name}: trained with --speaker_norm; without --speaker_clips it assumes a mean speaker\n")
+        ways = "--speaker_clips" + (" or --estimate_speakers" if getattr(model.config, "speaker_dims", 0) else "")
+        sys.stderr.write(f"{name}: trained with --speaker_norm; without {ways} it assumes a mean speaker\n")
     try:
         return SerPipeline(model=model, feature_extractor=extractor, processor=processor, **options)
     except ValueError as error:
