@@ -496,7 +496,7 @@ def test_flags_are_gathered_as_the_recipe_gathers_them():
         ([RECIPE, "--dataset", "emodb", "--num_processes", "0"], "--num_processes: 0: must be at least 1"),
         ([RECIPE, "--dataset", "emodb", "--accelerate_config", "no.yaml"], "--accelerate_config no.yaml: no such file"),
         ([RECIPE, "--dataset", "emodbb"], "unknown dataset 'emodbb': did you mean 'emodb'"),
-        ([RECIPE, "--dataset", "emodb", "--labels", "5class"], "no label set '5class'"),
+        ([RECIPE, "--dataset", "emodb", "--labels", "9class"], "no label set '9class'"),
         ([RECIPE, "--dataset", "emodb", "--data_dir", "/nowhere"], "--data_dir /nowhere: no such folder"),
         ([RECIPE, "--dataset", "emodb", "--split_seed", "x"], "--split_seed: 'x': must be a whole number"),
     ],

@@ -213,7 +213,7 @@ MISTAKES = {
     "unknown flag": (("--learning_rat", "1"), "unknown flag --learning_rat: did you mean --learning_rate?"),
     "not a number": (("--fold", "three"), "--fold"),
     "not a choice": (("--pooling", "sum"), "--pooling"),
-    "label set": (("--labels", "5class"), "emodb has no label set '5class': choose one of 7class, 4class"),
+    "label set": (("--labels", "9class"), "emodb has no label set '9class': choose one of 7class, 4class"),
     "protocol": (("--protocol", "loso"), "emodb has no protocol 'loso': choose one of leave-one-speaker-out"),
     "fold": (("--fold", "99"), "--fold 99: emodb's protocol 'speaker-folds' has folds 0 to 4"),
     "config": (("--config", "nowhere.yaml"), "--config nowhere.yaml: no such file"),

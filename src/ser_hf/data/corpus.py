@@ -22,7 +22,7 @@ PROBLEM = "problem"  # column of the cached rows: why a clip is unusable, so tha
 class Protocol:
     """One way to make folds. `by` is what is kept together and held out: a column (`speaker`, `session`, `split`),
     `prefix` (the first six letters of the id), `speakers-in-five`, `groups-in-five` (of speakers and what
-    belongs together), or `random` (clips; texts where there is no audio).
+    belongs together), `corpus` (all of it is tested), or `random` (clips; texts where there is no audio).
     `validation` is `carve` (whole speakers of train, or sessions where `by` is one), `partner` (the other speaker of
     the test speaker's session), `texts` (whole sentences, where one training speaker is left) or `by` values."""
 
@@ -50,6 +50,8 @@ class Protocol:
 
 LEAVE_ONE_SPEAKER_OUT = Protocol("leave-one-speaker-out", "each speaker is the test set once")
 SPEAKER_FOLDS = Protocol("speaker-folds", "five folds of whole speakers, of nearly equal size", by="speakers-in-five")
+# Not of a corpus alone: `mixing.find_mixture` knows it.
+CROSS_CORPUS = Protocol("cross-corpus", "trained on other corpora alone, every utterance is tested", by="corpus")
 _random = partial(Protocol, by="random", speaker_independent=False)
 _SHUFFLED = "utterances shuffled, 80/20: speakers are in train and test, only for comparison with papers that did so"
 RANDOM = _random("random", _SHUFFLED, folds=((),) * 5)

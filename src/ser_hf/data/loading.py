@@ -21,7 +21,7 @@ from .audio import scan
 from .cache import MODELS, source_hash
 from .columns import WELL_KNOWN, Columns
 from .corpus import PROBLEM, CorpusReport, Protocol, SpeechCorpus
-from .schema import LabelConfig, features
+from .schema import LABEL_SETS, LabelConfig, features
 from .sources import folder_corpus, hub_corpus, own_protocols
 
 logger = datasets.logging.get_logger(__name__)
@@ -115,10 +115,30 @@ def find_source(
         shown, corpus = name, hub_corpus(name, labels, columns)
     else:
         shown, corpus = f"./{folder.name}", folder_corpus(folder, columns)
+    if labels in LABEL_SETS and not is_own(name):
+        corpus = with_shared_labels(corpus, labels)
     configs = {config.name: config for config in corpus.BUILDER_CONFIGS}
     config = _choose(configs, labels or corpus.DEFAULT_CONFIG_NAME, f"{name} has no label set")
     chosen = _choose(corpus.protocols(), protocol, f"{name} has no protocol")
     return Source(name, shown, corpus, config, chosen, None if on_hub else _find_root(corpus, name, data_dir))
+
+
+def with_shared_labels(corpus: type[SpeechCorpus], name: str) -> type[SpeechCorpus]:
+    """The corpus with the label set of `LABEL_SETS` of that name, if it has none of its own and two of the labels: of
+    RAVDESS's eight emotions `4class` takes four."""
+    mapping, configs = LABEL_SETS[name], corpus.BUILDER_CONFIGS
+    of_words = [config for config in configs if config.label_map]
+    most = max(of_words, key=lambda config: len(mapping.keys() & config.label_map.keys()), default=None)
+    words = [word for word in most.label_map if word in mapping] if most else []
+    if name in {config.name for config in configs} or len({mapping[word] for word in words}) < 2:
+        return corpus
+    counts = {}  # the official ones are by label: known where a word is its own label
+    for word in words:
+        counts[mapping[word]] = counts.get(mapping[word], 0) + most.counts.get(word, 0)
+    label_map, counts = {word: mapping[word] for word in words}, counts if any(counts.values()) else {}
+    config = LabelConfig(name, version=most.version, label_map=label_map, counts=counts)
+    changes = {"BUILDER_CONFIGS": [*configs, config], "__module__": corpus.__module__}
+    return type(corpus)(corpus.__name__, (corpus,), changes)
 
 
 def _find_root(corpus: type[SpeechCorpus], name: str, data_dir: str | Path | None) -> Path:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..errors import SerError
 from .columns import WELL_KNOWN, Columns
-from .corpus import CorpusReport
+from .corpus import CROSS_CORPUS, CorpusReport
 from .loading import Source, find_source, is_own, load
 from .schema import LABEL_SETS, LabelConfig
 
@@ -52,7 +52,8 @@ def find_mixture(
 
     Args:
         dataset: One corpus, or several joined by `+`, named as `find_source` takes them.
-        labels, protocol: Of the tested corpus; with several corpora `labels` is one of `LABEL_SETS`.
+        labels, protocol: Of the tested corpus; with several corpora `labels` is one of `LABEL_SETS`, and `protocol` may
+            be `cross-corpus`, which trains on the others alone.
         data_dir: The corpus's folder; with several corpora the one that holds all of them, as `$SER_DATA_DIR` does.
         test_on, add_labels: Names of the tested corpus (of a folder the last part is enough) and of the labels that the
             others add, where there are several.
@@ -66,6 +67,10 @@ def find_mixture(
     fitting = [name for name in names if test_on in (name, Path(name).name)]
     if test_on is not None and len(fitting) != 1:
         raise SerError(f"--test_on {test_on}: must be one of {', '.join(names)}")
+    alone = protocol == CROSS_CORPUS.name
+    if alone and len(names) < 2:
+        hint = f"name those to train on: --dataset {names[0]}+other --test_on {names[0]}"
+        raise SerError(f"--protocol {protocol}: --dataset {dataset} is one corpus; {hint}")
     if len(names) < 2:
         return Mixture(find_source(dataset, labels, data_dir, protocol, columns))
     if columns.given() and not any(map(is_own, names)):
@@ -75,7 +80,10 @@ def find_mixture(
         own = {"columns": columns} if is_own(name) else {"data_dir": data_dir}
         return find_source(name, labels, protocol=protocol, **own)
 
-    tested, others = find(fitting[0], labels, protocol), [name for name in names if name != fitting[0]]
+    tested, others = (
+        find(fitting[0], labels, None if alone else protocol),
+        [name for name in names if name != fitting[0]],
+    )
     names = tested.config.label_names
     if tested.config.name not in LABEL_SETS and (not is_own(fitting[0]) or not tested.config.label_map):
         raise SerError(f"--labels {tested.config.name}: corpora can be mixed in the label sets {', '.join(LABEL_SETS)}")
@@ -83,6 +91,7 @@ def find_mixture(
         raise SerError(f"--add_labels {' '.join(sorted(unknown))}: the labels are {', '.join(names)}")
     sources = (find(name) for name in others)
     added = tuple(replace(source, config=words_for(source, tested.config)) for source in sources)
+    tested = replace(tested, protocol=CROSS_CORPUS) if alone else tested
     return Mixture(tested, added, tuple(add_labels or names))
 
 

@@ -50,6 +50,8 @@ def folds_of(dataset: Dataset, protocol: Protocol, seed: int = 42) -> list[np.nd
 
 
 def _keys(dataset: Dataset, by: str) -> list[str]:
+    if by == "corpus":
+        return ["all"] * len(dataset)
     if by == "prefix":
         return [name[:6] for name in dataset["id"]]
     if by == "groups-in-five":
@@ -158,6 +160,21 @@ def split(
     return DatasetDict({part: dataset.select(rows.get(part, [])) for part in PARTS})
 
 
+def cross_corpus(
+    tested: Dataset,
+    others: Dataset,
+    protocol: Protocol,
+    validation_fraction: float = VALIDATION_FRACTION,
+    seed: int = 42,
+) -> DatasetDict:
+    """The parts where one corpus is the test set and the others are train and validation, as whole speakers."""
+    rows, carved = np.arange(len(others)), np.array([], dtype=int)
+    if validation_fraction > 0:
+        carved = _validation(others, protocol, rows, carved, validation_fraction, (seed, 0))
+    parts = {"train": others.select(np.setdiff1d(rows, carved)), "validation": others.select(carved)}
+    return DatasetDict({**parts, "test": tested})
+
+
 def _validation(
     dataset: Dataset, protocol: Protocol, rest: np.ndarray, test: np.ndarray, fraction: float, seed: tuple[int, int]
 ) -> np.ndarray:
@@ -167,7 +184,7 @@ def _validation(
         sessions = np.array(dataset["session"])
         return rest[np.isin(sessions[rest], sessions[test])]
     unit = "session" if protocol.by == "session" else "speaker"
-    by_groups = protocol.by == "groups-in-five"
+    by_groups = protocol.by in ("groups-in-five", "corpus")
     if by_groups or not protocol.speaker_independent or "group" in dataset.column_names:
         speakers = [dataset["speaker"][:]] * (by_groups or protocol.speaker_independent)
         keys = (together(_units(dataset), *speakers) if speakers else _units(dataset))[rest]

@@ -192,12 +192,16 @@ def make_fold(
     """Train, validation and test of one fold, with a share of train's speakers if so asked, and the other corpora's
     utterances in train. Raises SerError: no such fold, an empty part, or a leak."""
     from ..data.mixing import add_to_train
-    from ..data.splits import check_disjoint, some_speakers, split
+    from ..data.splits import check_disjoint, cross_corpus, some_speakers, split
 
-    splits = split(corpus, name, protocol, fold, data.validation_fraction, data.split_seed)
+    alone = protocol.by == "corpus"  # the tested corpus is not trained on
+    if alone and fold:
+        raise SerError(f"--fold {fold}: {protocol.name} has one fold, 0")
+    how = data.validation_fraction, data.split_seed
+    splits = cross_corpus(corpus, mixed.rows, protocol, *how) if alone else split(corpus, name, protocol, fold, *how)
     if data.train_speakers is not None:
         splits["train"] = some_speakers(splits["train"], data.train_speakers, (data.split_seed, fold))
-    splits = add_to_train(splits, mixed)
+    splits = splits if alone else add_to_train(splits, mixed)
     check_disjoint(splits, protocol.speaker_independent, protocol.validation, protocol.hint)
     return splits
 
