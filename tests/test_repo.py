@@ -126,7 +126,7 @@ class Parsed(Exception):
 def test_documented_console_commands_parse(monkeypatch):
     from ser_hf import cli
     from ser_hf.cli import console as command
-    from ser_hf.cli import cv
+    from ser_hf.cli import cross, cv
 
     def stop(self, argv, parse=command.Parser.parse_args):
         parse(self, argv)
@@ -143,6 +143,9 @@ def test_documented_console_commands_parse(monkeypatch):
         if name == "cv":  # its flags are the recipe's, and its own
             request = cv.parse(words)
             assert (REPO / words[0]).is_file() and request.data.dataset
+            continue
+        if name == "cross":
+            assert (REPO / words[0]).is_file() and cross.parse(words)[1]
             continue
         module = cli.module_of(name)
         with pytest.raises(Parsed):

@@ -15,6 +15,7 @@ COMMANDS = {
     "check": "read every file: what differs from the published corpus, what your own data needs",
     "split": "write the folds of a protocol as csv",
     "cv": "run a recipe on every fold of the protocol and sum it up",
+    "cross": "train on each of several corpora, test on the others: the matrix",
     "compare": "two systems on the same folds, several over corpora: what may be concluded",
     "predict": "emotions of audio files, by a trained model",
     "doctor": "why a model may fail on recordings: what its training clips were like, what they are like",

@@ -16,7 +16,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -92,30 +92,41 @@ def main(argv: list[str]) -> int:
     """Run the folds that are not finished, then report. Returns the exit status.
     Raises SerError: wrong flags, a folder of another run, or a fold that failed (the finished ones stay)."""
     request = parse(argv)
-    if request.record:
-        check_request(request.record, partial=bool(request.folds))
-    plan = load(request)
-    plans = {share: load(part) for share, part in smaller(request, plan.protocol).items()}
+    return unless_stopped(
+        lambda: run.say("", complete(load(request))[1], f"written: {request.out / 'cv.json'} and cv.md")
+    )
+
+
+def unless_stopped(body: Callable[[], None]) -> int:
+    """Run folds; returns the exit status, also that of Control-C."""
     try:
-        others = predictions_of(plan)
-        runs = run_all(plan)
-        parts = {share: run_all(part) for share, part in plans.items()}
+        body()
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")
         return 130
-    cv = about(plan, runs) | summarise(runs, plan.report.label_names, plan.report.problem_type, others)
+    return 0
+
+
+def complete(plan: Plan) -> tuple[dict, str]:
+    """Run the folds that are not finished, then write `cv.json` and `cv.md`, whose contents are returned.
+    Raises SerError: a folder of another run, or a fold that failed (the finished ones stay)."""
+    request, names, kind = plan.request, plan.report.label_names, plan.report.problem_type
+    plans = {share: load(part) for share, part in smaller(request, plan.protocol).items()}
+    others = predictions_of(plan)
+    runs = run_all(plan)
+    parts = {share: run_all(part) for share, part in plans.items()}
+    cv = about(plan, runs) | summarise(runs, names, kind, others)
     report = markdown(cv)
     if parts:
-        cv["learning_curve"] = curve({**parts, 1.0: runs}, plan.report.label_names, plan.report.problem_type)
+        cv["learning_curve"] = curve({**parts, 1.0: runs}, names, kind)
         write(request.out / "learning_curve.png", figure(cv))
         report += section(cv)
     write(request.out / "cv.json", json.dumps(cv, indent=2, ensure_ascii=False) + "\n")
     write(request.out / "cv.md", report)
-    run.say("", report, f"written: {request.out / 'cv.json'} and cv.md")
     if request.record:
         place = record(cv, request.record, results_folder())
         run.say(f"recorded: {place}; `python -m benchmarks.results` writes the tables")
-    return 0
+    return cv, report
 
 
 # ---- the command line
@@ -216,6 +227,8 @@ def load(request: Request) -> Plan:
     """Load the corpus and make every fold, before the first one runs.
     Raises SerError: no such corpus, label set, protocol or fold; a leak."""
     data = request.data
+    if request.record:
+        check_request(request.record, partial=bool(request.folds))
     mixture, protocol = run.resolve(request.system, data, request.columns)
     hold(request.out, f"--output_dir {request.out}")
 

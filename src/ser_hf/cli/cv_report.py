@@ -133,7 +133,7 @@ def calibration_of(folds: list[Fold], dataset: "Dataset", label_names: list[str]
 
 
 def pooled_draws(
-    runs: Mapping[tuple[int, int], Fold], label_names: list[str], problem_type: str
+    runs: Mapping[tuple[int, int], Fold], label_names: list[str], problem_type: str = CLASSES
 ) -> "tuple[float, np.ndarray]":
     """The task's main metric of the pooled predictions, and of each bootstrap draw `(draws,)`, means over seeds. Draws
     of two systems on the same utterances are paired: these are in the order of their ids."""
@@ -228,6 +228,7 @@ def about(plan: "Plan", runs: dict[tuple[int, int], Fold]) -> dict:
         | {"processes": max((r["training"] or {}).get("processes", 1) for r in everything)},
         "settings": settings,
         "corpus": first["corpus"],
+        "mixed": plan.mixed.counts if plan.mixed else None,
         "model": first["model"],
         "protocol": {**first["protocol"], "fold": None, "folds": plan.all_folds},
         "folds": plan.folds,

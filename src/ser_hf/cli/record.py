@@ -104,6 +104,7 @@ def as_record(cv: dict[str, Any], name: str) -> dict[str, Any]:
         **{key: cv[key] for key in ("recipe", "command", "commit", "versions", "date", "machine", "settings")},
         "marks": warnings(cv),
         "corpus": {key: corpus[key] for key in counts} | {"unusable": len(corpus["problems"])},
+        **({"mixed": cv["mixed"]} if cv.get("mixed") else {}),
         "protocol": {key: value for key, value in cv["protocol"].items() if key != "fold"},
         "model": {key: cv["model"].get(key) for key in ("class", "encoder", "details", "parameters")},
         "seeds": cv["seeds"],
