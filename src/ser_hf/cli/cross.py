@@ -187,7 +187,7 @@ def _entry(cell: Cell, plan: cv.Plan, report: dict) -> dict:
         "chance_uar": report["pooled"]["chance_uar"],
         "utterances": len(set().union(*plan.tests.values())),
         "trained_on": None if cell.own else plan.mixed.counts,
-        "marks": mark(report).strip(),
+        "marks": mark(report),
         "folder": plan.request.out.name,
         "command": report["command"],
     }

@@ -8,7 +8,7 @@ WIDTH = 120  # columns of the terminal that text tables fit into
 NAMES = {"uar": "UAR", "wa": "WA", "ccc": "CCC", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "map": "mAP", "f1": "F1"}
 # Control characters, bytes of names that are not UTF-8, and marks that turn the direction of what follows.
 UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
-NUMERIC = re.compile(r"(-?[\d.,]+( \[.*\])?|-|undefined)?")  # cells that stand to the right
+NUMERIC = re.compile(r"(-?[\d.,]+( \[.*\])?( \([A-Za-z -]+\))*|-|undefined)?")  # cells that stand to the right
 
 
 def shown(metric: str) -> str:
