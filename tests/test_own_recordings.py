@@ -248,6 +248,15 @@ CASES = {
         said=("another spelling or folder: 6",),
     ),
     "with a plus and a hash": renamed(lambda name: f"a+b #1/{name[6:]}", {f"a+b #1/{c}.wav": c for c in range(6)}),
+    "in a folder of another name": Case(
+        {**{f"audio/{c}.wav": c for c in range(6)}, "metadata.csv": csv() + "clips/9.wav,sad,x\n"},
+        said=("another spelling or folder: 6, such as clips/0.wav = audio/0.wav",),
+        problems=("clips/9.wav: unreadable audio (no such file)",),
+    ),
+    "in a folder of another name, of which two fit": Case(
+        {f"{place}/{c}.wav": c for place in "ab" for c in range(6)} | {"metadata.csv": csv()},
+        refused=("no usable utterance",),
+    ),
     "two files fit": Case(
         {"a/0.wav": 0, "b/0.wav": 1, "metadata.csv": csv(rows=[("0.wav", "sad", "x")])},
         refused=("no usable utterance",),
@@ -1072,6 +1081,7 @@ def test_groups_of_two_mixed_folders_are_not_the_same(clips, tmp_path):
     ("name", "options", "parts"),
     [
         ("{}/cals", {}, ("no such folder or file", "did you mean {}/calls?")),
+        ("cals/", {}, ("/cals: no such folder or file",)),
         ("emodb", {"label_column": "x"}, ("--label_column: does nothing for emodb",)),
         ("{}/calls", {"streaming": True}, ("--streaming true: --dataset {}/calls is on this machine",)),
         ("{}/calls", {"data_dir": "{}"}, ("already says where the data is",)),

@@ -4,11 +4,12 @@ import copy
 import os
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import datasets
@@ -153,7 +154,7 @@ def _names_files(column: pd.Series) -> bool:
 def _resolved(found: Found, folder: Path, where: str) -> Found:
     """With absolute names of files, and as they are written in `named`; unchanged where no files are named. A name that
     is no file may differ from one in blanks, case, separators, Unicode form or the folders above it; it is taken where
-    one file alone fits."""
+    one file alone fits. So is a folder that is called otherwise."""
     if "audio" not in found.table:
         return found
     names = [as_text(cell) for cell in found.table["audio"]]
@@ -168,16 +169,28 @@ def _resolved(found: Found, folder: Path, where: str) -> Found:
                 parts = _parts(os.path.relpath(path, folder))
                 for last in {parts[-1], os.path.splitext(parts[-1])[0]}:
                     files[last].append(([*parts[:-1], last], str(path)))
+        left = defaultdict(list)  # by the folder they are said to be in
         for position, (name, exists) in enumerate(zip(names, there, strict=True)):
             if name and not exists:
                 asked = _parts(name)
                 fits = {path for parts, path in files.get(asked[-1], ()) if _tail(parts, asked)}
                 if len(fits) == 1:
-                    paths[position] = fits.pop()
-                    similar[name] = os.path.relpath(paths[position], folder)
+                    similar[position] = fits.pop()
+                elif not os.path.isdir(os.path.dirname(paths[position])):
+                    left[tuple(asked[:-1])].append((position, asked[-1]))
+        used = {*similar.values()}
+        for missing in left.values():  # a folder that is not there: another one, if it alone has most of its files
+            free = [[path for _, path in files.get(last, ()) if path not in used] for _, last in missing]
+            fits = [{os.path.dirname(path): path for path in some} for some in free]
+            whole = [place for place, number in Counter(chain(*fits)).items() if 2 <= number > len(missing) / 2]
+            if len(whole) == 1:
+                pairs = zip(missing, fits, strict=True)
+                similar |= {position: fit[whole[0]] for (position, _), fit in pairs if whole[0] in fit}
+    paths = [similar.get(position, path) for position, path in enumerate(paths)]
     remarks = list(found.remarks)
     if similar:
-        name, file = next(iter(similar.items()))
+        position = min(similar)
+        name, file = names[position], os.path.relpath(similar[position], folder)
         if PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute():  # remarks are published
             name = f".../{PureWindowsPath(name).name}"
         what = f"names in {where} that are a file's in another spelling or folder: {len(similar)}"
@@ -283,7 +296,9 @@ def hub_builder(name: str, labels: str | None) -> datasets.DatasetBuilder:
     except Exception as error:  # the client raises a dozen classes that all mean: not available
         if found := re.search(r"(?:available configs|Available): (\[.*?\])", str(error)):
             raise SerError(f"--dataset {name}: it has several tables; name one by --labels: {found[1]}") from None
-        raise SerError(f"--dataset {name}: cannot be loaded ({_one_line(error)}){near(name)}") from None
+        raise SerError(
+            f"--dataset {name}: cannot be loaded ({_one_line(error)}), and no folder here has that name{near(name)}"
+        ) from None
 
 
 def hub_files(name: str, builder: datasets.DatasetBuilder, streaming: bool) -> Path | None:
@@ -313,12 +328,10 @@ def hub_parts(
 
 
 def near(name: str) -> str:
-    """What a mistyped path may have meant."""
+    """What a mistyped path may have meant, as a question."""
     folder = Path(name).parent
-    if not folder.is_dir():
-        return ""
-    near = get_close_matches(Path(name).name, [entry.name for entry in folder.iterdir()], n=1)
-    return "; there is no such folder either" + (f", did you mean {folder / near[0]}?" if near else "")
+    close = get_close_matches(Path(name).name, os.listdir(folder) if folder.is_dir() else [], n=1)
+    return f"; did you mean {folder / close[0]}?" if close else ""
 
 
 def _one_line(error: Exception) -> str:

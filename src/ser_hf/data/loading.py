@@ -111,7 +111,7 @@ def find_source(
             raise SerError(f"{given[0]}: does nothing for {name}, whose loading script knows its columns; leave it out")
     elif data_dir is not None:
         raise SerError(f"--data_dir {data_dir}: --dataset {name} already says where the data is; leave --data_dir out")
-    elif on_hub := name.count("/") == 1 and name[0] not in "./~" and not os.path.exists(name):
+    elif on_hub := bool(re.fullmatch(r"[^/.~][^/]*/[^/]+", name)) and not os.path.exists(name):
         shown, corpus = name, hub_corpus(name, labels, columns)
     else:
         shown, corpus = f"./{folder.name}", folder_corpus(folder, columns)

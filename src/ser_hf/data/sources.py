@@ -60,7 +60,7 @@ class Index:
 def folder_corpus(place: Path, columns: Columns) -> type[SpeechCorpus]:
     """A corpus class for a folder or a table file (absolute). SerError: it cannot be read, or as `index_of`."""
     if not place.exists():
-        raise SerError(f"--dataset {place}: no such folder or file{near(str(place)).replace(' either', '')}")
+        raise SerError(f"--dataset {place}: no such folder or file{near(str(place))}")
     if columns.streaming:
         raise SerError(f"--streaming true: --dataset {place} is on this machine, not on the Hub; leave it out")
     folder, file, opened = place if place.is_dir() else place.parent, _kept_file(place, columns), None
