@@ -110,6 +110,8 @@ def run_recipe(recipe: str, *flags: str, processes: int = 1, env: dict | None = 
     )
 
 
+# Those of a run that has trained a classifier.
+FIGURES = {f"figures/{name}.png" for name in ("confusion_matrix", "reliability", "answered", "training_curves")}
 RECIPES = ("wav2vec2_cls", "wav2vec2_reg", "spectrogram_cls", "classical_cls", "text_cls", "fusion_cls")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import run_recipe, tiny_flags
+from conftest import FIGURES, run_recipe, tiny_flags
 from hub_server import hub_server
 
 pytestmark = pytest.mark.slow  # two runs, pushed and loaded
@@ -113,7 +113,7 @@ def test_what_is_pushed(pushed):
         code = {f"{name}.py" for name in OUR_CODE} if repo.endswith("max") else set()
         assert names == code | {
             *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "results.json", "run.yaml"),
-            *("figures/confusion_matrix.png", "training_data.json"),
+            *(*FIGURES, "training_data.json"),
         }
         card = held["README.md"].decode()
         assert f'model="{repo}"' in card and ("trust_remote_code=True" in card) == repo.endswith("max")

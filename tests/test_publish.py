@@ -15,7 +15,7 @@ import soundfile as sf
 import yaml
 from test_report import results_of
 
-from conftest import RECIPES, REPO, settings_of, setup_of, tiny_config, tiny_flags
+from conftest import FIGURES, RECIPES, REPO, settings_of, setup_of, tiny_config, tiny_flags
 from hub_server import hub_server
 from ser_hf import SerError, load_corpus, models
 from ser_hf.evaluation.card import write_report
@@ -28,7 +28,6 @@ from ser_hf.training.run import changed
 
 FLAGS = {"dataset": "demo", "model_type": "wav2vec2", "learning_rate": 0.001, "labels": "4class"}
 LOCAL = {"data_dir": "/data/anna/demo", "accelerator_config": "/data/anna/acc.json", "run_name": "annas-laptop"}
-FIGURES = {f"figures/{name}.png" for name in ("confusion_matrix", "reliability", "answered", "training_curves")}
 MODEL_FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"} | FIGURES
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from conftest import REPO, TINY_OF, run_recipe, tiny_config, tiny_flags
+from conftest import FIGURES, REPO, TINY_OF, run_recipe, tiny_config, tiny_flags
 
 # Three epochs of two updates; the checkpoint in the middle is in the middle of an epoch. Four batches an epoch, so that
 # two processes or two accumulation steps come out even.
@@ -56,7 +56,8 @@ def test_what_a_run_leaves_behind(trained, fake_corpus):
     left = {str(file.relative_to(folder)) for file in folder.rglob("*") if "checkpoint" not in str(file)}
     assert left == {
         *("README.md", "config.json", "model.safetensors", "preprocessor_config.json", "predictions.parquet"),
-        *("results.json", "run.yaml", "record.json", "training_data.json", "figures", "figures/confusion_matrix.png"),
+        *("results.json", "run.yaml", "record.json", "training_data.json", "figures"),
+        *FIGURES,
     }
     results = json.loads((folder / "results.json").read_text())
     assert results["protocol"]["speaker_independent"] and results["model"]["stock"]

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
-from conftest import REPO, run_recipe
+from conftest import FIGURES, REPO, run_recipe
 from ser_hf import load_corpus
 from ser_hf.cli import cv, cv_report
 from ser_hf.data.cache import content_hash
@@ -78,7 +78,8 @@ def test_what_a_run_leaves_behind(trained, fake_corpus):
     left = {str(file.relative_to(folder)) for file in folder.rglob("*") if "checkpoint" not in str(file)}
     assert left == {
         *("README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "results.json"),
-        *("predictions.parquet", "run.yaml", "record.json", "figures", "figures/confusion_matrix.png"),
+        *("predictions.parquet", "run.yaml", "record.json", "figures"),
+        *FIGURES,
     }
     results = results_of(folder)
     assert results["model"]["class"] == "BertForSequenceClassification" and results["model"]["stock"]
