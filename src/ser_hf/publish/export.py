@@ -35,6 +35,7 @@ from .. import __version__
 from ..cli.console import Parser
 from ..cli.predict import fingerprint, load
 from ..errors import SerError
+from ..evaluation import CLASSES
 from ..evaluation.tables import number, shown, with_interval
 from ..files import SAVING, hold
 from ..training.arguments import converter
@@ -373,8 +374,9 @@ def scores(pipe: "SerPipeline", logits: dict, test: "Dataset", labels: list[str]
         against = paired(test, logits["int8"], {"float32": logits["float32"]}, labels, pipe.problem_type, limits)
         rows["int8"]["difference"] = against["float32"]["difference"][metric]
         rows["int8"]["difference_interval"] = against["float32"]["difference_intervals"].get(metric)
-        same = logits["int8"].argmax(axis=1) == logits["float32"].argmax(axis=1)
-        rows["int8"]["same_prediction"] = float(np.mean(same))
+        if pipe.problem_type == CLASSES:
+            same = logits["int8"].argmax(axis=1) == logits["float32"].argmax(axis=1)
+            rows["int8"]["same_prediction"] = float(np.mean(same))
     return rows
 
 
@@ -384,6 +386,7 @@ def report_lines(test: dict) -> list[str]:
     lines = [f"{test['clips']} test clips: {shown(plain['metric'])} {with_interval(plain['value'], plain['interval'])}"]
     if int8:
         change = with_interval(int8["difference"], int8["difference_interval"])
-        same = f"the same prediction for {number(int8['same_prediction'])} of the clips"
-        lines.append(f"int8: {with_interval(int8['value'], int8['interval'])}, a difference of {change}; {same}")
+        lines.append(f"int8: {with_interval(int8['value'], int8['interval'])}, a difference of {change}")
+        if "same_prediction" in int8:
+            lines.append(f"int8 predicts the same for {number(int8['same_prediction'])} of the clips")
     return lines
