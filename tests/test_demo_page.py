@@ -256,7 +256,7 @@ def test_a_clip_is_uploaded_and_answered(browser, model, tmp_path, width):
 
         shown.get_by_label("number input for Answer “unsure”").fill("1")
         button.click()
-        shown.get_by_text("unsure; most probable is").wait_for()
+        shown.get_by_role("heading", name="unsure; most probable is").wait_for()
         shown.get_by_role("button", name="Clear").click()
         shown.locator(file).first.set_input_files(tmp_path / "bad.wav")
         line = shown.get_by_role("alert").inner_text()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
@@ -23,13 +25,17 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
+    Trainer,
     TrainingArguments,
 )
 from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from ..errors import SerError, one_line
 from ..evaluation.shift import TRAINING_DATA
-from ..files import SAVING, local_path
+from ..evaluation.tables import markdown_table, rows_of
+from ..evaluation.tasks import TASKS
+from ..files import SAVING, local_path, write
 from ..models import SerConfig, SerForAudioClassification
 from ..models.common import load_safetensors
 from ..models.encoders import example, longest_clip
@@ -186,6 +192,16 @@ def incomplete(name: str, info: Mapping[str, Any]) -> str | None:
     return f"incomplete checkpoint, the weights {', '.join(missing[:4])} are missing; {advice}"
 
 
+def forget_paths(model: torch.nn.Module) -> None:
+    """Remove the names that a model's configurations have of its checkpoints, which may be local paths: they have no
+    place in a model or with a tracker."""
+    config = getattr(model, "config", None)
+    for one in [config, *(getattr(config, name) for name in config.sub_configs)] if config else ():
+        one._name_or_path = ""
+    for adapter in getattr(model, "peft_config", {}).values():
+        adapter.base_model_name_or_path = None
+
+
 def save_model(
     model: PreTrainedModel, processor: FeatureExtractionMixin | PreTrainedTokenizerBase | ProcessorMixin, folder: Path
 ) -> type[PreTrainedModel]:
@@ -194,14 +210,84 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     stock = isinstance(model, SerForAudioClassification) and stock_class(model.config)
     published = to_stock(model) if stock else model
-    for config in (published.config, *(getattr(published.config, name) for name in published.config.sub_configs)):
-        config._name_or_path = ""  # a local path has no place in a model
+    forget_paths(published)
     with tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as staging:
         published.save_pretrained(staging)
         processor.save_pretrained(staging)
         for file in Path(staging).iterdir():
             os.replace(file, folder / file.name)
     return type(published)
+
+
+# ---- trackers
+
+# What W&B would send of this machine by itself: paths, the command line, code, what is printed.
+PRIVATE = {"WANDB_X_DISABLE_META": "true", "WANDB_DISABLE_GIT": "true", "WANDB_DISABLE_CODE": "true"}
+PRIVATE |= {"WANDB_CONSOLE": "off"}
+# What a tracker gets of a finished run, beside its metrics.
+TRACKED = ("README.md", "results.json", "run.yaml", "figures/*.png")
+
+
+def track(trainer: Trainer, folder: Path, results: dict) -> None:
+    """Give the trackers of `--report_to` the test metrics; TensorBoard, W&B and Trackio also the figures, the table by
+    label, and the files of `TRACKED` as they are published. What would name a local path stays here, which is said."""
+    callbacks = trainer.callback_handler.callbacks
+    for callback in callbacks:
+        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:  # nothing was trained
+            callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    trainer.log({f"test_{name}": value for name, value in results["test"]["metrics"].items() if value is not None})
+    receivers = [(TRACKERS[type(callback)], callback) for callback in callbacks if type(callback) in TRACKERS]
+    with tempfile.TemporaryDirectory() as copies:
+        try:
+            files = published(folder, trainer.args.run_name) if receivers else {}
+        except SerError as error:
+            sys.stderr.write(f"--report_to: figures and files are not tracked, {error}\n")
+            return
+        for name in [name for name in files if any(fnmatch(name, pattern) for pattern in TRACKED)]:
+            content = files[name] if isinstance(files[name], bytes) else files[name].read_bytes()
+            write(Path(copies) / name, content)
+        table = rows_of(results["test"][TASKS[results["test"]["problem_type"]].table], "label")
+        for give, callback in receivers:
+            give(callback, Path(copies), table, trainer.state.global_step)
+
+
+def _to_tensorboard(callback: TensorBoardCallback, copies: Path, table: tuple, step: int) -> None:
+    from matplotlib.image import imread
+
+    for file in copies.glob("figures/*.png"):
+        callback.tb_writer.add_image(f"test/{file.stem}", imread(file)[..., :3], step, dataformats="HWC")
+    for name in (name for name in TRACKED if (copies / name).is_file()):
+        text = (copies / name).read_text()
+        callback.tb_writer.add_text(name, text if name.endswith(".md") else f"```\n{text}```", step)
+    callback.tb_writer.add_text("test/by_label", markdown_table(*table), step)
+    callback.on_train_end(None, None, None)  # closes the file
+
+
+def _to_wandb(callback: WandbCallback, copies: Path, table: tuple, step: int) -> None:
+    import wandb
+
+    figures = {f"test/{file.stem}": wandb.Image(str(file)) for file in copies.glob("figures/*.png")}
+    wandb.log(figures | {"test/by_label": wandb.Table(*table), "train/global_step": step})
+    artifact = wandb.Artifact(f"results-{wandb.run.id}", type="results")
+    artifact.add_dir(str(copies))
+    wandb.log_artifact(artifact)
+    wandb.finish()
+
+
+def _to_trackio(callback: TrackioCallback, copies: Path, table: tuple, step: int) -> None:
+    import trackio
+
+    header, rows = table
+    frame = pd.DataFrame(rows, columns=header)
+    figures = {f"test/{file.stem}": trackio.Image(file) for file in copies.glob("figures/*.png")}
+    trackio.log(figures | {"test/by_label": trackio.Table(dataframe=frame), "train/global_step": step})
+    trackio.log_artifact(
+        str(copies), name=re.sub(r"[^\w.-]+", "-", f"results-{trackio.context_vars.current_run.get().name}")
+    )
+    trackio.finish()
+
+
+TRACKERS = {TensorBoardCallback: _to_tensorboard, WandbCallback: _to_wandb, TrackioCallback: _to_trackio}
 
 
 # ---- pushing

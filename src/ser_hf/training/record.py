@@ -59,10 +59,10 @@ class Setup:
         return f"{self.protocol.name} fold {self.fold}: {sizes}{warning}"
 
     def about(self) -> dict[str, Any]:
-        """What a tracker's list of runs should show beside the flags."""
+        """What a tracker's list of runs should show: the flags that may be published, and the data."""
         report = self.report
         names = {"recipe": self.recipe, "corpus": report.corpus, "labels": report.labels}
-        return names | {"protocol": self.protocol.name, "fold": self.fold}
+        return portable(self.overrides) | names | {"protocol": self.protocol.name, "fold": self.fold}
 
     def facts(self) -> dict[str, Any]:
         """The part of `results.json` that is known before training."""
@@ -84,12 +84,13 @@ class Setup:
 
 
 class TrackedArguments(TrainingArguments):
-    """TrainingArguments that name a run's data too: trackers keep `to_dict` as the configuration of a run."""
+    """TrainingArguments that name a run's data too, and no path of this machine: trackers keep `to_dict` as the
+    configuration of a run."""
 
     about: Mapping[str, Any] = MappingProxyType({})
 
     def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {**self.about}
+        return portable(super().to_dict()) | {**self.about}
 
 
 def describe(splits: DatasetDict) -> dict[str, dict]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -94,7 +95,7 @@ def start(settings: Settings) -> "tuple[Settings, Repository | None]":
     import torch
     import transformers
 
-    from .hub import claim, destination, published_files
+    from .hub import PRIVATE, claim, destination, published_files
     from .output import claim_output, read_record
 
     training, overwrite = settings.training, settings.run.overwrite_output_dir
@@ -116,6 +117,9 @@ def start(settings: Settings) -> "tuple[Settings, Repository | None]":
     transformers.utils.logging.disable_progress_bar()  # of loading and saving weights; training keeps its own
     transformers.set_seed(training.seed)
     changes = {"push_to_hub": False}  # the Trainer would create a public repository and upload every checkpoint
+    if training.report_to:
+        os.environ.update({name: value for name, value in PRIVATE.items() if name not in os.environ})
+        changes["run_name"] = training.run_name or f"{folder.name} {datetime.now():%Y-%m-%d %H:%M:%S}"
     if torch.cuda.is_available() and "dataloader_num_workers" not in settings.overrides:
         changes["dataloader_num_workers"] = DATALOADER_WORKERS
     return replace(settings, training=changed(training, **changes)), push_to
@@ -342,7 +346,7 @@ def finish(
     from ..evaluation.card import write_report
     from ..evaluation.report import lines
     from ..evaluation.scoring import compare, decision_thresholds, groups, predictions_table, score, utterance_logits
-    from .hub import divide_logits, last_layer, push_run, save_model
+    from .hub import divide_logits, last_layer, push_run, save_model, track
     from .lora import save_adapter
     from .output import move_in
     from .record import describe_model, machine, versions
@@ -425,8 +429,8 @@ def finish(
         table = predictions_table(splits["test"], test, names, kind, others)
         write_report(new, results, table, setup.push_to and setup.push_to.id)
         move_in(new, folder)
-    if training.report_to:  # trackers
-        trainer.log({f"test_{name}": value for name, value in results["test"]["metrics"].items() if value is not None})
+    if training.report_to:
+        track(trainer, folder, results)
     say(*lines(results), "", f"saved {saved.__name__} and the report in {folder}")
     if setup.push_to:
         say(f"pushed to {push_run(folder, setup.push_to)}")

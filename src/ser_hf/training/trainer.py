@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize
 
@@ -22,6 +22,7 @@ from ..data.audio import seconds_read
 from ..data.batching import LengthBatchSampler, evaluation_batches
 from ..data.columns import select_present
 from ..errors import SerError
+from .hub import TRACKERS, forget_paths
 from .losses import Loss
 from .output import RECORD, complete, rotate, seal
 from .run import changed
@@ -124,6 +125,11 @@ class SerTrainer(Trainer):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
+        if self.args.report_to:
+            forget_paths(self.model)
+            for callback in self.callback_handler.callbacks:
+                if type(callback) in TRACKERS:  # they call all scores `test`, those of validation too
+                    callback.on_predict = TrainerCallback().on_predict
         self.save_total_limit = self.args.save_total_limit
         self.args = changed(self.args, save_total_limit=None)  # `_save_checkpoint` removes older checkpoints itself
         self.budget, self.length, self.clips, self.loss = budget, length, clips or ClipArguments(), loss or Loss()
