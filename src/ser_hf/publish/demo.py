@@ -31,7 +31,7 @@ def speech_recogniser(name: str):
     check_checkpoint(name, "--asr")
     try:
         return pipeline("automatic-speech-recognition", model=name, chunk_length_s=30)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # of an encoder without a vocabulary
         raise SerError(f"--asr {name}: no speech recogniser ({one_line(error)}); such as openai/whisper-tiny") from None
 
 
