@@ -20,6 +20,7 @@ COMMANDS = {
     "predict": "emotions of audio files, by a trained model",
     "doctor": "why a model may fail on recordings: what its training clips were like, what they are like",
     "demo": "serve a page in the browser: record or upload a clip, see its emotions over time",
+    "stress": "how a model bears noise, codecs, small changes; is it fair to groups of speakers?",
     "plot": "draw waveform, mel spectrogram, MFCC, windows and SpecAugment of an audio file",
     "embed": "what a pretrained encoder makes of a corpus, as a dataset",
     "convert": "rewrite a foreign checkpoint (soxan, s3prl, pickled weights) as one that loads whole",

@@ -51,9 +51,12 @@ class Parser(argparse.ArgumentParser):
         raise SerError(f"{readable(message)}; see {self.prog} --help")
 
 
-def corpus_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of every command that reads one corpus, in the words of the recipes' flags."""
-    parser.add_argument("name", help="a corpus (`ser-hf corpora` lists them), a folder, a table or a Hub dataset")
+def corpus_arguments(parser: argparse.ArgumentParser, *flag: str) -> None:
+    """The arguments of every command that reads one corpus, in the words of the recipes' flags. Its `name` comes first,
+    or is that of a required `flag`."""
+    text = "a corpus (`ser-hf corpora` lists them), a folder, a table or a Hub dataset"
+    named = {"dest": "name", "required": True, "metavar": "CORPUS"} if flag else {}
+    parser.add_argument(*(flag or ["name"]), help=text, **named)
     parser.add_argument("--data_dir", help="the corpus's folder; else it is looked for under $SER_DATA_DIR")
     parser.add_argument("--labels", help="label configuration, such as 4class; else the corpus's default")
     parser.add_argument("--num_proc", type=positive, help="processes that read the audio")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SerError
-from ..evaluation import CLASSES
 from ..evaluation.tables import number, shown, text_table, with_interval
 from ..files import named_file, write
 from ..training.run import say
@@ -88,33 +87,26 @@ def score_groups(pipe, corpus: "Dataset", outside: "dict[str, np.ndarray]") -> t
     from tqdm import tqdm
 
     from ..data.audio import decode
-    from ..evaluation.scoring import score
+    from ..evaluation.scoring import answerable, pipeline_scores, score
     from ..evaluation.tasks import TASKS
 
-    kind, feature = pipe.problem_type, corpus.features["label"]
+    kind = pipe.problem_type
     names = [name for _, name in sorted(pipe.model.config.id2label.items())]
-    labels = corpus["label"][:]
-    if hasattr(feature, "names") != (kind == CLASSES) or (kind != CLASSES and len(labels[0]) != len(names)):
-        return {}, [f"not scored: the model answers {', '.join(names)}, the labels are others"]
-    if kind == CLASSES:
-        labels = [names.index(word) if (word := feature.names[label]) in names else None for label in labels]
-    rows = np.flatnonzero([label is not None for label in labels])
-    lacking = len(corpus) - len(rows)
-    remarks = [f"not scored: {lacking} with labels that the model lacks"] if lacking else []
+    try:
+        labels, rows, remarks = answerable(names, kind, corpus)
+    except SerError as error:
+        return {}, [str(error)]
     rate = pipe.feature_extractor.sampling_rate
     clips = ({"array": decode(audio, rate), "sampling_rate": rate} for audio in corpus.select(rows)["audio"])
-    answers = tqdm(pipe(clips, on_error="return", batch_size=8), "scoring", len(rows), unit=" clips", disable=None)
-    scores, failed = {}, []
-    for row, answer in zip(rows.tolist(), answers, strict=True):
-        if isinstance(answer, list):
-            scores[row] = {entry["label"]: entry["score"] for entry in answer}
-        else:
-            failed.append(answer["error"])
+    answers = pipeline_scores(pipe, tqdm(clips, "scoring", len(rows), unit=" clips", disable=None))
+    failed = [answer for answer in answers if isinstance(answer, str)]
     if failed:
         remarks.append(f"not scored: {len(failed)} that the model cannot read; the first: {failed[0]}")
+    scores = {row: answer for row, answer in zip(rows.tolist(), answers, strict=True) if not isinstance(answer, str)}
     if not scores:
         return {}, remarks
-    logits = {row: TASKS[kind].logits(np.array([by_name[name] for name in names])) for row, by_name in scores.items()}
+    label_of = dict(zip(rows.tolist(), labels.tolist(), strict=True))
+    logits = {row: TASKS[kind].logits(values) for row, values in scores.items()}
     scored = np.isin(np.arange(len(corpus)), list(scores))
     speakers = np.array(corpus["speaker"][:], dtype=object)
     columns = {"speaker": speakers}
@@ -132,7 +124,7 @@ def score_groups(pipe, corpus: "Dataset", outside: "dict[str, np.ndarray]") -> t
     for name, mask in groups.items():
         rows = np.flatnonzero(mask)
         if len(rows) >= LEAST_GROUP or name == "all":
-            part = Dataset.from_dict({"label": [labels[row] for row in rows], "speaker": speakers[rows].tolist()})
+            part = Dataset.from_dict({"label": [label_of[row] for row in rows], "speaker": speakers[rows].tolist()})
             results[name] = score(part, np.stack([logits[row] for row in rows]), names, kind, limits)
     return results, remarks
 

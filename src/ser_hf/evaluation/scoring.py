@@ -1,12 +1,14 @@
 """What is reported of one scored part of a corpus, as data: metrics, intervals, tables, comparisons, predictions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset
 
+from ..data.schema import SPELLINGS
 from ..data.windows import combine
+from ..errors import SerError
 from . import bootstrap
 from .metrics import tune_thresholds
 from .tasks import CLASSES, TASKS
@@ -90,6 +92,41 @@ def groups(
         quartiles = np.percentile(defined, (0, 25, 50, 75, 100)).tolist()
         by_speaker = {"metric": task.selected_by, "speakers": len(defined), "quartiles": quartiles}
     return {"by_gender": by_gender, "by_speaker": by_speaker}
+
+
+def answerable(names: Sequence[str], problem_type: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The labels of a part in the order of a model's label names, the rows that have one, and remarks on the others. A
+    class of another spelling (`hap`) is the same class. SerError: the labels are none that the model answers."""
+    feature, labels = dataset.features["label"], dataset["label"][:]
+    classes = problem_type == CLASSES
+    if hasattr(feature, "names") != classes or (not classes and len(labels[0]) != len(names)):
+        raise SerError(f"not scored: the model answers {', '.join(names)}, the labels are others")
+    if not classes:
+        return np.array(labels), np.arange(len(labels)), []
+    place = {SPELLINGS.get(name.lower(), name): index for index, name in enumerate(names)}
+    here = [place.get(SPELLINGS.get(name.lower(), name), -1) for name in feature.names]
+    numbers = np.array(here)[labels]
+    rows = np.flatnonzero(numbers >= 0)
+    if not len(rows):
+        theirs = ", ".join(feature.names)
+        raise SerError(f"not scored: the model answers {', '.join(names)}, and the labels are {theirs}")
+    lacking = len(labels) - len(rows)
+    remarks = [f"not scored: {lacking} with labels that the model lacks"] if lacking else []
+    return numbers[rows], rows, remarks
+
+
+def pipeline_scores(pipe, clips: Iterable[dict], **options) -> list[np.ndarray | str]:
+    """What a `SerPipeline` answers to each clip, in the order of its label names; or the error."""
+    names = [name for _, name in sorted(pipe.model.config.id2label.items())]
+    found = []
+    for answer in pipe((clip for clip in clips), on_error="return", **{"batch_size": 8, **options}):
+        if isinstance(answer, dict) and "error" in answer:
+            found.append(answer["error"])
+            continue
+        entries = answer["scores"] if isinstance(answer, dict) else answer
+        by_name = {entry["label"]: entry["score"] for entry in entries}
+        found.append(np.array([by_name[name] for name in names]))
+    return found
 
 
 def compare(

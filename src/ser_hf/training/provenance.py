@@ -46,16 +46,27 @@ def training_of(setup: Setup) -> dict[str, Any]:
 def trainings_of(name_or_path: str) -> list[dict[str, Any]]:
     """The trainings of a checkpoint and of those it was made from: from the record of its folder (of its run, for a
     `checkpoint-100`), else from its `results.json`, there or on the Hub; empty without such a file."""
-    folder = Path(name_or_path).expanduser()
-    run = folder.parent if re.fullmatch(r"checkpoint-\d+", folder.name) else folder
+    folder, run = Path(name_or_path).expanduser(), _run_of(name_or_path)
     if record := read_record(folder) or read_record(run):
         return record["trained_on"]
-    file = optional_file(name_or_path if run is folder else str(run), "results.json")
+    return trainings_in(results_of(name_or_path))
+
+
+def results_of(name_or_path: str) -> dict[str, Any]:
+    """The `results.json` of a model: of its folder (of its run, for a `checkpoint-100`) or on the Hub; empty without
+    such a file."""
+    folder, run = Path(name_or_path).expanduser(), _run_of(name_or_path)
+    file = optional_file(name_or_path if run == folder else str(run), "results.json")
     try:
         results = json.loads(file.read_text()) if file else {}
     except (OSError, ValueError):
-        return []  # no such checkpoint: loading it will raise; or a file of that name that is not ours
-    return trainings_in(results)
+        return {}  # no such checkpoint: loading it will raise; or a file of that name that is not ours
+    return results if isinstance(results, dict) else {}
+
+
+def _run_of(name_or_path: str) -> Path:
+    folder = Path(name_or_path).expanduser()
+    return folder.parent if re.fullmatch(r"checkpoint-\d+", folder.name) else folder
 
 
 def check_checkpoints(names: Sequence[str], setup: Setup, do_train: bool = True) -> list[dict[str, Any]]:
