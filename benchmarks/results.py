@@ -8,6 +8,7 @@ each on a line of its own, and everything outside them is written by hand:
 
     <!-- results of CORPUS -->              every system that was measured on a corpus
     <!-- summary of CORPUS/PROTOCOL/SYSTEM ... -->  one line for each of these results, if of classes
+    <!-- stress of NAME ... -->             recipes/results/stress/NAME.json, each the stress.json of a run
     <!-- reference work -->                 the figures of recipes/results/reference.json
     <!-- end -->
 """
@@ -21,12 +22,13 @@ from pathlib import Path
 from ser_hf.cli.cv_report import spread
 from ser_hf.cli.record import ROOT, results_folder
 from ser_hf.errors import SerError
+from ser_hf.evaluation.stress import beyond_limit, key_of
 from ser_hf.evaluation.tables import escape, markdown_table, number, shown, with_interval
 from ser_hf.evaluation.tasks import CLASSES, TASKS, Task
 from ser_hf.files import write
 
 PAGES = ("recipes/README.md", "README.md")  # where tables are; the first must show every corpus with results
-BLOCK = re.compile(r"(<!-- (results of|summary of|reference work)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- (results of|summary of|stress of|reference work)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -63,7 +65,8 @@ def render(page: str, folder: Path) -> str:
     Raises:
         SerError: a comment names results that do not exist.
     """
-    kinds = {"results of": _results_of, "summary of": _summary_of, "reference work": _reference_work}
+    kinds = {"results of": _results_of, "summary of": _summary_of, "stress of": _stress_of}
+    kinds["reference work"] = _reference_work
     return BLOCK.sub(lambda found: f"{found[1]}\n{kinds[found[2]](found[3].split(), folder)}\n\n{found[4]}", page)
 
 
@@ -199,6 +202,34 @@ def _reference_uar(one: dict, reference: list[dict]) -> str:
         and row["here"].items() <= settings.items()
     ]
     return _printed(same, "uar")
+
+
+def _stress_of(names: list[str], folder: Path) -> str:
+    """What becomes of systems under each change, side by side, and the widest gap between groups by attribute."""
+    reports = {name: one for name in names for one in _load(f"stress/{name}", folder)}
+    head, recorded, about, gaps, made = ["change"], ["as recorded"], [], [], {}
+    for name, one in reports.items():
+        metric = one["metric"]
+        head += [f"{name}: kept", shown(metric)]
+        recorded += ["-", number(one["clean"]["metrics"][metric])]
+        about.append(
+            f"{name}: {one['corpus']} ({one['labels']}), {one['protocol']} fold {one['fold']}, {one['clips']} clips of "
+            f"{one['speakers']} unseen speakers."
+        )
+        for change in one["changes"]:
+            cells = [number(change["kept"]), number(change["metrics"].get(metric))]
+            made.setdefault(key_of(change), {})[name] = cells
+        for attribute, entry in one["groups"].items():
+            if not entry["not_judged"]:
+                widest = max(entry["groups"], key=lambda group: abs(group["gap"]))
+                beyond = [
+                    f"{group['group']}: {beyond_limit(group)}" for group in entry["groups"] if beyond_limit(group)
+                ]
+                figures = [number(widest[figure]) for figure in ("gap", "limit")]
+                gaps.append([name, attribute, len(entry["groups"]), *figures, "; ".join(beyond) or "-"])
+    rows = [[key, *(cell for name in reports for cell in cells.get(name, ["-", "-"]))] for key, cells in made.items()]
+    of_gaps = ["system", "attribute", "groups", "widest gap of UAR", "its limit", "beyond chance"]
+    return "\n\n".join([" ".join(about), markdown_table(head, [recorded, *rows]), markdown_table(of_gaps, gaps)])
 
 
 def _reference_work(_: list[str], folder: Path) -> str:

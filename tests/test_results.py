@@ -5,6 +5,7 @@ python -m pytest tests/test_results.py
 
 import copy
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -232,6 +233,25 @@ def test_several_seeds_show_the_spread_over_seeds(cv, tmp_path):
     assert "0.875 ± 0.177 (seeds ± 0.177)" in text
     # pooled: 1 and (2/3 + 1) / 2; the lowest bound is seed 2's with speaker B twice, the highest is seed 1's
     assert "0.917 [0.500, 1.000]" in text
+
+
+def test_stress_reports_stand_side_by_side(tmp_path):
+    about = {"corpus": "emo", "labels": "2class", "protocol": "two", "fold": 0, "clips": 6, "speakers": 2}
+    gain = {"name": "gain", "strength": 2, "unit": "dB", "kept": 0.9, "metrics": {"uar": 0.7}}
+    wide = {"group": "female", "gap": -0.2, "limit": 0.1, "biased": True, "classes": []}
+    groups = {"gender": {"not_judged": None, "groups": [{**wide, "group": "male", "gap": 0.1, "biased": False}, wide]}}
+    scored = {"metric": "uar", "clean": {"metrics": {"uar": 0.75}}}
+    (tmp_path / "stress").mkdir()
+    for name, change in (("a", gain), ("b", gain | {"strength": -2})):
+        report = about | scored | {"changes": [change], "groups": groups if name == "a" else {}}
+        (tmp_path / "stress" / f"{name}.json").write_text(json.dumps(report))
+    text = results.render("<!-- stress of a b -->\n<!-- end -->", tmp_path)
+    lines = [re.sub(" +", " ", line) for line in text.splitlines()]
+    assert "| change | a: kept | UAR | b: kept | UAR |" in lines
+    assert "| as recorded | - | 0.750 | - | 0.750 |" in lines
+    assert "| gain 2 dB | 0.900 | 0.700 | - | - |" in lines and "| gain -2 dB | - | - | 0.900 | 0.700 |" in lines
+    assert "| a | gender | 2 | -0.200 | 0.100 | female: UAR -0.20 |" in lines
+    assert "a: emo (2class), two fold 0, 6 clips of 2 unseen speakers." in text
 
 
 def test_a_table_of_nothing(folder):

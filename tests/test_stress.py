@@ -11,11 +11,12 @@ import pytest
 from scipy.signal import correlate
 from transformers import Wav2Vec2FeatureExtractor
 
-from conftest import tiny_config
+from conftest import settings_of, setup_of, system_of, tiny_config
 from ser_hf.cli import main
 from ser_hf.data.cache import content_hash
 from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import split
+from ser_hf.errors import SerError
 from ser_hf.evaluation import fairness, perturbations, stress
 from ser_hf.evaluation.perturbations import CHANGES, KINDS, apply
 from ser_hf.models import SerConfig, SerForAudioClassification
@@ -244,6 +245,8 @@ def test_small_groups_are_named_and_not_judged():
     groups = np.where(np.arange(len(groups)) == 0, None, groups)
     found = fairness.judge(labels, answers(labels, rng()), groups, NAMES)
     assert [group["group"] for group in found["groups"]] == ["a", "b"] and found["too_small"] == {"c": 8}
+    crowd = fairness.judge(np.zeros(60, int), np.zeros(60, int), [f"text {number // 2}" for number in range(60)], NAMES)
+    assert crowd["groups"] == [] and crowd["too_small_groups"] == 30 and len(crowd["too_small"]) == 12
     assert found["not_judged"] is None and found["groups"][0]["clips"] == 31
     assert all(one["limit"] is None for one in found["groups"][1]["classes"])  # five clips of a class: no recall
     alone = fairness.judge(labels[:20], labels[:20], ["a"] * 20, NAMES)
@@ -319,22 +322,22 @@ def calls_of(monkeypatch, stop_after: int | None = None) -> list[int]:
 
 def test_an_interrupted_command_goes_on_and_ends_as_an_unbroken_one(model, tmp_path, monkeypatch, capsys):
     folder, test = model
-    flags = [folder, "--dataset", "demo", "--changes", "small", "noise"]
+    flags = [folder, "--dataset", "demo", "--changes", "room", "silence"]
+    monkeypatch.setattr(perturbations, "BLOCK", 50)
     monkeypatch.setenv("SER_CACHE", str(tmp_path / "one"))
     with monkeypatch.context() as patch:
         unbroken = calls_of(patch)
         status, out, _ = run(capsys, *flags, "--out", tmp_path / "unbroken")
     report = json.loads((tmp_path / "unbroken" / "stress.json").read_text())
-    assert len(unbroken) == 27 * -(-len(test) // perturbations.BLOCK)  # each change once: 14 small, 12 noises, none
-    assert status == (0 if report["reached"] else 1)
+    assert status == 0 and unbroken == 5 * [50, 50, 20]  # no change and four, each clip once
     monkeypatch.setenv("SER_CACHE", str(tmp_path / "two"))
     with monkeypatch.context() as patch:
-        calls_of(patch, stop_after=9)
+        calls_of(patch, stop_after=7)
         assert run(capsys, *flags, "--out", tmp_path / "resumed")[0] == 130
     with monkeypatch.context() as patch:
         rest = calls_of(patch)
         run(capsys, *flags, "--out", tmp_path / "resumed")
-    assert len(rest) == len(unbroken) - 9
+    assert len(rest) == len(unbroken) - 7
     for name in ("stress.json", "stress.md", "figures/stress.png"):
         assert (tmp_path / "resumed" / name).read_bytes() == (tmp_path / "unbroken" / name).read_bytes()
     with monkeypatch.context() as patch:
@@ -345,10 +348,22 @@ def test_an_interrupted_command_goes_on_and_ends_as_an_unbroken_one(model, tmp_p
     assert set(report["groups"]["speaker"]["too_small"]) | {
         group["group"] for group in report["groups"]["speaker"]["groups"]
     } == set(test["speaker"])
-    gain = next(one for one in report["changes"] if one["name"] == "gain")
-    assert f"gain -2 dB | {gain['kept']:.3f}" in re.sub(" +", " ", out)
+    room = report["changes"][0]
+    assert f"reverberation 0.3 s | {room['kept']:.3f}" in re.sub(" +", " ", out)
     for one in report["changes"]:
         assert 0 <= one["kept"] <= 1 and one["failed"] == 0 and set(one["metrics"]) >= {"uar", "wa"}
+
+
+def test_babble_is_of_other_speakers_in_any_order():
+    corpus = load_corpus("demo")
+    voices, mixed = (perturbations.Voices(rows, RATE) for rows in (corpus, corpus.shuffle(seed=1)))
+    assert voices.ids == mixed.ids and len(set(voices.ids)) == perturbations.POOL
+    assert len(set(voices.speakers)) == len(set(corpus["speaker"]))
+    id, speaker = voices.ids[3], voices.speakers[3]
+    others = [name for name in voices.speakers if name != speaker]
+    assert len(voices.other("another", speaker)) == len(others) < perturbations.POOL
+    unknown = perturbations.Voices(corpus.remove_columns("speaker").add_column("speaker", [None] * len(corpus)), RATE)
+    assert len(unknown.other(id, None)) == perturbations.POOL - (id in unknown.ids)
 
 
 def test_clean_scores_are_the_pipelines_and_kept_is_counted(model, tmp_path, capsys):
@@ -356,7 +371,7 @@ def test_clean_scores_are_the_pipelines_and_kept_is_counted(model, tmp_path, cap
     from ser_hf.data.audio import decode
 
     folder, test = model
-    run(capsys, folder, "--dataset", "demo", "--changes", "silence")
+    status, _, _ = run(capsys, folder, "--dataset", "demo", "--changes", "silence")
     report = json.loads((folder / "stress.json").read_text())
     pipe, names = load(str(folder), False), test.features["label"].names
     clips = [decode(row["audio"], RATE) for row in test]
@@ -366,7 +381,9 @@ def test_clean_scores_are_the_pipelines_and_kept_is_counted(model, tmp_path, cap
     assert report["clean"]["metrics"]["wa"] == pytest.approx(np.mean(right))
     (ends,) = (one for one in report["changes"] if one["name"] == "zeros at both ends")
     assert ends["kept"] == pytest.approx(np.mean([a == b for a, b in zip(plain, padded, strict=True)]))
-    assert report["reached"] is None and "No small changes were made" in (folder / "stress.md").read_text()
+    assert (
+        status == 0 and report["reached"] is None and "No small changes were made" in (folder / "stress.md").read_text()
+    )
 
 
 def test_a_strangers_model_is_scored_on_all_or_on_a_fold(model, tmp_path, capsys):
@@ -382,7 +399,7 @@ def test_a_strangers_model_is_scored_on_all_or_on_a_fold(model, tmp_path, capsys
     corpus = load_corpus("demo")
     sad = corpus["label"][:].count(corpus.features["label"].names.index("sad"))
     assert status == 0 and report["clips"] == len(corpus) - sad and "with labels that the model lacks" in out
-    assert report["fold"] is None and report["changes"] == [] and "all of demo" in out
+    assert report["fold"] is None and report["changes"] == [] and "scored: all clips" in out
     assert run(capsys, *theirs, "--fold", 1, "--out", tmp_path / "one")[0] == 0
     report = json.loads((tmp_path / "one" / "stress.json").read_text())
     assert [report["protocol"], report["fold"]] == ["6fold", 1] and report["speakers"] < 24
@@ -426,3 +443,22 @@ def test_mistakes_are_one_line(model, tmp_path, capsys):
     ):
         status, _, err = run(capsys, *argv)
         assert status == 2 and words in err and err.count("\n") == 1, err
+
+
+def test_the_flag_of_the_recipes(model, monkeypatch):
+    """`--stress true` scores the run's test part as the command does, and a text recipe refuses it."""
+    from ser_hf.training import run as training_run
+
+    folder, test = model
+    monkeypatch.setattr(perturbations, "CHANGES", [OF["gain 2 dB"]])
+    saved = SerForAudioClassification.from_pretrained(folder)
+    corpus = load_corpus("demo")
+    setup = setup_of("wav2vec2_cls", split(corpus, "demo"), label_names=corpus.features["label"].names)
+    files = training_run.stress_files(saved, Wav2Vec2FeatureExtractor(), setup, {}, "cpu")
+    report = json.loads(files["stress.json"])
+    assert sorted(files) == ["figures/stress.png", "stress.json", "stress.md"]
+    assert [report["corpus"], report["fold"], report["clips"]] == ["demo", 0, len(test)]
+    assert [change["name"] for change in report["changes"]] == ["gain"] and report["reached"] is not None
+    settings = settings_of("text_cls", "--dataset", "demo", "--stress", "true")
+    with pytest.raises(SerError, match="--stress true: changes recordings"):
+        training_run.prepare("text_cls", system_of("text_cls"), settings)

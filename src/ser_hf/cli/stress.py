@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SerError
-from ..files import claim, write
+from ..files import hold, write
 from ..training.run import say
 from .console import Parser, check_outside, columns_of, corpus_arguments, natural
 from .predict import fingerprint, load
@@ -53,53 +53,54 @@ def main(argv: list[str]) -> int:
         raise SerError(f"--protocol {args.protocol}: does nothing without --fold")
     if "none" in (chosen := args.changes or []) and len(chosen) > 1:
         raise SerError("--changes none: makes no change, so that the others do nothing; leave them out")
-    claim(out, f"--out {args.out}" if args.out else args.model)
 
     from ..data.loading import find_source
     from ..data.loading import load as load_source
     from ..evaluation.perturbations import CHANGES
-    from ..evaluation.stress import files, section, stress
+    from ..evaluation.stress import files, section, stress, window_options
+    from ..training.output import read_record, write_record
     from ..training.provenance import results_of
 
-    results = results_of(args.model)
-    labels = args.labels
-    source = find_source(args.name, labels, args.data_dir, args.protocol, columns_of(args))
+    results, columns = results_of(args.model), columns_of(args)
+    source = find_source(args.name, args.labels, args.data_dir, args.protocol, columns)
     own = results.get("corpus", {})
-    if labels is None and own.get("corpus") == source.shown and own["labels"] != source.config.name:
-        source = find_source(args.name, own["labels"], args.data_dir, args.protocol, columns_of(args))
+    if args.labels is None and own.get("corpus") == source.shown:
+        source = find_source(args.name, own["labels"], args.data_dir, args.protocol, columns)
     if args.out:
         check_outside(source, out, "--out")
+    hold(out, f"--out {args.out}" if args.out else args.model)
     pipe = load(args.model, args.trust_remote_code)
     corpus, report = load_source(source, num_proc=args.num_proc)
     if corpus["audio_hash"][0] is None:
         raise SerError(f"--dataset {args.name}: has no audio")
     say(*report.lines())
-    rows, where = choose(args, source, corpus)
-    say(where["line"])
+    rows, part = choose(args, source, corpus)
+    whole = "all clips" + (", TRAINING CLIPS INCLUDED" if args.part == "all" else "")
+    say("scored: " + (whole if part["fold"] is None else f"the test part of {part['protocol']} fold {part['fold']}"))
     changes = [change for change in CHANGES if not chosen or change.kind in chosen]
-    windows = results.get("windows")
-    options = {} if windows is None else {
-        "window_s": windows["seconds"], "hop_s": min(windows["hop"], windows["seconds"])
-    }  # fmt: skip
-    found = stress(pipe, rows, corpus, fingerprint(pipe.model), changes, **options)
-    about = {"model": folder.resolve().name if folder.is_dir() else args.model, "corpus": source.shown}
-    found = about | {"labels": source.config.name, **where} | found
-    for name, content in files(found, f"{about['model']} on {where['line']}").items():
-        write(out / name, content)
-    say("", section(found), f"written: {out / 'stress.json'}, stress.md and figures/stress.png")
+    found = stress(pipe, rows, corpus, fingerprint(pipe.model), changes, **window_options(results))
+    name = folder.resolve().name if folder.is_dir() else args.model
+    written = files({"model": name, "corpus": source.shown, "labels": source.config.name, **part}, found)
+    for file, content in written.items():
+        write(out / file, content)
+    if record := read_record(out):  # what a run has written is published with it, and removed with it
+        write_record(
+            out, record["trained_on"], record["files"] | {file: (out / file).stat().st_size for file in written}
+        )
+    say("", section(found), f"written: {', '.join(map(str, (out / file for file in written)))}")
     return 1 if found["reached"] is False else 0
 
 
 def choose(args: argparse.Namespace, source: "Source", corpus: "Dataset") -> "tuple[Dataset, dict]":
-    """The rows to score, and what they are: `protocol`, `fold`, `part`, and a `line` for people. Raises SerError: a
-    flag that does nothing for this model, or the run was trained on what would be scored."""
+    """The rows to score, and their `protocol`, `fold` and `part`. Raises SerError: a flag that does nothing for this
+    model, no such fold, or the run was trained on what would be scored."""
     from ..data.cache import content_hash
     from ..data.loading import find_protocol
     from ..data.splits import folds_of
     from ..training.provenance import trainings_of
 
     own = [one for one in trainings_of(args.model) if source.shown in (one["corpus"], *one["added"])]
-    everything = {"protocol": None, "fold": None, "part": "all", "line": f"all of {source.shown}"}
+    everything = {"protocol": None, "fold": None, "part": "all"}
     if not own:
         if args.part:
             problem = f"{args.model} was not trained on {source.shown}, as far as is known, and all of it is scored"
@@ -109,11 +110,11 @@ def choose(args: argparse.Namespace, source: "Source", corpus: "Dataset") -> "tu
         tests = folds_of(corpus, source.protocol)
         if args.fold >= len(tests):
             raise SerError(f"--fold {args.fold}: {source.protocol.name!r} has folds 0 to {len(tests) - 1}")
-        return corpus.select(tests[args.fold]), _part(source, source.protocol.name, args.fold)
+        return corpus.select(tests[args.fold]), _test(source.protocol.name, args.fold)
     if args.fold is not None:
         raise SerError(f"--fold {args.fold}: {args.model} was trained on {source.shown}, its own fold is scored")
     if args.part == "all":
-        return corpus, everything | {"line": f"all of {source.shown}, TRAINING CLIPS INCLUDED"}
+        return corpus, everything
     told = "--part all scores it all the same"
     if any(source.shown in one["added"] for one in own):
         raise SerError(f"{args.model} was trained on all of {source.shown}; {told}")
@@ -123,8 +124,8 @@ def choose(args: argparse.Namespace, source: "Source", corpus: "Dataset") -> "tu
     if content_hash(*sorted(rows["id"])) != own[0]["test_ids"] and speakers != own[0]["test_speakers"]:
         problem = f"fold {fold} of {name} has other clips and speakers than the test of {args.model}"
         raise SerError(f"--dataset {args.name}: {problem}; give the corpus and --labels of the run; {told}")
-    return rows, _part(source, name, fold)
+    return rows, _test(name, fold)
 
 
-def _part(source: "Source", protocol: str, fold: int) -> dict:
-    return {"protocol": protocol, "fold": fold, "part": "test", "line": f"{source.shown}, {protocol} fold {fold}"}
+def _test(protocol: str, fold: int) -> dict:
+    return {"protocol": protocol, "fold": fold, "part": "test"}

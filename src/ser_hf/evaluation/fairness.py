@@ -23,6 +23,7 @@ import pandas as pd
 
 DRAWS, LEVEL = 1000, 95  # simulations; the percentile that is the threshold
 LEAST_GROUP = 20  # clips of a group that is judged; smaller ones are named
+MOST_NAMED = 12  # of the smaller ones
 LEAST_CLASS = 8  # clips of a class in a group whose recall is judged, as in ser-tests
 CELLS = 4_000_000  # counts that are simulated at a time
 PITCH_HZ = (145.0, 190.0)  # between low, medium and high mean pitch of a speaker, as in ser-tests
@@ -92,8 +93,8 @@ def judge(labels, predictions, groups: Sequence[str | None], names: Sequence[str
     `groups`, those of `LEAST_GROUP` clips or more, each `{"group", "clips", "uar", "gap", "limit", "biased",
     "classes"}`, with a list of `{"class", "clips", "recall", "gap", "limit", "labelled", "predicted", "share_gap",
     "share_limit", "biased"}`, where `labelled` and `predicted` are shares of the group's clips, and None stands for
-    what is undefined or not judged; `too_small`, the clips of each other group; `not_judged`, why there are no limits,
-    or None."""
+    what is undefined or not judged; `too_small`, the clips of the largest of the other groups, which are
+    `too_small_groups`; `not_judged`, why there are no limits, or None."""
     codes, found = pd.factorize(np.asarray(groups, dtype=object), sort=True)
     sizes = np.bincount(codes[codes >= 0], minlength=len(found))
     large = np.flatnonzero(sizes >= LEAST_GROUP)
@@ -144,10 +145,12 @@ def judge(labels, predictions, groups: Sequence[str | None], names: Sequence[str
         }
         for group, code in enumerate(large)
     ]
+    small = sorted(np.flatnonzero(sizes < LEAST_GROUP), key=lambda code: -sizes[code])
     why = None if len(large) > 1 else f"fewer than two groups of {LEAST_GROUP} clips"
     return {
         "groups": judged,
-        "too_small": {str(found[code]): int(sizes[code]) for code in np.flatnonzero(sizes < LEAST_GROUP)},
+        "too_small": {str(found[code]): int(sizes[code]) for code in small[:MOST_NAMED]},
+        "too_small_groups": len(small),
         "not_judged": "one group only" if len(found) == 1 else why,
     }
 

@@ -2,6 +2,7 @@
 
 `stress.json` is the report as data:
 
+    model, corpus, labels   their names; `protocol` and `fold` (None: all clips) of `part`, `test` or `all`
     clips, speakers         how many were scored
     problem_type, metric    the kind of labels, and the metric of `changes` and `groups` (`uar`, `map`, `ccc`)
     clean                   of the clips as they are: `metrics`, 95 % `intervals`, `intervals_over`, `per_class`, ...
@@ -21,7 +22,9 @@ import numpy as np
 from datasets import Dataset
 from tqdm import tqdm
 
+from .. import __version__
 from ..data.acoustics import MEASURES, measure_rows
+from ..errors import SerError
 from ..files import png
 from . import CLASSES, LABELS, VALUES, fairness
 from .bootstrap import FEW
@@ -76,11 +79,15 @@ def stress(
     store = store_of(pipe, fingerprint, voices, options)
     clean = scores_of(pipe, rows, None, voices, store, options)
     answered = np.flatnonzero(~np.isnan(clean).any(axis=1))
+    if not len(answered):
+        raise SerError(f"the model answers none of {len(rows)} clips; `ser-hf predict` on one of them says why")
     if len(answered) < len(rows):
         remarks.append(f"{len(rows) - len(answered)} clips without an answer are left out")
         rows, labels, clean = rows.select(answered), labels[answered], clean[answered]
-    if any(not voices.other(id, speaker) for id, speaker in zip(rows["id"], rows["speaker"], strict=True)):
-        changes = [change for change in changes if change.name != BABBLE]
+    others = [change for change in changes if change.name != BABBLE]
+    clips = zip(rows["id"], rows["speaker"], strict=True)
+    if len(others) < len(changes) and any(not voices.other(id, speaker) for id, speaker in clips):
+        changes = others
         remarks.append("no babble noise: the corpus has no other speaker")
     labelled = Dataset.from_dict({"label": labels.tolist(), "speaker": rows["speaker"][:]})
     report = score(labelled, task.logits(clean), names, kind, limits)
@@ -174,13 +181,14 @@ def _small_line(report: dict) -> str:
     below = [one for one in small if one["kept"] < report["goal"]]
     least = min(small, key=lambda one: one["kept"])
     text = (
-        f"Small changes, which nobody hears, keep at least {least['kept']:.1%} of the predictions ({_named(least)}); "
+        f"Small changes, which nobody hears, keep at least {least['kept']:.1%} of the predictions ({key_of(least)}); "
     )
     goal = f"the goal is {report['goal']:.0%}"
     return text + (f"{goal}, and {len(below)} of {len(small)} miss it." if below else f"{goal}: reached.")
 
 
-def _named(change: dict) -> str:
+def key_of(change: dict) -> str:
+    """A change of the report in words, as `Change.key`."""
     return f"{change['name']} {change['strength']:g} {change['unit']}"
 
 
@@ -191,7 +199,7 @@ def _changes_table(report: dict) -> str:
     for one in report["changes"]:
         value = one["metrics"].get(metric)
         difference = None if value is None or before is None else value - before
-        rows.append([KINDS[one["kind"]], _named(one), one["kept"], value, difference])
+        rows.append([KINDS[one["kind"]], key_of(one), one["kept"], value, difference])
     cells = [[*row[:2], *map(number, row[2:])] for row in rows]
     return markdown_table(["kind", "change", "predictions kept", shown(metric), "difference"], cells)
 
@@ -222,7 +230,13 @@ def _groups_table(attribute: str, entry: dict) -> str:
     widest = sorted(entry["groups"], key=lambda one: (not _is_biased(one), -abs(one["gap"])))[:MOST_GROUPS]
     figures = ("uar", "gap", "limit")
     rows = [
-        [one["group"], one["speakers"], one["clips"], *(number(one[name]) for name in figures), _beyond(one)]
+        [
+            one["group"],
+            one["speakers"],
+            one["clips"],
+            *(number(one[name]) for name in figures),
+            beyond_limit(one) or "-",
+        ]
         for one in entry["groups"]
         if one in widest
     ]
@@ -231,9 +245,9 @@ def _groups_table(attribute: str, entry: dict) -> str:
         parts.append(markdown_table([attribute, "speakers", "clips", "UAR", "gap", "limit", "beyond chance"], rows))
     if (hidden := len(entry["groups"]) - len(rows)) > 0:
         parts.append(f"... and {hidden} more, with smaller gaps.")
-    small = list(entry["too_small"].items())
-    names = ", ".join(f"{escape(name)} ({clips} clips)" for name, clips in small[:MOST_GROUPS])
-    names += f" and {len(small) - MOST_GROUPS} more" if len(small) > MOST_GROUPS else ""
+    small = entry["too_small"]
+    names = ", ".join(f"{escape(name)} ({clips} clips)" for name, clips in small.items())
+    names += f" and {more} more" if (more := entry["too_small_groups"] - len(small)) else ""
     if entry["not_judged"]:
         names = f"{entry['not_judged']}" + (f": {names}" if small else "")
     if names:
@@ -241,15 +255,15 @@ def _groups_table(attribute: str, entry: dict) -> str:
     return "\n\n".join(parts)
 
 
-def _beyond(group: dict) -> str:
-    """What of a group is beyond its limit."""
+def beyond_limit(group: dict) -> str:
+    """What of a judged group is beyond its limit; empty if nothing is."""
     found = [f"UAR {group['gap']:+.2f}"] if group["biased"] else []
     for one in group["classes"]:
         if one["limit"] is not None and abs(one["gap"]) > one["limit"]:
             found.append(f"recall of {one['class']} {one['gap']:+.2f}")
         elif one["biased"]:
             found.append(f"answers {one['class']} {one['share_gap']:+.2f}")
-    return "; ".join(found) or "-"
+    return "; ".join(found)
 
 
 def _proportions(report: dict) -> str:
@@ -276,7 +290,7 @@ def figure(report: dict, title: str) -> bytes:
     right.scatter(values, places, c=colour)
     left.axvline(report["goal"], color="0.6", linestyle="--", linewidth=1)
     right.axvline(report["clean"]["metrics"][metric] or 0.0, color="0.6", linestyle="--", linewidth=1)
-    left.set_yticks(places, [_named(one) for one in changes])
+    left.set_yticks(places, [key_of(one) for one in changes])
     left.set(xlabel="predictions kept (dashed: the goal of small changes)", xlim=(0, 1.02))
     right.set(xlabel=f"{shown(metric)} (dashed: as recorded)", xlim=(0, 1.02))
     for axes in (left, right):
@@ -285,10 +299,21 @@ def figure(report: dict, title: str) -> bytes:
     return png(drawing)
 
 
-def files(report: dict, title: str) -> dict[str, str | bytes]:
-    """`stress.json`, `stress.md` and `figures/stress.png` by their names."""
-    text = section(report, "#")
-    drawn = {"figures/stress.png": figure(report, title)} if report["changes"] else {}
-    picture = "\n![stress](figures/stress.png)\n" if drawn else ""
+def files(about: dict, found: dict) -> dict[str, str | bytes]:
+    """`stress.md`, `stress.json` and `figures/stress.png` by their names, from `stress` and what it is `about`:
+    `model`, `corpus`, `labels`, `protocol`, `fold` and `part` (`test` or `all`)."""
+    report, text = {"ser_hf": __version__} | about | found, section(found, "#")
     content = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    return {**drawn, "stress.md": text + picture, "stress.json": content + "\n"}
+    if not report["changes"]:
+        return {"stress.md": text, "stress.json": content + "\n"}
+    where = "all clips" if about["fold"] is None else f"{about['protocol']} fold {about['fold']}"
+    drawn = figure(report, f"{about['model']} on {about['corpus']}, {where}")
+    text += "\n![stress](figures/stress.png)\n"
+    return {"figures/stress.png": drawn, "stress.md": text, "stress.json": content + "\n"}
+
+
+def window_options(results: dict) -> dict:
+    """The options of a pipeline that scores windows as a run was trained on, from its `results.json`; none if it was
+    trained on whole clips."""
+    windows = results.get("windows")
+    return {"window_s": windows["seconds"], "hop_s": min(windows["hop"], windows["seconds"])} if windows else {}

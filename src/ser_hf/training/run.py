@@ -148,6 +148,8 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
         raise SerError(
             f"--thresholds: the labels {mixture.tested.config.name!r} are no values; it is for regression, leave it out"
         )
+    if settings.run.stress and not system.reads_audio:
+        raise SerError("--stress true: changes recordings, and this recipe reads texts; leave it out")
     _selection(settings, mixture.tested.config.problem_type, mixture.tested.config.label_names or ["a", "b"])
     check_checkpoints_exist(settings)
     settings, push_to = start(settings)
@@ -426,6 +428,9 @@ def finish(
             results["comparisons"] = compare(splits["test"], test, others, names, kind, limits)
         results |= {"versions": versions(), "machine": machine(training.use_cpu)}
         results["seconds"] = round(time.perf_counter() - STARTED, 1)
+        if settings.run.stress:
+            for name, content in stress_files(model, processor, setup, results, training.device).items():
+                write(new / name, content)
         table = predictions_table(splits["test"], test, names, kind, others)
         write_report(new, results, table, setup.push_to and setup.push_to.id)
         move_in(new, folder)
@@ -435,3 +440,23 @@ def finish(
     if setup.push_to:
         say(f"pushed to {push_run(folder, setup.push_to)}")
     return results
+
+
+def stress_files(model: "PreTrainedModel", processor, setup: "Setup", results: dict, device) -> dict[str, str | bytes]:
+    """`--stress`: the files of `ser-hf stress` on the test part of a run."""
+    from datasets import concatenate_datasets
+
+    from ..evaluation.perturbations import CHANGES
+    from ..evaluation.stress import files, stress, window_options
+    from ..models import SerPipeline
+    from .encoder_states import fingerprint
+
+    fused = hasattr(model.config, "text_config")
+    audio = {"feature_extractor": processor.feature_extractor if fused else processor}
+    pipe = SerPipeline(model=model, device=device, processor=processor if fused else None, **audio)
+    rows = setup.splits["test"]
+    corpus = concatenate_datasets([part.select_columns(["id", "audio", "speaker"]) for part in setup.splits.values()])
+    found = stress(pipe, rows, corpus, fingerprint(model), CHANGES, **window_options(results))
+    about = {"corpus": setup.report.corpus, "labels": setup.report.labels, "part": "test"}
+    about |= {"protocol": setup.protocol.name, "fold": setup.fold}
+    return files({"model": setup.system.name, **about}, found)

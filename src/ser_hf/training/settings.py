@@ -319,6 +319,7 @@ class RunArguments:
     """The run."""
 
     thresholds: list[float] | None = flag(None, "Report values also as present or absent at these thresholds.")
+    stress: bool = flag(False, "Also score test with noise, codecs and small changes, and by groups of speakers.")
     overwrite_output_dir: bool = flag(False, "Start anew in a folder that holds a run.")
     config: str | None = flag(None, "YAML of flags; none: no YAML; recipes/configs/<dataset>_<system>.yaml if unset.")
 
