@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 from scipy.signal import correlate
+from test_report import results_of
 from transformers import Wav2Vec2FeatureExtractor
 
 from conftest import settings_of, setup_of, system_of, tiny_config
@@ -18,9 +19,10 @@ from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import split
 from ser_hf.errors import SerError
 from ser_hf.evaluation import fairness, perturbations, stress
+from ser_hf.evaluation.card import model_card, read_stress
 from ser_hf.evaluation.perturbations import CHANGES, KINDS, apply
 from ser_hf.models import SerConfig, SerForAudioClassification
-from ser_hf.training.hub import save_model
+from ser_hf.training.hub import published_files, save_model
 
 RATE = 16000
 OF = {change.key: change for change in CHANGES}
@@ -443,6 +445,31 @@ def test_mistakes_are_one_line(model, tmp_path, capsys):
     ):
         status, _, err = run(capsys, *argv)
         assert status == 2 and words in err and err.count("\n") == 1, err
+
+
+def test_the_card_shows_the_report_and_names_nobody(model, tmp_path):
+    folder, test = model
+    groups = {}
+    for attribute, names in (
+        ("gender", "mf"),
+        ("speaker", ["anna|s", "otto"]),
+        ("sentence", ["secret one", "secret two"]),
+    ):
+        values = [names[number % 2] for number in range(120)]
+        judged = fairness.judge(np.arange(120) // 2 % 4, np.arange(120) // 2 % 4, values, NAMES)
+        groups[attribute] = judged | {"groups": [one | {"speakers": 1} for one in judged["groups"]]}
+    report = {"clips": 120, "speakers": 2, "label_names": NAMES, "metric": "uar", "changes": [], "groups": groups}
+    report |= {"clean": {"metrics": {"uar": 1.0}, "intervals": {}, "intervals_over": "speakers"}, "remarks": []}
+    report |= {"not_tested": {"age group": "the corpus does not say"}}
+    (tmp_path / "stress.json").write_text(json.dumps(report))
+    full = stress.section(report)
+    text = model_card(results_of()[0] | {"stress": read_stress(tmp_path)})
+    assert "anna\\|s" in full and "secret two" in full and "Not tested: age group, the corpus does not say." in full
+    assert "## Under stress" in text and "| m " in text and "anna" not in text and "secret" not in text
+    assert "speaker: 2 groups, widest gap 0.000 (limit 0.000), 0 with a gap beyond chance." in text
+    assert "were not tested (ser-hf stress does)" not in text
+    assert "were not tested (ser-hf stress does)" in model_card(results_of()[0])
+    assert "stress.json" not in published_files(folder)  # it names speakers
 
 
 def test_the_flag_of_the_recipes(model, monkeypatch):

@@ -13,6 +13,7 @@ from ..files import write
 from . import CLASSES, LABELS
 from .figures import FIGURES, names_of
 from .report import COMPARABLE, calibration_lines, comparison_table, selection_line, warnings, window_lines
+from .stress import section
 from .tables import escape, markdown_table, number, plain, rows_of, shown, with_interval
 from .tasks import TASKS
 
@@ -142,7 +143,7 @@ def limits(results: dict) -> list[str]:
         ),
         f"Its probabilities are not calibrated{why}.": kind in (CLASSES, LABELS) and not calibration.get("temperature"),
         "Differences between genders were not measured: test names fewer than two.": len(test.get("by_gender", {})) < 2,
-        untested: hears and "stress" not in results,
+        untested: hears and not results.get("stress"),
     }
     return [line for line, holds in known.items() if holds]
 
@@ -185,8 +186,9 @@ def render(template: str, **facts: object) -> str:
 
 
 def model_card(results: dict, repo_id: str | None = None) -> str:
-    """`README.md` of a run from its `results.json`: what was trained on what, how it was tested, every metric with its
-    interval. `repo_id` is the repository it is for; "MODEL" stands for it if None."""
+    """`README.md` of a run from its `results.json` (and, as `stress`, its `stress.json`): what was trained on what, how
+    it was tested, every metric with its interval. `repo_id` is the repository it is for; "MODEL" stands for it if
+    None."""
     test, name, corpus, kind = results["test"], repo_id or "MODEL", results["corpus"], results["test"]["problem_type"]
     data, calibration = card_data(results, name), results.get("calibration")
     spread = {metric: "{:.3f} to {:.3f}".format(*both) for metric, both in test["intervals"].items() if both}
@@ -231,6 +233,7 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
         undefined=[shown(metric) for metric in test["metrics"] if metric not in defined],
         remarks=[*test["remarks"], *window_lines(results)],
         reports={limit: Markup(table) for limit, table in reports.items()},
+        stress=Markup(section(results["stress"], names=False) if results.get("stress") else ""),
         shown=shown,
         number=number,
     )
@@ -259,6 +262,12 @@ def speaker_line(test: dict) -> str:
     return f"{shown(found['metric'])} of single speakers ({found['speakers']}): {spread}."
 
 
+def read_stress(folder: Path) -> dict | None:
+    """The report of `ser-hf stress` in a folder, for the card; None if there is none."""
+    file = folder / "stress.json"
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
 def write_card(folder: Path, results: dict, table: pd.DataFrame, repo_id: str | None = None) -> None:
     """`figures/` and `README.md` from a run's results and predictions."""
     title = f"{results['corpus']['corpus']}, {results['protocol']['name']} fold {results['protocol']['fold']}"
@@ -270,5 +279,5 @@ def write_card(folder: Path, results: dict, table: pd.DataFrame, repo_id: str | 
 def write_report(folder: Path, results: dict, table: pd.DataFrame, repo_id: str | None = None) -> None:
     """`predictions.parquet`, `figures/`, `README.md`, and last `results.json`, which marks the run as finished."""
     write(folder / "predictions.parquet", table.to_parquet(index=False))
-    write_card(folder, results, table, repo_id)
+    write_card(folder, results | {"stress": read_stress(folder)}, table, repo_id)
     write(folder / "results.json", json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

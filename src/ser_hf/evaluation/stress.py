@@ -36,6 +36,7 @@ from .tasks import TASKS
 GOAL = 0.95  # of predictions that every small change must keep
 SAME_VALUE = 0.05  # of the range of a value's labels: a smaller difference is no change, as in ser-tests
 MOST_GROUPS = 12  # that a table shows: those with the largest gaps
+PRIVATE = ("speaker", "sentence")  # attributes whose groups a card does not name
 ATTRIBUTES = ("gender", "age group", "language", "speaker", "pitch group", "sentence")
 
 
@@ -152,8 +153,9 @@ def attributes_of(rows: Dataset) -> tuple[dict[str, list], dict[str, str]]:
 # ---- the report as Markdown and as a figure
 
 
-def section(report: dict, level: str = "##") -> str:
-    """The report as a section of Markdown, for `stress.md` and the model card."""
+def section(report: dict, level: str = "##", names: bool = True) -> str:
+    """The report as a section of Markdown, for `stress.md`; without `names`, for the model card, which others read, no
+    speaker and no sentence is named."""
     metric, clean = report["metric"], report["clean"]
     value = with_interval(clean["metrics"][metric], clean["intervals"].get(metric))
     parts = [
@@ -162,11 +164,13 @@ def section(report: dict, level: str = "##") -> str:
         f"(95 % interval by bootstrap over {clean['intervals_over']}).",
     ]
     if report["changes"]:
-        parts += [_small_line(report), _changes_table(report)]
+        parts += [_small_line(report), _changes_table(report), "![stress](figures/stress.png)"]
     if report["groups"]:
         parts += [f"{level}# Groups", _groups_line(report)]
-        parts += [_groups_table(attribute, entry) for attribute, entry in report["groups"].items()]
-        if report["groups"].get("speaker", {"groups": []})["groups"]:
+        for attribute, entry in report["groups"].items():
+            table = names or attribute not in PRIVATE
+            parts.append(_groups_table(attribute, entry) if table else _groups_summary(attribute, entry))
+        if names and report["groups"].get("speaker", {"groups": []})["groups"]:
             parts += ["Share of each speaker's clips, labelled / predicted:", _proportions(report)]
     if report["not_tested"]:
         parts.append("Not tested: " + "; ".join(f"{name}, {why}" for name, why in report["not_tested"].items()) + ".")
@@ -255,6 +259,15 @@ def _groups_table(attribute: str, entry: dict) -> str:
     return "\n\n".join(parts)
 
 
+def _groups_summary(attribute: str, entry: dict) -> str:
+    if entry["not_judged"]:
+        return f"{attribute}, not judged: {entry['not_judged']}."
+    widest = max(entry["groups"], key=lambda one: abs(one["gap"]))
+    gap, limit = number(widest["gap"]), number(widest["limit"])
+    biased = sum(map(_is_biased, entry["groups"]))
+    return f"{attribute}: {len(entry['groups'])} groups, widest gap {gap} (limit {limit}), {biased} with a gap beyond chance."
+
+
 def beyond_limit(group: dict) -> str:
     """What of a judged group is beyond its limit; empty if nothing is."""
     found = [f"UAR {group['gap']:+.2f}"] if group["biased"] else []
@@ -302,14 +315,12 @@ def figure(report: dict, title: str) -> bytes:
 def files(about: dict, found: dict) -> dict[str, str | bytes]:
     """`stress.md`, `stress.json` and `figures/stress.png` by their names, from `stress` and what it is `about`:
     `model`, `corpus`, `labels`, `protocol`, `fold` and `part` (`test` or `all`)."""
-    report, text = {"ser_hf": __version__} | about | found, section(found, "#")
+    report = {"ser_hf": __version__} | about | found
     content = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    if not report["changes"]:
-        return {"stress.md": text, "stress.json": content + "\n"}
     where = "all clips" if about["fold"] is None else f"{about['protocol']} fold {about['fold']}"
-    drawn = figure(report, f"{about['model']} on {about['corpus']}, {where}")
-    text += "\n![stress](figures/stress.png)\n"
-    return {"figures/stress.png": drawn, "stress.md": text, "stress.json": content + "\n"}
+    title = f"{about['model']} on {about['corpus']}, {where}"
+    drawn = {"figures/stress.png": figure(report, title)} if report["changes"] else {}
+    return {**drawn, "stress.md": section(found, "#"), "stress.json": content + "\n"}
 
 
 def window_options(results: dict) -> dict:

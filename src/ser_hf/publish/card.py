@@ -58,10 +58,13 @@ def read(folder: Path) -> "tuple[dict[str, Any], pd.DataFrame]":
     """The results and predictions of a run. SerError: there are none."""
     import pandas as pd
 
+    from ..evaluation.card import read_stress
+
     try:
         results = json.loads((folder / "results.json").read_text())
         if missing := {"corpus", "protocol", "model", "test"} - results.keys():
             raise ValueError(f"results.json has no {', '.join(sorted(missing))}")
+        results["stress"] = read_stress(folder)
         return {"training": None, **results}, pd.read_parquet(folder / "predictions.parquet")
     except (OSError, ValueError, AttributeError) as error:
         raise SerError(f"{folder}: holds no finished run ({one_line(error)}); name the --output_dir of one") from None

@@ -49,7 +49,6 @@ PUBLISHED = ("README.md", "results.json", "run.yaml", "figures/*.png", *VOCABULA
 PUBLISHED += ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
 PUBLISHED += ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 PUBLISHED += ("tokenizer_config.json", "special_tokens_map.json", TRAINING_DATA)
-PUBLISHED += ("stress.json", "stress.md")
 PUBLISHED += ("adapter/adapter_model.safetensors", "adapter/adapter_config.json")
 # The files of an earlier run in a repository: any of these would be loaded with this one, or contradict it.
 REPLACED = (*PUBLISHED, "*.safetensors", "*.py", "*.json")
