@@ -264,8 +264,8 @@ def _groups_summary(attribute: str, entry: dict) -> str:
         return f"{attribute}, not judged: {entry['not_judged']}."
     widest = max(entry["groups"], key=lambda one: abs(one["gap"]))
     gap, limit = number(widest["gap"]), number(widest["limit"])
-    biased = sum(map(_is_biased, entry["groups"]))
-    return f"{attribute}: {len(entry['groups'])} groups, widest gap {gap} (limit {limit}), {biased} with a gap beyond chance."
+    judged, biased = len(entry["groups"]), sum(map(_is_biased, entry["groups"]))
+    return f"{attribute}: {judged} groups, widest gap {gap} (limit {limit}), {biased} with a gap beyond chance."
 
 
 def beyond_limit(group: dict) -> str:
