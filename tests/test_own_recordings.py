@@ -458,6 +458,20 @@ CASES = {
         protocol="group-folds",
         problems=("its name is not UTF-8; rename the file",),
     ),
+    "a label that is no UTF-8": Case(
+        make=lambda root, paths: [
+            (os.makedirs(place, exist_ok=True), shutil.copy(paths[c], place + b"/x.wav"))
+            for c, place in ((0, os.fsencode(root) + b"/sad"), (1, os.fsencode(root) + b"/\xe4"))
+        ],
+        rows=[(0, "sad", None)],
+        protocol="group-folds",
+        problems=("its name is not UTF-8; rename the file",),
+    ),
+    "half a character": meta(
+        jsonl().replace("anna", "an\\ud800na"),
+        "metadata.jsonl",
+        rows=[(c, label, s.replace("anna", "an\\ud800na")) for c, label, s in SAY],
+    ),
     "files alone": Case(
         {f"{c}.wav": c for c in range(6)}, refused=("no metadata.csv there to say the labels of its 6 files",)
     ),

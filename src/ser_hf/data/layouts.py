@@ -225,6 +225,7 @@ def _of_folders(root: Path, columns: Columns) -> Found:
     names = [f"folder{level}" for level in range(1, depth + 1)]
     cells = pd.DataFrame(files, columns=["file_name", *names], dtype=object)
     cells = cells.where(cells.notna(), None)
+    cells[names] = cells[names].map(tidy)
     if not depth:
         raise SerError(
             f"--dataset {root}: no metadata.csv there to say the labels of its {len(files)} files: it needs {NEXT}"

@@ -49,9 +49,10 @@ def read_table(path: Path) -> tuple[pd.DataFrame, list[str]]:
 
 
 def tidy(value: Any) -> Any:
-    """A cell: text without blanks around it and in composed form, None for NaN, others as they are."""
+    """A cell: text without blanks around it, in composed form and with escapes for what is no Unicode (half a character
+    of JSON, a folder's name), None for NaN, others as they are."""
     if isinstance(value, str):
-        return unicodedata.normalize("NFC", value.strip()) if value else value
+        return value and unicodedata.normalize("NFC", value.strip()).encode(errors="backslashreplace").decode()
     return None if isinstance(value, float) and value != value else value
 
 
