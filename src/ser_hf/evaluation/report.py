@@ -131,7 +131,7 @@ def error_lines(found: dict, accuracy: float) -> list[str]:
         why = {
             "it was no larger than a perfectly calibrated model's before": before["ece"] <= chance["most"],
             "what is left is no larger than a perfectly calibrated model's": after["ece"] <= chance["most"],
-            f"it fits the speakers of validation, and for those of test the model is {kind}confident ({mean})": True,
+            f"the temperature fits validation, and for speakers of test the model is {kind}confident ({mean})": True,
         }
         not_halved = [f"scaling does not halve the error: {next(reason for reason in why if why[reason])}"]
     gain = with_interval(abstain["difference"], abstain["interval"])
