@@ -19,12 +19,12 @@ import re
 import sys
 from pathlib import Path
 
-from ser_hf.cli.cv_report import spread
-from ser_hf.cli.record import ROOT, results_folder
 from ser_hf.errors import SerError
 from ser_hf.evaluation.stress import beyond_limit, key_of
 from ser_hf.evaluation.tables import escape, markdown_table, number, shown, with_interval
 from ser_hf.evaluation.tasks import CLASSES, TASKS, Task
+from ser_hf.experiments.cv_report import spread
+from ser_hf.experiments.record import ROOT, results_folder
 from ser_hf.files import write
 
 PAGES = ("recipes/README.md", "README.md")  # where tables are; the first must show every corpus with results

@@ -117,7 +117,7 @@ RECIPES = ("wav2vec2_cls", "wav2vec2_reg", "spectrogram_cls", "classical_cls", "
 
 def system_of(recipe: str):
     """The `SYSTEM` of a recipe, by the recipe's file stem."""
-    from ser_hf.cli.cv import load_system
+    from ser_hf.experiments.cv import load_system
 
     return load_system(REPO / "recipes" / f"{recipe}.py")
 

@@ -27,7 +27,8 @@ if __name__ == "__main__":
 from conftest import REPO, TINY, tiny_flags
 
 PRELOADED = ["torch", "transformers", "transformers.trainer", "datasets", "pandas", "sklearn.svm", "peft", "opensmile"]
-PRELOADED += ["ser_hf.cli.cv", "ser_hf.training.trainer", "ser_hf.training.classical_model", "matplotlib.figure"]
+PRELOADED += ["ser_hf.experiments.cv", "ser_hf.training.trainer", "ser_hf.training.classical_model"]
+PRELOADED += ["matplotlib.figure"]
 PRELOADED += ["ser_hf.training.fusion_model", "ser_hf.training.spectrogram_model", "ser_hf.training.text_model"]
 SHORT = ("--num_train_epochs", "3", "--learning_rate", "1e-3", "--use_cpu", "true", "--disable_tqdm", "true")
 RESUME = ("--resume_from_checkpoint", "true")

@@ -10,8 +10,8 @@ import pytest
 from test_cv import WORDS, finished_run
 
 from ser_hf.cli import main
-from ser_hf.cli.cv_report import summarise
 from ser_hf.evaluation import ranks
+from ser_hf.experiments.cv_report import summarise
 
 # Demsar (2006), table 6: AUC of C4.5, C4.5+m, C4.5+cf and C4.5+m+cf on 14 data sets. Of the last but one (voting) the
 # printed figures of C4.5+cf and C4.5+m+cf are both 0.975, but their ranks 2 and 3.

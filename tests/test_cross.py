@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from conftest import REPO, run_recipe, settings_of, system_of, tiny_flags
-from ser_hf.cli import cross, cv, main
+from ser_hf.cli import main
 from ser_hf.data.columns import Columns
 from ser_hf.data.mixing import find_mixture, load_mixture
 from ser_hf.errors import SerError
 from ser_hf.evaluation.scoring import predictions_table, score
+from ser_hf.experiments import cross, cv
 from ser_hf.training.arguments import build, read
 from ser_hf.training.record import describe, write_flags
 from ser_hf.training.run import make_fold, resolve

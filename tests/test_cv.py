@@ -22,8 +22,6 @@ from datasets import Dataset
 
 from benchmarks import results
 from conftest import REPO, system_of, tiny_flags
-from ser_hf.cli import cv, cv_report
-from ser_hf.cli.record import record
 from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import find_protocol, folds_of
 from ser_hf.errors import SerError
@@ -31,6 +29,8 @@ from ser_hf.evaluation.calibration import ece
 from ser_hf.evaluation.scoring import predictions_table, score
 from ser_hf.evaluation.tables import shown
 from ser_hf.evaluation.tasks import LABELS, TASKS, VALUES, softmax
+from ser_hf.experiments import cv, cv_report
+from ser_hf.experiments.record import record
 from ser_hf.training.arguments import build, parse, read
 from ser_hf.training.record import commit, describe, write_flags
 from ser_hf.training.run import make_fold
@@ -545,7 +545,7 @@ def test_labels_that_the_recipe_does_not_learn(fake_corpus, monkeypatch, tmp_pat
 
 
 def test_help_loads_nothing_heavy():
-    code = "import sys; from ser_hf.cli import cv\ntry: cv.main(['--help'])\n"
+    code = "import sys; from ser_hf.experiments import cv\ntry: cv.main(['--help'])\n"
     code += "except SystemExit: print({'torch', 'datasets', 'transformers'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "--seeds" in done.stdout and done.stdout.endswith("set()\n")
@@ -567,7 +567,7 @@ def test_launch_streams_to_the_log_and_returns_the_end(tmp_path, capfd):
 
 def test_ending_cv_ends_the_fold(tmp_path):
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    code = f"import sys, pathlib; from ser_hf.cli import cv; cv.launch([sys.executable, '-c', {child!r}], "
+    code = f"import sys, pathlib; from ser_hf.experiments import cv; cv.launch([sys.executable, '-c', {child!r}], "
     parent = subprocess.Popen([sys.executable, "-c", code + f"pathlib.Path({str(tmp_path / 'log')!r}))"])
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         time.sleep(0.05)

@@ -12,11 +12,11 @@ from datasets import ClassLabel, Dataset, Features, Value
 from test_cv import error_of, flags, launcher  # noqa: F401  (fixtures)
 
 from conftest import settings_of
-from ser_hf.cli import cv
-from ser_hf.cli.learning_curve import curve, figure, section
 from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import find_protocol, some_speakers
 from ser_hf.errors import SerError
+from ser_hf.experiments import cv
+from ser_hf.experiments.learning_curve import curve, figure, section
 from ser_hf.training.run import make_fold
 
 WORDS = ["angry", "sad"]

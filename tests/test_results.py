@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks import results
 from conftest import REPO
-from ser_hf.cli import record as records
-from ser_hf.cli.cv_report import summarise
 from ser_hf.errors import SerError
+from ser_hf.experiments import record as records
+from ser_hf.experiments.cv_report import summarise
 from ser_hf.files import local_path
 from ser_hf.training import record as training_record
 

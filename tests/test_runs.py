@@ -370,7 +370,8 @@ def test_a_recipe_ends_with_the_process_that_started_it(tmp_path):
     # in between stands accelerate's launcher, which does not pass a kill on
     between = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
     words = [sys.executable, "-c", between, str(recipe), str(tmp_path / "pid")]
-    code = f"import pathlib; from ser_hf.cli import cv; cv.launch({words!r}, pathlib.Path({str(tmp_path / 'log')!r}))"
+    log = str(tmp_path / "log")
+    code = f"import pathlib; from ser_hf.experiments import cv; cv.launch({words!r}, pathlib.Path({log!r}))"
     parent = subprocess.Popen([sys.executable, "-c", code])
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         time.sleep(0.05)

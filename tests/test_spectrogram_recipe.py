@@ -20,10 +20,10 @@ from conftest import REPO, run_recipe
 from fakes import voice
 from ser_hf import SerError, load_corpus
 from ser_hf.cli import main as console
-from ser_hf.cli.cv_report import mark
 from ser_hf.data.augmentation import Augmentation
 from ser_hf.data.cache import Store
 from ser_hf.data.windows import to_windows
+from ser_hf.experiments.cv_report import mark
 from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
 from ser_hf.models.configuration_spectrogram import ARCHS
 from ser_hf.training import spectrogram_model as spectrograms

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from conftest import FIGURES, REPO, run_recipe
 from ser_hf import load_corpus
-from ser_hf.cli import cv, cv_report
 from ser_hf.data.cache import content_hash
 from ser_hf.data.splits import split
+from ser_hf.experiments import cv, cv_report
 from ser_hf.models.text_cleaning import clean_text
 
 TINY_BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

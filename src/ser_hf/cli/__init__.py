@@ -9,7 +9,7 @@ from .. import __version__
 from ..errors import SerError, door
 from ..files import release
 
-# Command and what it does. A module of this name here or in `publish` has its `main(argv)`.
+# Command and what it does. A module of this name here, in `experiments` or in `publish` has its `main(argv)`.
 COMMANDS = {
     "corpora": "list the corpora: size, labels, licence, protocols, found on this machine?",
     "check": "read every file: what differs from the published corpus, what your own data needs",
@@ -30,13 +30,13 @@ COMMANDS = {
     "push": "publish a corpus or a finished run on the Hugging Face Hub",
 }
 
-# The commands whose modules are in `publish`.
-PUBLISH = ("card", "convert", "demo", "export", "push")
+# The commands whose modules are in other packages.
+WINGS = {"experiments": ("compare", "cross", "cv"), "publish": ("card", "convert", "demo", "export", "push")}
 
 
 def module_of(name: str) -> ModuleType:
     """The module of a command."""
-    wing = "publish" if name in PUBLISH else "cli"
+    wing = next((wing for wing, names in WINGS.items() if name in names), "cli")
     return importlib.import_module(f"ser_hf.{wing}.{name}")
 
 

@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..cli.console import Parser
 from ..errors import SerError
 from ..evaluation import CLASSES
 from ..evaluation.tables import escape, markdown_table, one_line, with_interval
 from ..files import hold, write
 from ..training import run
 from . import cv
-from .console import Parser
 from .cv_report import mark, pooled_draws
 
 # Flags that cross sets for each cell, and what to use.

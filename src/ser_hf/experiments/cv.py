@@ -22,6 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..cli.console import Parser, last_error, launch, natural, positive
 from ..data.columns import Columns
 from ..errors import SerError
 from ..evaluation.tables import number, shown
@@ -29,7 +30,6 @@ from ..files import hold, write
 from ..training import run
 from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, run_name, spelled, take_token, word
 from ..training.settings import DataArguments, System
-from .console import Parser, last_error, launch, natural, positive
 from .cv_report import Fold, about, mark, markdown, summarise
 from .learning_curve import curve, figure, section, smaller
 from .record import check_request, record, results_folder

@@ -18,12 +18,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..cli.console import Parser
 from ..errors import SerError
 from ..evaluation import CLASSES
 from ..evaluation.tables import escape, markdown_table, number, shown, with_interval
 from ..files import hold, write
 from ..training import run
-from .console import Parser
 from .cv_report import Fold, spread
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""The commands that run a recipe many times, or set such runs side by side: cv, cross, compare."""
