@@ -70,8 +70,6 @@ def main(argv: list[str]) -> int:
 
 def parse(argv: list[str]) -> tuple[Path, list[Cell]]:
     """The folder and the cells, the diagonal's first, without the corpora. Raises SerError: wrong flags."""
-    from ..data.loading import corpus_class, is_own
-
     parser = Parser("cross", __doc__)
     parser.add_argument("recipe", help="a recipe, such as recipes/classical_cls.py; its own flags follow")
     parser.add_argument(
@@ -86,6 +84,9 @@ def parse(argv: list[str]) -> tuple[Path, list[Cell]]:
     if argv and argv[0].startswith("-") and not {"-h", "--help"} & set(argv):
         raise SerError("the recipe comes first: ser-hf cross recipes/classical_cls.py --datasets emodb ravdess ...")
     flags, words = parser.parse_known_args(argv)
+
+    from ..data.loading import corpus_class, is_own  # after --help
+
     for name, instead in SET_BY_CROSS.items():
         if any(word == f"--{name}" or word.startswith(f"--{name}=") for word in words):
             raise SerError(f"--{name}: cross sets it for each cell; use {instead}")
