@@ -162,6 +162,52 @@ def test_runs_are_compared_on_the_same_utterances(runs):
     assert status == 2 and "other labels of the same utterances" in error
 
 
+def test_files_that_are_damaged_or_of_another_version_are_one_line(runs):
+    root, command = runs
+    both = ["--compare", root / "a", root / "b"]
+    results, table = json.loads((root / "b" / "results.json").read_text()), root / "b" / "predictions.parquet"
+    good, whole = pd.read_parquet(table), table.read_bytes()
+
+    def refused(words: str, *argv) -> None:
+        status, _, error = command(*argv)
+        assert status == 2 and words in error and error.count("\n") == 1, error
+
+    for score in (float("nan"), float("inf")):  # a wrong figure otherwise
+        good.assign(score_angry=[score, 0.5, 0.5, 0.5]).to_parquet(table)
+        refused("has scores that are no numbers", *both)
+    pd.concat([good, good[:1]]).to_parquet(table)
+    refused("twice", *both)
+    good[:0].to_parquet(table)
+    refused("holds no predictions", *both)
+    for content in (b"PAR1", b""):
+        table.write_bytes(content)
+        refused("holds no finished run", root / "b")
+    table.write_bytes(whole)
+    less = [results | {part: {}} for part in ("corpus", "model")] + [{**results, "splits": 3}]
+    for content in (*less, {"corpus": 1, "protocol": 2, "model": 3, "test": 4}):
+        (root / "b" / "results.json").write_text(json.dumps(content))
+        refused("results of another version of ser_hf, or damaged", root / "b")
+    (root / "b" / "results.json").write_text(json.dumps(results))
+    (root / "b" / "stress.json").write_text("{")
+    refused("stress.json: is damaged", root / "b")
+
+
+def test_a_comparison_writes_over_nothing_and_has_each_run_once(runs):
+    root, command = runs
+    both = ["--compare", root / "a", root / "b"]
+    card = (root / "a" / "README.md").read_text()
+    assert "is there and holds no comparison" in command(*both, "--out", root / "a" / "README.md")[2]
+    assert (root / "a" / "README.md").read_text() == card
+    assert [command(*both, "--out", root / "t.md")[0] for _ in "ab"] == [0, 0]
+    assert "is there twice" in command("--compare", root / "a", f"{root}/b/../a")[2]
+    # figures of an earlier version's file are computed again, as the other run's are
+    results = json.loads((root / "a" / "results.json").read_text())
+    before = command(*both)[1]
+    results["test"]["intervals"] = {name: [0.0, 0.1] for name in results["test"]["intervals"]}
+    (root / "a" / "results.json").write_text(json.dumps(results))
+    assert command(*both)[1] == before
+
+
 def test_mistakes_are_one_line(runs):
     root, command = runs
     (root / "none").mkdir()

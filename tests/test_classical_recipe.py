@@ -503,6 +503,12 @@ def test_a_run_with_estimated_speakers_is_what_predict_answers(folder, encoder, 
     command = ["predict", *files, "--model", str(run), "--out", str(out)]
     assert console([*command, "--estimate_speakers"]) == 0
     assert close(pd.read_parquet(out), table, 1e-4)
+    assert console([*command, "--estimate_speakers"]) == 0  # goes on
+    clip, rate = sf.read(files[0])
+    sf.write(files[0], clip[: len(clip) // 2], rate)  # its speaker's mean is another one, in all other rows too
+    assert console([*command, "--estimate_speakers"]) == 2
+    assert "choose another file" in capsys.readouterr().err
+    sf.write(files[0], clip, rate)
     out.unlink()
     assert console(command) == 0 and not close(pd.read_parquet(out), table, 1e-3)  # an average speaker's
     assert console([*command, "--estimate_speakers", "--window_s", "1"]) == 2

@@ -6,6 +6,7 @@ python -m pytest tests/test_compare.py
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from test_cv import WORDS, finished_run
 
@@ -173,6 +174,39 @@ def test_recorded_results(tmp_path, capsys, monkeypatch):
     found = json.loads((tmp_path / "compare.json").read_text())
     assert found["ranks"]["mean"] == {"whisper_ridge": 1, "egemaps_svm": 3, "compare_svm": 2}
     assert "6 of 6 differences have no interval" in text and "2 corpora are too few" in text
+
+
+def test_what_would_give_a_wrong_figure_is_refused(results, tmp_path, capsys):
+    one, two, out = results("one", "asasasasasas"), results("two", "aaaaaaaaaaaa"), ["--out", str(tmp_path / "out")]
+    fold = tmp_path / "emo_two_cv" / "fold0_seed1"
+    table, facts = pd.read_parquet(fold / "predictions.parquet"), (fold / "results.json").read_text()
+    others = {
+        "twice": pd.concat([table, table[:1]]),
+        "has scores that are no numbers": table.assign(score_angry=float("nan")),
+        "has two labels or speakers": table.assign(label=table["label"][::-1].tolist()),
+        "holds no predictions": table.drop(columns="id"),
+    }
+    for words, changed in others.items():
+        changed.to_parquet(fold / "predictions.parquet")
+        assert words in said([one, two, *out], capsys, status=2)
+    (fold / "predictions.parquet").write_bytes(b"PAR1")
+    assert "holds no finished run" in said([one, two, *out], capsys, status=2)
+    table.iloc[::-1].to_parquet(fold / "predictions.parquet")  # in another order all is well
+    (fold / "results.json").write_text("{")
+    assert "holds no finished run" in said([one, two, *out], capsys, status=2)
+    (fold / "results.json").write_text(facts)
+    assert "is there twice" in said([f"a={one}", f"b={one}", *out], capsys, status=2)
+    cv = json.loads((fold.parent / "cv.json").read_text())
+    for part in ("pooled", "mean", "runs", "protocol"):
+        (fold.parent / "cv.json").write_text(json.dumps({key: cv[key] for key in cv if key != part}))
+        assert "results of another version of ser_hf, or damaged" in said([one, two, *out], capsys, status=2)
+    (fold.parent / "cv.json").write_text(json.dumps(cv | {"partial": True}))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "compare.md").write_text("my notes")
+    assert "compare.md is there" in said([one, two, "--out", str(tmp_path / "mine")], capsys, status=2)
+    assert (tmp_path / "mine" / "compare.md").read_text() == "my notes" and not any((tmp_path / "out").glob("*.json"))
+    assert "emo: PARTIAL, folds are left out" in said([one, two, *out], capsys)
+    assert said([one, two, *out], capsys)  # its own files are written again
 
 
 def test_unlike_things_are_refused(results, tmp_path, capsys):

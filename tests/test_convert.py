@@ -302,6 +302,14 @@ def test_a_sum_over_frames_is_refused(tmp_path, capsys):
     assert "pools by 'sum'; only mean and max can be converted" in capsys.readouterr().err
 
 
+def test_what_a_killed_command_has_left_is_no_file_of_yours(tmp_path):
+    foreign(tmp_path / "theirs")
+    (tmp_path / "ours" / ".saving-abc").mkdir(parents=True)
+    (tmp_path / "ours" / ".lock").write_text("1")
+    assert main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0
+    assert not [file for file in (tmp_path / "ours").iterdir() if file.name.startswith(".")]
+
+
 def test_nothing_is_overwritten(tmp_path, capsys):
     foreign(tmp_path / "theirs")
     assert main(["convert", str(tmp_path / "theirs"), str(tmp_path / "theirs")]) == 2

@@ -20,6 +20,7 @@ from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor, Whis
 
 from conftest import tiny_config
 from fakes import babble
+from ser_hf import load_corpus
 from ser_hf.cli import main
 from ser_hf.models import SerConfig, SerForAudioClassification, SerPipeline, SerSpectrogramFeatureExtractor
 from ser_hf.models.encoders import describe_audio
@@ -184,8 +185,6 @@ def test_a_graph_that_differs_is_refused(tmp_path, capsys, monkeypatch):
 @pytest.mark.slow
 def test_integers_and_what_they_cost_on_the_test_clips(tmp_path, capsys):
     """UAR and agreement are counted here from the pipeline's and the integers' own answers."""
-    from ser_hf import load_corpus
-
     folder = trained(tmp_path / "run", width=128)
     corpus = load_corpus("demo")
     test = corpus.select(range(0, len(corpus), 5))
@@ -215,6 +214,14 @@ def decoded(test):
     return [{"array": decode(row["audio"], 16000)} for row in test]
 
 
+def test_what_a_killed_export_has_left_is_removed(tmp_path):
+    folder = trained(tmp_path / "run")
+    (folder / "onnx" / ".saving-abc").mkdir(parents=True)
+    (folder / "onnx" / ".lock").write_text("1")
+    assert main(["export", str(folder)]) == 0
+    assert {file.name for file in (folder / "onnx").iterdir()} == {"model.onnx", "export.json", "example.py"}
+
+
 def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, monkeypatch):
     folder = trained(tmp_path / "run")
     (tmp_path / "mine").mkdir()
@@ -227,6 +234,12 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, monkeypatch):
         (["--format", "torchscript"], "--format"),
     ):
         assert main(["export", str(folder), *words]) == 2
+        err = capsys.readouterr().err
+        assert said in err and err.count("\n") == 1, err
+    pd.DataFrame({"id": [*load_corpus("demo")["id"][:3], "gone"]}).to_parquet(folder / "predictions.parquet")
+    for flags, said in (("a: [", "is damaged"), ("- a", "is damaged"), ("{}", "has 3 of the 4 test clips")):
+        (folder / "run.yaml").write_text(flags)
+        assert main(["export", str(folder), "--dataset", "demo"]) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1, err
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -6,6 +6,7 @@ python -m pytest tests/test_predict.py -k resume
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -487,3 +488,13 @@ def test_what_a_model_cannot_answer_is_one_line(models, folder, run):
         status, _, error = run(*argv)
         assert status == 2 and words in error and error.count("\n") == 1
     assert run(folder / "a.wav", "--model", root / "stock", "--abstain_below", "1.5")[0] == 2
+    edited = root / "edited"
+    shutil.copytree(root / "stock", edited)
+    config = json.loads((edited / "config.json").read_text())
+    for sets in (5, {"threshold": "x"}, {"threshold": None}, []):
+        (edited / "config.json").write_text(json.dumps(config | {"label_sets": sets}))
+        status, _, error = run(folder / "a.wav", "--model", edited, "--label_sets")
+        assert status == 2 and "has none" in error and error.count("\n") == 1
+    (edited / "config.json").write_text('{"model_type": "bert"}')
+    status, _, error = run(folder / "a.wav", "--model", edited)
+    assert status == 2 and "a text model reads no clips" in error and len(error) < 300

@@ -81,3 +81,15 @@ def test_a_checkpoint_that_no_run_left_was_trained_on_nothing_that_is_known(tmp_
     (tmp_path / "results.json").write_text(json.dumps({"accuracy": 1.0}))
     assert trainings_of(str(tmp_path)) == []
     assert check_checkpoints([str(tmp_path)], run_on(["a1"]), do_train=False) == []
+
+
+def test_a_run_whose_training_cannot_be_known_is_refused(tmp_path):
+    """It may have been trained on what would be tested."""
+    (tmp_path / "run.yaml").write_text("dataset: demo")
+    with pytest.raises(SerError, match="without record.json and results.json"):
+        trainings_of(str(tmp_path))
+    for content in ('{"trained_on": [', "\xff"):
+        (tmp_path / "results.json").write_bytes(content.encode("latin1"))
+        for name in (tmp_path, tmp_path / "checkpoint-30"):
+            with pytest.raises(SerError, match="results.json, which says what the model was trained on, is damaged"):
+                trainings_of(str(name))

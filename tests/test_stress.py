@@ -5,6 +5,7 @@ python -m pytest tests/test_stress.py
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -445,6 +446,24 @@ def test_mistakes_are_one_line(model, tmp_path, capsys):
     ):
         status, _, err = run(capsys, *argv)
         assert status == 2 and words in err and err.count("\n") == 1, err
+
+
+def test_files_of_others_are_no_traceback_and_stay(model, tmp_path, capsys):
+    folder, _ = model
+    other = tmp_path / "run"
+    shutil.copytree(folder, other, ignore=shutil.ignore_patterns("results.json", "stress*", "figures"))
+    quick = (other, "--dataset", "demo", "--changes", "none")
+    for content, words in (
+        ('{"trained_on": [', "is damaged"),
+        ('{"windows": 3}', "results of another version of ser_hf, or damaged"),
+    ):
+        (other / "results.json").write_text(content)
+        status, _, err = run(capsys, *quick)
+        assert status == 2 and words in err and err.count("\n") == 1, err
+    (other / "stress.md").write_text("my notes")
+    (other / "results.json").write_text('{"corpus": [3]}')  # not ours
+    status, _, err = run(capsys, *quick)
+    assert status == 2 and "stress.md is there" in err and (other / "stress.md").read_text() == "my notes"
 
 
 def test_the_card_shows_the_report_and_names_nobody(model, tmp_path):

@@ -108,6 +108,21 @@ def claim(folder: Path, flag: str) -> None:
         raise SerError(f"{flag}: cannot write in {folder} ({error.strerror}); choose another") from None
 
 
+def check_writable(out: Path, flag: str, mark: str, *others: str) -> None:
+    """SerError: a folder has a file called as one of `others`, which would be written over, and no `mark`, the file
+    that every earlier call of the same command has left there."""
+    mine = [name for name in others if (out / name).exists()] if not (out / mark).is_file() else []
+    if mine:
+        raise SerError(f"{flag} {out}: {mine[0]} is there and was not written by this command; choose another folder")
+
+
+def check_empty(out: Path, flag: str, hint: str = "") -> None:
+    """SerError: a folder holds files, but for what an interrupted process has left, which `hold` removes."""
+    left = re.compile(rf"{re.escape(SAVING)}.*|\..*{re.escape(HALF)}|\.lock")
+    if out.is_dir() and not all(left.fullmatch(file.name) for file in out.iterdir()):
+        raise SerError(f"{flag}{out}: is not empty{hint}; name a new folder")
+
+
 def named_file(text: str, flag: str, *suffixes: str) -> Path:
     """The file to write that a flag names, in a folder that can be written to. SerError: it is a folder, has none of
     the `suffixes` (it may be another file of the user, such as the one that is read), or the folder cannot be made."""

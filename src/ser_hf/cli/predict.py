@@ -139,6 +139,8 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
         reason = one_line(error)
         if "trust_remote_code" in str(error):
             reason = "it brings its own code, which only --trust_remote_code runs; read it first"
+        elif "Unrecognized configuration class" in str(error):
+            reason = "no classifier of audio by its configuration; name one (a text model reads no clips)"
         elif not Path(name).exists() and isinstance(error, OSError):
             reason = f"no such folder, and no model on the Hub that this machine can load ({reason})"
         raise SerError(f"--model {name}: {reason}") from None
@@ -479,7 +481,8 @@ def main(argv: list[str]) -> int:
     settings = {"model": model_name(args.model, pipe, adapted=bool(clips)), **windows, **abstaining}
     groups = estimated_speakers(pipe, list(files), args.model) if args.estimate_speakers else []
     if groups:  # other files give other speakers, and other scores
-        settings["model"] += f" speakers {zlib.crc32(repr(sorted(files)).encode(errors='surrogateescape')):08x}"
+        heard = repr(sorted((path, content_of(path)) for path in files)).encode(errors="surrogateescape")
+        settings["model"] += f" speakers {zlib.crc32(heard):08x}"
     labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
     columns = columns_of(labels, settings, pipe.problem_type != "regression", args.label_sets)
     partial = out.with_name(f".{out.name}.partial") if out else None

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SerError
-from ..files import hold, write
+from ..files import check_writable, hold, write
 from ..training.run import say
 from .console import Parser, check_outside, columns_of, corpus_arguments, natural
 from .predict import fingerprint, load
@@ -57,6 +57,7 @@ def main(argv: list[str]) -> int:
     from ..data.loading import find_source
     from ..data.loading import load as load_source
     from ..evaluation.perturbations import CHANGES
+    from ..evaluation.report import reading
     from ..evaluation.stress import files, section, stress, window_options
     from ..training.output import read_record, write_record
     from ..training.provenance import results_of
@@ -65,9 +66,12 @@ def main(argv: list[str]) -> int:
     source = find_source(args.name, args.labels, args.data_dir, args.protocol, columns)
     own = results.get("corpus", {})
     if args.labels is None and own.get("corpus") == source.shown:
-        source = find_source(args.name, own["labels"], args.data_dir, args.protocol, columns)
+        source = find_source(args.name, own.get("labels"), args.data_dir, args.protocol, columns)
     if args.out:
         check_outside(source, out, "--out")
+    with reading(args.model):
+        windows = window_options(results)
+    check_writable(out, "--out" if args.out else "MODEL", "stress.json", "stress.md")
     hold(out, f"--out {args.out}" if args.out else args.model)
     pipe = load(args.model, args.trust_remote_code)
     corpus, report = load_source(source, num_proc=args.num_proc)
@@ -78,7 +82,7 @@ def main(argv: list[str]) -> int:
     whole = "all clips" + (", TRAINING CLIPS INCLUDED" if args.part == "all" else "")
     say("scored: " + (whole if part["fold"] is None else f"the test part of {part['protocol']} fold {part['fold']}"))
     changes = [change for change in CHANGES if not chosen or change.kind in chosen]
-    found = stress(pipe, rows, corpus, fingerprint(pipe.model), changes, **window_options(results))
+    found = stress(pipe, rows, corpus, fingerprint(pipe.model), changes, **windows)
     name = folder.resolve().name if folder.is_dir() else args.model
     written = files({"model": name, "corpus": source.shown, "labels": source.config.name, **part}, found)
     for file, content in written.items():

@@ -1,9 +1,20 @@
 """The report of a run in words: text on the screen, and the lines that it shares with the model card (`card`)."""
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jinja2 import UndefinedError
+
+from ..errors import SerError, one_line
 from .calibration import BINS
 from .tables import number, rows_of, shown, text_table, with_interval
 from .tasks import TASKS
 
+PREDICTIONS = "predictions.parquet"
 SPEAKER_NORM = "SPEAKER-NORMALISED"
 ESTIMATED = "SPEAKERS ESTIMATED"
 INCOMPARABLE = " These figures cannot be compared with speaker-independent ones.**"
@@ -22,6 +33,39 @@ COMPARABLE = {
         "classified at once. They cannot be compared with those of systems that process one clip alone.**"
     ),
 }
+
+
+@contextmanager
+def reading(place: Path | str) -> Iterator[None]:
+    """Around what reads results that some version of ser_hf has written to `place`: a part that is absent or of another
+    kind is a SerError."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, UndefinedError) as error:
+        what = f"{type(error).__name__}: {one_line(error)}"
+        raise SerError(f"{place}: results of another version of ser_hf, or damaged ({what}); run it again") from error
+
+
+def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
+    """`results.json` and `predictions.parquet` of a finished run. SerError: one is absent or damaged, an utterance is
+    there twice, or a score is no number."""
+    try:
+        results, table = json.loads((folder / "results.json").read_text()), pd.read_parquet(folder / PREDICTIONS)
+    except (OSError, ValueError) as error:
+        raise SerError(f"{folder}: holds no finished run ({one_line(error)}); name the --output_dir of one") from None
+    if not isinstance(results, dict) or not {"test", "protocol"} <= results.keys():
+        raise SerError(f"{folder}: results.json is not that of a run; name the --output_dir of a finished run")
+    scores = table.filter(regex="^score_")
+    problem = None
+    if not len(table) or not {"id", "speaker"} <= {*table.columns}:
+        problem = "holds no predictions of ser_hf"
+    elif table["id"].duplicated().any():
+        problem = f"has the utterance {table['id'][table['id'].duplicated()].iloc[0]} twice"
+    elif not np.isfinite(scores.to_numpy(dtype=float)).all():
+        problem = "has scores that are no numbers: the training diverged, or the file was changed"
+    if problem:
+        raise SerError(f"{folder / PREDICTIONS} {problem}; run it again")
+    return results, table
 
 
 def warnings(results: dict) -> list[str]:

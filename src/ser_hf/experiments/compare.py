@@ -22,12 +22,15 @@ from ..cli.console import Parser
 from ..errors import SerError
 from ..evaluation import CLASSES
 from ..evaluation.tables import escape, markdown_table, number, shown, with_interval
-from ..files import hold, write
+from ..files import check_writable, hold, write
 from ..training import run
 from .cv_report import Fold, spread
 
 if TYPE_CHECKING:
     from ..evaluation.tasks import Task
+
+
+PARTIAL = "PARTIAL"  # the mark of results on some folds
 
 
 @dataclass(frozen=True)
@@ -48,17 +51,22 @@ class Result:
 def main(argv: list[str]) -> int:
     """Compare, print and write the report. Returns the exit status.
     Raises SerError: no such result, or results that cannot be compared."""
+    from ..evaluation.report import reading
+
     parser = Parser("compare", __doc__)
     help = "a folder of ser-hf cv or a file of recipes/results; NAME=PATH gives the system's name"
     parser.add_argument("results", nargs="+", metavar="[NAME=]PATH", help=help)
     parser.add_argument("--out", default="runs/compare", metavar="FOLDER", help="folder (default: runs/compare)")
     args = parser.parse_args(argv)
     results = [read(word) for word in args.results]
-    check_alike(results)
     out = Path(args.out)
-    hold(out, f"--out {out}")
-    found = compare(results)
-    report = markdown(found)
+    check_writable(out, "--out", "compare.json", "compare.md", "critical_difference.png")
+    with reading(" or ".join(one.place for one in results)):
+        check_alike(results)
+        hold(out, f"--out {out}")
+        found = compare(results)
+        report = markdown(found)
+    (out / "critical_difference.png").unlink(missing_ok=True)  # of an earlier comparison
     if found["ranks"] and len(found["systems"]) > 2:
         write(out / "critical_difference.png", draw(found))
         report += "\n![Mean ranks and the critical difference](critical_difference.png)\n"
@@ -73,9 +81,7 @@ def main(argv: list[str]) -> int:
 
 def read(word: str) -> Result:
     """The result that `[NAME=]PATH` names. Raises SerError: there is none."""
-    import pandas as pd
-
-    from ..evaluation.report import warnings
+    from ..evaluation.report import read_run, reading, warnings
 
     name, _, place = word.rpartition("=") if "=" in word and not Path(word).exists() else ("", "", word)
     folder = Path(place)
@@ -87,14 +93,15 @@ def read(word: str) -> Result:
         raise SerError(f"{place}: no results; name a folder of ser-hf cv, or a file of recipes/results") from None
     if cv.get("system"):
         return Result(name or _short(title, corpus), place, cv, cv["marks"])
-    runs = {}
-    for one in cv["runs"]:
-        fold = file.parent / one["folder"]
-        if not (fold / "predictions.parquet").is_file():
-            raise SerError(f"{fold}: holds no predictions.parquet; run the fold again by the command in {file}")
-        results = json.loads((fold / "results.json").read_text())
-        runs[one["seed"], one["fold"]] = results, pd.read_parquet(fold / "predictions.parquet")
-    return Result(name or _short(title, corpus), place, cv, warnings(cv), runs)
+    with reading(place):
+        runs = {}
+        for one in cv["runs"]:
+            fold = file.parent / one["folder"]
+            if not (fold / "predictions.parquet").is_file():
+                raise SerError(f"{fold}: holds no predictions.parquet; run the fold again by the command in {file}")
+            runs[one["seed"], one["fold"]] = read_run(fold)
+        marks = warnings(cv) + [PARTIAL] * cv.get("partial", False)
+        return Result(name or _short(title, corpus), place, cv, marks, runs)
 
 
 def _short(title: str, corpus: dict) -> str:
@@ -135,10 +142,18 @@ def check_alike(results: list[Result]) -> None:
     for system in systems:
         if absent := [corpus for corpus in corpora if (corpus, system) not in by_place]:
             raise SerError(f"{system} has no result on {absent[0]}: run it there, or leave {absent[0]} or it out")
+    if len({Path(one.place).resolve() for one in results}) < len(results):
+        raise SerError("a result is there twice under two names; name each once")
 
 
 def _ids(one: Result) -> dict[int, frozenset]:
     return {fold: frozenset(table["id"]) for (_, fold), (_, table) in one.runs.items()}
+
+
+def _truth(one: Result) -> dict[str, tuple]:
+    """Speaker and label of each utterance."""
+    parts = (table.filter(regex="^(id|speaker|label|label_.*)$") for _, table in one.runs.values())
+    return {row[0]: row[1:] for part in parts for row in part.itertuples(index=False)}
 
 
 _FACTS = {
@@ -205,9 +220,11 @@ def _on_corpus(of: dict[str, Result], systems: list[str], task: "Task") -> dict:
     for a, b in combinations(systems, 2):
         difference = {"systems": [a, b], "difference": figures[a]["pooled"] - figures[b]["pooled"], "interval": None}
         if a in draws and b in draws:
+            both = f"{of[a].place} and {of[b].place}"
             if _ids(of[a]) != _ids(of[b]):
-                both = f"{of[a].place} and {of[b].place}"
                 raise SerError(f"{both}: a fold of {first.corpus} does not have the same test utterances")
+            if _truth(of[a]) != _truth(of[b]):
+                raise SerError(f"{both}: an utterance of {first.corpus} has two labels or speakers; leave one out")
             difference["interval"] = intervals({metric: draws[a] - draws[b]})[metric]
         differences.append(difference)
     facts = {"corpus": first.corpus, "labels": first.cv["corpus"]["labels"], "protocol": first.cv["protocol"]["name"]}
@@ -287,6 +304,8 @@ def conclusions(found: dict) -> list[str]:
         if len(set(marks.values())) > 1:
             named = "; ".join(f"{system}: {words}" for system, words in marks.items() if words)
             lines.append(f"{place['corpus']}: not of one kind ({named}); a difference may come from that.")
+        if any(PARTIAL in one["marks"] for one in place["figures"].values()):
+            lines.append(f"{place['corpus']}: PARTIAL, folds are left out; the whole protocol may say otherwise.")
     if ranked is None:
         return [*lines, "One corpus: nothing is said of others. Its folds share training data, so they are not ranked."]
     count, needed = ranked["corpora"], ranked["needed"]

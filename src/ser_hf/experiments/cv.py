@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..cli.console import Parser, last_error, launch, natural, positive
 from ..data.columns import Columns
-from ..errors import SerError
+from ..errors import SerError, one_line
 from ..evaluation.tables import number, shown
 from ..files import hold, write
 from ..training import run
@@ -293,7 +293,7 @@ def predictions_of(plan: Plan) -> dict[tuple[int, int], dict[str, Fold]]:
     """The folds of the cross-validations to compare with (`--against`) by `(seed, fold)` and the name of the folder.
     They are those of the same seed, or of the other's first one.
     Raises SerError: the other tested other utterances in a fold, or other labels."""
-    import pandas as pd
+    from ..evaluation.report import read_run
 
     others = {(seed, fold): {} for seed in plan.request.seeds for fold in plan.folds}
     for name, folder in plan.request.against.items():
@@ -302,10 +302,11 @@ def predictions_of(plan: Plan) -> dict[tuple[int, int], dict[str, Fold]]:
             raise SerError(f"--against {folder}: has the labels {cv['corpus']['labels']}, not {plan.report.labels}")
         for seed, fold in others:
             place = folder / f"fold{fold}_seed{seed if seed in cv['seeds'] else cv['seeds'][0]}"
-            file = place / "predictions.parquet"
-            if not file.is_file() or set((table := pd.read_parquet(file))["id"]) != plan.tests[fold]:
+            if not (place / "predictions.parquet").is_file():
+                raise SerError(f"--against {folder}: {place.name} has no predictions.parquet; run it again")
+            others[seed, fold][name] = read_run(place)
+            if set(others[seed, fold][name][1]["id"]) != plan.tests[fold]:
                 raise SerError(f"--against {folder}: fold {fold} does not have the same test utterances")
-            others[seed, fold][name] = json.loads((place / "results.json").read_text()), table
     return others
 
 
@@ -348,8 +349,11 @@ def read_fold(plan: Plan, seed: int, fold: int) -> Fold:
     folder, now = plan.request.folder(seed, fold), plan.report
     if not (folder / "predictions.parquet").exists():
         raise SerError(f"{folder} has no predictions.parquet: remove the folder to run this fold again")
-    results = json.loads((folder / "results.json").read_text())
-    table = pd.read_parquet(folder / "predictions.parquet")
+    try:
+        results = json.loads((folder / "results.json").read_text())
+        table = pd.read_parquet(folder / "predictions.parquet")
+    except ValueError as error:
+        raise SerError(f"{folder}: damaged ({one_line(error)}): remove the folder to run this fold again") from None
     corpus, protocol = results["corpus"], results["protocol"]
     own = results["trained_on"][0].get("clips") if results["training"] else None  # None: only scored here
     for what, was, wanted in (

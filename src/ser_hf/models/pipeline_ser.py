@@ -122,7 +122,9 @@ class SerPipeline(ChunkPipeline):
         abstain_below, classes = options.get("abstain_below"), self.problem_type.startswith("single")
         if abstain_below is not None and not (classes and 0 <= abstain_below <= 1):
             raise ValueError(f"abstain_below {abstain_below}: must be from 0 to 1, and the model single-label")
-        if options.get("label_sets") and not (classes and getattr(self.model.config, "label_sets", None)):
+        sets = getattr(self.model.config, "label_sets", None)
+        least = sets.get("threshold") if isinstance(sets, dict) else None
+        if options.get("label_sets") and not (classes and isinstance(least, float | int)):
             raise ValueError("label_sets: the model's configuration has none; train it with a validation part")
         if options.get("asr") is not None and not self.takes_text:
             raise ValueError(f"asr: {type(self.model).__name__} takes no text")

@@ -11,7 +11,6 @@ is the first run's figure minus another's, with a 95 % interval by paired bootst
 hold 0 is more than chance. `ser-hf compare` does it for cross-validations.
 """
 
-import json
 import os
 import tempfile
 from contextlib import suppress
@@ -39,15 +38,21 @@ def main(argv: list[str]) -> int:
         raise SerError(f"{args.out or args.folders[1]}: one card is made in the run's own folder; or give --compare")
     if args.compare and (args.repo_id or len(args.folders) < 2):
         raise SerError(f"--compare {args.folders[0]}: takes two or more runs, and no --repo_id")
+    if len({folder.resolve() for folder in args.folders}) < len(args.folders):
+        raise SerError(f"--compare {' '.join(map(str, args.folders))}: a run is there twice; name each once")
     out = named_file(args.out, "--out", ".md") if args.out else None
-    runs = {folder: read(folder) for folder in args.folders}
-    if not args.compare:
-        say(f"written: {make(args.folders[0], *runs[args.folders[0]], args.repo_id)}")
-        return 0
+    if out and out.exists() and not out.read_bytes().startswith(b"| system "):
+        raise SerError(f"--out {out}: is there and holds no comparison; choose another file")
 
+    from ..evaluation.report import reading
     from ..evaluation.tables import markdown_table, text_table
 
-    header, rows = compare(runs)
+    runs = {folder: read(folder) for folder in args.folders}
+    with reading(" or ".join(map(str, args.folders))):
+        if not args.compare:
+            say(f"written: {make(args.folders[0], *runs[args.folders[0]], args.repo_id)}")
+            return 0
+        header, rows = compare(runs)
     if out:
         write(out, markdown_table(header, rows) + "\n")
     say(*text_table(header, rows), *([f"written: {out}"] if out else []))
@@ -55,19 +60,17 @@ def main(argv: list[str]) -> int:
 
 
 def read(folder: Path) -> "tuple[dict[str, Any], pd.DataFrame]":
-    """The results and predictions of a run. SerError: there are none."""
-    import pandas as pd
-
+    """The results and predictions of a run. SerError: there are none, or its stress.json is damaged."""
     from ..evaluation.card import read_stress
+    from ..evaluation.report import read_run
 
+    results, table = read_run(folder)
     try:
-        results = json.loads((folder / "results.json").read_text())
-        if missing := {"corpus", "protocol", "model", "test"} - results.keys():
-            raise ValueError(f"results.json has no {', '.join(sorted(missing))}")
-        results["stress"] = read_stress(folder)
-        return {"training": None, **results}, pd.read_parquet(folder / "predictions.parquet")
-    except (OSError, ValueError, AttributeError) as error:
-        raise SerError(f"{folder}: holds no finished run ({one_line(error)}); name the --output_dir of one") from None
+        stress = read_stress(folder)
+    except (OSError, ValueError) as error:
+        how = "remove it, or give `ser-hf stress` again"
+        raise SerError(f"{folder / 'stress.json'}: is damaged ({one_line(error)}); {how}") from None
+    return {"training": None, **results, "stress": stress}, table
 
 
 def make(folder: Path, results: dict, table: "pd.DataFrame", repo_id: str | None) -> Path:
@@ -104,7 +107,7 @@ def compare(runs: "dict[Path, tuple[dict, pd.DataFrame]]") -> tuple[list[str], l
     names, kind = results["corpus"]["label_names"], results["test"]["problem_type"]
     table = table.set_index("id")
     part = {"label": truth(table, names), "speaker": table["speaker"].tolist()}
-    logits = {}
+    logits = {first: answers(results, table)}
     for folder, (theirs, predictions) in others:
         predictions = predictions.set_index("id")
         if theirs["corpus"]["label_names"] != names or theirs["test"]["problem_type"] != kind:
@@ -117,8 +120,10 @@ def compare(runs: "dict[Path, tuple[dict, pd.DataFrame]]") -> tuple[list[str], l
             raise SerError(f"{folder}: was tested with other labels of the same utterances than {first}")
         logits[folder] = answers(theirs, predictions)
     shown = dict(zip(runs, titles(list(runs)), strict=True))
-    compared = paired(Dataset.from_dict(part), answers(results, table), logits, names, kind)
-    rows = comparison_table({"test": results["test"], "comparisons": {shown[name]: compared[name] for name in logits}})
+    compared = paired(Dataset.from_dict(part), logits[first], logits, names, kind)
+    now = {key: compared[first][key] for key in ("metrics", "intervals")}  # by this version, as theirs
+    test = results["test"] | now
+    rows = comparison_table({"test": test, "comparisons": {shown[name]: compared[name] for name, _ in others}})
     header, cells = rows_of(rows, "system")
     return header, [[title, *row[1:]] for title, row in zip(shown.values(), cells, strict=True)]
 

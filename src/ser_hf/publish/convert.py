@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from ..cli.console import Parser
 from ..errors import SerError, one_line
-from ..files import SAVING, hold
+from ..files import SAVING, check_empty, hold
 from .toolkits import convert_s3prl
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("out", help="the folder to write, which must be empty or new")
     args = parser.parse_args(argv)
     out = Path(args.out)
-    if out.is_dir() and any(not file.name.startswith(SAVING) for file in out.iterdir()):
-        raise SerError(f"{out}: is not empty; name a new folder")
+    check_empty(out, "")
     source = find(args.model)
     if args.encoder and source.is_dir():
         raise SerError(f"--encoder {args.encoder}: does nothing for {args.model}, which has its encoder; leave it out")

@@ -36,8 +36,8 @@ from ..cli.console import Parser
 from ..cli.predict import fingerprint, load
 from ..errors import SerError
 from ..evaluation import CLASSES
-from ..evaluation.tables import number, shown, with_interval
-from ..files import SAVING, hold
+from ..evaluation.tables import number, one_line, shown, with_interval
+from ..files import SAVING, check_empty, hold
 from ..training.arguments import converter
 from ..training.run import say
 
@@ -97,10 +97,13 @@ def main(argv: list[str]) -> int:
     if not args.out and not folder.is_dir():
         raise SerError("--out is missing: name the folder to write")
     out = Path(args.out).expanduser() if args.out else folder / "onnx"
-    if out.is_dir() and any(out.iterdir()) and not (out / "export.json").is_file():
-        raise SerError(f"--out {out}: is not empty and holds no export (export.json); name a new folder")
+    if not (out / "export.json").is_file():
+        check_empty(out, "--out ", " and holds no export (export.json)")
     test = find_test_clips(folder, args.dataset, args.data_dir) if args.dataset else None
     pipe = load(args.model, False)
+    labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
+    if test and (names := getattr(test.features["label"], "names", labels)) != labels:
+        raise SerError(f"--dataset: its labels are {', '.join(names)}, the model's {', '.join(labels)}")
     size = sum(weight.numel() for weight in pipe.model.parameters()) * 4
     if size > MOST_BYTES:
         raise SerError(f"{args.model}: its weights are {size / 1e9:.1f} GB, an ONNX file holds {MOST_BYTES / 1e9} GB")
@@ -126,8 +129,8 @@ def check_packages() -> None:
 
 
 def find_test_clips(folder: Path, name: str, data_dir: str | None) -> "Dataset":
-    """The test clips of a run, by its `predictions.parquet`. SerError: there is none, or none of its clips is in the
-    corpus `name`."""
+    """The test clips of a run, by its `predictions.parquet`. SerError: there is none, or the corpus `name` lacks
+    some of its clips."""
     import pandas as pd
     import yaml
 
@@ -136,14 +139,18 @@ def find_test_clips(folder: Path, name: str, data_dir: str | None) -> "Dataset":
 
     if not (folder / "predictions.parquet").is_file():
         raise SerError(f"--dataset {name}: {folder} has no predictions.parquet, which names a run's test clips")
-    run = folder / "run.yaml"
-    flags = yaml.safe_load(run.read_text()) if run.is_file() else {}
-    columns = {entry.name: flags[entry.name] for entry in fields(Columns) if entry.name in flags}
-    corpus = load_corpus(name, flags.get("labels"), data_dir, **columns)
-    ids = set(pd.read_parquet(folder / "predictions.parquet", columns=["id"])["id"])
+    try:
+        ids = set(pd.read_parquet(folder / "predictions.parquet", columns=["id"])["id"])
+        flags = yaml.safe_load((folder / "run.yaml").read_text()) if (folder / "run.yaml").is_file() else {}
+        columns = {entry.name: flags[entry.name] for entry in fields(Columns) if entry.name in flags}
+        labels = flags.get("labels")
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError):
+        raise SerError(f"{folder}: run.yaml or predictions.parquet is damaged; copy the run again") from None
+    corpus = load_corpus(name, labels, data_dir, **columns)
     test = corpus.select([row for row, one in enumerate(corpus["id"]) if one in ids])
-    if not len(test):
-        raise SerError(f"--dataset {name}: none of the {len(ids)} test clips of {folder} is in it; name its corpus")
+    if len(test) < len(ids):
+        has = f"has {len(test)} of the {len(ids)} test clips of {folder}"
+        raise SerError(f"--dataset {name}: {has}; name the corpus of the run, with all its files")
     return test
 
 
@@ -195,7 +202,7 @@ def export(pipe: "SerPipeline", name: str, folder: Path, int8: bool, test: "Data
         raise SerError(f"{name}: the graph's logits differ by {report['difference']:.2g} ({where}); not exported")
     dims = "; ".join(f"{input} ({', '.join(sizes.values()) or 'one clip'})" for input, sizes in inputs.items())
     lines = [
-        f"{name}: {', '.join(labels)}; {dims}; {rate} Hz",
+        f"{name}: {', '.join(map(one_line, labels))}; {dims}; {rate} Hz",
         f"logits as in PyTorch on {len(clips)} clips, {len(real)} of them real: largest difference "
         f"{report['difference']:.1e}",
     ]
@@ -353,17 +360,13 @@ def answers(pipe: "SerPipeline", session, test: "Dataset", takes_text: bool) -> 
 
 
 def scores(pipe: "SerPipeline", logits: dict, test: "Dataset", labels: list[str]) -> dict:
-    """Scores of the float32 graph, and of the int8 one with the paired difference. SerError: the corpus has other
-    labels than the model."""
+    """Scores of the float32 graph, and of the int8 one with the paired difference."""
     import numpy as np
 
     from ..evaluation.scoring import compare as paired
     from ..evaluation.scoring import score
     from ..evaluation.tasks import TASKS
 
-    names = getattr(test.features["label"], "names", labels)
-    if names != labels:
-        raise SerError(f"--dataset: its labels are {', '.join(names)}, the model's {', '.join(labels)}")
     limits = getattr(pipe.model.config, "thresholds", None)
     limits = None if limits is None else [limits[name] for name in labels]
     metric, rows = TASKS[pipe.problem_type].selected_by, {"clips": len(test)}

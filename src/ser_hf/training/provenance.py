@@ -45,23 +45,30 @@ def training_of(setup: Setup) -> dict[str, Any]:
 
 def trainings_of(name_or_path: str) -> list[dict[str, Any]]:
     """The trainings of a checkpoint and of those it was made from: from the record of its folder (of its run, for a
-    `checkpoint-100`), else from its `results.json`, there or on the Hub; empty without such a file."""
+    `checkpoint-100`), else from its `results.json`, there or on the Hub; empty without such a file. SerError: it is
+    damaged, or that of a run is absent."""
     folder, run = Path(name_or_path).expanduser(), _run_of(name_or_path)
     if record := read_record(folder) or read_record(run):
         return record["trained_on"]
-    return trainings_in(results_of(name_or_path))
+    results = results_of(name_or_path)
+    if not results and (run / "run.yaml").is_file():
+        why = "what it was trained on, and so what may be tested, is not known; copy the run again with all its files"
+        raise SerError(f"{name_or_path}: a run without record.json and results.json: {why}")
+    return trainings_in(results)
 
 
 def results_of(name_or_path: str) -> dict[str, Any]:
     """The `results.json` of a model: of its folder (of its run, for a `checkpoint-100`) or on the Hub; empty without
-    such a file."""
+    such a file, or with one that is not ours. SerError: a damaged one."""
     folder, run = Path(name_or_path).expanduser(), _run_of(name_or_path)
     file = optional_file(name_or_path if run == folder else str(run), "results.json")
     try:
         results = json.loads(file.read_text()) if file else {}
     except (OSError, ValueError):
-        return {}  # no such checkpoint: loading it will raise; or a file of that name that is not ours
-    return results if isinstance(results, dict) else {}
+        why = "which says what the model was trained on, is damaged; copy or download it again"
+        raise SerError(f"{name_or_path}: results.json, {why}") from None
+    ours = isinstance(results, dict) and isinstance(results.get("corpus", {}), dict)
+    return results if ours else {}
 
 
 def _run_of(name_or_path: str) -> Path:
