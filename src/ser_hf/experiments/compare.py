@@ -51,13 +51,14 @@ class Result:
 def main(argv: list[str]) -> int:
     """Compare, print and write the report. Returns the exit status.
     Raises SerError: no such result, or results that cannot be compared."""
-    from ..evaluation.report import reading
-
     parser = Parser("compare", __doc__)
     help = "a folder of ser-hf cv or a file of recipes/results; NAME=PATH gives the system's name"
     parser.add_argument("results", nargs="+", metavar="[NAME=]PATH", help=help)
     parser.add_argument("--out", default="runs/compare", metavar="FOLDER", help="folder (default: runs/compare)")
     args = parser.parse_args(argv)
+
+    from ..evaluation.report import reading  # after --help
+
     results = [read(word) for word in args.results]
     out = Path(args.out)
     check_writable(out, "--out", "compare.json", "compare.md", "critical_difference.png")
