@@ -25,8 +25,9 @@ from .settings import VALUES, DataArguments, Settings, System, WindowArguments
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from datasets import Dataset, DatasetDict
-    from transformers import PreTrainedModel, TrainingArguments
+    from transformers import FeatureExtractionMixin, PreTrainedModel, ProcessorMixin, TrainingArguments
 
     from ..data.augmentation import Augmentation
     from ..data.mixing import Mixed, Mixture
@@ -442,7 +443,13 @@ def finish(
     return results
 
 
-def stress_files(model: "PreTrainedModel", processor, setup: "Setup", results: dict, device) -> dict[str, str | bytes]:
+def stress_files(
+    model: "PreTrainedModel",
+    processor: "ProcessorMixin | FeatureExtractionMixin",  # of a fusion model, or of audio alone
+    setup: "Setup",
+    results: dict,
+    device: "torch.device",
+) -> dict[str, str | bytes]:
     """`--stress`: the files of `ser-hf stress` on the test part of a run."""
     from datasets import concatenate_datasets
 
