@@ -158,7 +158,7 @@ def test_whispers_features_are_those_of_the_trimmed_clip():
     clip = np.zeros(16000, dtype=np.float32)
     clip[4000:12000] = np.random.default_rng(0).normal(0, 0.1, 8000)
     first, end = trim(clip, 16000, 30.0)
-    assert 0 < first < 4000 and 12000 < end < 16000
+    assert (first, end) == (4000, 12000)
     trimmed, plain = ClipWhisperFeatureExtractor(trim_db=30.0), ClipWhisperFeatureExtractor()
     assert np.array_equal(trimmed.log_mel(clip), plain.log_mel(clip[first:end]))
     assert trimmed.to_dict()["trim_db"] == 30.0

@@ -16,7 +16,7 @@ from torch import nn
 from torch.onnx.operators import shape_as_tensor
 
 from ..models import SerPipeline
-from ..models.audio_blocks import FRAME_S, HOP_S
+from ..models.audio_blocks import FRAME_S
 from ..models.encoders import describe, extract, padding_sensitive
 from ..models.feature_extraction_spectrogram import LEAST_POWER, cosines, mel_filters
 
@@ -55,19 +55,23 @@ def _power(samples: torch.Tensor, window: torch.Tensor, hop: int, n_fft: int, fr
     return real + imaginary
 
 
+def _ends(where: torch.Tensor, size: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first place `(batch, 1)` that is true, and the one after the last; of a row without any 0 and `size`."""
+    first, back = where.float().argmax(dim=1, keepdim=True), where.float().flip(1).argmax(dim=1, keepdim=True)
+    return first, size - back
+
+
 def _trimmed(samples: torch.Tensor, lengths: torch.Tensor, rate: int, trim_db: float):
     """Clips without silence at both ends, as `audio_blocks.trim` cuts them, and their lengths."""
-    hop, half = max(1, round(HOP_S * rate)), max(1, round(FRAME_S * rate / 2))
-    size = shape_as_tensor(samples)[1]
+    half, size = max(1, round(FRAME_S * rate / 2)), shape_as_tensor(samples)[1]
+    places = torch.arange(size)
+    start, end = _ends(samples != 0, size)  # those of a clip of zeros are its own
     running = _padded(samples.double().square().cumsum(dim=1), 1, 0)
-    centres = torch.arange(torch.div(size, hop, rounding_mode="floor") + 1) * hop
-    energy = running[:, torch.minimum(centres + half, size)] - running[:, (centres - half).clamp(min=0)]
-    inside = centres <= lengths.unsqueeze(1)
+    energy = running[:, torch.minimum(places + half, size)] - running[:, (places - half).clamp(min=0)]
+    inside = (places >= start) & (places < torch.minimum(end, lengths.unsqueeze(1)))
     energy = torch.where(inside, energy, torch.full_like(energy, -1.0))
-    loud = (energy >= energy.amax(dim=1, keepdim=True) * 10 ** (-trim_db / 10)).float()
-    last = shape_as_tensor(loud)[1] - 1 - loud.flip(1).argmax(dim=1)
-    first = torch.minimum(loud.argmax(dim=1) * hop, lengths - 1)
-    lengths = torch.minimum((last + 1) * hop, lengths) - first
+    first, end = _ends(energy >= energy.amax(dim=1, keepdim=True) * 10 ** (-trim_db / 10), size)
+    first, lengths = first.squeeze(1), (end - first).squeeze(1)
     place = torch.arange(lengths.amax())
     index = torch.minimum(first.unsqueeze(1) + place, size - 1)
     return samples.gather(1, index) * (place < lengths.unsqueeze(1)), lengths
