@@ -128,7 +128,10 @@ def test_running_statistics_of_ranks_are_those_of_their_batches_in_turn():
 
     shares = torch.cat([torch.full_like(b.flatten(), s, dtype=torch.float64) for b, s in running_statistics(start)])
     ranks = torch.stack([after(batch) for batch in batches])
-    assert torch.allclose(in_turn(after(), ranks, shares), after(*batches), rtol=3e-7, atol=1e-7)
-    assert in_turn(after(), ranks, shares)[-1] == 3  # batches counted
+    counted = torch.tensor([True, True, True])
+    assert torch.allclose(in_turn(after(), ranks, shares, counted), after(*batches), rtol=3e-7, atol=1e-7)
+    assert in_turn(after(), ranks, shares, counted)[-1] == 3  # batches counted
+    counted = torch.tensor([True, False, True])
+    assert torch.allclose(in_turn(after(), ranks, shares, counted), after(*batches[::2]), rtol=3e-7, atol=1e-7)
     start[0].eval()
     assert len(running_statistics(start)) == 3

@@ -55,18 +55,20 @@ def running_statistics(model: torch.nn.Module) -> list[tuple[torch.Tensor, float
     return moments + [(norm.num_batches_tracked, 1.0) for norm in norms]
 
 
-def in_turn(before: torch.Tensor, ranks: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+def in_turn(before: torch.Tensor, ranks: torch.Tensor, shares: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """Running statistics `(numbers,)` as if one process had seen the batches of all ranks in turn. `before` are those
-    before the update, `ranks` those of each rank after its own batch `(ranks, numbers)`.
+    before the update, `ranks` those of each rank after its own batch `(ranks, numbers)`, which may be `counted`
+    `(ranks,)` or not.
 
     A batch turns `r` into `share * r + x`; a rank's `x` is its result minus `share * before`.
 
-    >>> in_turn(torch.tensor([1.0]), torch.tensor([[0.5 + 2.0], [0.5 + 4.0]]), torch.tensor([0.5]))  # (.5 + 2) / 2 + 4
+    >>> ranks = torch.tensor([[0.5 + 2.0], [0.5 + 4.0]])
+    >>> in_turn(torch.tensor([1.0]), ranks, torch.tensor([0.5]), torch.tensor([True, True]))  # (.5 + 2) / 2 + 4
     tensor([5.2500])
     """
     running = before
-    for own in ranks:
-        running = shares * running + (own - shares * before)
+    for own, counts in zip(ranks, counted, strict=True):
+        running = torch.where(counts, shares * running + (own - shares * before), running)
     return running
 
 
@@ -278,7 +280,7 @@ class SerTrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         own = torch.cat([*(one.flatten().double() for one in buffers), shares.new_tensor(["repeated" not in inputs])])
         ranks = self.accelerator.gather(own.unsqueeze(0))  # (ranks, numbers + 1)
-        running = in_turn(before, ranks[ranks[:, -1] > 0, :-1], shares)
+        running = in_turn(before, ranks[:, :-1], shares, ranks[:, -1] > 0)
         for buffer, values in zip(buffers, running.split([one.numel() for one in buffers]), strict=True):
             buffer.copy_(values.view_as(buffer))
         return loss
@@ -304,11 +306,13 @@ class SerTrainer(Trainer):
             for batch in batch_samples:
                 inputs = {name: value for name, value in self._prepare_inputs(batch).items() if name not in NOT_READ}
                 with self.compute_loss_context_manager():
-                    scores = self.model_wrapped(**inputs).logits.float().cpu()  # of repeated ones too: ranks wait
+                    scores = self.model_wrapped(**inputs).logits.float()  # of repeated ones too: ranks wait
                 if "repeated" not in batch:
-                    labels.append(batch["labels"].cpu())
+                    labels.append(batch["labels"])
                     logits.append(scores)
-        parts = gather_object([(logits, labels)]) if self.args.world_size > 1 else [(logits, labels)]
+        parts = [(logits, labels)]
+        if self.args.world_size > 1:
+            parts = gather_object([([part.cpu() for part in logits], [part.cpu() for part in labels])])
         before = sum(len(part) for rank in parts[: self.args.process_index] for part in rank[0])
         return {
             "logits": torch.cat([part for rank in parts for part in rank[0]]),

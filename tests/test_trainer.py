@@ -1,0 +1,144 @@
+"""The training step: its gradients do not depend on the batches, and nothing in it waits for the device."""
+
+import traceback
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+import torch
+from datasets import Dataset
+from torch.fx.experimental import _config
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import TrainerCallback, TrainingArguments
+
+from conftest import tiny_config
+from ser_hf.data.collators import SpeechCollator
+from ser_hf.models import SerConfig, SerForAudioClassification
+from ser_hf.models.encoders import describe_audio
+from ser_hf.training.losses import Loss
+from ser_hf.training.trainer import SerTrainer
+
+CLIPS = 14
+META = torch.device("meta")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> Dataset:
+    """Clips of 0.4 to 2 s of three classes."""
+    folder, rng = tmp_path_factory.mktemp("clips"), np.random.default_rng(0)
+    seconds = np.linspace(0.4, 2.0, CLIPS).round(2)
+    for i, length in enumerate(seconds):
+        sf.write(folder / f"{i}.wav", rng.normal(0, 0.1, round(length * 16000)), 16000)
+    audio = [{"bytes": None, "path": str(folder / f"{i}.wav")} for i in range(CLIPS)]
+    ids, labels = [str(i) for i in range(CLIPS)], [int(i) for i in rng.integers(0, 3, CLIPS)]
+    return Dataset.from_dict({"id": ids, "audio": audio, "label": labels, "duration": seconds})
+
+
+def trainer_of(rows: Dataset, out: Path, *, kind="wav2vec2", budget=None, loss=None, model=None, encoder=None, **given):
+    """A trainer of the smallest encoder of a kind, quiet, by plain gradient descent; `model` and `encoder` are changes
+    to their configurations, `given` are TrainingArguments."""
+    torch.manual_seed(0)
+    config = tiny_config(kind, **(encoder or {}))
+    training = {"optim": "sgd", "lr_scheduler_type": "constant", "save_strategy": "no", "report_to": "none"}
+    training |= {"use_cpu": True, "disable_tqdm": True, "logging_nan_inf_filter": False, "logging_strategy": "no"}
+    return SerTrainer(
+        model=SerForAudioClassification(SerConfig(audio_config=config, num_labels=3, **(model or {}))),
+        args=TrainingArguments(str(out), remove_unused_columns=False, **(training | given)),
+        train_dataset=rows,
+        data_collator=SpeechCollator(describe_audio(config).new_extractor(config, False)),
+        budget=budget,
+        loss=loss,
+    )
+
+
+class Gradients(TrainerCallback):
+    """Those of each update, `(parameters,)`."""
+
+    def __init__(self):
+        self.updates = []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **kwargs):
+        self.updates.append(torch.cat([one.grad.flatten() for one in model.parameters() if one.grad is not None]))
+
+
+def test_gradients_of_two_epochs_are_those_of_batches_of_one(rows, tmp_path):
+    """An update an epoch, the second after a step by the first; the loss is weighted, and batches differ in size."""
+    loss, found = Loss(weights=torch.tensor([1.0, 2.0, 0.5])), []
+    for budget in (4.0, None):
+        trainer = trainer_of(rows, tmp_path, budget=budget, loss=loss, per_device_train_batch_size=1)
+        sizes = [len(batch) for batch in trainer.get_train_dataloader().batch_sampler]
+        assert sum(sizes) == CLIPS and (len({*sizes}) > 2 if budget else {*sizes} == {1})
+        given = {"gradient_accumulation_steps": len(sizes), "num_train_epochs": 2, "learning_rate": 0.1}
+        trainer = trainer_of(
+            rows, tmp_path, budget=budget, loss=loss, per_device_train_batch_size=1, max_grad_norm=0.0, **given
+        )
+        trainer.add_callback(gradients := Gradients())
+        trainer.train()
+        found.append(torch.stack(gradients.updates))
+    budgets, ones = found
+    assert budgets.shape == ones.shape and len(ones) == 2 and (ones[0] - ones[1]).abs().max() > 1e-3
+    print(f"largest gradient {ones.abs().max():.2g}, apart {(budgets - ones).abs().max():.1e}")
+    assert (budgets - ones).abs().max() <= 1e-5
+
+
+class Waits(TorchDispatchMode):
+    """Notes what would wait for a device, which is torch's `meta` here: a number, a truth value, a list or a copy for
+    the CPU, and shapes that depend on values. As `file: line of code` of the innermost frame of these packages."""
+
+    SIZED = ("aten.nonzero.", "aten.masked_select.", "aten.unique", "aten.repeat_interleave.Tensor")
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name, to = str(function), (kwargs or {}).get("device")
+        of_device = any(getattr(one, "device", None) == META for one in args)
+        indices = args[1] if name.startswith(("aten.index.Tensor", "aten.index_put")) else ()
+        fetched = name.startswith("aten._to_copy.") and to is not None and torch.device(to) != META
+        filled = "put" in name and args[2].numel() == 1  # torch fills a mask with one number without its shape
+        masked = not filled and any(isinstance(one, torch.Tensor) and one.dtype == torch.bool for one in indices)
+        number = name.startswith("aten._local_scalar_dense.")
+        if of_device and (number or fetched or masked or name.startswith(self.SIZED)):
+            frames = [
+                frame for frame in traceback.extract_stack() if {"ser_hf", "transformers"} & {*Path(frame[0]).parts}
+            ]
+            self.found.add(f"{Path(frames[-1].filename).name}: {frames[-1].line}")
+            if number:
+                return True if args[0].dtype == torch.bool else 1
+            if fetched:
+                return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        return function(*args, **(kwargs or {}))
+
+
+MASK = "masking_utils.py: and (padding_mask is None or padding_mask.all())"  # is anything padded?
+END = "trainer.py: self._total_loss_scalar += self._tr_loss.item()"  # after the last step
+SPEC_AUGMENT = {  # transformers draws its masks by NumPy, for which it asks how long each clip is
+    "modeling_wav2vec2.py: attention_mask.detach().sum(-1).tolist()",
+    "modeling_wav2vec2.py: hidden_states[mask_time_indices] = self.masked_spec_embed.to(hidden_states.dtype)",
+    "trainer.py: self.accelerator.backward(loss, **kwargs)",  # of the line before
+}
+CCC = {"loss": Loss("regression", "ccc"), "model": {"problem_type": "regression"}}
+
+
+@pytest.mark.parametrize(
+    ("given", "theirs"),
+    [
+        ({"model": {"pooling": "attentive", "layer_mix": "sum"}, "loss": Loss(weights=torch.ones(3))}, {MASK, END}),
+        ({"kind": "whisper", "model": {"head": "mlp"}}, {MASK, END}),
+        (CCC, {MASK, END}),
+        ({"encoder": {"apply_spec_augment": True, "mask_time_length": 2}}, {MASK, END, *SPEC_AUGMENT}),
+    ],
+)
+def test_no_line_of_ours_waits_for_the_device(given, theirs, rows, tmp_path, monkeypatch):
+    if "model" in given and given["model"].get("problem_type"):
+        rows = rows.map(lambda row: {"label": [float(row["label"])] * 3}, remove_columns="label")
+    training = {"max_steps": 2, "gradient_accumulation_steps": 2, "optim": "adamw_torch"}
+    trainer = trainer_of(rows, tmp_path, budget=4.0, **training, **given)
+    trainer.model.to(META)
+    vars(trainer.args)["_setup_devices"] = META
+    monkeypatch.setattr(trainer.accelerator.state, "device", META)
+    with _config.patch(meta_nonzero_assume_all_nonzero=True), Waits() as waits:  # else masks have no shape there
+        trainer.train()
+    assert trainer.state.global_step == 2 and waits.found == theirs
