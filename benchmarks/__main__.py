@@ -33,6 +33,7 @@ SECTIONS = {
     "loader": "loader, one thread, no workers",
     "training": "training, files to optimizer steps",
     "fusion": "an epoch of a fusion head over frozen encoders",
+    "intervals": "thresholds, 95 % intervals and calibration of 50,000 rows",
     "whisper": "Whisper base: training on clips of 4 s, and an epoch of a frozen probe",
 }
 

@@ -126,11 +126,9 @@ def test_score_says_where_a_metric_is_undefined():
 
 
 def test_cluster_intervals_resample_speakers():
-    values = np.array([0.0] * 5 + [1.0] * 5)
-    speakers = ["a"] * 5 + ["b"] * 5
-    draws = bootstrap.metric_draws(lambda rows: {"mean": float(values[rows].mean()), "no": None}, speakers)
-    intervals = bootstrap.intervals(draws)
-    assert intervals["mean"] == [0.0, 1.0] and intervals["no"] is None
+    values = np.array([0.0] * 5 + [1.0] * 5)[:, None]
+    found = bootstrap.intervals(bootstrap.value_draws(0 * values, values, ["error"], ["a"] * 5 + ["b"] * 5))
+    assert found["mae"] == [0.0, 1.0] and found["ccc"] is None  # the labels are constant
 
 
 def slow_thresholds(references, scores) -> list[float]:

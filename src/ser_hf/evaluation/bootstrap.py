@@ -8,15 +8,16 @@ speaker the utterances alone; reports say so (`resampled`). Draws depend on the 
 on the same utterances get the same draws, so that differences of their metrics are paired.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from .metrics import from_counts
+from .metrics import VALUE_METRICS, f1_averages, from_counts, row_f1
 
 FEW = 5
+BLOCK = 64  # draws whose counts are floats at a time
 # `expected_interval`: the system is right on this share of clips, with this standard deviation between speakers, twice
 # that between RAVDESS's folds of four speakers (recipes/results).
 RIGHT, SPREAD = 0.7, 0.1
@@ -58,15 +59,27 @@ def draw(speakers: Sequence[str | None], samples: int, seed: int = 0) -> tuple[n
     if sum(counts) == 1:
         cluster = np.arange(len(cluster))
     count, generator = int(cluster.max()) + 1, np.random.default_rng(seed)
-    drawn = generator.integers(count, size=(samples, count)) + count * np.arange(samples)[:, None]
-    times = np.bincount(drawn.ravel(), minlength=samples * count).reshape(samples, count)
+    times = np.empty((samples, count), dtype=np.uint16)  # a quarter of the memory of whole numbers
+    for of_draw in times:
+        of_draw[:] = np.bincount(generator.integers(count, size=count), minlength=count)
     if count >= FEW:
         return cluster, times
-    within = np.empty((samples, len(cluster)), dtype=int)
+    within = np.empty((samples, len(cluster)), dtype=np.uint16)
     for number in range(count):  # a cluster of n utterances that is drawn k times: k * n utterances
         rows = np.flatnonzero(cluster == number)
-        within[:, rows] = generator.multinomial(times[:, number] * len(rows), np.full(len(rows), 1 / len(rows)))
+        equal = np.full(len(rows), 1 / len(rows))
+        for of_draw, k in zip(within, times[:, number].tolist(), strict=True):
+            of_draw[rows] = generator.multinomial(k * len(rows), equal)
     return np.arange(len(cluster)), within
+
+
+def draw_sums(columns: Sequence[np.ndarray], unit: np.ndarray, times: np.ndarray) -> list[np.ndarray]:
+    """The sum of each column over the utterances of each draw, `(utterances, n)` to `(samples, n)`; `unit` and `times`
+    are those of `draw`. Sums of a draw are sums of its units' sums."""
+    widths = np.cumsum([column.shape[1] for column in columns])
+    per_unit = np.stack([np.bincount(unit, one) for column in columns for one in column.T], axis=1)
+    parts = [times[first : first + BLOCK].astype(float) @ per_unit for first in range(0, len(times), BLOCK)]
+    return np.split(np.concatenate(parts), widths[:-1], axis=1)
 
 
 def class_draws(
@@ -77,29 +90,100 @@ def class_draws(
     samples: int = 1000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """UAR, WA, macro and weighted F1 of every draw, `{metric: (samples,)}`, without a loop over draws: counts of a draw
-    are sums of its units' counts."""
-    references, predictions = np.asarray(references), np.asarray(predictions)
-    unit, times = draw(speakers, samples, seed)
-    count, times = times.shape[1], times.astype(float)
-
-    def counts(rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        per_unit = np.bincount(unit[rows] * num_labels + labels[rows], minlength=count * num_labels)
-        return times @ per_unit.reshape(count, num_labels)
-
-    every, correct = np.arange(len(references)), np.flatnonzero(references == predictions)
-    return from_counts(counts(correct, references), counts(every, references), counts(every, predictions))
+    """UAR, WA, macro and weighted F1 of every draw, `{metric: (samples,)}`."""
+    truth, said = (np.eye(num_labels)[np.asarray(rows, dtype=int)] for rows in (references, predictions))
+    return from_counts(*draw_sums([truth * said, truth, said], *draw(speakers, samples, seed)))
 
 
-def metric_draws(
-    compute: Callable[[np.ndarray], dict], speakers: Sequence[str | None], samples: int = 500
+def label_draws(
+    references: np.ndarray,
+    scores: np.ndarray,
+    names: Sequence[str],
+    thresholds: Sequence[float] | None,
+    speakers: Sequence[str | None],
+    samples: int = 200,
 ) -> dict[str, np.ndarray]:
-    """Any metrics of every draw, `{metric: (samples,)}`, NaN where undefined; `compute` takes row numbers and returns
-    None for an undefined metric."""
-    unit, times = draw(speakers, samples)
-    rows = np.arange(len(unit))
-    tables = [compute(np.repeat(rows, of_draw[unit])) for of_draw in times]
-    return {name: np.array([table[name] for table in tables], dtype=float) for name in tables[0]}
+    """The figures of `metrics.label_metrics` of every draw, `{metric: (samples,)}`, NaN where undefined."""
+    truth, decided = references > 0.5, scores >= (0.5 if thresholds is None else np.asarray(thresholds))
+    rows = [np.ones((len(truth), 1)), row_f1(truth, decided)[:, None]]
+    drawn = draw(speakers, samples)
+    count, f1, both, support, predicted = draw_sums([*rows, truth & decided, truth, decided], *drawn)
+    with np.errstate(invalid="ignore"):
+        averages = f1_averages(both, support, predicted, (f1 / count)[:, 0])
+        accuracies = (both / support + (count - support - predicted + both) / (count - support)) / 2
+        precisions = [_average_precisions(*column, *drawn) for column in zip(truth.T, scores.T, strict=True)]
+    return {
+        "map": _mean_defined(np.stack(precisions, axis=1)),
+        **{f"{average}_f1": values for average, values in averages.items()},
+        "weighted_accuracy": _mean_defined(accuracies),
+        **{f"weighted_accuracy_{name}": values for name, values in zip(names, accuracies.T, strict=True)},
+    }
+
+
+def _average_precisions(truth: np.ndarray, scores: np.ndarray, unit: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Average precision of one label in every draw `(samples,)`, NaN without a positive; the scores are sorted once."""
+    order = np.argsort(-scores, kind="stable")
+    unit, falling, present = unit[order], -scores[order], np.flatnonzero(truth[order])  # recall grows at `present`
+    last = np.searchsorted(falling, falling[present], side="right") - 1  # row of the same score
+    last_present = np.searchsorted(present, last, side="right") - 1
+    found = np.full(len(times), np.nan)
+    for number, of_draw in enumerate(times):
+        above = np.cumsum(of_draw[unit], dtype=np.uint32)[last]
+        positives = of_draw[unit[present]]
+        right = np.cumsum(positives, dtype=np.uint32)
+        if positives.any():
+            found[number] = (positives * (right[last_present] / np.maximum(above, 1))).sum() / right[-1]
+    return found
+
+
+def value_draws(
+    references: np.ndarray,
+    predictions: np.ndarray,
+    names: Sequence[str],
+    speakers: Sequence[str | None],
+    samples: int = 500,
+) -> dict[str, np.ndarray]:
+    """The figures of `metrics.value_metrics` of every draw, `{metric: (samples,)}`, NaN where undefined: means,
+    variances and covariances are sums."""
+    y, x = np.asarray(references, dtype=float), np.asarray(predictions, dtype=float)
+    a, b, d = x - np.median(x, axis=0), y - np.median(y, axis=0), x - y  # sums of small numbers are exact
+    columns = [np.ones((len(y), 1)), a, b, a * a, b * b, a * b, d, np.abs(d), d * d]
+    sentiment = _sentiment_columns(y[:, 0], x[:, 0]) if list(names) == ["sentiment"] else []
+    count, *sums = draw_sums([*columns, *sentiment], *draw(speakers, samples))
+    a, b, aa, bb, ab, d, mae, mse = (values / count for values in sums[:8])
+    x_variance, y_variance, covariance = aa - a * a, bb - b * b, ab - a * b
+    constant = (x_variance <= 1e-12 * aa) | (y_variance <= 1e-12 * bb)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ccc = 2 * covariance / (x_variance + y_variance + d * d)
+        pearson = covariance / np.sqrt(x_variance * y_variance)
+    each = (*(np.where(constant, np.nan, values) for values in (ccc, pearson)), mae, mse, np.sqrt(mse))
+    each = dict(zip(VALUE_METRICS, each, strict=True))
+    draws = {metric: _mean_defined(values) for metric, values in each.items()}
+    draws |= {f"{m}_{name}": each[m][:, i] for m in ("ccc", "rmse") for i, name in enumerate(names)}
+    if sentiment:
+        equal, *counts = sums[8:]
+        with np.errstate(invalid="ignore"):
+            has0, non0 = (from_counts(*counts[first : first + 3]) for first in (0, 3))
+        draws |= {"acc7": (equal / count)[:, 0]}
+        draws |= {"acc2_has0": has0["wa"], "f1_has0": has0["weighted_f1"]}
+        draws |= {"acc2_non0": non0["wa"], "f1_non0": non0["weighted_f1"], "corr": draws["pearson"]}
+    return draws
+
+
+def _sentiment_columns(y: np.ndarray, x: np.ndarray) -> list[np.ndarray]:
+    """Columns for `metrics.sentiment_metrics`: equal levels, and twice the three counts of `from_counts`."""
+    levels = [np.clip(np.round(values), -3, 3) for values in (x, y)]
+    columns = [(levels[0] == levels[1])[:, None]]
+    for rows, truth, decided in ((np.full(len(y), True), y >= 0, x >= 0), (y != 0, y > 0, x > 0)):
+        present, said = (np.eye(2)[values.astype(int)] * rows[:, None] for values in (truth, decided))
+        columns += [present * said, present, said]
+    return columns
+
+
+def _mean_defined(values: np.ndarray) -> np.ndarray:
+    """The mean over columns `(samples, n)` that are not NaN; NaN where all are."""
+    with np.errstate(invalid="ignore"):
+        return np.nansum(values, axis=1) / (~np.isnan(values)).sum(axis=1)
 
 
 def intervals(draws: dict[str, np.ndarray]) -> dict[str, list[float] | None]:

@@ -6,14 +6,14 @@ of 0.8, 80 % are right. Temperature scaling (Guo et al. 2017, "On Calibration of
 logits by one number that is fitted on validation; it changes no ranking of labels.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from datasets import Dataset
 from scipy.optimize import minimize_scalar
 
 from . import bootstrap
-from .metrics import classification_metrics
+from .metrics import classification_metrics, from_counts
 from .tasks import softmax
 
 BINS = 15  # of equal width, as in Guo et al. 2017
@@ -75,10 +75,13 @@ def ece(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def ece_if_calibrated(probabilities: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """The mean and the 95th percentile of the ECE that a perfectly calibrated model with these confidences has by
     chance, because a bin has few utterances (consistency resampling, Bröcker & Smith 2007)."""
-    confidence = probabilities.max(axis=1)
-    bins = np.eye(BINS)[_bins(confidence)]  # (utterances, bins)
-    right = np.random.default_rng(seed).random((DRAWS, len(confidence))) < confidence
-    errors = np.abs(right @ bins - confidence @ bins).sum(axis=1) / len(confidence)
+    confidence, generator = probabilities.max(axis=1), np.random.default_rng(seed)
+    place = _bins(confidence)
+    sums = np.bincount(place, confidence, BINS)
+    errors = np.empty(DRAWS)
+    for number in range(DRAWS):
+        right = np.bincount(place[generator.random(len(place)) < confidence], minlength=BINS)
+        errors[number] = np.abs(right - sums).sum() / len(place)
     return float(errors.mean()), float(np.percentile(errors, 95))
 
 
@@ -96,7 +99,7 @@ def calibrate(logits: Callable[[float], np.ndarray], validation: Dataset, why_no
     of validation, `(utterances, classes)`, at a temperature."""
     if reason := next((name for name, holds in why_not.items() if holds), None):
         return {"temperature": None, "sets": None, "utterances": 0, "why_not": reason}
-    labels = np.array(validation["label"])
+    labels = np.array(validation["label"][:])
     temperature = fit_temperature(lambda value: softmax(logits(value)), labels)
     threshold = set_threshold(softmax(logits(temperature or 1.0)), labels)
     return {
@@ -122,20 +125,15 @@ def describe(before: np.ndarray, after: np.ndarray, dataset: Dataset, sets: dict
         with its interval; `sets` with the figures of `describe_sets`. Intervals are 95 %, by bootstrap over speakers
         (`bootstrap.draw`); draws of ECE are shifted so that their mean is the ECE.
     """
-    labels, before, after = np.array(dataset["label"]), softmax(before), softmax(after)
+    labels, before, after = np.array(dataset["label"][:]), softmax(before), softmax(after)
     systems = {"before": before, "after": after}
-
-    def figures(rows: np.ndarray) -> dict[str, float]:
-        drawn, truth = {name: values[rows] for name, values in systems.items()}, labels[rows]
-        all_, sure = (answered(drawn["after"], truth, share)["uar"] for share in (1.0, 1 - ABSTAIN))
-        errors = {name: ece(values, truth) for name, values in drawn.items()}
-        return errors | {"all": all_, "sure": sure, "difference": sure - all_}
-
-    whole = figures(np.arange(len(labels)))
-    draws = bootstrap.metric_draws(figures, dataset["speaker"], DRAWS)
+    all_, sure = (answered(systems["after"], labels, share)["uar"] for share in (1.0, 1 - ABSTAIN))
+    whole = {name: ece(values, labels) for name, values in systems.items()}
+    whole |= {"all": all_, "sure": sure, "difference": sure - all_}
+    drawn = draws(systems, labels, dataset["speaker"][:])
     for name in systems:  # bins of repeated utterances are further off: that is no property of the model
-        draws[name] = np.maximum(draws[name] - draws[name].mean() + whole[name], 0)
-    spread = bootstrap.intervals(draws)
+        drawn[name] = np.maximum(drawn[name] - drawn[name].mean() + whole[name], 0)
+    spread = bootstrap.intervals(drawn)
     described = {
         name: {
             "ece": whole[name],
@@ -154,6 +152,30 @@ def describe(before: np.ndarray, after: np.ndarray, dataset: Dataset, sets: dict
         "abstain": {"share": ABSTAIN, **uars, "interval": spread["difference"]},
         "sets": sets and sets | describe_sets(after, labels, sets["threshold"]),
     }
+
+
+def draws(systems: Mapping[str, np.ndarray], labels: np.ndarray, speakers: Sequence[str | None]) -> dict:
+    """Of every bootstrap draw `(draws,)`: the ECE of each system, and what `after` gains if it abstains."""
+    unit, times = bootstrap.draw(speakers, DRAWS)
+    errors = {name: (v.argmax(axis=1) == labels) - v.max(axis=1) for name, v in systems.items()}
+    of_bins = [np.eye(BINS)[_bins(v.max(axis=1))] * errors[name][:, None] for name, v in systems.items()]
+    count, *sums = bootstrap.draw_sums([np.ones((len(labels), 1)), *of_bins], unit, times)
+    found = {name: np.abs(one).sum(axis=1) / count[:, 0] for name, one in zip(systems, sums, strict=True)}
+    after, classes = systems["after"], systems["after"].shape[1]
+    order = np.argsort(-after.max(axis=1), kind="stable")
+    unit, outcome = unit[order], (2 * labels + (after.argmax(axis=1) == labels))[order]
+    uars = np.empty((2, DRAWS))
+    for number, of_draw in enumerate(times):
+        times_of = of_draw[unit]
+        upto = np.cumsum(times_of, dtype=np.int64)
+        for place, share in enumerate((1.0, 1 - ABSTAIN)):
+            most = max(1, round(share * int(upto[-1])))
+            last = np.searchsorted(upto, most)  # of this utterance so many that there are `most`
+            counts = np.bincount(outcome[: last + 1], times_of[: last + 1], 2 * classes)
+            counts[outcome[last]] -= upto[last] - most
+            wrong, right = counts.reshape(classes, 2).T
+            uars[place, number] = from_counts(right, wrong + right, right)["uar"]
+    return found | {"difference": uars[1] - uars[0]}
 
 
 # ---- label sets

@@ -193,14 +193,28 @@ def label_metrics(
 
 
 def averaged_f1(references: np.ndarray, decided: np.ndarray) -> dict[str, float | None]:
-    """F1 by scikit-learn's averages; `macro` over labels that occur. Rows without label and decision are 0 in
-    `samples`, as the reference work's classification report counts them."""
+    """`f1_averages` of `(rows, labels)`; None where no label occurs."""
     truth, decided = np.asarray(references, dtype=bool), np.asarray(decided, dtype=bool)
-    present = truth.any(axis=0)
-    if not present.any():
-        return dict.fromkeys(AVERAGES)
-    each, averages = _averages(truth, decided)
-    return {name: float(f1) for name, (_, _, f1) in averages.items()} | {"macro": float(each[2, present].mean())}
+    counts = (of.sum(axis=0) for of in (truth & decided, truth, decided))
+    averages = f1_averages(*counts, row_f1(truth, decided).mean())
+    return {name: None if np.isnan(f1) else float(f1) for name, f1 in averages.items()}
+
+
+def f1_averages(both: np.ndarray, support: np.ndarray, predicted: np.ndarray, samples: ArrayLike) -> dict:
+    """F1 by scikit-learn's averages from each label's counts `(..., labels)` and the mean `row_f1`; `macro` over labels
+    that occur; NaN where none does. Rows without label and decision are 0 in `samples`, as the reference work's
+    classification report counts them."""
+    f1, present = _precision_recall_f1(both, support, predicted)[2], support > 0
+    total = np.maximum(support.sum(-1), 1)
+    micro = _precision_recall_f1(both.sum(-1), support.sum(-1), predicted.sum(-1))[2]
+    macro = (f1 * present).sum(-1) / np.maximum(present.sum(-1), 1)
+    averages = dict(zip(AVERAGES, (micro, macro, (f1 * support).sum(-1) / total, samples), strict=True))
+    return {name: np.where(present.any(-1), value, np.nan) for name, value in averages.items()}
+
+
+def row_f1(truth: np.ndarray, decided: np.ndarray) -> np.ndarray:
+    """F1 of each row of `(rows, labels)` booleans."""
+    return _precision_recall_f1((truth & decided).sum(axis=1), truth.sum(axis=1), decided.sum(axis=1))[2]
 
 
 def weighted_accuracy(references: np.ndarray, decided: np.ndarray) -> float | None:

@@ -34,7 +34,7 @@ def score(
         `problem_type`, `utterances`, `speakers`, `metrics`, `intervals` (95 %), `intervals_over`, `chance`, `figures`,
         and what the task's `describe` returns.
     """
-    task, labels, speakers = TASKS[problem_type], np.array(dataset["label"]), dataset["speaker"]
+    task, labels, speakers = TASKS[problem_type], np.array(dataset["label"][:]), dataset["speaker"][:]
     scores = task.scores(logits)
     details = task.describe(labels, scores, names, thresholds, report_at)
     return {
@@ -70,7 +70,7 @@ def groups(
     columns = {
         name: np.array(dataset[name][:], dtype=object) for name in ("speaker", "gender") if name in dataset.features
     }
-    labels = np.array(dataset["label"])
+    labels = np.array(dataset["label"][:])
 
     def of(rows: np.ndarray) -> dict:
         part = {"label": labels[rows], "speaker": columns["speaker"][rows].tolist()}
@@ -153,7 +153,7 @@ def compare(
         `difference_intervals` (95 %, paired). An undefined figure is None. For errors (MAE, MSE,
         RMSE) a negative difference is an improvement.
     """
-    task, labels, speakers = TASKS[problem_type], np.array(dataset["label"]), dataset["speaker"]
+    task, labels, speakers = TASKS[problem_type], np.array(dataset["label"][:]), dataset["speaker"][:]
     for name, rows in {"the main system": logits, **others}.items():
         if len(rows) != len(labels):
             raise ValueError(f"{name} has {len(rows)} rows, the part {len(labels)} utterances")
@@ -188,10 +188,10 @@ def utterance_logits(logits: np.ndarray, windows: Dataset, dataset: Dataset, pro
     task = TASKS[problem_type]
     scores, ids = combine(task.scores(logits), windows["utterance"], how, problem_type)
     place = {name: row for row, name in enumerate(ids)}
-    missing = [name for name in dataset["id"] if name not in place]
+    missing = [name for name in dataset["id"][:] if name not in place]
     if missing:
         raise ValueError(f"{len(missing)} utterances have no window, first {missing[0]}")
-    return task.logits(scores[[place[name] for name in dataset["id"]]])
+    return task.logits(scores[[place[name] for name in dataset["id"][:]]])
 
 
 def decision_thresholds(
@@ -201,7 +201,7 @@ def decision_thresholds(
     task = TASKS[problem_type]
     if not task.has_thresholds or logits is None:
         return None
-    return tune_thresholds(np.array(validation["label"]), task.scores(logits), names)
+    return tune_thresholds(np.array(validation["label"][:]), task.scores(logits), names)
 
 
 def predictions_table(
@@ -213,8 +213,8 @@ def predictions_table(
 ) -> pd.DataFrame:
     """One row per utterance: `id`, `speaker`, `score_<label>` for each label, and the truth: `label` and `prediction`
     as words for classes, `label_<label>` otherwise. For classes also `prediction_<system>` of systems compared with."""
-    table = pd.DataFrame({"id": dataset["id"], "speaker": dataset["speaker"]})
-    labels, scores = np.array(dataset["label"]), TASKS[problem_type].scores(logits)
+    table = pd.DataFrame({"id": dataset["id"][:], "speaker": dataset["speaker"][:]})
+    labels, scores = np.array(dataset["label"][:]), TASKS[problem_type].scores(logits)
     if problem_type == CLASSES:
         words = np.array(names, dtype=object)
         table["label"], table["prediction"] = words[labels], words[scores.argmax(axis=1)]

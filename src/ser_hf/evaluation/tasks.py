@@ -34,7 +34,6 @@ class Task:
     summary: tuple[str, ...]  # the metrics in the tables of a cross-validation
     table: str  # the key of the table with one row per label in `describe`
     figures: tuple[str, ...]  # names of a report's figures (`figures.FIGURES`)
-    draws: int  # of the bootstrap
     each: tuple[str, ...] = ()  # the metrics that every label has too, as `<metric>_<label>`
     has_votes: bool = True  # whether windows can vote
     has_thresholds: bool = False  # whether each label has a decision threshold, tuned on validation
@@ -49,10 +48,10 @@ class Task:
     ) -> dict[str, np.ndarray]:
         """Every metric of every bootstrap draw, `{metric: (draws,)}`, NaN where undefined."""
         if self.problem_type == CLASSES:
-            return bootstrap.class_draws(labels, _predicted(scores), speakers, len(names), self.draws)
-        return bootstrap.metric_draws(
-            lambda rows: self.metrics(labels[rows], scores[rows], names, thresholds), speakers, self.draws
-        )
+            return bootstrap.class_draws(labels, _predicted(scores), speakers, len(names))
+        if self.problem_type == LABELS:
+            return bootstrap.label_draws(labels, scores, names, thresholds, speakers)
+        return bootstrap.value_draws(labels, scores, names, speakers)
 
     def metric_names(self, names: Sequence[str]) -> tuple[str, ...]:
         """The names of `metrics` for these label names."""
@@ -141,18 +140,18 @@ _CLASSES = Task(
     lambda labels, scores, names, _=None: metrics.classification_metrics(labels, _predicted(scores), len(names)),
     _describe_classes,
     selected_by="uar", compared_by=("uar", "macro_f1"), summary=metrics.METRICS, table="per_class",
-    figures=("confusion_matrix",), draws=1000,
+    figures=("confusion_matrix",),
 )  # fmt: skip
-_LABELS = Task(  # each draw sorts all scores of each label: fewer draws
+_LABELS = Task(
     LABELS, "several labels", lambda logits: 1 / (1 + np.exp(-logits)), lambda s: np.log(_clip(s) / (1 - _clip(s))),
     metrics.label_metrics, _describe_labels,
     selected_by="map", compared_by=("map", "macro_f1"), summary=("map", "macro_f1", "micro_f1", "weighted_accuracy"),
-    each=("weighted_accuracy",), table="per_label", figures=(), draws=200, has_thresholds=True,
+    each=("weighted_accuracy",), table="per_label", figures=(), has_thresholds=True,
 )  # fmt: skip
 _VALUES = Task(
     VALUES, "values", lambda logits: logits, lambda scores: scores,
     lambda labels, scores, names, _=None: metrics.value_metrics(labels, scores, names), _describe_values,
     selected_by="ccc", compared_by=("ccc", "mae"), summary=("ccc", "pearson", "rmse", "mae"), each=("ccc", "rmse"),
-    table="per_value", figures=("scatter",), draws=500, has_votes=False,
+    table="per_value", figures=("scatter",), has_votes=False,
 )  # fmt: skip
 TASKS = {task.problem_type: task for task in (_CLASSES, _LABELS, _VALUES)}
