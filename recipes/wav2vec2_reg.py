@@ -33,6 +33,7 @@ def main() -> None:
         audio_remarks,
         check_lengths,
         probe_states,
+        reads_states,
         saved_extractor,
         speech_collators,
         with_copies,
@@ -50,7 +51,8 @@ def main() -> None:
     windowed = run.cut_windows(splits, settings.windows)
     parts = windowed.parts if windowed else splits
 
-    # 3. Model; a frozen encoder reads each utterance once, and a head is trained on its states.
+    # 3. Model; what is frozen reads each utterance once, and the rest is trained on its states.
+    probe = settings.encoder.freeze_encoder and training.do_train  # the head alone is trained
     model, extractor = audio_model(
         names, task, new_head=training.do_train, **vars(settings.encoder), **vars(settings.head)
     )
@@ -59,13 +61,13 @@ def main() -> None:
         parts = {**parts, "train": with_copies(parts["train"], settings.encoder.speed_copies)}
     check_lengths(model.config.audio_config, parts, settings.clips, settings.augmentation)
     collators, states = speech_collators(model, extractor, settings.clips, settings.augmentation, training.seed), None
-    if settings.encoder.freeze_encoder and training.do_train:
+    if reads_states(model, parts["train"], settings.clips, settings.augmentation):
         states = probe_states(model, extractor, parts, settings.clips, training, settings.batches.budget)
         collators = {"data_collator": StateCollator(states)}
 
     # 4. Trainer: selected by mean CCC, or mean average precision, on validation.
     trainer = SerTrainer(
-        model=head_of(model) if states else model,
+        model=head_of(model) if probe else model,
         args=training,
         train_dataset=parts["train"],
         eval_dataset=parts["validation"],
@@ -73,7 +75,7 @@ def main() -> None:
         **collators,
         callbacks=early_stopping(settings.schedule, len(splits["validation"]) > 0),
         compute_metrics=compute_metrics(names, task),
-        budget=None if states else settings.batches.budget,
+        budget=None if probe else settings.batches.budget,
         clips=settings.clips,
         loss=make_loss(task, settings.loss, splits["train"], training.label_smoothing_factor),
         exact_evaluation=not states and padding_sensitive(model.config.audio_config),
@@ -84,7 +86,7 @@ def main() -> None:
     if settings.figures.draw_augmentation:
         run.draw_augmentation(splits, extractor, settings.augmentation, training)
     trained = run.train(trainer) if training.do_train else None
-    whole = put_back(trainer.accelerator.unwrap_model(trainer.model), model) if states else None
+    whole = put_back(trainer.accelerator.unwrap_model(trainer.model), model) if probe else None
 
     # 5. Test, once; model, card, results, push.
     extractor = saved_extractor(extractor, settings.clips)

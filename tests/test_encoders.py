@@ -45,6 +45,7 @@ from ser_hf.models.encoders import (
     load_extractor,
     longest_clip,
     padding_sensitive,
+    runs_above,
     transformer_layers,
 )
 from ser_hf.models.pipeline_ser import TASK
@@ -332,6 +333,39 @@ def test_a_frozen_encoder_has_no_gradients_and_its_head_reads_cached_states(kind
             head.ser_classifier.bias += 1.0
         whole = put_back(head, model)
         assert (logits(whole, inputs) - expected - 1.0).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layers_above_frozen_ones_read_cached_states(kind):
+    """With the logits and the gradients of audio; the norm after the layers of "stable" encoders is one of them."""
+    whole = kind in ("wavlm", "wav2vec2-conformer", "wav2vec2-bert")
+    adapted = tiny_config(kind, add_adapter=True, num_adapter_layers=1)
+    assert runs_above(tiny_config(kind)) is not whole and (not runs_above(adapted) or kind in ("whisper", "hubert"))
+    for encoder, config in product(({}, {"do_stable_layer_norm": True}), ({}, {"pooling": "attentive"})):
+        if whole:
+            continue
+        model = make(kind, {"num_hidden_layers": 3, **encoder}, **config)
+        inputs = features(model)
+        expected = logits(model, inputs)
+        model.freeze_layers(2)
+        extractor = describe(model.config.audio_config).new_extractor(model.config.audio_config, False)
+        source = sources_of(model, extractor, ClipArguments())["audio"]
+        with torch.no_grad():
+            states, audio_mask = source.encode(inputs[model.main_input_name], inputs["attention_mask"])
+        assert (states.shape[1], states.shape[3]) == source.shape and source.half
+        states = states * audio_mask[:, None, :, None]  # as they are padded
+        by_states = {"audio_states": states, "audio_mask": audio_mask}
+        assert (logits(model, by_states) - expected).abs().max() < 1e-5
+        half = logits(model, {**by_states, "audio_states": states.half().float()})
+        assert (half - expected).abs().max() < 1e-3 * expected.abs().max()
+        assert (logits(model, {**by_states, "audio_mask": audio_mask | True}) - expected).abs().max() > 1e-3
+        gradients = []
+        for given in (inputs, by_states):
+            model.zero_grad()
+            model.train()(**given, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+            gradients.append({name: one.grad for name, one in model.named_parameters() if one.grad is not None})
+        assert gradients[0].keys() == gradients[1].keys() and any(".2." in name for name in gradients[0])
+        assert all((gradients[1][name] - one).abs().max() < 1e-5 for name, one in gradients[0].items())
 
 
 # ---- published, in a process that has only the folder

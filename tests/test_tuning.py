@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import AutoModel, TrainingArguments, Wav2Vec2FeatureExtractor
 
@@ -16,6 +17,7 @@ from conftest import REPO, TINY, run_recipe, settings_of, tiny_config
 from ser_hf import SerError, audio_model
 from ser_hf.models import SerConfig, SerForAudioClassification
 from ser_hf.models.encoders import ENCODERS, depth, example, transformer_layers
+from ser_hf.training.audio_model import reads_states
 from ser_hf.training.hub import stock_class, to_stock
 from ser_hf.training.lora import add_lora, save_adapter
 from ser_hf.training.schedule import early_stopping, learning_rates
@@ -392,6 +394,53 @@ def test_resumed_is_unbroken_and_frozen_layers_are_the_checkpoints(more, fake_co
     )
     log = json.loads((tmp_path / "whole" / "checkpoint-6" / "trainer_state.json").read_text())["log_history"]
     assert max(entry.get("learning_rate", 0) for entry in log) <= 1e-3
+
+
+@pytest.mark.slow
+def test_training_from_the_states_of_frozen_layers_is_training_on_audio(fake_corpus, checkpoint, tmp_path, capsys):
+    """But for their half precision. A gain of 0 dB changes no clip, and is random for all that is known of it."""
+    flags = ("--max_steps", "6", "--learning_rate", "1e-3", "--freeze_layers", "2", "--early_stopping_patience", "9")
+    run(fake_corpus, checkpoint, tmp_path / "states", *flags)
+    assert "--freeze_layers 2: the frozen layers run once for each clip, and their states" in capsys.readouterr().out
+    run(fake_corpus, checkpoint, tmp_path / "audio", *flags, "--gain_p", "1", "--gain_db", "0")
+    assert "the frozen layers run in every epoch: --gain_p changes clips at random" in capsys.readouterr().out
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("states", "audio"))
+    before = load_file(checkpoint / "model.safetensors")
+    trained = [name for name in before if ".layers.2." in name]
+    moved = max(float((one[f"wav2vec2.{name}"] - before[name]).abs().max()) for name in trained)
+    assert one.keys() == two.keys() and moved > 2e-3
+    assert all((one[name] - two[name]).abs().max() < 0.1 * moved for name in one)
+    one, two = (pd.read_parquet(tmp_path / name / "predictions.parquet") for name in ("states", "audio"))
+    scores = [table.filter(like="score_").to_numpy() for table in (one, two)]
+    assert np.abs(scores[0] - scores[1]).max() < 1e-3
+    report = (tmp_path / "states" / "README.md").read_text()
+    assert "hidden states in half precision" in report
+
+
+def test_what_frozen_layers_cannot_do_once(capsys):
+    rows = Dataset.from_dict({"duration": [1.0, 2.5, None]})
+
+    def reads(flags: str = "", kind: str = "whisper", **config) -> bool:
+        settings = settings_of("wav2vec2_cls", "--dataset", "demo", *flags.split())
+        torch.manual_seed(0)
+        audio = tiny_config(kind, num_hidden_layers=3)
+        model = frozen(SerForAudioClassification(SerConfig(audio_config=audio, head_size=8, num_labels=3, **config)))
+        model = add_lora(model, r=2) if "lora" in flags else model
+        return reads_states(model, rows, settings.clips, settings.augmentation)
+
+    assert reads() and reads("--max_seconds 2.5 --trim_db 30 --noise_p 0")
+    for flags, kind, config, why in [
+        ("--crop_p 0.1", "whisper", {}, "--crop_p changes clips at random"),
+        ("--noise_p 0.1 --mixup_p 0.1", "wav2vec2", {}, "--noise_p changes clips at random"),
+        ("--max_seconds 2", "whisper", {}, "--max_seconds crops clips at random"),
+        ("", "wavlm", {}, "a layer of this wavlm reads more than the layer below"),
+        ("", "wav2vec2-bert", {}, "a layer of this wav2vec2-bert reads more than the layer below"),
+        ("", "whisper", {"layer_mix": "sum"}, "--layer_mix sum reads several layers"),
+        ("--lora_r 2", "whisper", {}, "adapters are trained"),
+    ]:
+        capsys.readouterr()
+        assert not reads(flags, kind, **config)
+        assert capsys.readouterr().out == f"--freeze_layers 1: the frozen layers run in every epoch: {why}\n"
 
 
 @pytest.mark.parametrize("probe", [False, True])

@@ -19,6 +19,8 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
     WhisperFeatureExtractor,
 )
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.auto import modeling_auto
 from transformers.utils import ModelOutput, logging
 
@@ -43,6 +45,7 @@ class Encoder:
     layers: str | None = None  # path of the list of transformer layers, which FSDP wraps; None: no states of layers
     # (config) to the paths of what follows the last layer, where there is such a module; the rest precedes the first.
     after: Callable[[PreTrainedConfig], tuple[str, ...]] = lambda config: ()
+    chained: bool = False  # whether a layer reads nothing but the output of the one below, and the mask
     feature_encoder: str | None = None  # path of the convolutions over the waveform, which fine-tuning usually freezes
     time: int = -1  # the dimension of time in its input
     rows: Callable[[PreTrainedConfig], int] | None = None  # (config) to values per step; None: a step is one number
@@ -100,15 +103,17 @@ WAVEFORM = Encoder(
     new_extractor=lambda config, whole: Wav2Vec2FeatureExtractor(return_attention_mask=not padding_sensitive(config)),
 )
 
+CHAINED = replace(WAVEFORM, chained=True)
+
 ENCODERS = {
-    "wav2vec2": WAVEFORM,
-    "hubert": WAVEFORM,
+    "wav2vec2": CHAINED,
+    "hubert": CHAINED,
     # Its attention reads the weights of the projections and never calls them, so that adapters there have no effect.
     "wavlm": replace(WAVEFORM, lora=("intermediate_dense", "output_dense")),
-    "unispeech": WAVEFORM,
-    "unispeech-sat": WAVEFORM,
+    "unispeech": CHAINED,
+    "unispeech-sat": CHAINED,
     # Its positions come from several convolutions in a row: from the second on, padded frames are no longer zero.
-    "data2vec-audio": replace(WAVEFORM, padding_sensitive=lambda config: True, after=lambda config: ("adapter",)),
+    "data2vec-audio": replace(CHAINED, padding_sensitive=lambda config: True, after=lambda config: ("adapter",)),
     # Its layers have convolutions, which know no mask.
     "wav2vec2-conformer": replace(
         WAVEFORM,
@@ -125,6 +130,7 @@ ENCODERS = {
         padding_sensitive=lambda config: False,
         layers="layers",
         after=lambda config: ("layer_norm",),
+        chained=True,
         lora=("q_proj", "v_proj"),
         rows=lambda config: config.num_mel_bins,
         longest=lambda config: 2 * config.max_source_positions / 100,  # frames of 10 ms
@@ -293,6 +299,11 @@ def train_upper_layers(encoder: nn.Module, count: int, mode: bool) -> None:
             module.train(mode)
 
 
+def runs_above(config: PreTrainedConfig) -> bool:
+    """Whether an audio encoder's upper layers run without those below (`encode_above`)."""
+    return describe_audio(config).chained and not _adapters(config)
+
+
 def longest_clip(config: PreTrainedConfig) -> float | None:
     """Seconds of the longest clip that an audio encoder reads (Whisper: 30), None where there is no limit."""
     description = describe(config)
@@ -409,6 +420,18 @@ def encode(
     names = {describe_audio(encoder.config).input_name: values, "attention_mask": mask}
     out = _run(encoder, names, every_layer, attentions)
     return out, frame_mask(encoder.config, out.last_hidden_state, mask)
+
+
+def encode_above(encoder: nn.Module, states: torch.Tensor, real: torch.Tensor, count: int) -> BaseModelOutput:
+    """The output of an audio encoder that `runs_above` from its hidden states `(batch, frames, dim)` after `count`
+    layers, and their mask `(batch, frames)`, True = real."""
+    modules = dict(encoder.named_modules())
+    mask = create_bidirectional_mask(config=encoder.config, inputs_embeds=states, attention_mask=real)
+    for layer in transformer_layers(encoder)[count:]:
+        states = layer(states, mask)
+    for path in describe_audio(encoder.config).after(encoder.config):
+        states = modules[path](states) if path in modules else states
+    return BaseModelOutput(last_hidden_state=states)
 
 
 def audio_states(encoder: nn.Module, inputs: torch.Tensor, mask: torch.Tensor | None, every_layer: bool = False):

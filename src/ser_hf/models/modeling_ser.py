@@ -16,6 +16,7 @@ from .encoders import (
     complete,
     describe_audio,
     encode,
+    encode_above,
     extract,
     freeze_feature_encoder,
     freeze_layers,
@@ -129,6 +130,11 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         """
         return self._read(*self._encode(inputs, attention_mask))
 
+    def encode_frozen(self, inputs: torch.Tensor, attention_mask: torch.Tensor | None = None):
+        """As `encode_audio`, of the hidden states `(batch, 1, frames, dim)` after the last of the frozen layers."""
+        out, real = self._encode(inputs, attention_mask, output_hidden_states=True)
+        return out.hidden_states[self._frozen_layers].unsqueeze(1), real
+
     def _encode(
         self,
         inputs: torch.Tensor,
@@ -210,7 +216,8 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
         Args:
             input_values, input_features, attention_mask: Either input, and its mask, as `encode_audio` takes it.
             labels: `(batch,)` class indices, or `(batch, labels)` floats for multi-label and regression.
-            audio_states, audio_mask: The output of `encode_audio`, instead of its input.
+            audio_states, audio_mask: The output of `encode_audio`, instead of its input; with frozen layers that of
+                `encode_frozen`.
             output_hidden_states, output_attentions: Whether to return the encoder's; default by the configuration.
         """
         hidden_states = attentions = None
@@ -223,6 +230,9 @@ class SerForAudioClassification(StrictLoading, PreTrainedModel):
             audio_states, audio_mask = self._read(out, real)
             hidden_states = out.hidden_states if wanted["output_hidden_states"] else None
             attentions = out.attentions
+        elif self._frozen_layers:
+            out = encode_above(self.encoder, audio_states[:, 0], audio_mask, self._frozen_layers)
+            audio_states, audio_mask = self._read(out, audio_mask)
         logits = self.classify(audio_states, audio_mask)
         loss = classification_loss(logits, labels, self.config.problem_type)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=hidden_states, attentions=attentions)

@@ -17,9 +17,10 @@ from ..data.collators import SpeechCollator
 from ..data.columns import select_present
 from ..errors import SerError, one_line
 from ..models import SerConfig, SerForAudioClassification
-from ..models.encoders import describe_audio, load_extractor, longest_clip, transformer_layers
+from ..models.encoders import describe_audio, load_extractor, longest_clip, runs_above, transformer_layers
 from .encoder_states import StateCollator, States, check_states, encode, trims, with_estimated_speakers, with_shifts
 from .hub import check_labels, label_maps, load_finetuned
+from .run import say
 from .settings import ClipArguments, EncoderArguments, HeadArguments
 from .speakers import check_speakers, check_whole_clips, speaker_remark
 
@@ -184,6 +185,33 @@ def count_copies(rows: Dataset) -> int:
     return sum(speed is not None for speed in rows["speed"]) if "speed" in rows.column_names else 0
 
 
+def reads_states(
+    model: SerForAudioClassification,  # or with adapters
+    train: Dataset,
+    clips: ClipArguments,
+    augmentation: Augmentation,
+) -> bool:
+    """Whether a model trains on cached hidden states: if its encoder is frozen, and if its lower layers are, where what
+    they compute of a clip is always the same and is all that the rest reads. Of frozen layers it prints the way."""
+    if model._frozen or not (count := model._frozen_layers):
+        return model._frozen
+    config, audio = model.config, model.config.audio_config
+    random = [name for name, p in vars(augmentation).items() if name.endswith("_p") and p]
+    longest = max([0.0, *(duration or 0.0 for duration in train["duration"][:])])
+    reasons = {
+        **{f"--{name} changes clips at random": True for name in random},
+        "--max_seconds crops clips at random": clips.max_seconds is not None and longest > clips.max_seconds,
+        f"a layer of this {audio.model_type} reads more than the layer below": not runs_above(audio),
+        f"--layer_mix {config.layer_mix} reads several layers": config.layer_mix != "last",
+        "adapters are trained": hasattr(model, "peft_config"),
+        "FSDP shards them": os.environ.get("ACCELERATE_USE_FSDP") == "true",
+    }
+    why = [reason for reason, holds in reasons.items() if holds]
+    way = f"run in every epoch: {why[0]}" if why else "run once for each clip, and their states are cached"
+    say(f"--freeze_layers {count}: the frozen layers {way}")
+    return not why
+
+
 def probe_states(
     model: SerForAudioClassification,
     extractor: FeatureExtractionMixin,
@@ -193,9 +221,10 @@ def probe_states(
     budget: float | None,  # padded seconds of audio per batch
     estimate_speakers: bool = False,
 ) -> States:
-    """The hidden states of a frozen encoder for every utterance of all parts, encoded once and cached; the model's
-    scale is measured on those of train. With `estimate_speakers` those of test are not read but estimated, and the
-    model can do so too. Raises SerError: with `speaker_norm`, clips are cut or an utterance has no speaker."""
+    """The hidden states of a frozen encoder, or those after its frozen layers, for every utterance of all parts, each
+    encoded once and cached; a probe's scale is measured on those of train. With `estimate_speakers` the speakers of
+    test are not read but estimated, and the model can do so too. Raises SerError: with `speaker_norm`, clips are cut or
+    an utterance has no speaker."""
     check_whole_clips(model.config.speaker_norm, clips, windowed="window_start" in parts["train"].column_names)
     if model.config.speaker_norm:
         check_speakers({"train": parts["train"]} if estimate_speakers else parts)
@@ -204,7 +233,8 @@ def probe_states(
         states, speaker_map = with_estimated_speakers(states, parts)
         model.set_speaker_map(torch.from_numpy(speaker_map.weight), speaker_map.distance)
     states = with_shifts(states, parts) if model.config.speaker_norm else states
-    model.ser_scale.fit(states.find("audio", row) for row in select_present(parts["train"], StateCollator.columns))
+    if model.config.standardise:
+        model.ser_scale.fit(states.find("audio", row) for row in select_present(parts["train"], StateCollator.columns))
     check_states(model, states, parts["test"].select(range(min(8, len(parts["test"])))))
     return states
 

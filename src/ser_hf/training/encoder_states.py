@@ -311,7 +311,8 @@ def sources_of(
 ) -> dict[str, Source]:
     """The encoders of a model, and how their states are cached: pooled over frames where the head can do without them.
     An audio model with a layer mix has vectors of all layers cached, whichever the head reads; frames of an audio model
-    are cached in half precision."""
+    are cached in half precision. Where its lower layers alone are frozen, those are the frames after the last of them.
+    """
     fused, config = isinstance(model, SerFusionForClassification), model.config
     extractor, encoder = (processor.feature_extractor, model.audio_encoder) if fused else (processor, model.encoder)
     audio = config.audio_config
@@ -321,8 +322,10 @@ def sources_of(
         mask = None if config.context == "full" else attention_mask
         return pool_layers(*audio_states(encoder, inputs, mask, every_layer=True), pooling)
 
-    encode, layers, selected = model.encode_audio, model.audio_shape[0], None
-    if not fused and config.layer_mix == "last":
+    encode, layers, selected, shape = model.encode_audio, model.audio_shape[0], None, model.audio_shape
+    if not fused and model._frozen_layers:
+        encode, layers, pooling, shape = model.encode_frozen, (model._frozen_layers,), None, (1, config.hidden_size)
+    elif not fused and config.layer_mix == "last":
         layers = 1  # not the last of all layers: some encoders norm or shorten it afterwards
     elif not fused and pooling is None:
         layers = tuple(config.read_layers)
@@ -335,7 +338,7 @@ def sources_of(
             encode,
             layers,
             pooling,
-            model.audio_shape,
+            shape,
             half=autocast or (pooling is None and not fused),
             autocast=autocast,
             selected=selected,

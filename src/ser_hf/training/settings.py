@@ -112,7 +112,7 @@ class EncoderArguments:
     )
     speaker_norm: bool | None = _of_frozen(None, "Subtract each speaker's mean, in test too. Known speakers only.")
     freeze_layers: int | None = _of_trained(
-        None, "Freeze the first N transformer layers and all before them, in evaluation mode.", least=1
+        None, "Freeze the first N transformer layers and all before; cached if nothing is random.", least=1
     )
     freeze_feature_encoder: bool | None = _of_trained(None, "Freeze the convolutions; if unset: frozen if pretrained.")
     context: str = flag("clip", "full: Whisper reads 30 s, as its stock class does.", choices=CONTEXTS)
