@@ -55,7 +55,7 @@ def main() -> None:
         untrained = head_of(model)
         trainer = fusion.fusion_trainer(head_of(model), StateCollator(states), processor, settings, setup)
         run.begin(settings, setup)
-        trained = run.train(trainer)
+        trained = run.train(trainer, settings.loop)
         others = {
             f"{name}_only": fusion.trained_alone(name, untrained, states, processor, settings, setup)
             for name in MODALITIES
@@ -68,7 +68,7 @@ def main() -> None:
         collator = fusion.FusionCollator(processor, clips)
         trainer = fusion.fusion_trainer(model, collator, processor, settings, setup)
         run.begin(settings, setup)
-        trained = run.train(trainer) if training.do_train else None
+        trained = run.train(trainer, settings.loop) if training.do_train else None
         others = fusion.withheld(trainer, collator, splits)
         model = None  # the trainer's
 

@@ -70,7 +70,7 @@ def main() -> None:
         sampling=draw_weights(splits["train"], settings.sampling),
     )
     run.begin(settings, setup)
-    trained = run.train(trainer) if training.do_train else None
+    trained = run.train(trainer, settings.loop) if training.do_train else None
 
     # 6. Test, once; model, card, results, push.
     run.finish(

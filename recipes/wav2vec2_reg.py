@@ -85,7 +85,7 @@ def main() -> None:
     run.begin(settings, setup)
     if settings.figures.draw_augmentation:
         run.draw_augmentation(splits, extractor, settings.augmentation, training)
-    trained = run.train(trainer) if training.do_train else None
+    trained = run.train(trainer, settings.loop) if training.do_train else None
     whole = put_back(trainer.accelerator.unwrap_model(trainer.model), model) if probe else None
 
     # 5. Test, once; model, card, results, push.

@@ -1,5 +1,7 @@
 """The training step: its gradients do not depend on the batches, and nothing in it waits for the device."""
 
+import gzip
+import json
 import traceback
 from pathlib import Path
 
@@ -14,10 +16,13 @@ from transformers import TrainerCallback, TrainingArguments
 
 from conftest import tiny_config
 from ser_hf.data.collators import SpeechCollator
+from ser_hf.errors import SerError
 from ser_hf.models import SerConfig, SerForAudioClassification
 from ser_hf.models.encoders import describe_audio
+from ser_hf.training import run
 from ser_hf.training.losses import Loss
-from ser_hf.training.trainer import SerTrainer
+from ser_hf.training.settings import LoopArguments
+from ser_hf.training.trainer import Profile, SerTrainer
 
 CLIPS = 14
 META = torch.device("meta")
@@ -46,6 +51,7 @@ def trainer_of(rows: Dataset, out: Path, *, kind="wav2vec2", budget=None, loss=N
         model=SerForAudioClassification(SerConfig(audio_config=config, num_labels=3, **(model or {}))),
         args=TrainingArguments(str(out), remove_unused_columns=False, **(training | given)),
         train_dataset=rows,
+        eval_dataset=rows.select(range(2)),
         data_collator=SpeechCollator(describe_audio(config).new_extractor(config, False)),
         budget=budget,
         loss=loss,
@@ -142,3 +148,53 @@ def test_no_line_of_ours_waits_for_the_device(given, theirs, rows, tmp_path, mon
     with _config.patch(meta_nonzero_assume_all_nonzero=True), Waits() as waits:  # else masks have no shape there
         trainer.train()
     assert trainer.state.global_step == 2 and waits.found == theirs
+
+
+def test_training_says_its_pace(rows, tmp_path, monkeypatch):
+    """Seconds of audio over the seconds of training, without those of an evaluation; padded over real seconds."""
+    given = {"logging_strategy": "epoch", "eval_strategy": "epoch", "num_train_epochs": 2}
+    trainer = trainer_of(rows, tmp_path, budget=4.0, **given)
+    loop, step, now = SerTrainer.evaluation_loop, SerTrainer.training_step, [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("time.time", lambda: now[0])
+
+    def taking(seconds: float, method):
+        def timed(*args, **kwargs):
+            now[0] += seconds
+            return method(*args, **kwargs)
+
+        return timed
+
+    monkeypatch.setattr(SerTrainer, "evaluation_loop", taking(100.0, loop))
+    monkeypatch.setattr(SerTrainer, "training_step", taking(2.0, step))
+    trainer.train()
+    sampler = trainer.get_train_dataloader().batch_sampler
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    seconds, padded = np.array(rows["duration"]), []
+    for epoch, log in enumerate(logs):
+        batches = sampler.batches(epoch)
+        padded.append(sum(seconds[batch].max() * len(batch) for batch in batches) / seconds.sum())
+        assert log["audio_seconds_per_second"] == pytest.approx(seconds.sum() / (2.0 * len(batches)), abs=0.05)
+        assert log["padding_factor"] == pytest.approx(padded[-1], abs=5e-4) and padded[-1] > 1.01
+    assert [log["seconds_left"] for log in logs] == [2 * len(batches), 0] and len(logs) == 2
+    assert trainer.padding_factor == pytest.approx(np.mean(padded), abs=5e-4)
+
+
+def test_a_profile_is_a_trace_of_three_steps(rows, tmp_path, capsys):
+    """Of the fourth to the sixth step; fewer where an epoch or the training ends, none where nothing is left."""
+
+    def steps_in(given: dict) -> tuple[int, int]:
+        trainer = trainer_of(rows, tmp_path, budget=4.0, **given)
+        run.train(trainer, LoopArguments(profile=True))
+        assert "profile.json.gz: open it in https://ui.perfetto.dev" in capsys.readouterr().out
+        events = json.loads(gzip.decompress((tmp_path / "profile.json.gz").read_bytes()))["traceEvents"]
+        whole = [event["name"] for event in events if event["ph"] == "X" and event["dur"] >= 0 and event["ts"] > 0]
+        return sum("Optimizer.step#SGD" in name for name in whole), sum("DataLoader" in name for name in whole)
+
+    assert steps_in({"num_train_epochs": 2}) == (3, 2)  # of eight; the first batch was read before
+    assert steps_in({"max_steps": 2}) == (2, 1)
+    assert steps_in({"num_train_epochs": 3, "gradient_accumulation_steps": 4}) == (1, 0)  # of three, one an epoch
+    trainer = trainer_of(rows, tmp_path, budget=4.0, max_steps=2)
+    trainer.state.max_steps = trainer.state.global_step = 2
+    with pytest.raises(SerError, match="--profile true: all 2 steps are trained already"):
+        Profile(tmp_path / "x").on_train_begin(trainer.args, trainer.state, trainer.control)

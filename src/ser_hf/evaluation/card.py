@@ -175,7 +175,11 @@ def training_lines(results: dict) -> list[str]:
         device = machine["accelerator"] or f"{machine['processor']}, {machine['cores']} cores"
         whole = f"{results['seconds']:.0f} s for the whole run, " if "seconds" in results else ""
         resumed = " since it was resumed" if trained.get("resumed") else ""
-        lines.append(f"Time: {whole}{trained['seconds']:.0f} s for the training{resumed}, on {device}")
+        rate, padding = trained.get("audio_seconds_per_second"), trained.get("padding_factor")
+        pace = (
+            f" ({rate:.0f} s of audio a second{f', padding factor {padding:.2f}' if padding else ''})" if rate else ""
+        )
+        lines.append(f"Time: {whole}{trained['seconds']:.0f} s for the training{resumed}{pace}, on {device}")
     return lines
 
 

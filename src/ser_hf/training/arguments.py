@@ -33,7 +33,7 @@ SIZES = r"^num_(?!adapter)|^max_|^d_model$|_(size|dim|heads|layers|length|stride
 FRACTIONS = r"dropout|layerdrop|^mask_\w+_prob$"
 
 # Never in run.yaml: they belong to this machine, are secret, or are not part of the computation.
-NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "config")
+NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "config", "profile")
 
 
 def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:

@@ -21,7 +21,7 @@ from ..data.columns import Columns
 from ..errors import SerError, door
 from ..files import SAVING, release, write
 from .arguments import check_checkpoints_exist
-from .settings import VALUES, DataArguments, Settings, System, WindowArguments
+from .settings import VALUES, DataArguments, LoopArguments, Settings, System, WindowArguments
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ser_hf")
 PARENT = "SER_HF_PARENT"  # in the environment: the id of the process without which a recipe ends
 AUGMENTATION = "figures/augmentation.png"
+PROFILE = "profile.json.gz"
 STARTED = time.perf_counter()  # of this process, in effect
 DATALOADER_WORKERS = 4  # on a GPU: one process decodes too slowly for it
 
@@ -231,7 +232,7 @@ def begin(settings: Settings, setup: "Setup") -> None:
                 remove_run(folder)
             (folder / "results.json").unlink(missing_ok=True)  # of a finished run that is trained on
             written = read_record(folder) or {"files": {}}
-            own = dict.fromkeys(["run.yaml", AUGMENTATION])
+            own = dict.fromkeys(["run.yaml", AUGMENTATION, PROFILE])
             write_record(folder, setup.trained_on, {**written["files"], **own})
             write_flags(folder, setup.overrides)
 
@@ -300,15 +301,20 @@ def draw_augmentation(
 # ---- training and after
 
 
-def train(trainer: "SerTrainer") -> dict:
+def train(trainer: "SerTrainer", loop: LoopArguments) -> dict:
     """Train, from a checkpoint if asked to; returns the training's part of `results.json`."""
     from ..data.audio import seconds_read
+    from .trainer import Profile
 
     training, rows = trainer.args, trainer.train_dataset
     resume = training.resume_from_checkpoint  # as `prepare` has found it
+    if loop.profile:
+        trainer.add_callback(Profile(Path(training.output_dir) / PROFILE))
     started = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     state, seconds = trainer.state, time.perf_counter() - started
+    if loop.profile:
+        say(f"a trace of three steps is in {Path(training.output_dir) / PROFILE}: open it in https://ui.perfetto.dev")
     audio = seconds_read(rows["duration"][:], maximum=trainer.clips.max_seconds).sum() * state.epoch
     drawn = {"epoch", "loss", "eval_loss", f"eval_{training.metric_for_best_model}"}
     best = training.load_best_model_at_end and state.best_model_checkpoint
@@ -319,6 +325,7 @@ def train(trainer: "SerTrainer") -> dict:
         "seconds": round(seconds, 1),
         "utterances_per_second": None if resume else round(len(rows) * state.epoch / seconds, 1),
         "audio_seconds_per_second": None if resume or not audio else round(audio / seconds, 1),
+        "padding_factor": trainer.padding_factor,
         "selected_step": state.best_global_step if selected else state.global_step,
         "selected_by": training.metric_for_best_model if selected else "last epoch",
         "best_validation": state.best_metric if selected else None,

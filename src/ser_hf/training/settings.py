@@ -308,6 +308,15 @@ class ScheduleArguments:
 
 
 @dataclass(frozen=True)
+class LoopArguments:
+    """The training loop."""
+
+    profile: bool = flag(
+        False, "Trace three steps into profile.json.gz, for ui.perfetto.dev.", only_with=("do_train", (True,))
+    )
+
+
+@dataclass(frozen=True)
 class FigureArguments:
     """Figures of the training data."""
 
@@ -355,6 +364,7 @@ class AudioRegressionSettings(Settings):
     tuning: TuningArguments
     batches: BatchArguments
     schedule: ScheduleArguments
+    loop: LoopArguments
     figures: FigureArguments
     augmentation: "Augmentation"
 
@@ -378,6 +388,7 @@ class SpectrogramSettings(Settings):
     sampling: SamplingArguments
     batches: BatchArguments
     schedule: ScheduleArguments
+    loop: LoopArguments
     figures: FigureArguments
     augmentation: "Augmentation"
 
@@ -406,6 +417,7 @@ class TextSettings(Settings):
     lora: LoraArguments
     sampling: SamplingArguments
     batches: TokenBatchArguments
+    loop: LoopArguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -419,6 +431,7 @@ class FusionSettings(Settings):
     lora: LoraArguments
     sampling: SamplingArguments
     batches: BatchArguments
+    loop: LoopArguments
 
 
 # The flags of TrainingArguments that mean something where scikit-learn fits a classifier.

@@ -3,16 +3,21 @@
 import gc
 import logging
 import math
+import os
+import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.profiler import profile
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -22,6 +27,7 @@ from ..data.audio import seconds_read
 from ..data.batching import LengthBatchSampler, evaluation_batches
 from ..data.columns import select_present
 from ..errors import SerError
+from .encoder_states import StateCollator
 from .hub import TRACKERS, forget_paths
 from .losses import Loss
 from .output import RECORD, complete, rotate, seal
@@ -30,7 +36,7 @@ from .schedule import by_rate
 from .settings import ClipArguments
 
 logger = logging.getLogger("ser_hf")
-NOT_READ = ("labels", "repeated")  # what of a batch is no input of the model
+NOT_READ = ("labels", "repeated", "read")  # what of a batch is no input of the model
 
 
 @contextmanager
@@ -74,33 +80,85 @@ def in_turn(before: torch.Tensor, ranks: torch.Tensor, shares: torch.Tensor, cou
 
 @dataclass(frozen=True)
 class _Rows:
-    """A dataset by row numbers; those of a batch that is repeated and must not count are negative."""
+    """A dataset by row numbers; those of a batch that is repeated and must not count are negative. Rows have their
+    `length`, where lengths are given."""
 
     dataset: Dataset
+    lengths: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitems__(self, numbers: list[int]) -> list[dict]:
         rows = self.dataset.__getitems__([number % len(self.dataset) for number in numbers])
+        if self.lengths is not None:
+            rows = [row | {"length": float(self.lengths[number])} for row, number in zip(rows, numbers, strict=True)]
         return [row | {"repeated": True} for row in rows] if numbers[0] < 0 else rows
 
 
 @dataclass(frozen=True)
 class _Collate:
-    """A collator whose batches say whether they are `repeated`; a class, because workers must pickle it."""
+    """A collator whose batches say whether they are `repeated`, and in training the sum of their rows' lengths before
+    and after padding (`read`); a class, because workers must pickle it."""
 
     collator: Callable
 
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        repeated = {"repeated": torch.tensor(True)} if rows[0].get("repeated") else {}
-        return self.collator(rows) | repeated
+    def __call__(self, rows: list[dict]) -> dict[str, Any]:
+        more: dict[str, Any] = {"repeated": torch.tensor(True)} if rows[0].get("repeated") else {}
+        if lengths := [row["length"] for row in rows if "length" in row]:
+            more["read"] = sum(lengths), max(lengths) * len(lengths)
+        return self.collator(rows) | more
 
 
 class _Loader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer for training loaders."""
         self.batch_sampler.set_epoch(epoch)
+
+
+def _no_training(method: Callable) -> Callable:
+    """A method of `SerTrainer` whose time does not count in the pace of training."""
+
+    @wraps(method)
+    def timed(self, *args, **kwargs):
+        started = time.perf_counter()
+        try:
+            return method(self, *args, **kwargs)
+        finally:
+            self._since += time.perf_counter() - started
+
+    return timed
+
+
+class Profile(TrainerCallback):
+    """Writes a trace of three steps, the fourth to the sixth of a training if it has as many, by torch's profiler to
+    `file`, which https://ui.perfetto.dev opens. It ends with their epoch, before evaluation. The main process does.
+    Raises SerError: there is nothing left to train."""
+
+    def __init__(self, file: Path):
+        self.file, self.first, self.profiler = file, 0, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        left = state.max_steps - state.global_step
+        if left < 1:
+            raise SerError(f"--profile true: all {state.max_steps} steps are trained already; leave it out")
+        self.first = state.global_step + max(0, min(3, left - 3))
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.first and state.is_world_process_zero:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # no lines of its own
+            self.profiler = profile(record_shapes=True)
+            self.profiler.start()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.first + 3:
+            self.on_epoch_end(args, state, control)
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if self.profiler is not None:
+            self.profiler.stop()
+            self.profiler.export_chrome_trace(str(self.file))
+            self.profiler = None
 
 
 class SerTrainer(Trainer):
@@ -139,6 +197,7 @@ class SerTrainer(Trainer):
         self.eval_collator = eval_collator or self.data_collator
         self.exact_evaluation, self.sampling = exact_evaluation, sampling
         self.one_cycle, self.rate_of = one_cycle, rate_of
+        self._start_clock()
 
     def free(self) -> None:
         """Free the wrapped model before the process group ends: DDP's destructor would wait forever for gloo."""
@@ -158,10 +217,16 @@ class SerTrainer(Trainer):
 
     # ---- data
 
-    def _loader(self, dataset: Dataset, batch_sampler: Iterable[list[int]], collator: Callable) -> DataLoader:
+    def _loader(
+        self,
+        dataset: Dataset,
+        batch_sampler: Iterable[list[int]],
+        collator: Callable,
+        lengths: np.ndarray | None = None,  # what `_Rows` has
+    ) -> DataLoader:
         workers = self.args.dataloader_num_workers
         return _Loader(
-            _Rows(select_present(dataset, collator.columns)),
+            _Rows(select_present(dataset, collator.columns), lengths),
             batch_sampler=batch_sampler,
             collate_fn=_Collate(collator),
             num_workers=workers,
@@ -170,12 +235,16 @@ class SerTrainer(Trainer):
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
 
-    def lengths(self, rows: Dataset) -> np.ndarray:
-        """The length of each row that counts in a budget: tokens, or the seconds that are read."""
+    def lengths_read(self, rows: Dataset) -> np.ndarray:
+        """The length of each row that is read: tokens, or seconds, 0 for a row of text alone."""
         if self.length != "duration":
             return np.array(rows[self.length][:])
-        seconds = seconds_read(rows["duration"][:], self.clips.min_seconds, self.clips.max_seconds)
-        return np.where(seconds > 0, seconds, 0.5)  # a row of text alone is not free: else all would be one batch
+        return seconds_read(rows["duration"][:], self.clips.min_seconds, self.clips.max_seconds)
+
+    def lengths(self, rows: Dataset) -> np.ndarray:
+        """The length of each row that counts in a budget."""
+        lengths = self.lengths_read(rows)
+        return np.where(lengths > 0, lengths, 0.5)  # a row of text alone is not free: else all would be one batch
 
     def get_train_dataloader(self) -> DataLoader:
         sampler = LengthBatchSampler(
@@ -188,7 +257,7 @@ class SerTrainer(Trainer):
             weights=self.sampling,
             on_epoch=getattr(self.data_collator, "set_epoch", None),
         )
-        return self._loader(self.train_dataset, sampler, self.data_collator)
+        return self._loader(self.train_dataset, sampler, self.data_collator, self.lengths_read(self.train_dataset))
 
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
         """This rank's share of the evaluation batches. A rank with one batch less repeats one, which is not counted: a
@@ -228,6 +297,7 @@ class SerTrainer(Trainer):
 
     # ---- checkpoints
 
+    @_no_training
     def _save_checkpoint(self, model, trial) -> None:
         """As in `Trainer`, and seal the checkpoint once all processes have written it; only then is an older one
         removed. The best and the last stay, also at the end: a finished run can be trained on."""
@@ -243,6 +313,7 @@ class SerTrainer(Trainer):
     def _init_training_state(self, *args, **kwargs) -> tuple[int, int]:
         """As in `Trainer`, but the best checkpoint so far is looked for where the run is now; if it is gone, the best
         of those to come is selected."""
+        self._start_clock()
         begun = super()._init_training_state(*args, **kwargs)
         if self.state.best_global_step and not self.state.best_model_checkpoint:
             best = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
@@ -253,11 +324,45 @@ class SerTrainer(Trainer):
                 self.state.best_metric = self.state.best_global_step = None
         return begun
 
-    # ---- divergence
+    # ---- pace and divergence
 
-    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """As in `Trainer`. Raises SerError: the loss is not finite."""
-        super().log(logs, *args, **kwargs)
+    @_no_training
+    def _evaluate(self, *args, **kwargs) -> dict[str, float]:
+        return super()._evaluate(*args, **kwargs)
+
+    def _start_clock(self) -> None:
+        self._read = self._logged = np.zeros(
+            2
+        )  # lengths before and after padding, by this rank: so far, at the last log
+        self._since = time.perf_counter()  # of the last log, moved by what was no training
+
+    def _of_ranks(self, read: np.ndarray) -> tuple[float, float | None]:
+        """The sum over ranks of what they read, and the padded length over it, if there is padding to know of."""
+        read, padded = np.sum(gather_object([read]) if self.args.world_size > 1 else [read], axis=0).tolist()
+        vectors = isinstance(self.data_collator, StateCollator)  # whose batches pad little or nothing
+        return read, round(padded / read, 3) if read and not vectors else None
+
+    @property
+    def padding_factor(self) -> float | None:
+        """Padded over real length of all batches of this training; all ranks must ask for it."""
+        return self._of_ranks(self._read)[1]
+
+    def _pace(self, started: float) -> dict[str, float]:
+        """How fast the clips (texts) of all ranks went by since the last log, evaluation and checkpoints apart, and how
+        long the rest of the training will take, with them. `started` by `time.time`."""
+        (read, padding), now, state = self._of_ranks(self._read - self._logged), time.perf_counter(), self.state
+        unit = "audio_seconds" if self.length == "duration" else self.length
+        pace = {f"{unit}_per_second": round(read / (now - self._since), 1) if read else None, "padding_factor": padding}
+        share = (state.max_steps - state.global_step) / (state.global_step - self._initial_global_step)
+        self._logged, self._since = self._read, now
+        pace["seconds_left"] = round(share * (time.time() - started))
+        return {name: value for name, value in pace.items() if value is not None}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in `Trainer`; with the loss of training its pace. Raises SerError: the loss is not finite."""
+        if start_time is not None:  # while training
+            logs = logs | self._pace(start_time)
+        super().log(logs, start_time)
         if not math.isfinite(logs.get("loss", 0.0)):
             raise SerError(self._diverged("loss"))
 
@@ -284,6 +389,13 @@ class SerTrainer(Trainer):
         for buffer, values in zip(buffers, running.split([one.numel() for one in buffers]), strict=True):
             buffer.copy_(values.view_as(buffer))
         return loss
+
+    def get_batch_samples(self, *args, **kwargs) -> tuple[list[dict], torch.Tensor | None]:
+        """As in `Trainer`; counts what is read."""
+        batches, weight = super().get_batch_samples(*args, **kwargs)
+        own = [batch["read"] for batch in batches if "repeated" not in batch]
+        self._read = self._read + np.sum([(0.0, 0.0), *own], axis=0)
+        return batches, weight
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
         """Weight of all clips of one update, over the accumulation steps and all ranks."""
