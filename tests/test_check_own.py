@@ -277,6 +277,7 @@ def test_data_that_holds_its_sound_is_checked_and_not_fixed(clean, checked, caps
     assert report["sound"]["quantiles"]["duration"] == [1.0] * 5
     assert main(["check", str(tmp_path / "saved"), "--fix", str(tmp_path / "out")]) == 2
     assert "are in the dataset, and a csv can only name files" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_fix_writes_over_nothing(clean, capsys, tmp_path):

@@ -232,15 +232,18 @@ def test_a_head_without_its_encoder_and_an_encoder_too_many(tmp_path, capsys):
     assert "--encoder x: does nothing for" in capsys.readouterr().err
 
 
-def test_a_stock_weighted_sum_loads_whole(tmp_path):
+def test_a_stock_weighted_sum_loads_whole(tmp_path, capsys):
     """As superb/hubert-base-superb-er: no conversion, no missing weights, and ours computes the same."""
     torch.manual_seed(0)
     stock = AutoModelForAudioClassification.from_config(tiny_config("hubert", use_weighted_layer_sum=True)).eval()
     torch.nn.init.normal_(stock.layer_weights)
-    stock.save_pretrained(tmp_path)
+    stock.save_pretrained(tmp_path / "theirs")
     values = torch.randn(2, 4000)
+    assert main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours")]) == 0
+    assert "nothing to convert" in (said := capsys.readouterr().out) and said.count("\n") == 1
+    assert not (tmp_path / "ours").exists()
     with torch.no_grad():
-        assert (load_finetuned(str(tmp_path))(values).logits - stock(values).logits).abs().max() < 1e-6
+        assert (load_finetuned(str(tmp_path / "theirs"))(values).logits - stock(values).logits).abs().max() < 1e-6
 
 
 def test_a_stock_load_names_convert(tmp_path, capsys):

@@ -603,7 +603,7 @@ def test_the_reason_of_a_failure(output, line):
 def test_two_folds_end_to_end(flags, tmp_path, capsys):
     from sklearn.metrics import balanced_accuracy_score
 
-    command = [*flags, "--folds", "0", "1", *tiny_flags(), "--max_steps", "2"]
+    command = [*flags, "--folds", "0", "1", *tiny_flags(), "--max_steps", "2", "--stress", "true"]
     assert cv.main(command) == 0
     out, said = tmp_path / "out", capsys.readouterr().out
     report = json.loads((out / "cv.json").read_text())
@@ -624,6 +624,18 @@ def test_two_folds_end_to_end(flags, tmp_path, capsys):
     assert cv.main(command) == 0
     assert times == [(out / f"fold{fold}_seed42" / "results.json").stat().st_mtime_ns for fold in (0, 1)]
     assert "2 runs, 2 finished before" in capsys.readouterr().out
+    # --stress true: each fold has the report and its card shows it, cv the means
+    stressed = [json.loads((out / f"fold{fold}_seed42" / "stress.json").read_text()) for fold in (0, 1)]
+    assert [one["fold"] for one in stressed] == [0, 1] and all(len(one["changes"]) == 36 for one in stressed)
+    for fold, one in enumerate(stressed):
+        folder = out / f"fold{fold}_seed42"
+        assert one["clean"]["metrics"]["uar"] == pytest.approx(scores[fold]) and one["clips"] == len(tables[fold])
+        assert "## Under stress" in (folder / "README.md").read_text() and (folder / "figures" / "stress.png").exists()
+        assert "Small changes, which nobody hears, keep at least" in (folder / "log.txt").read_text()
+    shares = [[change["kept"] for change in one["changes"]] for one in stressed]
+    assert [one["kept"] for one in report["stress"]["changes"]] == pytest.approx(np.mean(shares, axis=0))
+    assert [one["least"] for one in report["stress"]["changes"]] == np.min(shares, axis=0).tolist()
+    assert f"Means of 2 test folds, UAR {np.mean(scores):.3f} as recorded." in (out / "cv.md").read_text()
 
 
 @pytest.mark.parametrize("file", sorted((REPO / "recipes" / "configs").glob("*_fusion_*.yaml")), ids=lambda f: f.stem)

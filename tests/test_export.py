@@ -115,12 +115,15 @@ def trained(folder: Path, width: int = 16, **config) -> Path:
 
 def test_the_example_answers_as_the_pipeline_without_torch(tmp_path, capsys):
     folder = trained(tmp_path / "run")
+    (folder / "results.json").write_text('{"windows": {"seconds": 2.0, "hop": 1.0, "combine": "mean"}}')
     assert main(["export", str(folder), "--format", "onnx"]) == 0
     said = capsys.readouterr().out
+    assert "trained on windows of 2 s, and the graph scores its whole input" in said
     assert "angry, happy, neutral, sad; samples (batch, samples); lengths (batch); 16000 Hz" in said
     out = folder / "onnx"
     assert {file.name for file in out.iterdir()} - {".lock"} == {"model.onnx", "example.py", "export.json"}
     report = json.loads((out / "export.json").read_text())
+    assert (report["window_s"], report["hop_s"]) == (2.0, 1.0)
     assert report["difference"] < 1e-5 and len(report["checked"]) == 6
     facts = {entry.key: entry.value for entry in onnx.load(out / "model.onnx").metadata_props}
     assert json.loads(facts["labels"]) == LABELS and facts["sampling_rate"] == "16000"
@@ -242,6 +245,8 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, monkeypatch):
         assert main(["export", str(folder), "--dataset", "demo"]) == 2
         err = capsys.readouterr().err
         assert said in err and err.count("\n") == 1, err
+    assert main(["export", str(tmp_path / "mine")]) == 2
+    assert "error: MODEL " in (err := capsys.readouterr().err) and "config.json is missing" in err
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert main(["export", str(folder)]) == 2
     assert "pip install ser-hf[export]" in capsys.readouterr().err

@@ -157,43 +157,6 @@ def test_upload_folder_and_download(hub, tmp_path):
     }
 
 
-def test_model_to_pipeline(hub, tmp_path):
-    speech = """
-        import numpy as np
-        speech = np.sin(np.arange(16000) * 0.1).astype(np.float32) * np.linspace(0, 1, 16000, dtype=np.float32)
-        """
-    pushed = client(
-        hub,
-        tmp_path / "author",
-        speech
-        + """
-        import torch
-        from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2ForSequenceClassification, pipeline
-        torch.manual_seed(0)
-        config = Wav2Vec2Config(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
-            conv_dim=(16,), conv_kernel=(400,), conv_stride=(320,), num_feat_extract_layers=1,
-            num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, id2label={0: "angry", 1: "happy", 2: "sad"})
-        model, extractor = Wav2Vec2ForSequenceClassification(config).eval(), Wav2Vec2FeatureExtractor()
-        model.push_to_hub("tester/tiny-ser", private=True)
-        extractor.push_to_hub("tester/tiny-ser")
-        result["scores"] = pipeline("audio-classification", model=model, feature_extractor=extractor)(speech)
-        """,
-    )
-    assert hub.is_private("tester/tiny-ser")
-    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= set(hub.files("tester/tiny-ser"))
-    loaded = client(
-        hub,
-        tmp_path / "user",
-        speech
-        + """
-        from transformers import pipeline
-        result["scores"] = pipeline("audio-classification", model="tester/tiny-ser")(speech)
-        """,
-    )
-    assert {row["label"] for row in loaded["scores"]} == {"angry", "happy", "sad"}
-    assert loaded == pushed
-
-
 def test_dataset_round_trip(hub, tmp_path):
     client(
         hub,

@@ -97,6 +97,7 @@ def test_the_card_states_every_figure(problem_type):
         assert words in card, words
     assert ("Present at 0.5 and above" in card) == (problem_type == VALUES)
     assert ("Decision thresholds, tuned on validation: angry 0.500, sad 0.500." in card) == (problem_type == LABELS)
+    assert ("not calibrated: a temperature is fitted for single labels alone." in card) == (problem_type == LABELS)
     assert ("figures/confusion_matrix.png" in card) == (problem_type == CLASSES)
     assert not re.search(r"\n\n\n|{{|{%|(?<!=)None", card)
     data = front(card)

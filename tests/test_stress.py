@@ -442,7 +442,7 @@ def test_mistakes_are_one_line(model, tmp_path, capsys):
         (("you/none", "--dataset", "demo"), "name a folder for the report by --out"),
         ((folder, "--dataset", "demoo"), "did you mean 'demo'"),
         ((folder,), "required: --dataset"),
-        ((tmp_path, "--dataset", "demo"), "config.json is missing"),
+        ((tmp_path, "--dataset", "demo"), f"error: MODEL {tmp_path}: config.json is missing"),
     ):
         status, _, err = run(capsys, *argv)
         assert status == 2 and words in err and err.count("\n") == 1, err

@@ -13,7 +13,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .errors import SerError
@@ -108,6 +108,15 @@ def claim(folder: Path, flag: str) -> None:
         raise SerError(f"{flag}: cannot write in {folder} ({error.strerror}); choose another") from None
 
 
+def try_out(folder: Path, flag: str) -> None:
+    """`claim` for later: a folder that is new is not left there, in case that nothing is written."""
+    new = [one for one in (folder, *folder.parents) if not one.exists()]
+    claim(folder, flag)
+    for one in new:
+        with suppress(OSError):  # another process has used it meanwhile
+            one.rmdir()
+
+
 def check_writable(out: Path, flag: str, mark: str, *others: str) -> None:
     """SerError: a folder has a file called as one of `others`, which would be written over, and no `mark`, the file
     that every earlier call of the same command has left there."""
@@ -131,7 +140,7 @@ def named_file(text: str, flag: str, *suffixes: str) -> Path:
         raise SerError(f"{flag} {text}: is a folder; name a file")
     if path.suffix not in suffixes:
         raise SerError(f"{flag} {text}: must be a file that ends in {', '.join(suffixes)}")
-    claim(path.parent, f"{flag} {text}")
+    try_out(path.parent, f"{flag} {text}")
     return path
 
 

@@ -202,7 +202,7 @@ def main(argv: list[str]) -> int:
             if one["outside"]
         }
         try:
-            scores, remarks = score_groups(load(args.model, args.trust_remote_code), corpus, masks)
+            scores, remarks = score_groups(load(args.model, args.trust_remote_code, flag="MODEL"), corpus, masks)
         except SerError as error:
             remarks = [f"not scored: {error}"]
     if any(known["left_out"] is None for known in training["measures"].values()):

@@ -11,7 +11,7 @@ from ..data.labels import is_labelled
 from ..data.loading import Source
 from ..data.schema import OPTIONAL_COLUMNS
 from ..errors import SerError
-from ..files import claim, write
+from ..files import try_out, write
 
 
 def fix_target(text: str) -> Path:
@@ -24,7 +24,7 @@ def fix_target(text: str) -> Path:
         example = f", such as {out}/metadata.csv" if out.is_dir() else ""
         raise SerError(f"--fix {text}: exists, and nothing is written over; name a new folder or file{example}")
     file = out if out.suffix else out / "metadata.csv"
-    claim(file.parent, f"--fix {text}")
+    try_out(file.parent, f"--fix {text}")
     return file
 
 

@@ -111,9 +111,12 @@ def content_of(file: str) -> str:
     return digest.hexdigest()
 
 
-def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = None, **options: Any) -> "SerPipeline":
+def load(
+    name: str, trust_remote_code: bool, speaker_clips: list[str] | None = None, flag: str = "--model", **options: Any
+) -> "SerPipeline":
     """The `SerPipeline` of a fine-tuned model, ours or any audio classifier of transformers. `speaker_clips` are files
-    of the speaker, for speaker normalisation (`adapted` of its feature extractor), `options` the pipeline's. SerError:
+    of the speaker, for speaker normalisation (`adapted` of its feature extractor), `flag` is the user's name for the
+    argument, `options` are the pipeline's. SerError:
     not found, no audio classifier, its own code is not trusted, weights are missing, or the model has no speaker
     normalisation, or not what an option needs."""
     torchaudio_cpu.check()
@@ -125,7 +128,7 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
     from ..models.common import load_safetensors
     from ..training.hub import incomplete
 
-    check_checkpoint(name, "--model")
+    check_checkpoint(name, flag)
 
     transformers.logging.set_verbosity_warning()  # the pipeline warns of files that are long enough for windows
     transformers.logging.disable_progress_bar()
@@ -143,9 +146,9 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
             reason = "no classifier of audio by its configuration; name one (a text model reads no clips)"
         elif not Path(name).exists() and isinstance(error, OSError):
             reason = f"no such folder, and no model on the Hub that this machine can load ({reason})"
-        raise SerError(f"--model {name}: {reason}") from None
+        raise SerError(f"{flag} {name}: {reason}") from None
     if problem := incomplete(name, info):
-        raise SerError(f"--model {name}: {problem}")
+        raise SerError(f"{flag} {name}: {problem}")
     if fused:
         sys.stderr.write(f"{name}: a fusion model; without a text it answers from the audio alone\n")
     relative = getattr(model.config, "speaker_norm", False)  # hidden states, by the model; else features, by ...
@@ -167,7 +170,7 @@ def load(name: str, trust_remote_code: bool, speaker_clips: list[str] | None = N
     try:
         return SerPipeline(model=model, feature_extractor=extractor, processor=processor, **options)
     except ValueError as error:
-        raise SerError(f"--model {name}: {error}") from None
+        raise SerError(f"{flag} {name}: {error}") from None
 
 
 def _readable(files: list[str], sampling_rate: int) -> Iterator:
@@ -181,31 +184,42 @@ def _readable(files: list[str], sampling_rate: int) -> Iterator:
             sys.stderr.write(f"left out of --speaker_clips: {error}\n")
 
 
-def estimated_speakers(pipe, files: list[str], name: str) -> "list[tuple[set[str], torch.Tensor]]":
-    """Files that sound like one speaker, and the mean of their states `(layers, dim)`, which the model subtracts.
-    Files that the model cannot read are in none. SerError: the model was not trained with `--estimate_speakers`."""
+def by_estimated_speakers(pipe: "SerPipeline", files: list[str]) -> dict[str, list | dict]:
+    """The answer for each file relative to those that sound like the same speaker, from one pass of the encoder. Files
+    that the model cannot read have none."""
     import torch
+    from tqdm import tqdm
 
     from ..data.audio import AudioError, read_clip
     from ..models.encoders import longest_clip
     from ..training.speakers import SpeakerMap, group
 
     model, extractor = pipe.model, pipe.feature_extractor
-    if not getattr(model.config, "speaker_dims", 0):
-        raise SerError(f"--estimate_speakers: {name} was trained without it; leave it out")
-    limit, means = longest_clip(model.config.audio_config), {}
-    for file in files:
+    limit, states = longest_clip(model.config.audio_config), {}
+    for file in tqdm(files, unit=" files", disable=None):
         try:
             samples = read_clip(file, extractor.sampling_rate)
+            if limit is None or len(samples) <= limit * extractor.sampling_rate:
+                with bounded_memory(pipe.device):  # such a model pools before its head: one frame, which is its mean
+                    (states[file],) = model.clip_means([samples], extractor)
         except AudioError:
             continue  # `predict` names it
-        if limit is None or len(samples) <= limit * extractor.sampling_rate:
-            (means[file],) = model.clip_means([samples], extractor)
+        except Exception as error:
+            if not no_memory(error):
+                raise
     speaker_map = SpeakerMap(model.ser_speakers.weight.detach().double().cpu().numpy(), model.config.speaker_distance)
-    numbers = group(speaker_map, torch.stack(list(means.values())).flatten(1).cpu().numpy()) if means else []
-    groups = [[file for file, one in zip(means, numbers, strict=True) if one == number] for number in set(numbers)]
-    sys.stderr.write(f"{len(means)} files sound like {len(groups)} speakers, of {sorted(map(len, groups))} files\n")
-    return [(set(one), torch.stack([means[file] for file in one]).mean(dim=0).float()) for one in groups]
+    numbers = group(speaker_map, torch.stack(list(states.values())).flatten(1).cpu().numpy()) if states else []
+    groups = [[file for file, one in zip(states, numbers, strict=True) if one == number] for number in set(numbers)]
+    sys.stderr.write(f"{len(states)} files sound like {len(groups)} speakers, of {sorted(map(len, groups))} files\n")
+    answers: dict[str, list | dict] = {}
+    for one in groups:
+        clips = torch.stack([states[file] for file in one])
+        model.ser_scale.mean.copy_(clips.mean(dim=0).float())
+        with torch.no_grad():
+            logits = model.classify(clips.float()[:, :, None], None).cpu()
+        for file, row in zip(one, logits, strict=True):
+            answers[file] = pipe.postprocess([{"logits": row}], **pipe._postprocess_params | {"on_error": "return"})
+    return answers
 
 
 def fingerprint(model: "PreTrainedModel") -> str:
@@ -478,9 +492,10 @@ def main(argv: list[str]) -> int:
     limit = longest_clip(getattr(pipe.model.config, "audio_config", pipe.model.config))
     if limit is not None and windows and args.window_s > limit:
         raise SerError(f"--window_s {args.window_s:g}: the model reads {limit:g} s; give less")
+    if args.estimate_speakers and not getattr(pipe.model.config, "speaker_dims", 0):
+        raise SerError(f"--estimate_speakers: {args.model} was trained without it; leave it out")
     settings = {"model": model_name(args.model, pipe, adapted=bool(clips)), **windows, **abstaining}
-    groups = estimated_speakers(pipe, list(files), args.model) if args.estimate_speakers else []
-    if groups:  # other files give other speakers, and other scores
+    if args.estimate_speakers:  # other files give other speakers, and other scores
         heard = repr(sorted((path, content_of(path)) for path in files)).encode(errors="surrogateescape")
         settings["model"] += f" speakers {zlib.crc32(heard):08x}"
     labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
@@ -496,10 +511,17 @@ def main(argv: list[str]) -> int:
 
     todo = [path for path in files if not scored_before(path)]
     fixed, options = dict.fromkeys(columns) | settings, {"batch_size": args.batch_size, **windows}
-    scored = {}
-    for speaker_files, mean in groups:
-        pipe.model.ser_scale.mean.copy_(mean)
-        scored |= predict(pipe, [path for path in todo if path in speaker_files], fixed, partial, **options)
+    answers = by_estimated_speakers(pipe, list(files)) if args.estimate_speakers and todo else {}
+    scored = {
+        path: rows_of(
+            as_text(path),
+            answers[path],
+            pipe.problem_type,
+            fixed | {"path": as_text(path), "content": content_of(path)},
+        )
+        for path in todo
+        if path in answers
+    }
     scored |= predict(pipe, [path for path in todo if path not in scored], fixed, partial, **options)
     done |= {as_text(path): rows for path, rows in scored.items()}
     names = {as_text(path): as_text(name) for path, name in files.items()}

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
         windows = window_options(results)
     check_writable(out, "--out" if args.out else "MODEL", "stress.json", "stress.md")
     hold(out, f"--out {args.out}" if args.out else args.model)
-    pipe = load(args.model, args.trust_remote_code)
+    pipe = load(args.model, args.trust_remote_code, flag="MODEL")
     corpus, report = load_source(source, num_proc=args.num_proc)
     if corpus["audio_hash"][0] is None:
         raise SerError(f"--dataset {args.name}: has no audio")

@@ -133,7 +133,10 @@ def limits(results: dict) -> list[str]:
     """What the model cannot do, or nobody has tested."""
     corpus, test, calibration = results["corpus"], results["test"], results.get("calibration") or {}
     kind, speakers, hears = test["problem_type"], test["speakers"], results["model"]["task"][:4] != "text"
-    why = f": {calibration['why_not']}" if calibration.get("why_not") else ""
+    why_not = calibration.get("why_not") or (
+        "a temperature is fitted for single labels alone" if kind == LABELS else ""
+    )
+    why = f": {why_not}" if why_not else ""
     untested = "Noise, telephone, reverberation and small changes were not tested (ser-hf stress does)."
     known = {
         "It answers to any input, to noise, music and silence too.": hears,

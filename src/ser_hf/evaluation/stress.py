@@ -164,7 +164,7 @@ def section(report: dict, level: str = "##", names: bool = True) -> str:
         f"(95 % interval by bootstrap over {clean['intervals_over']}).",
     ]
     if report["changes"]:
-        parts += [_small_line(report), _changes_table(report), "![stress](figures/stress.png)"]
+        parts += [small_line(report), _changes_table(report), "![stress](figures/stress.png)"]
     if report["groups"]:
         parts += [f"{level}# Groups", _groups_line(report)]
         for attribute, entry in report["groups"].items():
@@ -178,7 +178,7 @@ def section(report: dict, level: str = "##", names: bool = True) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _small_line(report: dict) -> str:
+def small_line(report: dict) -> str:
     small = [one for one in report["changes"] if one["kind"] == "small"]
     if not small:
         return "No small changes were made."
@@ -203,9 +203,58 @@ def _changes_table(report: dict) -> str:
     for one in report["changes"]:
         value = one["metrics"].get(metric)
         difference = None if value is None or before is None else value - before
-        rows.append([KINDS[one["kind"]], key_of(one), one["kept"], value, difference])
-    cells = [[*row[:2], *map(number, row[2:])] for row in rows]
-    return markdown_table(["kind", "change", "predictions kept", shown(metric), "difference"], cells)
+        share = [one["kept"], one["least"]] if "least" in one else [one["kept"]]
+        rows.append([KINDS[one["kind"]], key_of(one), *map(number, [*share, value, difference])])
+    shares = ["predictions kept", "in the worst fold"][: len(rows[0]) - 4]
+    return markdown_table(["kind", "change", *shares, shown(metric), "difference"], rows)
+
+
+def over_folds(reports: Sequence[dict]) -> dict:
+    """The reports of several folds together: `folds`, `metric`, `goal`, and the changes that all have, each with the
+    mean (`kept`) and the `least` share of predictions kept, and the mean metric; `beyond_chance`, the folds in which an
+    attribute has a gap beyond chance, of those in which it was judged."""
+    metric = reports[0]["metric"]
+    clean = np.mean([one["clean"]["metrics"][metric] for one in reports])
+    every = [{key_of(change): change for change in one["changes"]} for one in reports]
+    changes = []
+    for key, change in every[0].items():
+        if not all(key in one for one in every):
+            continue
+        kept_of = [one[key]["kept"] for one in every]
+        values = [value for one in every if (value := one[key]["metrics"].get(metric)) is not None]
+        row = {name: change[name] for name in ("name", "kind", "strength", "unit")}
+        row |= {"kept": float(np.mean(kept_of)), "least": min(kept_of)}
+        changes.append(row | {"metrics": {metric: float(np.mean(values)) if values else None}})
+    judged = {
+        name: [
+            any(map(_is_biased, entry["groups"])) for one in reports if not (entry := one["groups"][name])["not_judged"]
+        ]
+        for name in dict.fromkeys(name for one in reports for name in one["groups"])
+        if all(name in one["groups"] for one in reports)
+    }
+    return {
+        "folds": len(reports),
+        "metric": metric,
+        "goal": reports[0]["goal"],
+        "clean": {"metrics": {metric: float(clean)}},
+        "changes": changes,
+        "beyond_chance": {name: [sum(found), len(found)] for name, found in judged.items() if found},
+    }
+
+
+def folds_section(found: dict) -> str:
+    """`over_folds` as a section of Markdown."""
+    metric = found["metric"]
+    clean = number(found["clean"]["metrics"][metric])
+    means = f"Means of {found['folds']} test folds, {shown(metric)} {clean} as recorded."
+    parts = ["## Under stress", means]
+    parts += [small_line(found), _changes_table(found)] if found["changes"] else []
+    groups = [f"{name} in {biased} of {folds} folds" for name, (biased, folds) in found["beyond_chance"].items()]
+    if groups:
+        parts.append(
+            f"Gaps between groups beyond chance: {', '.join(groups)}; a fair model has one in a tenth of them."
+        )
+    return "\n\n".join(parts) + "\n"
 
 
 def _groups_line(report: dict) -> str:

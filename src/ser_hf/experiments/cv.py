@@ -110,6 +110,9 @@ def unless_stopped(body: Callable[[], None]) -> int:
 def complete(plan: Plan) -> tuple[dict, str]:
     """Run the folds that are not finished, then write `cv.json` and `cv.md`, whose contents are returned.
     Raises SerError: a folder of another run, or a fold that failed (the finished ones stay)."""
+    from ..evaluation.card import read_stress
+    from ..evaluation.stress import folds_section, over_folds
+
     request, names, kind = plan.request, plan.report.label_names, plan.report.problem_type
     plans = {share: load(part) for share, part in smaller(request, plan.protocol).items()}
     others = predictions_of(plan)
@@ -121,6 +124,10 @@ def complete(plan: Plan) -> tuple[dict, str]:
         cv["learning_curve"] = curve({**parts, 1.0: runs}, names, kind)
         write(request.out / "learning_curve.png", figure(cv))
         report += section(cv)
+    stressed = [read_stress(request.folder(*key)) for key in runs]
+    if all(stressed):
+        cv["stress"] = over_folds(stressed)
+        report += "\n" + folds_section(cv["stress"])
     write(request.out / "cv.json", json.dumps(cv, indent=2, ensure_ascii=False) + "\n")
     write(request.out / "cv.md", report)
     if request.record:

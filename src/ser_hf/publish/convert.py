@@ -11,9 +11,9 @@
 - Weights in pickle files (`pytorch_model.bin`), of any model: the same model with `model.safetensors`. Only tensors are
   read from them, code in them is never run.
 
-Stock models with `use_weighted_layer_sum`, such as superb/hubert-base-superb-er, load whole as they are. SpeechBrain's
-model of IEMOCAP is not converted: it standardises all hidden states of a clip together, which no head here does, and
-adds noise to their mean.
+Of a model that loads as it is, such as superb/hubert-base-superb-er with its weighted sum of layers, the command says
+so and writes nothing. SpeechBrain's model of IEMOCAP is not converted: it standardises all hidden states of a clip
+together, which no head here does, and adds noise to their mean.
 """
 
 import json
@@ -54,15 +54,20 @@ def main(argv: list[str]) -> int:
         why = "it standardises all hidden states of a clip together, which no head here does"
         raise SerError(f"{args.model}: a model of SpeechBrain, not converted: {why}; use it with SpeechBrain")
     config = {} if source.is_file() else read_config(source, args.model)
-    hold(out, str(out))
 
     from ..models.encoders import ENCODERS
 
     weights = {} if source.is_file() else read_weights(source, args.model)
+    # RoBERTa's head has these names
+    ours = config.get("model_type") in ENCODERS and all(name in weights for name in HEAD)
+    if not ours and any((source / name).is_file() for name in WEIGHTS[:2]):
+        print(
+            f"{args.model}: nothing to convert, the weights are safetensors and the head is none of these toolkits'; "
+            "use it as it is (nothing was written)"
+        )
+        return 0
+    hold(out, str(out))
     with tempfile.TemporaryDirectory(dir=out, prefix=SAVING) as staging:
-        ours = config.get("model_type") in ENCODERS and all(
-            name in weights for name in HEAD
-        )  # RoBERTa's has these names
         if source.is_file():
             done = convert_s3prl(source, args.encoder, Path(staging), args.model)
         elif ours:

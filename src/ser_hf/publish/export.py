@@ -93,6 +93,11 @@ def main(argv: list[str]) -> int:
     if args.data_dir and not args.dataset:
         raise SerError(f"--data_dir {args.data_dir}: does nothing without --dataset; give both")
     check_packages()
+
+    from ..evaluation.report import reading
+    from ..evaluation.stress import window_options
+    from ..training.provenance import results_of
+
     folder = Path(args.model).expanduser()
     if not args.out and not folder.is_dir():
         raise SerError("--out is missing: name the folder to write")
@@ -100,7 +105,9 @@ def main(argv: list[str]) -> int:
     if not (out / "export.json").is_file():
         check_empty(out, "--out ", " and holds no export (export.json)")
     test = find_test_clips(folder, args.dataset, args.data_dir) if args.dataset else None
-    pipe = load(args.model, False)
+    with reading(args.model):
+        windows = window_options(results_of(args.model))
+    pipe = load(args.model, False, flag="MODEL")
     labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
     if test and (names := getattr(test.features["label"], "names", labels)) != labels:
         raise SerError(f"--dataset: its labels are {', '.join(names)}, the model's {', '.join(labels)}")
@@ -110,6 +117,10 @@ def main(argv: list[str]) -> int:
     hold(out, f"--out {out}")
     with tempfile.TemporaryDirectory(dir=out, prefix=SAVING) as staging:
         report, lines = export(pipe, args.model, Path(staging), args.int8, test)
+        if windows:
+            cut = f"trained on windows of {windows['window_s']:g} s, and the graph scores its whole input"
+            lines.append(f"{cut}: give it such windows of a clip and average their scores")
+            report |= windows
         (Path(staging) / "export.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         for name in ("model.onnx", "model.int8.onnx", "example.py", "export.json"):
             (out / name).unlink(missing_ok=True)  # an earlier export's

@@ -353,9 +353,10 @@ def finish(
     """Score test once, save the selected model and its report, print the report, push if asked; returns the results."""
     from ..evaluation import CLASSES, shift
     from ..evaluation.calibration import calibrate, describe
-    from ..evaluation.card import write_report
+    from ..evaluation.card import read_stress, write_report
     from ..evaluation.report import lines
     from ..evaluation.scoring import compare, decision_thresholds, groups, predictions_table, score, utterance_logits
+    from ..evaluation.stress import small_line
     from .hub import divide_logits, last_layer, push_run, save_model, track
     from .lora import save_adapter
     from .output import move_in
@@ -444,7 +445,8 @@ def finish(
         move_in(new, folder)
     if training.report_to:
         track(trainer, folder, results)
-    say(*lines(results), "", f"saved {saved.__name__} and the report in {folder}")
+    stressed = [small_line(report)] if (report := read_stress(folder)) else []
+    say(*lines(results), *stressed, "", f"saved {saved.__name__} and the report in {folder}")
     if setup.push_to:
         say(f"pushed to {push_run(folder, setup.push_to)}")
     return results
