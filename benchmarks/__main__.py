@@ -66,6 +66,7 @@ def quiet(work: Path) -> None:
     os.environ |= {
         "HF_HOME": str(work / "hf"),
         "HF_DATASETS_CACHE": str(work / "hf" / "datasets"),
+        "SER_CACHE": str(work / "cache"),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
         "TRANSFORMERS_VERBOSITY": "error",

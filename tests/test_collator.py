@@ -8,27 +8,50 @@ import soundfile as sf
 import torch
 from transformers import Wav2Vec2FeatureExtractor
 
-from ser_hf.data.audio import AudioError
-from ser_hf.data.collators import SpeechCollator, pad_and_normalize
+from ser_hf.data.audio import AudioError, float_samples
+from ser_hf.data.collators import SpeechCollator, encoder_input, padded
 
 
-@pytest.mark.parametrize("normalize", [True, False])
+def reference(clips, **options):
+    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True, **options)
+    return extractor(clips, sampling_rate=16000, padding=True, return_tensors="pt")
+
+
+@pytest.mark.parametrize("kind", ["int16", "float32", "one of each"])
+@pytest.mark.parametrize("options", [{}, {"padding_value": -3.0}, {"do_normalize": False}])
 @pytest.mark.parametrize("lengths", [(4000, 16000, 9000), (800, 800), (1, 5)])
-def test_equals_the_feature_extractor(lengths, normalize):
+def test_equals_the_feature_extractor(lengths, options, kind, monkeypatch):
+    """On a CPU, and as another device computes it, all rows at once."""
     rng = np.random.default_rng(0)
-    clips = [rng.normal(0.3, 0.1, n).astype(np.float32) for n in lengths]
-    extractor = Wav2Vec2FeatureExtractor(do_normalize=normalize, return_attention_mask=True)
-    theirs = extractor(clips, sampling_rate=16000, padding=True, return_tensors="pt")
-    ours = pad_and_normalize(clips, normalize)
-    assert (ours["input_values"] - theirs["input_values"]).abs().max() < 1e-5
-    if len(set(lengths)) > 1:
-        assert torch.equal(ours["attention_mask"], theirs["attention_mask"].long())
-    else:
-        assert "attention_mask" not in ours  # nothing is padded: the fast attention path
+    clips = [np.rint(rng.normal(9000, 3000, n)).astype(np.int16) for n in lengths]
+    theirs = reference([float_samples(clip) for clip in clips], **options)
+    float32 = {"int16": 0, "float32": len(clips), "one of each": 1}[kind]
+    clips = [float_samples(clip) for clip in clips[:float32]] + clips[float32:]
+    scaling = options.get("do_normalize", True), options.get("padding_value", 0.0)
+    samples = padded(clips)
+    assert samples["input_values"].dtype == (torch.float32 if float32 else torch.int16)
+    batch = {**samples, "scaling": scaling, "labels": torch.tensor([1])}
+    before = samples["input_values"].clone()
+    here = encoder_input(batch)
+    monkeypatch.setattr(torch.Tensor, "device", torch.device("meta"))
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda one: pytest.fail("waits for the device"))
+    arange = torch.arange
+    monkeypatch.setattr(torch, "arange", lambda *args, device: arange(*args))
+    there = encoder_input(batch)
+    monkeypatch.undo()
+    for ours in (here, there):
+        assert (ours["input_values"] - theirs["input_values"]).abs().max() < 1e-5
+        if len(set(lengths)) > 1:
+            assert torch.equal(ours["attention_mask"], theirs["attention_mask"])
+        else:
+            assert "attention_mask" not in ours  # nothing is padded: the fast attention path
+        assert sorted(ours.keys() - {"attention_mask"}) == ["input_values", "labels"]
+    assert torch.equal(samples["input_values"], before) and encoder_input(here) is here
 
 
 def test_silence_gives_zeros_not_nan():
-    assert pad_and_normalize([np.zeros(100, dtype=np.float32)], True)["input_values"].tolist() == [[0.0] * 100]
+    batch = {**padded([np.zeros(100, dtype=np.int16)]), "scaling": (True, 0.0)}
+    assert encoder_input(batch)["input_values"].tolist() == [[0.0] * 100]
 
 
 def rows(tmp_path):

@@ -1,4 +1,5 @@
-"""Show what is kept once computed: hidden states, features, functionals, tables of own data, under $SER_CACHE.
+"""Show what is kept once computed: hidden states, features, functionals, resampled clips, tables of own data,
+under $SER_CACHE.
 
 Everything there is computed again when it is missing. Each folder holds what one kind of computation made with one set
 of settings and one version of the code; folders of older code are never read again, and --keep_days removes them.

@@ -71,7 +71,8 @@ def _read(source: dict | str | Path, start: float | None = None, end: float | No
             raise OSError("not a regular file")  # to open a named pipe is to wait for its writer
         with sf.SoundFile(file) as audio:
             first = round(max(0.0, start or 0.0) * audio.samplerate)
-            audio.seek(min(first, audio.frames))
+            if first:
+                audio.seek(min(first, audio.frames))
             left = audio.frames if end is None else max(0, round(end * audio.samplerate) - first)
             dtype = "int16" if audio.subtype == "PCM_16" else "float32"
             blocks = [audio.read(min(left, BLOCK), dtype=dtype, always_2d=True)]
@@ -115,16 +116,31 @@ def _whole_page(file: str | io.BytesIO) -> bool:
     return len(page) == size or len(page) > size and bool(page[5] & 4)
 
 
-def decode(source: dict | str | Path, sampling_rate: int, start: float | None = None, end: float | None = None):
-    """One clip, or its part from `start` to `end` seconds, as mono float32 in [-1, 1] at `sampling_rate` Hz, the mean
-    of its channels. AudioError: unreadable, without samples, or with NaN or infinite samples."""
+def read(
+    source: dict | str | Path, sampling_rate: int, start: float | None = None, end: float | None = None
+) -> tuple[np.ndarray, int]:
+    """As `decode`, and the rate of the file in Hz. Samples that the file holds as int16 in one channel at
+    `sampling_rate` stay as they are (`float_samples`)."""
     from ..models.audio_blocks import AudioInputError, averaged, resampled
 
     samples, rate = _read(source, start, end)
+    if samples.dtype == np.int16 and samples.shape[1] == 1 and rate == sampling_rate:
+        return samples[:, 0], rate
     try:
-        return resampled(averaged(samples), rate, sampling_rate)
+        return resampled(averaged(samples), rate, sampling_rate), rate
     except AudioInputError as error:
         raise AudioError(f"{_name(source)}: {error}") from None
+
+
+def float_samples(samples: np.ndarray) -> np.ndarray:
+    """int16 samples as float32 in [-1, 1]; float32 ones as they are."""
+    return samples.astype(np.float32) / np.float32(32768) if samples.dtype == np.int16 else samples
+
+
+def decode(source: dict | str | Path, sampling_rate: int, start: float | None = None, end: float | None = None):
+    """One clip, or its part from `start` to `end` seconds, as mono float32 in [-1, 1] at `sampling_rate` Hz, the mean
+    of its channels. AudioError: unreadable, without samples, or with NaN or infinite samples."""
+    return float_samples(read(source, sampling_rate, start, end)[0])
 
 
 def check_trim_db(trim_db: float | None) -> None:
@@ -151,7 +167,20 @@ def read_clip(
     """
     check_trim_db(trim_db)
     samples = decode(audio, rate, start, end)
-    if trim_db is not None and start is None:
+    return prepared(samples, rate, trim_db if start is None else None, min_seconds, max_seconds, change, generator)
+
+
+def prepared(
+    samples: np.ndarray,
+    rate: int,
+    trim_db: float | None = None,
+    min_seconds: float = 0.0,
+    max_seconds: float | None = None,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
+    generator: np.random.Generator | None = None,
+) -> np.ndarray:
+    """What `read_clip` makes of decoded samples, int16 or float32, of the same type unless `change` returns another."""
+    if trim_db is not None:
         from ..models.audio_blocks import trim
 
         first, last = trim(samples, rate, trim_db)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SOUND_FILES = (".wav", ".flac", ".ogg", ".mp3", ".aiff")
 # Level in dB of the direct sound of a synthetic room above all its reverberation: a speaker about one metre away.
 DIRECT_DB = 6.0
+WAVEFORM = ("crop_p", "speed_p", "pitch_p", "reverb_p", "noise_p", "lowpass_p", "gain_p")  # what `augment` applies
 
 
 def gain(samples: np.ndarray, db: float) -> np.ndarray:
@@ -218,6 +219,11 @@ class Augmentation:
                 raise SerError(f"--{name} {' '.join(map(str, value))}: must be one number or two, the lowest first")
             if isinstance(value, str) and not sound_files(value):
                 raise SerError(f"--{name} {value}: no audio file below this folder ({', '.join(SOUND_FILES)})")
+
+    @property
+    def changes_waveforms(self) -> bool:
+        """Whether `augment` changes any clip."""
+        return any(getattr(self, name) for name in WAVEFORM)
 
 
 @lru_cache(maxsize=16)

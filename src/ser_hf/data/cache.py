@@ -6,11 +6,13 @@ audio or text it was computed from. Files are only added, each whole or not at a
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+import numpy as np
 import xxhash
 from safetensors import SafetensorError, safe_open
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 MODELS = Path(__file__).parents[1] / "models"
 BLOCK = 256  # tensors per file that are added
+ROOM = 2**32  # bytes that `save_array` leaves on the disk: for checkpoints
 
 
 def source_hash(*files: str | Path) -> str:
@@ -77,8 +80,7 @@ class Store:
                 try:
                     self._parts[path] = part = safe_open(path, framework="pt")
                 except (OSError, SafetensorError) as error:
-                    logger.warning(f"{path}: damaged ({error}); removed, what it held is computed again")
-                    path.unlink(missing_ok=True)
+                    _remove(path, error)
                     continue
                 for name in part.keys():
                     self._file_of[name] = part
@@ -123,10 +125,44 @@ class Store:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self.folder / f"{uuid4().hex}.safetensors"
-        building = final.with_suffix(".part")
-        try:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, building)
-            os.replace(building, final)
-        finally:
-            building.unlink(missing_ok=True)
+        _write(final, lambda building: save_file({name: one.contiguous() for name, one in tensors.items()}, building))
         self.refresh()
+
+
+def _write(final: Path, save: Callable[[Path], None]) -> None:
+    """Save a file whole or not at all: under a name of its own until it is complete."""
+    building = final.with_name(f"{uuid4().hex}.part")
+    try:
+        save(building)
+        os.replace(building, final)
+    finally:
+        building.unlink(missing_ok=True)
+
+
+def save_array(file: Path, array: np.ndarray) -> None:
+    """Keep an array in a file of its own, which any number of processes may write and read at once. OSError: the
+    folder cannot be written, or its disk is nearly full."""
+    from safetensors.numpy import save_file
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if shutil.disk_usage(file.parent).free < ROOM:
+        raise OSError(f"fewer than {ROOM >> 30} GB are free")
+    _write(file, lambda building: save_file({"array": array}, building))
+
+
+def load_array(file: Path) -> np.ndarray | None:
+    """The array that `save_array` has kept; None if there is none. A damaged file is removed."""
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(file)["array"]
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError) as error:
+        _remove(file, error)
+        return None
+
+
+def _remove(file: Path, error: Exception) -> None:
+    logger.warning(f"{file}: damaged ({error}); removed, what it held is computed again")
+    file.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from huggingface_hub import hf_hub_download
 from safetensors.torch import load_file
 from transformers import AutoConfig, TrainingArguments
 
+from ..data.audio import float_samples
 from ..data.augmentation import Augmentation, augment_spectrogram
 from ..data.cache import Store, clip_name, settings_folder
 from ..data.collators import SpeechCollator
@@ -25,8 +26,6 @@ from .speakers import check_speakers, check_whole_clips, means_by
 
 logger = logging.getLogger("ser_hf")
 
-# Changes of the waveform, after which features must be computed anew.
-WAVEFORM = ("crop_p", "speed_p", "pitch_p", "reverb_p", "noise_p", "lowpass_p", "gain_p")
 # torchvision's IMAGENET1K_V1 weights as timm publishes them: as safetensors, under torchvision's names of the weights
 # (torchvision's own files are pickles). There is no such copy of AlexNet.
 REPOSITORIES = {
@@ -140,7 +139,7 @@ class FeatureCollator(SpeechCollator):
     (`speaker_means`), if features are speaker-normalised. The other arguments are `SpeechCollator`'s.
     """
 
-    columns = (*SpeechCollator.columns, "audio_hash", "speaker")
+    columns = (*SpeechCollator.columns, "speaker")
 
     def __init__(
         self,
@@ -149,14 +148,14 @@ class FeatureCollator(SpeechCollator):
         means: dict[str, torch.Tensor] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(extractor, trim_db=extractor.trim_db, **kwargs)
+        super().__init__(extractor, trim_db=extractor.trim_db, keep_resampled=store is None, **kwargs)
         self.extractor, self.store, self.means = extractor, store, means or {}
         self._whole = copy.copy(extractor)
         self._whole.trim_db = None
 
     def from_audio(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
         """`(frames, rows)` float32 of a row, not scaled and without SpecAugment."""
-        return self._whole.unscaled(self.samples(row, generator)).float()
+        return self._whole.unscaled(float_samples(self.samples(row, generator))).float()
 
     def unscaled(self, row: dict, generator: np.random.Generator) -> torch.Tensor:
         """The same, from the cache where the row has an entry."""
@@ -231,7 +230,7 @@ def feature_collators(
         settings = {key: value for key, value in extractor.to_dict().items() if key not in scaling}
         store = Store(settings_folder("features", __file__, sorted(settings.items()), clips.min_seconds))
     plain = FeatureCollator(extractor, store, **same)
-    changed = any(getattr(augmentation, name) for name in WAVEFORM)
+    changed = augmentation.changes_waveforms  # features must then be computed anew
     if store is not None:
         with training.main_process_first():
             wanted = [part for name, part in parts.items() if relative or not (changed and name == "train")]

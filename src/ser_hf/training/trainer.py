@@ -25,6 +25,7 @@ from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify
 
 from ..data.audio import seconds_read
 from ..data.batching import LengthBatchSampler, evaluation_batches
+from ..data.collators import encoder_input
 from ..data.columns import select_present
 from ..errors import SerError
 from .encoder_states import StateCollator
@@ -98,8 +99,8 @@ class _Rows:
 
 @dataclass(frozen=True)
 class _Collate:
-    """A collator whose batches say whether they are `repeated`, and in training the sum of their rows' lengths before
-    and after padding (`read`); a class, because workers must pickle it."""
+    """A collator whose batches are compact where it can make such, and say whether they are `repeated`, and in training
+    the sum of their rows' lengths before and after padding (`read`); a class, because workers must pickle it."""
 
     collator: Callable
 
@@ -107,7 +108,7 @@ class _Collate:
         more: dict[str, Any] = {"repeated": torch.tensor(True)} if rows[0].get("repeated") else {}
         if lengths := [row["length"] for row in rows if "length" in row]:
             more["read"] = sum(lengths), max(lengths) * len(lengths)
-        return self.collator(rows) | more
+        return getattr(self.collator, "compact", self.collator)(rows) | more
 
 
 class _Loader(DataLoader):
@@ -274,6 +275,12 @@ class SerTrainer(Trainer):
         return loader
 
     get_test_dataloader = get_eval_dataloader
+
+    def _prepare_inputs(self, inputs: dict) -> dict:
+        """As in `Trainer`; compact batches become the encoder's input on the device, before DeepSpeed's rounding."""
+        tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+        moved = {name: value.to(self.args.device) for name, value in tensors.items()}
+        return super()._prepare_inputs(encoder_input({**inputs, **moved}))
 
     # ---- optimisation
 
