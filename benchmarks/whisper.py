@@ -1,4 +1,6 @@
-"""Whisper on clips against its stock class on 30 s, and a frozen epoch from cache against one that encodes."""
+"""Whisper on clips against its stock class on 30 s, and epochs from cached states against those that encode."""
+
+import copy
 
 from .figures import Figure, Options
 from .rounds import Pass, Watch, alternate, compare
@@ -12,8 +14,8 @@ BASE |= {"decoder_layers": 1, "decoder_attention_heads": 8, "decoder_ffn_dim": 8
 
 def run(options: Options) -> list[Figure]:
     """Random weights, which cost as much as trained ones. Training steps from samples to the optimizer's step, on clips
-    of 4 s; an epoch of a frozen probe as in `benchmarks.fusion`."""
-    return [*_context(options), *_frozen(options)]
+    of 4 s; an epoch of a frozen probe as in `benchmarks.fusion`, and one of the two layers above four frozen ones."""
+    return [*_context(options), *_frozen(options), *_frozen(options, layers=4)]
 
 
 def _context(options: Options) -> list[Figure]:
@@ -71,7 +73,7 @@ def _context(options: Options) -> list[Figure]:
     return [*compare(passes, ours, stock, at_least=FASTER), memory]
 
 
-def _frozen(options: Options) -> list[Figure]:
+def _frozen(options: Options, layers: int | None = None) -> list[Figure]:
     import torch
     from transformers import PrinterCallback, TrainerCallback, WhisperConfig
 
@@ -91,13 +93,16 @@ def _frozen(options: Options) -> list[Figure]:
     settings = parse(SYSTEM, "", [f"--{name}={value}" for name, value in flags.items()])
     config = WhisperConfig(**BASE)
     torch.manual_seed(0)
-    model = SerForAudioClassification(SerConfig(audio_config=config, num_labels=4, layer_mix="sum", standardise=True))
-    model.freeze_encoder()
+    kind = {} if layers else {"layer_mix": "sum", "standardise": True}
+    model = SerForAudioClassification(SerConfig(audio_config=config, num_labels=4, **kind))
+    model.freeze_layers(layers) if layers else model.freeze_encoder()
     extractor = describe_audio(config).new_extractor(config, False)
     parts = {"train": rows, "test": rows.select(range(1))}
     states = probe_states(model, extractor, parts, settings.clips, settings.training, options.batch_seconds)
     audio = speech_collators(model, extractor, settings.clips, settings.augmentation, seed=0)["data_collator"]
-    arms = {"cached": (head_of(model), StateCollator(states), None), "encoding": (model, audio, options.batch_seconds)}
+    head, budget = (copy.deepcopy(model), options.batch_seconds) if layers else (head_of(model), None)
+    cached, encoding = (f"states of layer {layers} cached", "layers run") if layers else ("cached", "encoding")
+    arms = {cached: (head, StateCollator(states), budget), encoding: (model, audio, options.batch_seconds)}
 
     class Epoch(TrainerCallback):
         """Times the one epoch of a training."""
@@ -122,4 +127,4 @@ def _frozen(options: Options) -> list[Figure]:
         return epoch
 
     passes = alternate({name: arm(*parts) for name, parts in arms.items()}, options.rounds)
-    return compare(passes, "cached", "encoding", at_least=CACHED)
+    return compare(passes, cached, encoding, at_least=None if layers else CACHED)
