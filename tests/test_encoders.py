@@ -33,6 +33,7 @@ from transformers import (
 
 from conftest import REPO, TINY, TINY_OF, run_recipe, tiny_config
 from ser_hf import cli
+from ser_hf.data.augmentation import Augmentation
 from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionForClassification, SerPipeline
 from ser_hf.models.configuration_ser import HEADS
 from ser_hf.models.encoders import (
@@ -50,7 +51,7 @@ from ser_hf.models.encoders import (
 )
 from ser_hf.models.pipeline_ser import TASK
 from ser_hf.models.pooling import POOLINGS
-from ser_hf.training.audio_model import audio_model
+from ser_hf.training.audio_model import audio_model, speech_collators
 from ser_hf.training.encoder_states import head_of, put_back, sources_of
 from ser_hf.training.hub import from_stock, save_model, stock_class, to_stock
 from ser_hf.training.settings import ClipArguments
@@ -287,6 +288,56 @@ def test_spec_augment_flags_change_training_alone(kind, flag):
         torch.manual_seed(2)
         one, two = masked(**inputs).logits, masked(**inputs).logits
     assert (one - logits(plain, inputs)).abs().max() > 1e-3 and (one - two).abs().max() > 1e-3
+
+
+LOG_MEL = [(kind, "clip") for kind in KINDS if ENCODERS[kind].reads == "log-mel"]
+
+
+@pytest.mark.parametrize(("kind", "context"), [*LOG_MEL, ("whisper", "full")])
+def test_log_mel_features_are_masked_clip_by_clip(kind, context, tmp_path):
+    """Bands and times of the real frames, by seed, epoch and clip; growing, or immediate."""
+    rows = [{"id": str(i), "audio": {"bytes": None, "path": str(tmp_path / f"{i}.wav")}, "label": 0} for i in range(3)]
+    for row, samples in zip(rows, (RATE, 9 * RATE // 4, 3 * RATE), strict=True):
+        sf.write(row["audio"]["path"], noise(samples), RATE)
+    model = make(kind, {"num_mel_bins" if kind == "whisper" else "feature_projection_input_dim": 20}, context=context)
+    config, entry = model.config.audio_config, ENCODERS[kind]
+    extractor = entry.new_extractor(config, context == "full")
+
+    def collator(growth: float = 0.0, name: str = "data_collator"):
+        changes = Augmentation(spec_p=1.0, spec_freq_width=4, spec_time_width=20, spec_growth=growth)
+        return speech_collators(model, extractor, ClipArguments(), changes, seed=0)[name]
+
+    def pictures(batch: dict) -> list[np.ndarray]:
+        """`(bands, frames)` of each clip and of its padding."""
+        values = [
+            one if entry.time == -1 else one.view(-1, extractor.feature_size).T for one in batch[entry.input_name]
+        ]
+        return [one.numpy() for one in values]
+
+    ours = collator()
+    batch, clean = ours(rows), collator(name="eval_collator")(rows)
+    for now, before, mask in zip(pictures(batch), pictures(clean), batch["attention_mask"], strict=True):
+        real = int(mask.sum()) * (now.shape[1] // len(mask))
+        changed = now != before
+        bands, times = changed[:, :real].all(axis=1), changed[:, :real].all(axis=0)
+        assert np.array_equal(changed[:, :real], bands[:, None] | times) and not changed[:, real:].any()
+        assert 1 <= bands.sum() <= 8 and 1 <= times.sum() <= 40
+        assert np.allclose(now[changed], before[:, :real].mean(), atol=1e-5)
+    alone = ours([rows[1]])
+    steps = int(alone["attention_mask"].sum())
+    first, again = (
+        (one if entry.time == 1 else one.T)[:steps] for one in (alone[entry.input_name][0], batch[entry.input_name][1])
+    )
+    assert torch.equal(first, again) and torch.equal(ours(rows)[entry.input_name], batch[entry.input_name])
+    ours.set_epoch(1)
+    assert not torch.equal(ours(rows)[entry.input_name], batch[entry.input_name])
+
+    growing, sizes = collator(growth=0.5), []
+    for passed in (0.0, 0.25, 0.5, 0.75):
+        growing.set_epoch(0, passed)
+        sizes.append(sum((a != b).sum() for a, b in zip(pictures(growing(rows)), pictures(clean), strict=True)))
+    assert sizes[0] == 0 < sizes[1] < sizes[2] == sizes[3]
+    assert torch.equal(growing(rows)[entry.input_name], batch[entry.input_name])
 
 
 def overrides(kind: str) -> dict:

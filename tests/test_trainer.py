@@ -1,5 +1,6 @@
 """The training step: its gradients do not depend on the batches, and nothing in it waits for the device."""
 
+import copy
 import gzip
 import json
 import traceback
@@ -56,6 +57,18 @@ def trainer_of(rows: Dataset, out: Path, *, kind="wav2vec2", budget=None, loss=N
         budget=budget,
         loss=loss,
     )
+
+
+@pytest.mark.parametrize(
+    ("length", "shares"), [({"num_train_epochs": 4}, [0, 0.25, 0.5, 0.75]), ({"max_steps": 5}, [0, 0.4, 0.8])]
+)
+def test_the_collator_knows_what_share_of_the_training_has_passed(length, shares, rows, tmp_path):
+    """14 clips are four batches of up to four, and two updates of two."""
+    trainer = trainer_of(rows, tmp_path, per_device_train_batch_size=4, gradient_accumulation_steps=2, **length)
+    trainer.data_collator, passed = copy.copy(trainer.data_collator), []
+    trainer.data_collator.set_epoch = lambda epoch, share: passed.append((epoch, share))
+    trainer.train()
+    assert passed == list(enumerate(shares))
 
 
 class Gradients(TrainerCallback):

@@ -295,6 +295,8 @@ def test_layers_that_are_not_there():
             "--freeze_layers 2 --freeze_feature_encoder false",
             "--freeze_feature_encoder false: does nothing with --freeze_l",
         ),
+        ("--freeze_encoder true --spec_p 1", "--spec_p 1.0: does nothing with --freeze_encoder true, each clip"),
+        ("--spec_growth 0.5", "--spec_growth 0.5: does nothing without --spec_p"),
         ("--freeze_layers 0", "--freeze_layers: 0: must be at least 1"),
         ("--head_learning_rate 0", "--head_learning_rate: 0: must be above 0"),
         ("--layer_lr_decay 1", "--layer_lr_decay: 1: must be above 0 and below 1"),

@@ -203,11 +203,12 @@ class Augmentation:
     )
     gain_p: float = _probability("Change the level; no effect if the feature extractor normalises clips.")
     gain_db: list[float] = _of_gain([-6.0, 6.0], "Range of the change in dB.")
-    spec_p: float = _probability("Mask bands and times of the spectrogram (SpecAugment).")
+    spec_p: float = _probability("Mask bands and times of the spectrogram, or of log-mel input (SpecAugment).")
     spec_freq_masks: int = _of_spec(2, "Number of masked bands.", least=0)
     spec_freq_width: int = _of_spec(15, "Widest masked band, in rows of the spectrogram.", least=0)
     spec_time_masks: int = _of_spec(2, "Number of masked times.", least=0)
     spec_time_width: int = _of_spec(70, "Longest masked time, in frames.", least=0)
+    spec_growth: float = _of_spec(0.0, "Masks grow to these sizes over this share of the training.", least=0, most=1)
     mixup_p: float = _probability("Mix the clip and its label with another clip of the batch.")
     mixup_alpha: float = _of_mixup(0.2, "Parameter of Beta(alpha, alpha): near 0 mixes little, 1 evenly.", above=0)
 
@@ -279,19 +280,23 @@ def augment(samples: np.ndarray, rate: int, config: Augmentation, generator: np.
 
 
 def spec_augment(
-    spectrogram: np.ndarray, generator: np.random.Generator, config: Augmentation | None = None
+    spectrogram: np.ndarray, generator: np.random.Generator, config: Augmentation | None = None, grown: float = 1.0
 ) -> np.ndarray:
-    """SpecAugment without its time warp (Park et al. 2019), with the numbers and sizes of `config`, by default those of
-    its Switchboard mild policy. The spectrogram is log or dB and not padded: masks are filled with its mean."""
+    """SpecAugment without its time warp (Park et al. 2019), with the numbers of `config` and `grown` times its sizes,
+    by default those of the Switchboard mild policy. The spectrogram is log or dB and not padded: masks are filled with
+    its mean."""
     config = config or Augmentation()
-    rows = spans(spectrogram.shape[0], config.spec_freq_masks, config.spec_freq_width, generator)
-    frames = spans(spectrogram.shape[1], config.spec_time_masks, config.spec_time_width, generator)
+    rows = spans(spectrogram.shape[0], config.spec_freq_masks, round(grown * config.spec_freq_width), generator)
+    frames = spans(spectrogram.shape[1], config.spec_time_masks, round(grown * config.spec_time_width), generator)
     return np.where(rows[:, None] | frames, spectrogram.mean(dtype=np.float64), spectrogram).astype(spectrogram.dtype)
 
 
-def augment_spectrogram(spectrogram: np.ndarray, config: Augmentation, generator: np.random.Generator) -> np.ndarray:
-    """`spec_augment` with the probability `config.spec_p`."""
-    return spec_augment(spectrogram, generator, config) if generator.random() < config.spec_p else spectrogram
+def augment_spectrogram(
+    spectrogram: np.ndarray, config: Augmentation, generator: np.random.Generator, passed: float = 1.0
+) -> np.ndarray:
+    """`spec_augment` with the probability `config.spec_p`, after the share `passed` of the training."""
+    grown = min(1.0, passed / config.spec_growth) if config.spec_growth else 1.0
+    return spec_augment(spectrogram, generator, config, grown) if generator.random() < config.spec_p else spectrogram
 
 
 def draw_examples(samples: np.ndarray, rate: int, config: Augmentation, seed: int) -> bytes:

@@ -13,7 +13,7 @@ import torch
 from ..models.encoders import extract
 from . import audio
 from .audio import AudioError, check_trim_db, float_samples, prepared
-from .augmentation import Augmentation, augment, mixup
+from .augmentation import Augmentation, augment, augment_spectrogram, mixup
 from .cache import load_array, save_array, settings_folder
 
 logger = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ class SpeechCollator:
     # Keep what resampling makes of whole clips, under $SER_CACHE by their hash: 230 MB per hour at 16 kHz.
     keep_resampled: bool = True
     epoch: int = field(default=0, init=False)
+    passed: float = field(default=1.0, init=False)  # the share of the training before this epoch
 
     # the columns of a row that are read
     columns: ClassVar = ("id", "audio", "label", "window_start", "window_end", "audio_hash")
@@ -102,9 +103,9 @@ class SpeechCollator:
         """Name of the model's input."""
         return self.feature_extractor.model_input_names[0]
 
-    def set_epoch(self, epoch: int) -> None:
-        """The batch sampler calls this, so that every epoch draws anew."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, passed: float = 1.0) -> None:
+        """The Trainer calls this, so that every epoch draws anew."""
+        self.epoch, self.passed = epoch, passed
 
     def _generator(self, name: str) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch, zlib.crc32(name.encode())])
@@ -141,11 +142,26 @@ class SpeechCollator:
     def _clip(self, row: dict) -> np.ndarray:
         return self.samples(row)
 
-    def _batch(self, clips: list) -> dict[str, Any]:
+    def _batch(self, clips: list, names: list[str]) -> dict[str, Any]:
         if self.values != "input_values":
-            return extract(self.feature_extractor, [float_samples(clip) for clip in clips], self.least)
+            batch = extract(self.feature_extractor, [float_samples(clip) for clip in clips], self.least)
+            if self.augmentation is not None and self.augmentation.spec_p:
+                clips = zip(batch[self.values], batch["attention_mask"], names, strict=True)
+                batch[self.values] = torch.stack(
+                    [self._masked(one, int(mask.sum()), name) for one, mask, name in clips]
+                )
+            return batch
         normalize = getattr(self.feature_extractor, "do_normalize", False)
         return padded(clips) | {"scaling": (normalize, self.feature_extractor.padding_value)}
+
+    def _masked(self, values: torch.Tensor, steps: int, name: str) -> torch.Tensor:
+        """SpecAugment on the real `steps` of one clip's log-mel features: Whisper's `(bands, steps)`, or w2v-BERT's
+        `(steps, stride * bands)`, whose step is several frames in a row."""
+        stacked, values = hasattr(self.feature_extractor, "stride"), values.clone()
+        bands = values[:steps].view(-1, self.feature_extractor.feature_size).T if stacked else values[:, :steps]
+        masked = augment_spectrogram(bands.numpy(), self.augmentation, self._generator(f"masks {name}"), self.passed)
+        bands.copy_(torch.from_numpy(masked))
+        return values
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         return encoder_input(self.compact(rows))
@@ -153,7 +169,7 @@ class SpeechCollator:
     def compact(self, rows: list[dict]) -> dict[str, Any]:
         """A batch before `encoder_input`, which moves in half the memory: where the encoder reads waveforms, those of
         `padded`, and `scaling` (whether to normalise, the padding's value)."""
-        clips, labels = [], []
+        clips, labels, names = [], [], []
         for row in rows:
             try:
                 clips.append(self._clip(row))
@@ -163,9 +179,10 @@ class SpeechCollator:
                 logger.warning("skipped while training: %s", error)
                 continue
             labels.append(row["label"])
+            names.append(row["id"])
         if not clips:
             raise AudioError(f"none of the {len(rows)} clips of a batch can be read; the first is {rows[0]['id']}")
-        return self._mix({**self._batch(clips), "labels": torch.tensor(labels)}, rows[0]["id"])
+        return self._mix({**self._batch(clips, names), "labels": torch.tensor(labels)}, rows[0]["id"])
 
     def _mix(self, batch: dict[str, Any], name: str) -> dict[str, Any]:
         config = self.augmentation

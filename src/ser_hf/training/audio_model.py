@@ -148,12 +148,13 @@ def speech_collators(
     seed: int,
 ) -> dict[str, SpeechCollator]:
     """`data_collator` for training, with augmentation, and `eval_collator`, without. `seed` draws augmentation and
-    random crops. Raises SerError: mixup of features in which 0 is no silence, or masks of a spectrogram."""
-    audio = model.config.audio_config
-    if augmentation.spec_p:
-        instead = "masks spectrograms; the masks of an encoder are --mask_time_prob and --mask_feature_prob"
-        raise SerError(f"--spec_p {augmentation.spec_p:g}: {instead}")
-    if augmentation.mixup_p and describe_audio(audio).reads == "log-mel":
+    random crops. Raises SerError: masks of a spectrogram for a waveform, or mixup of features in which 0 is no silence.
+    """
+    audio, log_mel = model.config.audio_config, describe_audio(model.config.audio_config).reads == "log-mel"
+    if augmentation.spec_p and not log_mel:
+        why = f"masks log-mel features, and {audio.model_type} reads waveforms"
+        raise SerError(f"--spec_p {augmentation.spec_p:g}: {why}; its masks are --mask_time_prob, --mask_feature_prob")
+    if augmentation.mixup_p and log_mel:
         why = f"mixes waveforms, and {audio.model_type} reads log-mel features"
         raise SerError(f"--mixup_p {augmentation.mixup_p:g}: {why}; leave it out")
     trims(extractor, clips)  # checks

@@ -170,10 +170,10 @@ class FeatureCollator(SpeechCollator):
             return features
         # Masked values become the mean. MFCC rows differ in scale, unlike mel bands: each row has its own mean.
         mean = features.mean(dim=0) if self.extractor.kind == "mfcc" else torch.zeros(1)
-        masked = augment_spectrogram((features - mean).T.numpy(), self.augmentation, generator)
+        masked = augment_spectrogram((features - mean).T.numpy(), self.augmentation, generator, self.passed)
         return torch.from_numpy(masked).T + mean
 
-    def _batch(self, clips: list) -> dict[str, torch.Tensor]:
+    def _batch(self, clips: list, names: list[str]) -> dict[str, torch.Tensor]:
         batch = dict(self.extractor.pad({"input_features": clips}, return_tensors="pt"))
         return batch if not batch["attention_mask"].all() else {"input_features": batch["input_features"]}  # faster
 

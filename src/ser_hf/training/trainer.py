@@ -248,6 +248,10 @@ class SerTrainer(Trainer):
         return np.where(lengths > 0, lengths, 0.5)  # a row of text alone is not free: else all would be one batch
 
     def get_train_dataloader(self) -> DataLoader:
+        def set_epoch(epoch: int) -> None:
+            steps = -(-len(sampler) // self.args.gradient_accumulation_steps)
+            self.data_collator.set_epoch(epoch, epoch * steps / max(1, self.state.max_steps))
+
         sampler = LengthBatchSampler(
             self.lengths(self.train_dataset),
             seconds=self.budget,
@@ -256,7 +260,7 @@ class SerTrainer(Trainer):
             rank=self.args.process_index,
             world_size=self.args.world_size,
             weights=self.sampling,
-            on_epoch=getattr(self.data_collator, "set_epoch", None),
+            on_epoch=set_epoch if hasattr(self.data_collator, "set_epoch") else None,
         )
         return self._loader(self.train_dataset, sampler, self.data_collator, self.lengths_read(self.train_dataset))
 
