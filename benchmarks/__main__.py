@@ -34,6 +34,7 @@ SECTIONS = {
     "training": "training, files to optimizer steps",
     "fusion": "an epoch of a fusion head over frozen encoders",
     "intervals": "thresholds, 95 % intervals and calibration of 50,000 rows",
+    "predict": "predict, files to rows, one thread",
     "whisper": "Whisper base: training on clips of 4 s, and an epoch of a frozen probe",
 }
 
@@ -85,7 +86,7 @@ def main() -> None:
         quiet(work)
         facts = machine.facts()
         print(*machine.lines(facts), sep="\n")
-        if {"training", "loader", "fusion", "whisper"} & set(sections):
+        if {"training", "loader", "fusion", "predict", "whisper"} & set(sections):
             import torch
 
             torch.set_num_threads(1)  # two were half as fast on a busy machine

@@ -222,6 +222,26 @@ def test_a_batch_gives_what_each_gives_alone(norm, published):
             assert np.allclose(as_vector(a["scores"]), as_vector(b["scores"]), atol=1e-6)
 
 
+def test_batches_within_a_budget_of_seconds(pipe, monkeypatch):
+    """A longer clip is alone, an error and a batch's padding count; the answers are those of each alone."""
+    clips = [noise(seconds, seed) for seed, seconds in enumerate((3.0, 1.0, 0.9, 0.2, 1.0, 0.01, 0.01))]
+    alone, batches, forward = [pipe(clip) for clip in clips], [], SerPipeline._forward
+
+    def counts(self, pieces, **options):
+        batches.append([len(samples) / RATE for samples in pieces["samples"]])
+        return forward(self, pieces, **options)
+
+    monkeypatch.setattr(SerPipeline, "_forward", counts)
+    for answer, expected in zip(pipe(clips, batch_seconds=2.0), alone, strict=True):
+        assert np.allclose(as_vector(answer), as_vector(expected), atol=1e-6)
+    assert batches == [[3.0], [1.0, 0.9], [0.2, 1.0], [0.01, 0.01]]
+    batches.clear()
+    found = list(pipe(iter([clips[1], b"no audio", clips[2]]), batch_seconds=2.0, on_error="return"))
+    assert batches == [[1.0], [0.9]] and "unreadable" in found[1]["error"]
+    with pytest.raises(ValueError, match="batch_seconds 0: must be above 0"):
+        pipe(clips, batch_seconds=0)
+
+
 @pytest.mark.parametrize("published", ["ours", "stock"])
 def test_shorter_than_the_receptive_field(published):
     ours = make()

@@ -184,7 +184,7 @@ def test_resume(run, folder, models, tmp_path, heard, suffix, window):
 
 def test_resume_after_an_interruption(run, folder, models, tmp_path, heard, monkeypatch):
     out, partial = tmp_path / "out.csv", tmp_path / ".out.csv.partial"
-    command = [*good(folder), "--model", models[0] / "ours", "--batch_size", 1, "--out"]
+    command = [*good(folder), "--model", models[0] / "ours", "--batch_seconds", 0.1, "--out"]
     real = module.rows_of
 
     def stops_at_the_second(file, *rest):
@@ -205,12 +205,33 @@ def test_resume_after_an_interruption(run, folder, models, tmp_path, heard, monk
     assert out.read_bytes() == (tmp_path / "once.csv").read_bytes()
 
 
+def test_clips_are_sorted_by_their_seconds_and_batched(run, models, tmp_path, heard, monkeypatch):
+    """A WAV has twice the bytes of a FLAC of its length; files that cannot be read come last; rows in input order."""
+    from ser_hf.models import SerPipeline
+
+    names, sizes = ["b.flac", "a.wav", "d.flac", "c.wav", "e.wav"], []
+    for name, seconds in zip(names, (3.0, 2.5, 6.0, 5.0, 0.5), strict=True):
+        sf.write(tmp_path / name, noise(seconds) // 64, RATE, subtype="PCM_16")
+    (tmp_path / "bad.wav").write_text("none")
+    forward = SerPipeline._forward
+
+    def counts(self, pieces, **options):
+        sizes.append(len(pieces["samples"]))
+        return forward(self, pieces, **options)
+
+    monkeypatch.setattr(SerPipeline, "_forward", counts)
+    files, out = [tmp_path / name for name in ("bad.wav", *names)], tmp_path / "out.csv"
+    run(*files, "--model", models[0] / "ours", "--out", out)
+    assert heard == ["d.flac", "c.wav", "b.flac", "a.wav", "e.wav", "bad.wav"] and sizes == [1, 1, 2, 1]
+    assert [row["file"] for row in rows_of(out)] == [str(file) for file in files]
+
+
 def test_a_killed_process_loses_nothing(run, models, tmp_path):
     (tmp_path / "clips").mkdir()
     for number in range(40):
         sf.write(tmp_path / "clips" / f"{number:02}.wav", noise(3.0, number), RATE)
     out, partial = tmp_path / "out.json", tmp_path / ".out.json.partial"
-    command = [tmp_path / "clips", "--model", models[0] / "ours", "--batch_size", "1", "--out", out]
+    command = [tmp_path / "clips", "--model", models[0] / "ours", "--batch_seconds", "0.1", "--out", out]
     code = "from ser_hf.cli import main; import sys; raise SystemExit(main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", code, "predict", *map(str, command)], stderr=subprocess.DEVNULL)
     while process.poll() is None and not (partial.exists() and partial.read_text().count("\n") >= 3):
@@ -432,7 +453,7 @@ def test_mistakes(fails, folder, models, tmp_path):
             "--hop_s",
             "2",
         ): "--hop_s 2: must be at most --window_s, which is 1",
-        (clip, "--model", model, "--batch_size", "0"): "0: must be at least 1",
+        (clip, "--model", model, "--batch_seconds", "0"): "0: must be at least 0.01",
         (clip, "--model", model, "--window", "1"): "unknown argument --window, did you mean --window_s?",
         (clip, "--model", tmp_path / "empty"): "--model",
         (clip, "--model", "no/such-model"): "--model no/such-model: no such folder, and no model on the Hub",

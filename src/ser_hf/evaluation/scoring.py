@@ -118,8 +118,8 @@ def answerable(names: Sequence[str], problem_type: str, dataset: Dataset) -> tup
 def pipeline_scores(pipe, clips: Iterable[dict], **options) -> list[np.ndarray | str]:
     """What a `SerPipeline` answers to each clip, in the order of its label names; or the error."""
     names = [name for _, name in sorted(pipe.model.config.id2label.items())]
-    found = []
-    for answer in pipe((clip for clip in clips), on_error="return", **{"batch_size": 8, **options}):
+    options, found = {"on_error": "return", "batch_seconds": pipe.fast_batch, **options}, []
+    for answer in pipe((clip for clip in clips), **options):
         if isinstance(answer, dict) and "error" in answer:
             found.append(answer["error"])
             continue
