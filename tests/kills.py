@@ -134,11 +134,11 @@ def tail(out: Path) -> str:
 
 
 def children_of(out: Path) -> list[int]:
-    """Processes, of whatever parent, whose command line names the output."""
+    """Processes, of whatever parent, that write below the output: a fold's own go to its log."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and f"{out}/" in (entry / "cmdline").read_bytes().decode(errors="replace"):
+            if entry.name.isdigit() and f"{out}/" in os.readlink(entry / "fd" / "1"):
                 found.append(int(entry.name))
         except OSError:
             continue

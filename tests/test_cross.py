@@ -41,7 +41,10 @@ class Launcher:
     def __init__(self):
         self.outs, self.stop, self.loaded = [], None, {}
 
-    def __call__(self, command, log, verbose=False):
+    def __call__(self, jobs, start, at_once=1, verbose=False):
+        yield from ((key, command, *self.run(command)) for key, command, _ in jobs)
+
+    def run(self, command):
         values, overrides = read(system_of("wav2vec2_cls"), command[command.index(RECIPE) + 1 :])
         if len(self.outs) == self.stop:
             raise KeyboardInterrupt

@@ -30,6 +30,7 @@ from ser_hf.evaluation.scoring import predictions_table, score
 from ser_hf.evaluation.tables import shown
 from ser_hf.evaluation.tasks import LABELS, TASKS, VALUES, softmax
 from ser_hf.experiments import cv, cv_report
+from ser_hf.experiments.launch import accelerated, last_error
 from ser_hf.experiments.record import as_record
 from ser_hf.training.arguments import build, parse, read
 from ser_hf.training.record import commit, describe, write_flags
@@ -39,6 +40,13 @@ from ser_hf.training.settings import DataArguments
 RECIPE = str(REPO / "recipes" / "wav2vec2_cls.py")
 WORDS = ["angry", "sad"]
 LAUNCH = cv.launch
+
+
+def run_alone(command: list[str], log: Path, verbose: bool = False) -> tuple[int, str]:
+    """A command to its end: its exit status and the end of its output."""
+    ((_, same, status, output),) = LAUNCH([(0, command, log)], accelerated, verbose=verbose)
+    assert same == command
+    return status, output
 
 
 def finished_run(truth: str, guess: str, metrics: tuple, fold: int = 0, independent: bool = True, speaker: str = "A"):
@@ -181,7 +189,10 @@ class Launcher:
         self.commands = []
         return [(int(f["--seed"]), int(f["--fold"]), f.get("--resume_from_checkpoint") == "true") for f in flags]
 
-    def __call__(self, command, log, verbose=False):
+    def __call__(self, jobs, start, at_once=1, verbose=False):
+        yield from ((key, command, *self.run(command)) for key, command, _ in jobs)
+
+    def run(self, command):
         self.commands.append(command)
         values, overrides = read(system_of("wav2vec2_cls"), command[command.index(RECIPE) + 1 :])
         seed, fold, folder = values.seed, values.fold, Path(values.output_dir)
@@ -519,7 +530,9 @@ def test_a_token_stands_in_no_file_and_no_message(words, flags, launcher, tmp_pa
     """A fold has it in its environment; cv's run.yaml, log.txt and what is said of a fold that failed do not."""
     monkeypatch.setenv("HF_TOKEN", "another")
     tell = "import os, sys; print(os.environ['HF_TOKEN'][::-1] == 'terces_fh', *sys.argv); sys.exit('error: failed')"
-    monkeypatch.setattr(cv, "launch", lambda command, *rest: LAUNCH([sys.executable, "-c", tell, *command], *rest))
+    monkeypatch.setattr(cv, "can_fork", lambda: False)
+    told = lambda jobs, *rest: LAUNCH(((key, [sys.executable, "-c", tell, *c], log) for key, c, log in jobs), *rest)  # noqa: E731
+    monkeypatch.setattr(cv, "launch", told)
     message = error_of([*flags, *words.split(), "--folds", "0"])
     assert "hf_secret" not in message and "failed with exit status 1: failed" in message
     assert "\nTrue " in (tmp_path / "out" / "fold0_seed42" / "log.txt").read_text()
@@ -557,18 +570,19 @@ def test_help_loads_nothing_heavy():
 def test_launch_streams_to_the_log_and_returns_the_end(tmp_path, capfd):
     log = tmp_path / "log.txt"
     code = "import sys; print('one'); print('two', file=sys.stderr); sys.exit(3)"
-    status, output = cv.launch([sys.executable, "-c", code], log)
+    status, output = run_alone([sys.executable, "-c", code], log)
     assert status == 3 and set(output.split()) == {"one", "two"}
     assert capfd.readouterr().out == ""
-    status, output = cv.launch([sys.executable, "-c", "print('three')"], log, verbose=True)
+    status, output = run_alone([sys.executable, "-c", "print('three')"], log, verbose=True)
     assert (status, output) == (0, "three\n") and capfd.readouterr().out == "three\n"
     assert log.read_text().startswith("$ ") and log.read_text().count("\n$ ") == 1 and "one" in log.read_text()
 
 
 def test_ending_cv_ends_the_fold(tmp_path):
     child = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(60)"
-    code = f"import sys, pathlib; from ser_hf.experiments import cv; cv.launch([sys.executable, '-c', {child!r}], "
-    parent = subprocess.Popen([sys.executable, "-c", code + f"pathlib.Path({str(tmp_path / 'log')!r}))"])
+    code = f"import sys; from ser_hf.experiments.launch import *; job = 0, [sys.executable, '-c', {child!r}], "
+    code += f"{str(tmp_path / 'log')!r}; list(launch([job], accelerated))"
+    parent = subprocess.Popen([sys.executable, "-c", code])
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         time.sleep(0.05)
         assert parent.poll() is None
@@ -593,7 +607,7 @@ def test_ending_cv_ends_the_fold(tmp_path):
     ],
 )  # fmt: skip
 def test_the_reason_of_a_failure(output, line):
-    assert cv.last_error(output) == line
+    assert last_error(output) == line
 
 
 # ---- all of it

@@ -1,6 +1,7 @@
 """Rules of the repository that would drift if nothing held them."""
 
 import ast
+import os
 import re
 import shlex
 import subprocess
@@ -173,3 +174,42 @@ def test_accelerate_files_load():
     files = {file.stem: load_config_from_file(str(file)) for file in (REPO / "recipes" / "accelerate").glob("*.yaml")}
     assert set(files) == {"ddp", "fsdp", "deepspeed", "multi_node"}
     assert files["multi_node"].num_machines == 2 and files["multi_node"].num_processes == 8
+
+
+# What sbatch would give to the script on two machines of four GPUs; `srun` runs a task on each.
+SLURM = {
+    "scontrol": 'test "$*" = "show hostnames n[1-2]" && printf "node1\\nnode2\\n"',
+    "srun": 'for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
+    "accelerate": 'for word; do echo "$word"; done; echo ---',
+}
+
+
+def test_the_slurm_script_starts_accelerate_on_each_machine(tmp_path):
+    from accelerate.commands.launch import launch_command_parser
+
+    for name, body in SLURM.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_NNODES": "2",
+        "SLURM_GPUS_ON_NODE": "4",
+        "SLURM_JOB_ID": "70007",
+    }
+    words = ["recipes/wav2vec2_cls.py", "--dataset", "our calls", "--fold", "$3"]
+    done = subprocess.run(
+        ["recipes/accelerate/slurm.sh", *words],
+        env=os.environ | environment | {"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        cwd=REPO,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    starts = [text.splitlines() for text in done.stdout.split("---\n")[:-1]]
+    for rank, (start, *line) in enumerate(starts):
+        args = launch_command_parser().parse_args(line)
+        assert start == "launch" and Path(REPO / args.config_file).is_file()
+        assert (args.num_machines, args.machine_rank, args.num_processes) == (2, rank, 8)
+        assert (args.main_process_ip, args.main_process_port) == ("node1", 30007)
+        assert [args.training_script, *args.training_script_args] == words
+    assert len(starts) == 2

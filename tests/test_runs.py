@@ -371,7 +371,7 @@ def test_a_recipe_ends_with_the_process_that_started_it(tmp_path):
     between = "import subprocess, sys; subprocess.run([sys.executable, *sys.argv[1:]])"
     words = [sys.executable, "-c", between, str(recipe), str(tmp_path / "pid")]
     log = str(tmp_path / "log")
-    code = f"import pathlib; from ser_hf.experiments import cv; cv.launch({words!r}, pathlib.Path({log!r}))"
+    code = f"from ser_hf.experiments.launch import *; list(launch([(0, {words!r}, {log!r})], accelerated))"
     parent = subprocess.Popen([sys.executable, "-c", code])
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         time.sleep(0.05)

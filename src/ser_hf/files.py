@@ -26,6 +26,8 @@ except ModuleNotFoundError:  # on Windows, where two processes in one folder are
 # What an interruption may leave: files and folders that are not complete have these names until they are.
 HALF, SAVING = ".half", ".saving-"
 _held = ExitStack()  # the locks of this process
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_held.pop_all)  # a fork has none of them
 # A path below the root, a home folder or a drive; no web address, and no part of a longer word or relative path.
 LOCAL_PATH = re.compile(
     r"(?:(?<=\bfile://)|(?<![\w./:}\])\\]))"

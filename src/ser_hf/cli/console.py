@@ -1,26 +1,16 @@
-"""What the console commands share: a parser whose errors are one line, a check of a place, other commands started."""
+"""What the console commands share: a parser whose errors are one line, a corpus's arguments, a check of a place."""
 
 import argparse
-import os
-import re
-import shlex
-import signal
-import subprocess
-import sys
-import time
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data.columns import Columns
 from ..errors import SerError
-from ..training import run
 from ..training.arguments import NEGATIVE, add_flags, build, converter, readable, spelled, take_token
 
 if TYPE_CHECKING:
     from ..data.loading import Source
-
-ENDING = 40  # seconds that a launched command has to end: accelerate gives its ranks 30
 
 # Types of arguments.
 natural = converter(int, {"least": 0})
@@ -75,50 +65,3 @@ def check_outside(source: "Source", out: Path, flag: str) -> None:
 def columns_of(args: argparse.Namespace) -> Columns:
     """The columns that the arguments name."""
     return build(Columns, args)
-
-
-def launch(command: list[str], log: Path, verbose: bool = False) -> tuple[int, str]:
-    """Run a command; returns its exit status and the end of its output, which is appended to `log` as it comes, and
-    shown if `verbose`. The command has its own process group, which ends with this process; a recipe also ends if this
-    process is killed (`run.PARENT`)."""
-    stops = [stop for stop in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(stop) is signal.SIG_DFL]
-    for stop in stops:  # nohup's SIGHUP stays ignored
-        signal.signal(stop, lambda number, _: sys.exit(128 + number))
-    process = status = None
-    try:
-        with open(log, "ab") as out, open(log, "rb") as tail:
-            out.write(f"$ {shlex.join(command)}\n".encode())
-            out.flush()
-            start = tail.seek(out.tell())
-            streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": subprocess.STDOUT}
-            environment = os.environ | {run.PARENT: str(os.getpid())}
-            process = subprocess.Popen(command, **streams, start_new_session=True, env=environment)
-            while status is None:
-                time.sleep(0.1)
-                status = process.poll()  # before reading, so that nothing in between is lost
-                if verbose:
-                    sys.stdout.write(tail.read().decode(errors="replace"))
-                    sys.stdout.flush()
-            tail.seek(max(start, tail.seek(0, os.SEEK_END) - 65536))
-            return status, tail.read().decode(errors="replace")
-    finally:
-        for stop in stops:
-            signal.signal(stop, signal.SIG_DFL)
-        if process is not None and process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)  # accelerate ends the ranks, which have groups of their own
-            try:
-                process.wait(timeout=ENDING)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-
-
-def last_error(output: str) -> str:
-    """The line with the reason of a failure: the recipe's error, else the last exception, else the process's end."""
-    lines = [re.sub(r"^\[rank\d+\]:\s*", "", line).strip() for line in re.split(r"[\r\n]+", output)]
-    # Exceptions of launchers, and of ranks that have lost another one, are never the reason.
-    after = re.compile(r"CalledProcessError|ChildFailedError|SignalException|[Cc]onnection (closed|reset) by peer")
-    reported = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    raised = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
-    raised = [line for line in raised if not after.search(line)]
-    ended = [found[0] for line in lines if (found := re.search(r"(exitcode +:|died with|returned non-zero) .*", line))]
-    return next((kind[-1][:500] for kind in (reported, raised, ended, list(filter(None, lines))) if kind), "no output")

@@ -55,7 +55,13 @@ def main(argv: list[str]) -> int:
     check(cells, plans)
 
     def body() -> None:
-        found = summarise(cells, plans, [cv.complete(plan)[0] for plan in plans])
+        groups = [plans] if plans[0].request.scheduler else [[plan] for plan in plans]
+        cvs = [
+            cv.report(plan, runs, cv.predictions_of(plan), {})[0]
+            for group in groups
+            for plan, runs in zip(group, cv.run_all(group), strict=True)
+        ]
+        found = summarise(cells, plans, cvs)
         report = markdown(found)
         write(out / "cross.png", figure(found))
         write(out / "cross.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
@@ -171,7 +177,7 @@ def _entry(cell: Cell, plan: cv.Plan, report: dict) -> dict:
     from ..evaluation.bootstrap import intervals
 
     names, shared = plan.report.label_names, known(plan)
-    runs = {key: fold for key in _keys(plan) if (fold := cv.read_fold(plan, *key))}
+    runs = {key: cv.read_fold(plan, *key) for key in plan.keys()}
     uar, draws = pooled_draws(runs, names)
     some = {key: (results, table[table["label"].isin(shared)]) for key, (results, table) in runs.items()}
     shared_uar, shared_draws = pooled_draws(some, names)
@@ -192,10 +198,6 @@ def _entry(cell: Cell, plan: cv.Plan, report: dict) -> dict:
         "folder": plan.request.out.name,
         "command": report["command"],
     }
-
-
-def _keys(plan: cv.Plan) -> list[tuple[int, int]]:
-    return [(seed, fold) for seed in plan.request.seeds for fold in plan.folds]
 
 
 # ---- the report

@@ -8,6 +8,14 @@ unfinished one resumes from its last checkpoint: after an interruption give the 
 cv.md: every fold, mean and standard deviation over folds, the pooled predictions with 95 % intervals over speakers, and
 each class, label or value; with --learning_curve speakers also UAR (mAP, CCC) against the number of training speakers.
 The output of a fold goes to <output_dir>/fold<k>_seed<s>/log.txt.
+
+Folds are run one after another, or with --launcher all at once, each by a command that blocks until its job ends:
+    --launcher "srun --gpus 1"
+    --launcher "sbatch --wait --output {log} --open-mode append --gpus 1 --wrap {command}"
+    --launcher "qsub -sync y -cwd -V -b y"
+    --launcher "bsub -K -gpu num=1"
+The fold's command is {command}, else it is appended; {fold}, {seed} and {log} are its own. A job that does not end with
+its command (sbatch's) goes on after an interruption.
 """
 
 import argparse
@@ -17,12 +25,14 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cli.console import Parser, last_error, launch, natural, positive
+from ..cli.console import Parser, natural, positive
 from ..data.columns import Columns
 from ..errors import SerError, one_line
 from ..evaluation.tables import number, shown
@@ -31,6 +41,7 @@ from ..training import run
 from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, run_name, spelled, take_token, word
 from ..training.settings import DataArguments, System
 from .cv_report import Fold, about, mark, markdown, summarise
+from .launch import accelerated, can_fork, filled, forked, import_for, last_error, launch, scheduled, template
 from .learning_curve import curve, figure, section, smaller
 from .record import check_request, record, results_folder
 
@@ -59,6 +70,7 @@ class Request:
     text_cleaning: str | None  # of a recipe that reads texts alone
     launcher: list[str]  # the command that starts the recipe
     num_processes: int | None  # of each fold
+    scheduler: list[str]  # the words of --launcher, a `template`
     out: Path  # the folder of the folds and the report
     seeds: list[int]
     folds: list[int]  # all if empty
@@ -70,6 +82,11 @@ class Request:
 
     def folder(self, seed: int, fold: int) -> Path:
         return self.out / f"fold{fold}_seed{seed}"
+
+    @property
+    def plain(self) -> bool:
+        """Whether a fold is one process that accelerate starts by its defaults."""
+        return not self.scheduler and self.num_processes in (None, 1) and "--config_file" not in self.launcher
 
 
 @dataclass(frozen=True)
@@ -86,6 +103,16 @@ class Plan:
     ids: list[str]
     tests: dict[int, set[str]]
     hashes: dict[int, str]
+
+    def keys(self) -> list[tuple[int, int]]:
+        """The folds to run, as `(seed, fold)`."""
+        return [(seed, fold) for seed in self.request.seeds for fold in self.folds]
+
+    def name_of(self, seed: int, fold: int) -> str:
+        return f"fold {self.folds.index(fold) + 1}/{len(self.folds)} seed {seed}"
+
+
+Runs = dict[tuple[int, int], Fold]  # by seed and fold
 
 
 def main(argv: list[str]) -> int:
@@ -110,30 +137,37 @@ def unless_stopped(body: Callable[[], None]) -> int:
 def complete(plan: Plan) -> tuple[dict, str]:
     """Run the folds that are not finished, then write `cv.json` and `cv.md`, whose contents are returned.
     Raises SerError: a folder of another run, or a fold that failed (the finished ones stay)."""
+    request = plan.request
+    plans = {share: load(part) for share, part in smaller(request, plan.protocol).items()}
+    others = predictions_of(plan)
+    runs, *rest = run_all([plan, *plans.values()])
+    return report(plan, runs, others, dict(zip(plans, rest, strict=True)))
+
+
+def report(plan: Plan, runs: Runs, others: Mapping, parts: Mapping[float, Runs]) -> tuple[dict, str]:
+    """Write `cv.json` and `cv.md` of finished folds, beside those `predictions_of` other cross-validations and those on
+    shares of the training speakers; returns their contents."""
     from ..evaluation.card import read_stress
     from ..evaluation.stress import folds_section, over_folds
 
     request, names, kind = plan.request, plan.report.label_names, plan.report.problem_type
-    plans = {share: load(part) for share, part in smaller(request, plan.protocol).items()}
-    others = predictions_of(plan)
-    runs = run_all(plan)
-    parts = {share: run_all(part) for share, part in plans.items()}
     cv = about(plan, runs) | summarise(runs, names, kind, others)
-    report = markdown(cv)
+    text = markdown(cv)
     if parts:
         cv["learning_curve"] = curve({**parts, 1.0: runs}, names, kind)
         write(request.out / "learning_curve.png", figure(cv))
-        report += section(cv)
+        text += section(cv)
     stressed = [read_stress(request.folder(*key)) for key in runs]
     if all(stressed):
         cv["stress"] = over_folds(stressed)
-        report += "\n" + folds_section(cv["stress"])
+        text += "
+" + folds_section(cv["stress"])
     write(request.out / "cv.json", json.dumps(cv, indent=2, ensure_ascii=False) + "\n")
-    write(request.out / "cv.md", report)
+    write(request.out / "cv.md", text)
     if request.record:
         place = record(cv, request.record, results_folder())
         run.say(f"recorded: {place}; `python -m benchmarks.results` writes the tables")
-    return cv, report
+    return cv, text
 
 
 # ---- the command line
@@ -147,6 +181,8 @@ def _own_parser() -> argparse.ArgumentParser:
     parser.add_argument("--folds", nargs="+", type=natural, help="only these folds, from 0; the report is partial")
     parser.add_argument("--num_processes", type=positive, help="processes (GPUs) of each fold, for accelerate launch")
     parser.add_argument("--accelerate_config", metavar="FILE", help="YAML of accelerate launch, recipes/accelerate/...")
+    text = "run all folds at once, each by this command of a cluster's scheduler, such as 'srun --gpus 1'"
+    parser.add_argument("--launcher", metavar="COMMAND", help=text)
     parser.add_argument("--verbose", nargs="?", const="true", choices=("true", "false"), help="show the folds' output")
     parser.add_argument("--record", nargs="?", const="", metavar="NAME", help="keep the figures in recipes/results")
     text = "compare, utterance by utterance, with finished cross-validations of the same folds"
@@ -169,6 +205,7 @@ def parse(argv: list[str]) -> Request:
     if not recipe.is_file():
         path = "give a recipe's path, such as recipes/wav2vec2_cls.py"
         raise SerError(f"recipe {flags.recipe}: no such file; {path}")
+    scheduler = [] if flags.launcher is None else template(flags.launcher)
     system = load_system(recipe)
     for name, instead in SET_BY_CV.items():
         if any(w == f"--{name}" or w.startswith(f"--{name}=") for w in words):
@@ -193,6 +230,7 @@ def parse(argv: list[str]) -> Request:
         text_cleaning=getattr(values, "text_cleaning", None) if not system.reads_audio else None,
         launcher=launcher,
         num_processes=flags.num_processes,
+        scheduler=scheduler,
         out=Path(flags.output_dir or values.output_dir or f"runs/{run_name(values, system)}_cv"),
         seeds=list(dict.fromkeys(flags.seeds or [values.seed])),
         folds=sorted(set(flags.folds or [])),
@@ -263,12 +301,44 @@ def load(request: Request) -> Plan:
 # ---- running
 
 
-def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
-    """All folds by `(seed, fold)`, after running those that are not finished."""
+def run_all(plans: Sequence[Plan]) -> list[Runs]:
+    """All folds of each plan, after running those that are not finished: one after another, or all at once by a
+    scheduler. Raises SerError: a fold failed (those that a scheduler runs at the same time are awaited first)."""
+    found = [begin(plan) for plan in plans]
+    both = list(zip(plans, found, strict=True))
+    todo = [(plan, runs, key) for plan, runs in both for key in plan.keys() if key not in runs]
+    request = plans[0].request
+    start = scheduled if request.scheduler else accelerated
+    if todo and request.plain and can_fork():
+        import_for(request.recipe)
+        start = partial(forked, request.recipe)
+    at_once = len(todo) if request.scheduler else 1
+    jobs = ((job, *command_of(job[0], *job[2])) for job in todo)
+    began, failed = time.monotonic(), []
+    with closing(launch(jobs, start, at_once, request.verbose)) as ends:
+        for count, ((plan, runs, key), command, status, output) in enumerate(ends, 1):
+            try:
+                runs[key] = result_of(plan, *key, command, status, output)
+            except SerError as error:
+                if at_once == 1:
+                    raise
+                run.say(f"{plan.name_of(*key)}: failed, the others go on")
+                failed.append(error)
+                continue
+            elapsed = time.monotonic() - began
+            left = timedelta(seconds=round(elapsed / count * (len(todo) - count)))
+            end = f"done, elapsed {timedelta(seconds=round(elapsed))}" + f", about {left} left" * (at_once == 1)
+            say_result(plan, key, runs[key], end)
+    if failed:
+        raise SerError(f"{failed[0]}" + f" (and {len(failed) - 1} more)" * (len(failed) > 1))
+    return [{key: runs[key] for key in plan.keys()} for plan, runs in both]
+
+
+def begin(plan: Plan) -> Runs:
+    """Say what will be run; returns the folds that are finished."""
     from ..training.output import remove_run
 
-    request = plan.request
-    todo = [(seed, fold) for seed in request.seeds for fold in plan.folds]
+    request, todo = plan.request, plan.keys()
     if request.anew:  # all at once: what is interrupted must not be taken for finished by the next command
         for key in todo:
             remove_run(request.folder(*key))
@@ -276,24 +346,15 @@ def run_all(plan: Plan) -> dict[tuple[int, int], Fold]:
     leak = plan.protocol.warning and f" {plan.protocol.warning}:"
     lines = plan.report.lines() + (plan.mixed.lines() if plan.mixed else [])
     run.say(*lines, f"{plan.protocol.name}:{leak} {len(todo)} runs, {len(before)} finished before")
-    runs, took = {}, []
-    for seed, fold in todo:
-        name, folder = f"fold {plan.folds.index(fold) + 1}/{len(plan.folds)} seed {seed}", request.folder(seed, fold)
-        if (seed, fold) in before:
-            runs[seed, fold], end = before[seed, fold], "finished before"
-        else:
-            resume = not request.anew and any(folder.glob("checkpoint-*"))
-            run.say(f"{name} (--fold {fold}) {'resumes from its last checkpoint' if resume else 'started'} in {folder}")
-            begin = time.monotonic()
-            runs[seed, fold] = _run_one(plan, seed, fold, resume)
-            took.append(time.monotonic() - begin)
-            left = (len(todo) - len(before) - len(took)) * sum(took) / len(took)
-            elapsed, left = (timedelta(seconds=round(seconds)) for seconds in (sum(took), left))
-            end = f"done, elapsed {elapsed}, about {left} left"
-        results, _ = runs[seed, fold]
-        metric = results["test"]["chance"]["metric"]
-        run.say(f"{name}: {shown(metric)} {number(results['test']['metrics'][metric])}{mark(results)}, {end}")
-    return runs
+    for key, one in before.items():
+        say_result(plan, key, one, "finished before")
+    return before
+
+
+def say_result(plan: Plan, key: tuple[int, int], one: Fold, end: str) -> None:
+    metric = one[0]["test"]["chance"]["metric"]
+    value = number(one[0]["test"]["metrics"][metric])
+    run.say(f"{plan.name_of(*key)}: {shown(metric)} {value}{mark(one[0])}, {end}")
 
 
 def predictions_of(plan: Plan) -> dict[tuple[int, int], dict[str, Fold]]:
@@ -302,7 +363,7 @@ def predictions_of(plan: Plan) -> dict[tuple[int, int], dict[str, Fold]]:
     Raises SerError: the other tested other utterances in a fold, or other labels."""
     from ..evaluation.report import read_run
 
-    others = {(seed, fold): {} for seed in plan.request.seeds for fold in plan.folds}
+    others = {key: {} for key in plan.keys()}
     for name, folder in plan.request.against.items():
         cv = json.loads((folder / "cv.json").read_text())
         if cv["corpus"]["labels"] != plan.report.labels:
@@ -377,16 +438,26 @@ def read_fold(plan: Plan, seed: int, fold: int) -> Fold:
     return results, table
 
 
-def _run_one(plan: Plan, seed: int, fold: int, resume: bool) -> Fold:
+def command_of(plan: Plan, seed: int, fold: int) -> tuple[list[str], Path]:
+    """Say that a fold is started; returns its command, and the file for its output."""
     request = plan.request
     folder = request.folder(seed, fold)
+    resume = not request.anew and any(folder.glob("checkpoint-*"))
+    how = "resumes from its last checkpoint" if resume else "started"
+    run.say(f"{plan.name_of(seed, fold)} (--fold {fold}) {how} in {folder}")
     folder.mkdir(parents=True, exist_ok=True)
     flags = {"fold": fold, "seed": seed, "output_dir": folder}
     flags |= {"resume_from_checkpoint": "true"} if resume else {}
     flags |= {"push_to_hub": "false"} if request.overrides.get("push_to_hub") else {}  # all would go to one place
     words = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-    command = [*request.launcher, str(request.recipe), *request.words, *words]
-    status, output = launch(command, folder / "log.txt", request.verbose)
+    command, log = [*request.launcher, str(request.recipe), *request.words, *words], folder / "log.txt"
+    values = {"fold": fold, "seed": seed, "log": log.resolve()}
+    return filled(request.scheduler, command, **values) if request.scheduler else command, log
+
+
+def result_of(plan: Plan, seed: int, fold: int, command: list[str], status: int, output: str) -> Fold:
+    """A fold that has ended. Raises SerError: it has failed."""
+    folder = plan.request.folder(seed, fold)
     if status or not (folder / "results.json").exists():
         failed = f"fold {fold} seed {seed} failed with exit status {status}: {last_error(output)}"
         raise SerError(f"{failed} (all of it: {folder / 'log.txt'}); to repeat it: {shlex.join(command)}")
