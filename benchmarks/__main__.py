@@ -36,6 +36,8 @@ SECTIONS = {
     "intervals": "thresholds, 95 % intervals and calibration of 50,000 rows",
     "predict": "predict, files to rows, one thread",
     "whisper": "Whisper base: training on clips of 4 s, and an epoch of a frozen probe",
+    "frozen": "six folds of a frozen probe of Whisper base, encoding included (the demo corpus)",
+    "cv": "cross-validation around its trainings (the demo corpus; one pass)",
 }
 
 
@@ -86,7 +88,7 @@ def main() -> None:
         quiet(work)
         facts = machine.facts()
         print(*machine.lines(facts), sep="\n")
-        if {"training", "loader", "fusion", "predict", "whisper"} & set(sections):
+        if {"training", "loader", "fusion", "predict", "whisper", "frozen"} & set(sections):
             import torch
 
             torch.set_num_threads(1)  # two were half as fast on a busy machine

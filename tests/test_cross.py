@@ -39,9 +39,10 @@ class Launcher:
     and says the first of them elsewhere. `stop` interrupts before the run of that number."""
 
     def __init__(self):
-        self.outs, self.stop, self.loaded = [], None, {}
+        self.outs, self.stop, self.loaded, self.at_once = [], None, {}, []
 
     def __call__(self, jobs, start, at_once=1, verbose=False):
+        self.at_once.append(at_once)
         yield from ((key, command, *self.run(command)) for key, command, _ in jobs)
 
     def run(self, command):
@@ -159,6 +160,11 @@ def test_the_matrix_with_labels_that_cannot_be_known(flags, launcher, tmp_path, 
     # the same command has nothing to run
     launcher.outs.clear()
     assert main(command) == 0 and launcher.outs == [] and (out / "cross.md").read_text() == text
+    assert {*launcher.at_once} == {1}
+    # a scheduler gets the folds of all cells at once
+    launcher.at_once.clear()
+    assert main([*command, "--launcher", "true", "--overwrite_output_dir", "true"]) == 0
+    assert launcher.at_once == [len(launcher.outs)] == [2 + folds + 2] and (out / "cross.md").read_text() == text
 
 
 def test_all_but_one(flags):

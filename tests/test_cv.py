@@ -180,7 +180,7 @@ class Launcher:
     """Stands for `cv.launch`: notes the command and leaves what a recipe leaves, unless `fails` has the fold."""
 
     def __init__(self, corpus):
-        self.corpus, self.commands, self.fails, self.forget = corpus, [], {}, 0
+        self.corpus, self.commands, self.fails, self.forget, self.at_once = corpus, [], {}, 0, []
 
     @property
     def started(self) -> list[tuple[int, int, bool]]:
@@ -190,6 +190,7 @@ class Launcher:
         return [(int(f["--seed"]), int(f["--fold"]), f.get("--resume_from_checkpoint") == "true") for f in flags]
 
     def __call__(self, jobs, start, at_once=1, verbose=False):
+        self.at_once.append(at_once)
         yield from ((key, command, *self.run(command)) for key, command, _ in jobs)
 
     def run(self, command):

@@ -175,7 +175,8 @@ def test_a_fork_ends_with_its_cross_validation(by, tmp_path):
     code = f"from functools import partial\nfrom ser_hf.experiments.launch import *\nrecipe = Path({str(recipe)!r})\n"
     code += f"job = 0, [sys.executable, str(recipe), {str(tmp_path / 'pid')!r}], {str(tmp_path / 'log')!r}\n"
     code += "list(launch([job], partial(forked, recipe)))"
-    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a shell ignores for what it runs aside
+    parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, preexec_fn=default)
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
         time.sleep(0.05)
         assert parent.poll() is None
@@ -302,7 +303,10 @@ def start_cv(home: Path, *flags: str, **environment: str) -> subprocess.Popen:
     home.mkdir(exist_ok=True)
     kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | environment
     words = [sys.executable, "-c", "from ser_hf.cli import main; raise SystemExit(main())", "cv", *CV, *flags]
-    return subprocess.Popen(words, cwd=home, env=kept, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(
+        words, cwd=home, env=kept, preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL), **streams
+    )
 
 
 def content_of(home: Path) -> dict[str, object]:

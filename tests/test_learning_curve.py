@@ -144,6 +144,8 @@ def test_the_folds_are_run_on_every_share(flags, launcher, tmp_path, capsys):  #
     assert text in said and "## Learning curve" in text and report["learning_curve"]["conclusion"] in text
     cv.main([*flags, "--learning_curve", "speakers"])
     assert launcher.commands == [] and (out / "cv.md").read_text() == text  # all were finished
+    anew = ["--learning_curve", "speakers", "--overwrite_output_dir", "true", "--launcher", "true"]
+    assert cv.main([*flags, *anew]) == 0 and launcher.at_once[-1] == 20 and (out / "cv.md").read_text() == text
 
 
 def test_mistakes_come_before_the_first_fold(flags, launcher):  # noqa: F811
