@@ -317,7 +317,7 @@ def content_of(home: Path) -> dict[str, object]:
         if file.suffix in (".safetensors", ".parquet", ".yaml") or name.endswith("training_data.json"):
             found[name] = file.read_bytes()
         elif file.name in ("results.json", "cv.json"):
-            text = re.sub(r'"(\w+_per_second|seconds)": [\d.]+', "", file.read_text())
+            text = re.sub(r'"(\w+_per_second|seconds|commit)": [^,\n]+', "", file.read_text())
             found[name] = text.replace(str(home), "")
         else:
             found[name] = file.is_file() and file.name not in ("log.txt", "trainer_state.json") or None
