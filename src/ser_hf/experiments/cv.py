@@ -160,8 +160,7 @@ def report(plan: Plan, runs: Runs, others: Mapping, parts: Mapping[float, Runs])
     stressed = [read_stress(request.folder(*key)) for key in runs]
     if all(stressed):
         cv["stress"] = over_folds(stressed)
-        text += "
-" + folds_section(cv["stress"])
+        text += "\n" + folds_section(cv["stress"])
     write(request.out / "cv.json", json.dumps(cv, indent=2, ensure_ascii=False) + "\n")
     write(request.out / "cv.md", text)
     if request.record:
