@@ -1,6 +1,6 @@
 """Batches of clips of similar length, as many as fit into a budget in seconds of audio per batch.
 
-Random batches of eight IEMOCAP utterances compute 2.35 times the real audio; these compute about 1.02 times, and the
+Random batches of eight IEMOCAP utterances compute 2.35 times the real audio; these compute about 1.01 times, and the
 largest is about as large as the mean one. The Trainer's own `group_by_length` decodes every clip for its length.
 """
 
@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-# Relative noise on the lengths that are sorted, so that every epoch has other batches; it costs about 2 % padding.
-JITTER = 0.02
+# Relative noise on the lengths that are sorted, so that every epoch has other batches: the most, and what is divided by
+# the root of the number of clips. Over six epochs 44 % of a clip's neighbours are new to it among 400 clips, 70 % among
+# 6000, and the noise pads 1.2 % and 0.5 %. The most for all would make that 87 % of 6000, but pad 2.2 %.
+MOST_JITTER, JITTER = 0.02, 0.4
 
 
 def cut_by_seconds(durations: np.ndarray, order: np.ndarray, seconds: float) -> list[np.ndarray]:
@@ -101,7 +103,7 @@ class LengthBatchSampler:
         if self.seconds is None:
             batches = np.array_split(rng.permutation(clips), self.total)
         else:
-            jitter = JITTER
+            jitter = min(MOST_JITTER, JITTER / len(clips) ** 0.5)
             batches = self._cut(clips, jitter, rng)
             while len(batches) > self.total and jitter:  # too many batches fall short of the budget: less noise
                 jitter = jitter / 2 if jitter > 1e-4 else 0.0
