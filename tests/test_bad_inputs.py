@@ -10,6 +10,7 @@ are parts of the line on stderr.
 import errno
 import importlib.util
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -27,6 +28,7 @@ from conftest import RECIPES, REPO, settings_of
 from ser_hf import cli
 from ser_hf.data.audio import AudioError
 from ser_hf.errors import SerError, door
+from ser_hf.files import write
 from ser_hf.training import run
 from ser_hf.training.hub import save_model
 
@@ -294,6 +296,8 @@ TROUBLES = [
     (PermissionError(errno.EACCES, "Permission denied", "/d/a.wav"), "/d/a.wav: permission denied"),
     (OSError(errno.ENOSPC, "No space left on device", "/d/x"), "/d/x: no space left on the disk; free some"),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), "no space left on the disk"),
+    (OSError(errno.ENOSPC, "No space left on device", "/from/x", None, "/to/x"), "/to/x: no space left on the disk"),
+    (RuntimeError("basic_ios::clear: iostream error"), "no space left on the disk"),
     (SafetensorError("Error: No space left on device (os error 28)"), "no space left on the disk"),
     (SafetensorError("header too small"), "a safetensors file is damaged or cut off (header too small)"),
     (RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/3"), "no space left on the disk"),
@@ -434,3 +438,13 @@ def test_a_full_disk_is_one_line(inputs, tmp_path):
         start = [sys.executable, "-c", CONSOLE, "corpora"]
         done = subprocess.run(start, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     check(done.returncode, done.stderr, ["no space left on the disk"])
+
+
+def test_a_full_disk_is_named_and_the_former_file_stays(tmp_path, capsys):
+    """`/dev/full` refuses every byte."""
+    write(tmp_path / "table.csv", "former")
+    (tmp_path / f".table.csv.{os.getpid()}.half").symlink_to("/dev/full")
+    assert door(lambda: write(tmp_path / "table.csv", "new")) == 2
+    assert f"error: {tmp_path}/table.csv: no space left on the disk" in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+    assert (tmp_path / "table.csv").read_text() == "former"

@@ -75,20 +75,20 @@ def test_the_code_of_a_card_runs(kind, tmp_path, monkeypatch, capsys):
     rate = getattr(processor, "feature_extractor", processor).sampling_rate if kind != "text" else 0
     about = {"class": saved.__name__, "stock": saved.__module__.startswith("transformers."), "task": task}
     results, _ = results_of(problem_type, model=about)
-    samples = (noise(0.6) / 2**15).astype("float32")  # as the files hold them
     for name, seconds in (("clip", 0.6), ("recording", 6.0)):
         sf.write(tmp_path / f"{name}.wav", noise(seconds)[: int(seconds * rate)], rate or RATE)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall("```python\n(.*?)```", model_card(results, "run"), re.DOTALL)
     assert len(blocks) == 3
-    names = {"samples": samples[: int(0.6 * rate)], "rate": rate}
-    for code in blocks:
-        exec(code, names)
+    names: dict = {}
+    for code in blocks:  # each as it is copied, with nothing before it
+        exec(code, alone := {**names} if kind == "text" else {})
+        names |= alone
     printed = capsys.readouterr().out
     inputs = {
         "text-classification": "What a day!",
         "speech-emotion-recognition": {"audio": "clip.wav", "text": "What a day!"},
-    }.get(task, {"array": names["samples"], "sampling_rate": rate})
+    }.get(task, {"array": names.get("samples"), "sampling_rate": rate})
     answer = names["classify"](inputs, top_k=None)
     told = dict(re.findall(r"'(\w+)': (-?[\d.e-]+)", printed.splitlines()[-1]))
     # the code without a pipeline gives the pipeline's figures

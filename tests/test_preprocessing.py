@@ -42,6 +42,13 @@ def test_words_for_takes_the_configuration_that_keeps_the_words(fake_corpus):
     assert name_for("ravdess") in ("8class", "6class")
 
 
+def test_texts_alone_are_no_corpus_of_an_audio_recipe(fake_corpus):
+    mixture = find_mixture("smile", None, fake_corpus("smile"))
+    with pytest.raises(SerError, match="smile has no audio; recipes/text_cls.py reads its texts"):
+        load_mixture(mixture)
+    assert len(load_mixture(mixture, with_audio=False)[0]) > 0
+
+
 def test_added_corpora_are_mapped_and_counted(fake_corpus, tmp_path):
     base = tmp_path / "corpora"
     base.mkdir()

@@ -63,7 +63,7 @@ def results_of(
         "model": {
             "class": "Wav2Vec2ForSequenceClassification", "stock": True, "task": "audio-classification",
             "encoder": f"random wav2vec2{words}", "published_encoders": [], "licences": [],
-            "details": f"mean pooling, linear head{words}",
+            "details": f"mean pooling, linear head{words}", "parameters": 1234567,
         },
         "test": test,
         "comparisons": compare(part, logits, others, names, problem_type),
@@ -90,13 +90,20 @@ def test_the_card_states_every_figure(problem_type):
             low, high = test["intervals"][kind]
             assert re.search(rf"\| {value:.3f} +\| {low:.3f} to {high:.3f} +\|", card), kind
     for words in ("# Speech emotion recognition: demo (4class)", "Speaker-independent: **yes**", "fold 0 (six folds)",
-                  "Labels: angry, sad.", "a remark.", "Licence of the corpus: CC0-1.0.", "Cite: ser_hf (2026)",
+                  "Labels: angry, sad.", "A remark.", "Licence of the corpus: CC0-1.0.", "Cite: ser_hf (2026)",
                   "- demo: 12 utterances", "  - x.wav: unreadable", "bootstrap over speakers", "| tfidf ",
                   'model="me/model")', "train 4 utterances of 2 speakers", results["command"],
                   f"validation, by {shown(TASKS[problem_type].selected_by)}; test was scored once"):  # fmt: skip
         assert words in card, words
     assert ("Present at 0.5 and above" in card) == (problem_type == VALUES)
     assert ("Decision thresholds, tuned on validation: angry 0.500, sad 0.500." in card) == (problem_type == LABELS)
+    unlicensed = {**results, "model": {**results["model"], "licences": [None], "encoder": "mine + random bert"}}
+    for words in ("No licence is stated", "Encoder: mine + random bert (mine: a folder of the machine that trained"):
+        assert words in model_card({**unlicensed, "seed": 7}) and words not in card
+    assert "linear head; 1,234,567 parameters." in card
+    assert "- Seed: 7." in model_card({**unlicensed, "seed": 7})
+    assert "UAR is the mean of the recalls of all labels, WA the share" in card or problem_type != CLASSES
+    assert "of single speakers (2): lowest" in card and "quartile" not in card
     assert ("not calibrated: a temperature is fitted for single labels alone." in card) == (problem_type == LABELS)
     assert ("figures/confusion_matrix.png" in card) == (problem_type == CLASSES)
     assert not re.search(r"\n\n\n|{{|{%|(?<!=)None", card)
@@ -153,7 +160,7 @@ def test_a_leak_stands_beside_the_figures(warning, words):
     results["splits"]["validation"] = {"utterances": 0, "speakers": 0, "hours": 0.0}
     card, screen = model_card(results), "\n".join(lines(results))
     assert words in card and "Speaker-independent: **NO**" in card and "speaker-normalised" in card
-    assert ".adapted(clips)\nclassify({" in card
+    assert ".adapted(clips)\nsamples, rate = soundfile" in card
     assert "There was no validation: nothing was selected; test was scored once." in card
     data = front(card)
     assert "speaker-dependent-evaluation" in data["tags"]

@@ -16,6 +16,7 @@ NO_MEMORY = (
     *("killed by signal: Killed", "insufficient shared memory", "could not create a primitive"),  # the last: oneDNN
 )
 NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "file write failed")
+NO_SPACE += ("basic_ios::clear: iostream error",)  # torch.save
 LONGEST = 400  # characters of another library's message
 
 
@@ -60,7 +61,8 @@ def trouble(error: BaseException | None) -> str | None:
     """
     while error is not None:
         text, kinds = one_line(error), {kind.__name__ for kind in type(error).__mro__}
-        place = f"{error.filename}: " if isinstance(error, OSError) and error.filename is not None else ""
+        files = [error.filename2, error.filename] if isinstance(error, OSError) else []  # of a copy: to, from
+        place = next((f"{file}: " for file in files if file is not None), "")
         if isinstance(error, SerError):
             return text
         if no_memory(error):

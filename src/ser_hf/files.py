@@ -68,8 +68,12 @@ def staged(path: Path) -> Iterator[Path]:
 
 def write(path: Path, content: str | bytes) -> None:
     """Write a file, whole or not at all (`staged`)."""
-    with staged(path) as half:
-        half.write_bytes(content.encode() if isinstance(content, str) else content)
+    try:
+        with staged(path) as half:
+            half.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:  # a full disk does not say which
+        error.filename = error.filename or str(path)
+        raise
 
 
 def folders(root: Path) -> Iterator[tuple[str, list[str]]]:

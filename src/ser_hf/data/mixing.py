@@ -137,8 +137,10 @@ def load_mixture(
     mixture: Mixture, with_audio: bool = True, num_proc: int | None = None, strict: bool = False
 ) -> tuple[datasets.Dataset, CorpusReport, Mixed | None]:
     """Load a resolved mixture: the corpus that is split, its report, and what the others add to train, if any. Other
-    arguments and errors as in `load_corpus`; SerError too if an added corpus has no audio and `with_audio`."""
+    arguments and errors as in `load_corpus`; SerError too if a corpus has no audio and `with_audio`."""
     corpus, report = load(mixture.tested, num_proc=num_proc, strict=strict)
+    if with_audio and corpus["audio"][0] is None:
+        raise SerError(f"{report.corpus} has no audio; recipes/text_cls.py reads its texts")
     if not mixture.added:
         return corpus, report, None
     parts, counts = [], {}

@@ -26,12 +26,25 @@ TEMPLATES = Environment(
 )
 # Calls of a saved model, by the task of its pipeline.
 USES = {
-    "audio-classification": 'classify({"array": samples, "sampling_rate": rate}, top_k=None)  # mono float32 samples',
+    "audio-classification": """samples, rate = soundfile.read("clip.wav", dtype="float32")  # mono
+classify({"array": samples, "sampling_rate": rate}, top_k=None)""",
     "text-classification": 'classify("What a day!", top_k=None)',
     "speech-emotion-recognition": 'classify({"audio": "clip.wav", "text": "What a day!"})  # or one of them alone',
 }
+# What metrics are, in the words below their table.
+MEANINGS = {
+    "uar": "UAR is the mean of the recalls of all labels",
+    "wa": "WA the share of right answers",
+    "macro_f1": "macro F1 the mean of the labels' F1",
+    "micro_f1": "micro F1 the F1 of all decisions together",
+    "weighted_f1": "weighted F1 their mean by support",
+    "map": "mAP the mean of the labels' average precisions",
+    "weighted_accuracy": "weighted accuracy the mean of the recalls of what is present and what is absent",
+    "ccc": "CCC is the concordance correlation coefficient, 1 at best",
+}
 # Shares of answered utterances in the card's table.
 ANSWERED = ("1.0", "0.9", "0.8", "0.7", "0.5")
+MADE_HERE = re.compile("^random |functionals of openSMILE$")  # encoders that are no checkpoint
 FEW_SPEAKERS = 20  # tested: others may differ by more than an interval shows
 # Licences of corpora that have an identifier on the Hub (https://huggingface.co/docs/hub/repositories-licenses).
 HUB_LICENCES = {
@@ -87,6 +100,7 @@ def card_data(results: dict, name: str) -> ModelCardData:
 def snippets(results: dict, name: str) -> dict[str, str]:
     """Code that uses the model `name`, by where it stands in the card; a test runs it."""
     model, kind = results["model"], results["test"]["problem_type"]
+    hears = model["task"] != "text-classification"
     trust = "" if model["stock"] else ", trust_remote_code=True"
     probabilities = {CLASSES: "logits.softmax(-1)", LABELS: "logits.sigmoid()"}.get(kind, "logits")
     answer = [
@@ -96,10 +110,11 @@ def snippets(results: dict, name: str) -> dict[str, str]:
     ]
 
     def loaded(**autos: str) -> list[str]:
-        lines = ["import torch", f"from transformers import {', '.join(sorted(autos.values()))}", ""]
+        lines = ["import soundfile"] if hears else []
+        lines += ["import torch", f"from transformers import {', '.join(sorted(autos.values()))}", ""]
         return lines + [f'{variable} = {auto}.from_pretrained("{name}"{trust})' for variable, auto in autos.items()]
 
-    if model["task"] == "text-classification":
+    if not hears:
         more, about = ['classify(["What a day!", "Leave me alone."], batch_size=8)'], "Many texts at once:"
         code = loaded(tokenizer="AutoTokenizer", model="AutoModelForSequenceClassification")
         inputs = 'tokenizer("What a day!", return_tensors="pt")'
@@ -119,12 +134,14 @@ def snippets(results: dict, name: str) -> dict[str, str]:
             about = "Along a recording, and with an answer where the model is not sure:"
         if model["task"] == "speech-emotion-recognition":
             code = loaded(processor="AutoProcessor", model="AutoModelForAudioClassification")
+            rate = "processor.feature_extractor.sampling_rate"
             inputs = 'processor(audio=samples, text="What a day!", sampling_rate=rate)'
         else:
             code = loaded(extractor="AutoFeatureExtractor", model="AutoModelForAudioClassification")
             mask = "" if model["class"].startswith("Whisper") else "return_attention_mask=True, "
             inputs = f'extractor(samples, sampling_rate=rate, {mask}return_tensors="pt")'
-        code.append("# mono float32 samples at the model's rate")
+            rate = "extractor.sampling_rate"
+        code.append(f'samples, rate = soundfile.read("clip.wav", dtype="float32")  # mono, at {rate}')
     code += [f"inputs = {inputs}", *answer]
     return {"pipeline": USES[model["task"]], "more_about": about, "more": "\n".join(more), "model": "\n".join(code)}
 
@@ -138,15 +155,17 @@ def limits(results: dict) -> list[str]:
     )
     why = f": {why_not}" if why_not else ""
     untested = "Noise, telephone, reverberation and small changes were not tested (ser-hf stress does)."
+    unlicensed = "No licence is stated, because those of the corpora and checkpoints differ or are not known."
     known = {
         "It answers to any input, to noise, music and silence too.": hears,
-        f"It was tested on the language {', '.join(corpus['languages'])} alone.": len(corpus["languages"]) == 1,
+        f"It was tested on one language alone: {', '.join(corpus['languages'])}.": len(corpus["languages"]) == 1,
         f"It was tested on {speakers} speakers: for others the figures may differ by more than the intervals.": (
             0 < speakers < FEW_SPEAKERS
         ),
         f"Its probabilities are not calibrated{why}.": kind in (CLASSES, LABELS) and not calibration.get("temperature"),
         "Differences between genders were not measured: test names fewer than two.": len(test.get("by_gender", {})) < 2,
         untested: hears and not results.get("stress"),
+        unlicensed: licence(results) is None or bool(results.get("mixed")),
     }
     return [line for line, holds in known.items() if holds]
 
@@ -156,7 +175,9 @@ def training_lines(results: dict) -> list[str]:
     model, trained, machine = results["model"], results.get("training"), results.get("machine")
     licences = {name: licence for name, licence in zip(model["published_encoders"], model["licences"], strict=False)}
     published = ", ".join(f"{name} (licence {licence or 'not known'})" for name, licence in licences.items())
-    lines = [f"Encoder: {model['encoder']}"]
+    local = [name for name in model["encoder"].split(" + ") if name not in licences and not MADE_HERE.search(name)]
+    mine = f" ({', '.join(local)}: a folder of the machine that trained this model)" if local else ""
+    lines = [f"Encoder: {model['encoder']}{mine}"]
     if published:
         lines.append(f"Pretrained checkpoints: {published}. What they were trained on is in their own cards")
     earlier = [f"{one['corpus']} ({one['protocol']} fold {one['fold']})" for one in results.get("trained_on", [])]
@@ -167,6 +188,8 @@ def training_lines(results: dict) -> list[str]:
         commit = f" (commit {results['commit']})" if results["commit"] else ""
         versions = {"ser_hf": results["ser_hf"] + commit, **results["versions"]}
         lines.append(f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}")
+    if "seed" in results:
+        lines.append(f"Seed: {results['seed']}")
     if not trained:
         return [*lines, "The model was not trained in this run, only tested"]
     if "epochs" in trained:
@@ -223,7 +246,7 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
         **{key: results[key] for key in ("corpus", "protocol", "splits", "test")},
         **{key: Markup(value) for key, value in tables.items()},
         card_data=Markup(data.to_yaml()),
-        model={"speaker_norm": False, **results["model"]},
+        model={"speaker_norm": False, "parameters": None, **results["model"]},
         name=name,
         use=code,
         command=Markup(command),
@@ -238,7 +261,8 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
         curves="training_curves" in names_of(results),
         cautions=[Markup(COMPARABLE[warning]) for warning in warnings(results)],
         undefined=[shown(metric) for metric in test["metrics"] if metric not in defined],
-        remarks=[*test["remarks"], *window_lines(results)],
+        meanings=", ".join(text for metric, text in MEANINGS.items() if metric in defined),
+        remarks=[line[0].upper() + line[1:] for line in (*test["remarks"], *window_lines(results))],
         reports={limit: Markup(table) for limit, table in reports.items()},
         stress=Markup(section(results["stress"], names=False) if results.get("stress") else ""),
         shown=shown,
@@ -262,9 +286,10 @@ def speaker_line(test: dict) -> str:
     """The spread over speakers, none of whom is named."""
     if not (found := test.get("by_speaker")):
         return ""
-    values = dict(
-        zip(("lowest", "lower quartile", "median", "upper quartile", "highest"), found["quartiles"], strict=True)
-    )
+    names = ("lowest", "lower quartile", "median", "upper quartile", "highest")
+    values = dict(zip(names, found["quartiles"], strict=True))
+    if found["speakers"] < 5:
+        values = {name: values[name] for name in ("lowest", "highest")}
     spread = ", ".join(f"{name} {number(value)}" for name, value in values.items())
     return f"{shown(found['metric'])} of single speakers ({found['speakers']}): {spread}."
 

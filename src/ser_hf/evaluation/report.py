@@ -111,7 +111,9 @@ def selection_line(results: dict) -> str:
         return "The model was not trained here: nothing was selected"
     if trained["selected_by"] == "last epoch":
         return "The model is that of the last epoch: nothing was selected"
-    return f"The model was selected on validation, by {shown(trained['selected_by'])}"
+    best = None if "classifier" in trained else trained.get("best_validation")  # a remark has a classifier's
+    value = "" if best is None else f" ({number(best)} there)"
+    return f"The model was selected on validation, by {shown(trained['selected_by'])}{value}"
 
 
 def window_lines(results: dict) -> list[str]:
@@ -151,6 +153,8 @@ def calibration_lines(results: dict) -> list[str]:
     if not found:
         return []
     fitted = f"temperature {number(found['temperature'])}, fitted on {found['utterances']} validation utterances"
+    if "classifier" in (results.get("training") or {}):
+        fitted += " to the answers of the classifier of train alone"
     lines = [f"{fitted} (Guo et al. 2017)" if found["temperature"] else f"no temperature: {found['why_not']}"]
     lines += error_lines(found, results["test"]["metrics"]["wa"])
     if sets := found["sets"]:

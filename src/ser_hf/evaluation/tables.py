@@ -23,15 +23,15 @@ def shown(metric: str) -> str:
 def number(value: float | int | str | None) -> str:
     """A figure with three decimals; None is "undefined".
 
-    >>> number(0.12345), number(12), number(None)
-    ('0.123', '12', 'undefined')
+    >>> number(0.12345), number(-1e-9), number(12), number(None)
+    ('0.123', '0.000', '12', 'undefined')
     """
-    return "undefined" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+    return "undefined" if value is None else f"{value:z.3f}" if isinstance(value, float) else str(value)
 
 
 def with_interval(value: float | None, interval: list[float] | None) -> str:
     """A figure and its interval, if it has one: `0.500 [0.400, 0.600]`."""
-    return number(value) + ("" if interval is None else " [{:.3f}, {:.3f}]".format(*interval))
+    return number(value) + ("" if interval is None else " [{:z.3f}, {:z.3f}]".format(*interval))
 
 
 def one_line(text: object) -> str:

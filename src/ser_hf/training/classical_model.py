@@ -345,7 +345,7 @@ def classifier_remarks(
             lines.append("that C is at the end of the grid: a better one may lie beyond it")
     if (kind := trained["classifier"] if trained else model.config.classifier) != "logistic":
         values = f"scores are a softmax of the decision values ({kind})"
-        lines.append(f"{values}: how far they are probabilities is under calibration")
+        lines.append(f"{values}: the calibration says how far they are probabilities")
     if relative and estimated:
         lines.append(estimated_remark(estimated, splits["test"]))
     elif relative:
