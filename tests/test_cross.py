@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile as sf
 
 from conftest import REPO, run_recipe, settings_of, system_of, tiny_flags
+from fakes import babble
 from ser_hf.cli import main
 from ser_hf.data.columns import Columns
 from ser_hf.data.mixing import find_mixture, load_mixture
@@ -165,6 +167,29 @@ def test_the_matrix_with_labels_that_cannot_be_known(flags, launcher, tmp_path, 
     launcher.at_once.clear()
     assert main([*command, "--launcher", "true", "--overwrite_output_dir", "true"]) == 0
     assert launcher.at_once == [len(launcher.outs)] == [2 + folds + 2] and (out / "cross.md").read_text() == text
+
+
+def test_folders_of_ones_own_are_named_once_and_without_their_path(launcher, tmp_path, capsys):
+    for number, name in enumerate(("calls", "talks")):
+        (tmp_path / name).mkdir()
+        rows = [(f"{who}{label}.wav", label, f"{name} {who}") for who in "abcd" for label in ("angry", "sad")]
+        for seed, (file, *_) in enumerate(rows):
+            sf.write(tmp_path / name / file, babble(100 * number + seed), 16000)
+        table = ["file_name,label,speaker", *map(",".join, rows)]
+        (tmp_path / name / "metadata.csv").write_text("\n".join(table))
+    out = tmp_path / "out"
+    words = ["--datasets", str(tmp_path / "calls"), str(tmp_path / "talks"), "--labels", "labels"]
+    assert main(["cross", RECIPE, *words, "--learning_rate", "1e-3", "--output_dir", str(out)]) == 0
+    assert not capsys.readouterr().err.startswith("error")
+    found, text = (out / "cross.json").read_text(), (out / "cross.md").read_text()
+    assert str(tmp_path) not in found + text
+    assert [(*cell["train"], cell["test"]) for cell in json.loads(found)["cells"]] == [
+        ("./calls", "./calls"),
+        ("./talks", "./talks"),
+        ("./calls", "./talks"),
+        ("./talks", "./calls"),
+    ]
+    assert text.count("\n| ./calls ") == 1 + 3  # a row of the matrix, three of the label map
 
 
 def test_all_but_one(flags):

@@ -14,7 +14,8 @@ import yaml
 from peft import LoraConfig, get_peft_model
 from test_pipeline import make
 from test_report import results_of as example_results
-from transformers import AutoModel, Wav2Vec2FeatureExtractor
+from transformers import AutoModel, TrainerCallback, TrainerControl, TrainerState, Wav2Vec2FeatureExtractor
+from transformers.trainer_callback import CallbackHandler
 
 from conftest import run_recipe, settings_of, tiny_config
 from ser_hf import SerError
@@ -41,7 +42,7 @@ def test_configurations_of_a_model_forget_their_checkpoints():
 
 def test_files_that_would_name_a_path_stay_here(tmp_path, monkeypatch, capsys):
     logged = {}
-    handler = SimpleNamespace(callbacks=[object()])
+    handler = SimpleNamespace(callbacks=[hub.Tracker(object())])
     trainer = SimpleNamespace(callback_handler=handler, log=logged.update, args=SimpleNamespace(run_name="x"))
 
     def refuse(*_):
@@ -53,6 +54,39 @@ def test_files_that_would_name_a_path_stay_here(tmp_path, monkeypatch, capsys):
     hub.track(trainer, tmp_path, results)
     assert logged["test_uar"] == results["test"]["metrics"]["uar"]
     assert "figures and files are not tracked, README.md names the local path" in capsys.readouterr().err
+
+
+class Broken(TrainerCallback):
+    def __init__(self, event: str):
+        self.event, self.calls = event, []
+
+    def on_train_begin(self, *args, **kwargs):
+        self.calls.append("on_train_begin")
+        if self.event in self.calls:
+            raise ConnectionError("the server\nis gone")
+
+    def on_log(self, *args, **kwargs):
+        self.calls.append("on_log")
+        if self.event in self.calls:
+            raise KeyError("uar")
+
+
+def test_a_tracker_that_fails_ends_a_run_at_its_start_alone(capsys):
+    def started(tracker: hub.Tracker) -> CallbackHandler:
+        handler = CallbackHandler([tracker], None, None, None, None)
+        handler.on_train_begin(None, TrainerState(), TrainerControl())
+        return handler
+
+    with pytest.raises(SerError, match="--report_to broken: cannot start .the server is gone.; mend that, or leave"):
+        started(hub.Tracker(Broken("on_train_begin")))
+    tracker = hub.Tracker(Broken("on_log"))
+    handler = started(tracker)
+    for _ in range(2):
+        handler.on_log(None, TrainerState(), TrainerControl(), {"loss": 1.0})
+    handler.on_predict(None, TrainerState(), TrainerControl(), {"test_uar": 1.0})
+    tracker.give(lambda: 1 / 0, "end")
+    assert tracker.callback.calls == ["on_train_begin", "on_log"]
+    assert capsys.readouterr().err == "--report_to broken: failed and gets nothing more, the run goes on ('uar')\n"
 
 
 def text_of(board, tag: str) -> str:

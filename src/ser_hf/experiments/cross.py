@@ -182,7 +182,7 @@ def _entry(cell: Cell, plan: cv.Plan, report: dict) -> dict:
     some = {key: (results, table[table["label"].isin(shared)]) for key, (results, table) in runs.items()}
     shared_uar, shared_draws = pooled_draws(some, names)
     return {
-        "train": list(cell.train) if cell.own else list(plan.mixed.counts),
+        "train": [plan.report.corpus] if cell.own else list(plan.mixed.counts),
         "test": plan.report.corpus,
         "own": cell.own,
         "protocol": plan.protocol.name,

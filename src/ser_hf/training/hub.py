@@ -6,10 +6,11 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     ProcessorMixin,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -228,15 +230,43 @@ PRIVATE |= {"WANDB_CONSOLE": "off"}
 TRACKED = ("README.md", "results.json", "run.yaml", "figures/*.png")
 
 
+def is_tracker(callback: TrainerCallback) -> bool:
+    return type(callback).__module__.startswith("transformers.integrations")
+
+
+class Tracker:
+    """The callback of a tracker that may fail. If it cannot start, the run ends with a SerError. If it fails later, it
+    gets nothing more, which is said once, and the run goes on."""
+
+    def __init__(self, callback: TrainerCallback):
+        self.callback, self.failed = callback, False
+
+    def __getattr__(self, event: str) -> Callable:  # `on_log` and the others
+        return partial(self.give, getattr(self.callback, event), event)
+
+    def give(self, call: Callable, event: str, *args, **kwargs) -> None:
+        if self.failed or event == "on_predict":  # which calls all scores `test`, those of validation too
+            return
+        try:
+            call(*args, **kwargs)
+        except Exception as error:  # of whatever kind: the run does not depend on it
+            flag = f"--report_to {type(self.callback).__name__.removesuffix('Callback').lower()}"
+            why = one_line(error) or type(error).__name__
+            if event == "on_train_begin":
+                raise SerError(f"{flag}: cannot start ({why}); mend that, or leave it out") from error
+            self.failed = True
+            sys.stderr.write(f"{flag}: failed and gets nothing more, the run goes on ({why})\n")
+
+
 def track(trainer: Trainer, folder: Path, results: dict) -> None:
     """Give the trackers of `--report_to` the test metrics; TensorBoard, W&B and Trackio also the figures, the table by
     label, and the files of `TRACKED` as they are published. What would name a local path stays here, which is said."""
-    callbacks = trainer.callback_handler.callbacks
-    for callback in callbacks:
-        if isinstance(callback, TensorBoardCallback) and callback.logging_dir is None:  # nothing was trained
-            callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+    trackers = [one for one in trainer.callback_handler.callbacks if isinstance(one, Tracker)]
+    for one in trackers:
+        if isinstance(one.callback, TensorBoardCallback) and one.callback.logging_dir is None:  # nothing was trained
+            one.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
     trainer.log({f"test_{name}": value for name, value in results["test"]["metrics"].items() if value is not None})
-    receivers = [(TRACKERS[type(callback)], callback) for callback in callbacks if type(callback) in TRACKERS]
+    receivers = [one for one in trackers if type(one.callback) in TRACKERS]
     with tempfile.TemporaryDirectory() as copies:
         try:
             files = published(folder, trainer.args.run_name) if receivers else {}
@@ -247,8 +277,8 @@ def track(trainer: Trainer, folder: Path, results: dict) -> None:
             content = files[name] if isinstance(files[name], bytes) else files[name].read_bytes()
             write(Path(copies) / name, content)
         table = rows_of(results["test"][TASKS[results["test"]["problem_type"]].table], "label")
-        for give, callback in receivers:
-            give(callback, Path(copies), table, trainer.state.global_step)
+        for one in receivers:
+            one.give(TRACKERS[type(one.callback)], "end", one.callback, Path(copies), table, trainer.state.global_step)
 
 
 def _to_tensorboard(callback: TensorBoardCallback, copies: Path, table: tuple, step: int) -> None:

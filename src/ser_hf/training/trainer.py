@@ -29,7 +29,7 @@ from ..data.collators import encoder_input
 from ..data.columns import select_present
 from ..errors import SerError
 from .encoder_states import StateCollator
-from .hub import TRACKERS, forget_paths
+from .hub import Tracker, forget_paths, is_tracker
 from .losses import Loss
 from .output import RECORD, complete, rotate, seal
 from .run import changed
@@ -188,9 +188,8 @@ class SerTrainer(Trainer):
         super().__init__(*args, **kwargs)
         if self.args.report_to:
             forget_paths(self.model)
-            for callback in self.callback_handler.callbacks:
-                if type(callback) in TRACKERS:  # they call all scores `test`, those of validation too
-                    callback.on_predict = TrainerCallback().on_predict
+            handler = self.callback_handler
+            handler.callbacks = [Tracker(one) if is_tracker(one) else one for one in handler.callbacks]
         self.save_total_limit = self.args.save_total_limit
         self.args = changed(self.args, save_total_limit=None)  # `_save_checkpoint` removes older checkpoints itself
         self.budget, self.length, self.clips, self.loss = budget, length, clips or ClipArguments(), loss or Loss()
