@@ -16,7 +16,7 @@ NO_MEMORY = (
     *("killed by signal: Killed", "insufficient shared memory", "could not create a primitive"),  # the last: oneDNN
 )
 NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "file write failed")
-NO_SPACE += ("basic_ios::clear: iostream error",)  # torch.save
+NO_SPACE += ("basic_ios::clear: iostream error", "Not enough disk space")  # torch.save, datasets
 LONGEST = 400  # characters of another library's message
 
 
