@@ -34,17 +34,19 @@ class ExtractorCollator:
         return {**batch, "labels": torch.tensor([row["label"] for row in rows])}
 
 
-def arrow_floats(rows: list[dict], extractor):
-    """soxan's corpus: every clip is decoded and goes through the extractor in `Dataset.map`, floats into Arrow. Rows
-    are read as lists of floats, and padded to the longest of a batch by the Trainer."""
+def arrow_floats(rows: list[dict], extractor, file: Path | None = None, names: tuple[str, ...] = ("input_values",)):
+    """soxan's corpus: every clip is decoded and goes through the extractor in `Dataset.map`, floats into Arrow (in
+    `file`; None keeps them in memory). Rows are read as lists of floats, and padded to the longest of a batch by the
+    Trainer. `names` are what is stored of the extractor's output."""
     from datasets import Dataset
 
     def prepare(batch: dict) -> dict:
         clips = [read(path, extractor.sampling_rate) for path in batch["path"]]
-        values = extractor(clips, sampling_rate=extractor.sampling_rate).input_values
-        return {"input_values": values, "labels": batch["label"]}
+        made = extractor(clips, sampling_rate=extractor.sampling_rate)
+        return {"labels": batch["label"], **{name: made[name] for name in names}}
 
-    return Dataset.from_list(rows).map(prepare, batched=True, batch_size=16, remove_columns=["path", "label"])
+    options = {"batch_size": 100, "remove_columns": ["path", "label"], "cache_file_name": file and str(file)}
+    return Dataset.from_list(rows).map(prepare, batched=True, **options)
 
 
 def cropped(rows: list[dict], extractor):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile as sf
 
-from ser_hf.data.audio import AudioError, cut, decode, scan, segment, whole
+from ser_hf.data.audio import AudioError, _wave, cut, decode, scan, segment, whole
 
 SIXTEENTHS = np.array([0.0, 0.25, -0.5, 0.75, -1.0, 0.0625])  # exact in 16 and 24 bits and in float
 
@@ -252,6 +252,24 @@ def test_a_header_that_does_not_know_the_length(tmp_path):
     content = path.read_bytes()
     path.write_bytes(content[:40] + b"\xff" * 4 + content[44:])
     assert scan(path)["duration"] == 1.0
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_wav_file_is_read_as_soundfile_reads_it(channels, tmp_path):
+    """By the standard library where its header is right (of files, not of bytes); any byte of the header changed, and
+    chunks before and after the samples."""
+    path = tmp_path / "a.wav"
+    sf.write(path, np.random.default_rng(0).normal(0, 0.1, (500, channels)), 16000, subtype="PCM_16")
+    content = path.read_bytes()
+    variants = [content[:i] + bytes([value]) + content[i + 1 :] for i in range(44) for value in (0, 1, 32, 255)]
+    variants += [content[:end] for end in (43, 44, 45, 46, 1000)]
+    variants += [content + b"LIST\x04\0\0\0INFO", content[:36] + b"junk\x05\0\0\0abcde\0" + content[36:]]
+    read = 0
+    for variant in (content, *variants):
+        path.write_bytes(variant)
+        assert scan(path) == scan({"bytes": variant, "path": str(path)}), variant[:60]
+        read += _wave(str(path), len(variant)) is not None
+    assert read > 50 and decode(path, 16000).shape == (500,)
 
 
 def test_a_header_that_announces_too_much(tmp_path):
