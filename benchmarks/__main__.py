@@ -1,6 +1,6 @@
 """Compare this project with the ideal and with the usual ways, in one run on this machine.
 
-    python -m benchmarks                    # about 7 minutes on two idle cores
+    python -m benchmarks                    # about 10 minutes on two idle cores
     python -m benchmarks --quick            # about a minute; coarser
     python -m benchmarks --only training --rounds 9 --json training.json
     python -m benchmarks --only training --device cuda --shape base

@@ -233,6 +233,7 @@ class Launcher:
                 "per_class": {name: {"support": int(counts.get(name, 0))} for name in names},
             },
             "versions": {"python": "3"},
+            "machine": {"processor": "P", "cores": 64, "threads": 1, "accelerator": "of the fold"},
         }
         buffer = io.BytesIO()
         table.to_parquet(buffer)
@@ -283,6 +284,13 @@ def test_every_fold_of_every_seed_is_run_once(flags, launcher, tmp_path, capsys)
     assert report["coverage"]["exactly_once"] and report["coverage"]["in_test_sets"] == 80
     assert [run["utterances"] for run in report["runs"]] == [16] * 10
     assert report["protocol"]["speaker_independent"] and report["protocol"]["name"] == "speaker-folds"
+    assert report["machine"] == {
+        "processor": "P",
+        "cores": 64,
+        "threads": 1,
+        "accelerator": "of the fold",
+        "processes": 1,
+    }
     assert report["corpus"]["per_label"] == {"angry": 20, "happy": 20, "neutral": 20, "sad": 20}
     # seed 1 always says happy (word 1), seed 2 neutral: 20 of 80 right
     assert [one["metrics"]["wa"] for one in report["pooled"]["per_seed"]] == [0.25, 0.25]

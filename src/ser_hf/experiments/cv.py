@@ -12,8 +12,8 @@ The output of a fold goes to <output_dir>/fold<k>_seed<s>/log.txt.
 Folds are run one after another, or with --launcher all at once, each by a command that blocks until its job ends:
     --launcher "srun --gpus 1"
     --launcher "sbatch --wait --output {log} --open-mode append --gpus 1 --wrap {command}"
-    --launcher "qsub -sync y -cwd -V -b y"
-    --launcher "bsub -K -gpu num=1"
+    --launcher "qsub -sync y -cwd -V -j y -o {log} -b y"
+    --launcher "bsub -K -o {log} -gpu num=1 {command}"
 The fold's command is {command}, else it is appended; {fold}, {seed} and {log} are its own. A job that does not end with
 its command (sbatch's) goes on after an interruption.
 """

@@ -224,7 +224,8 @@ def about(plan: "Plan", runs: dict[tuple[int, int], Fold]) -> dict:
         "commit": ", ".join(sorted({results["commit"] for results in everything} - {None})) or None,
         "versions": {name: ", ".join(sorted({str(v.get(name)) for v in used})) for name in used[0]},
         "date": str(date.fromtimestamp(last)),
-        "machine": machine(cpu=settings.get("use_cpu") is True)
+        # Of the folds, which a scheduler may run elsewhere; runs of earlier versions do not say it.
+        "machine": (first.get("machine") or machine(cpu=settings.get("use_cpu") is True))
         | {"processes": max((r["training"] or {}).get("processes", 1) for r in everything)},
         "settings": settings,
         "corpus": first["corpus"],

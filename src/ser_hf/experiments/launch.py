@@ -3,7 +3,7 @@
 import ast
 import atexit
 import gc
-import importlib
+import importlib.util
 import multiprocessing
 import os
 import random
