@@ -498,12 +498,14 @@ def test_the_flag_of_the_recipes(model, monkeypatch):
     folder, test = model
     monkeypatch.setattr(perturbations, "CHANGES", [OF["gain 2 dB"]])
     saved = SerForAudioClassification.from_pretrained(folder)
+    saved.config.speaker_norm = True
     corpus = load_corpus("demo")
     setup = setup_of("wav2vec2_cls", split(corpus, "demo"), label_names=corpus.features["label"].names)
     files = training_run.stress_files(saved, Wav2Vec2FeatureExtractor(), setup, {}, "cpu")
     report = json.loads(files["stress.json"])
     assert sorted(files) == ["figures/stress.png", "stress.json", "stress.md"]
     assert [report["corpus"], report["fold"], report["clips"]] == ["demo", 0, len(test)]
+    assert [line for line in report["remarks"] if "scored as an average speaker's" in line]
     assert [change["name"] for change in report["changes"]] == ["gain"] and report["reached"] is not None
     settings = settings_of("text_cls", "--dataset", "demo", "--stress", "true")
     with pytest.raises(SerError, match="--stress true: changes recordings"):

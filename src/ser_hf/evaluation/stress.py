@@ -73,6 +73,9 @@ def stress(
     kind = pipe.problem_type
     names = [name for _, name in sorted(pipe.model.config.id2label.items())]
     labels, known, remarks = answerable(names, kind, rows)
+    values = getattr(pipe.feature_extractor, "speaker_values", None)
+    if getattr(pipe.model.config, "speaker_norm", False) or values is not None:
+        remarks.append("the model was trained with --speaker_norm: here each clip is scored as an average speaker's")
     rows = rows.select(known)
     thresholds = getattr(pipe.model.config, "thresholds", None)
     limits = None if thresholds is None else [thresholds[name] for name in names]
