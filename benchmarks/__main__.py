@@ -30,6 +30,7 @@ SECTIONS = {
     "startup": "before anything happens (fresh processes, median of 5)",
     "preparation": "corpus preparation (a folder as EmoDB's, 1.6 h)",
     "own": "own data: a table of 100,000 clips of 0.1 s (10,000 with --quick)",
+    "scaling": "ten times the corpus (clips of 0.1 s)",
     "loader": "loader, one thread, no workers",
     "training": "training, files to optimizer steps",
     "fusion": "an epoch of a fusion head over frozen encoders",

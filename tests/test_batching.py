@@ -160,3 +160,27 @@ def test_the_budget_counts_the_seconds_that_are_read(tmp_path):
     assert AudioReader(extractor, clips).lengths(rows) == [2.0] * 36 + [1.5] * 36
     texts = Dataset.from_dict({"duration": [None] * 100 + [4.0]})
     assert trainer.lengths(texts).tolist() == [0.5] * 100 + [2.0]
+
+
+def one_by_one(batches: list, count: int, durations: np.ndarray) -> list:
+    """`split_to`, looking at all batches for each that it halves."""
+    batches = list(batches)
+    while len(batches) < count:
+        seconds = [durations[batch].max() * len(batch) * (len(batch) > 1) for batch in batches]
+        heaviest = int(np.argmax(seconds))
+        if not seconds[heaviest]:
+            break
+        middle = len(batches[heaviest]) // 2
+        batches[heaviest : heaviest + 1] = [batches[heaviest][:middle], batches[heaviest][middle:]]
+    return batches
+
+
+def test_the_heaviest_batches_are_halved():
+    """Ties too, up to batches of one clip."""
+    rng = np.random.default_rng(0)
+    for trial in range(60):
+        durations = rng.integers(1, 6, 40).astype(float) if trial % 2 else rng.exponential(4, 40)
+        batches = cut_by_seconds(durations, rng.permutation(40), rng.uniform(3, 40))
+        for count in (len(batches) - 1, len(batches) + 1, len(batches) + 5, 45):
+            found = [batch.tolist() for batch in split_to(batches, count, durations)]
+            assert found == [batch.tolist() for batch in one_by_one(batches, count, durations)]

@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 
+from ser_hf.data import cache
 from ser_hf.data.cache import Store, content_hash, settings_folder
 
 
@@ -16,6 +17,16 @@ def test_tensors_come_back_and_missing_ones_are_named(tmp_path):
     assert store["a"].tolist() == [[0, 1, 2], [3, 4, 5]]
     with pytest.raises(KeyError):
         store["c"]
+
+
+def test_small_tensors_are_read_once_within_a_limit(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SMALL", 40)
+    monkeypatch.setattr(cache, "KEPT", 100)
+    Store(tmp_path).add({"a": torch.ones(10), "b": torch.ones(10), "c": torch.ones(10), "large": torch.ones(11)})
+    store = Store(tmp_path)
+    assert {name: store[name] is store[name] for name in ("large", "a", "b", "c")} == {
+        "large": False, "a": True, "b": True, "c": False
+    }  # fmt: skip
 
 
 def test_another_process_finds_what_was_added(tmp_path):

@@ -6,6 +6,7 @@ largest is about as large as the mean one. The Trainer's own `group_by_length` d
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 import numpy as np
 
@@ -22,11 +23,11 @@ def cut_by_seconds(durations: np.ndarray, order: np.ndarray, seconds: float) -> 
     [[0, 1], [2, 3]]
     """
     batches, first, longest = [], 0, 0.0
-    for position, index in enumerate(order):
-        longest = max(longest, durations[index])
+    for position, length in enumerate(durations[order].tolist()):
+        longest = max(longest, length)
         if position > first and longest * (position - first + 1) > seconds:
             batches.append(order[first:position])
-            first, longest = position, durations[index]
+            first, longest = position, length
     if len(order):
         batches.append(order[first:])
     return batches
@@ -34,14 +35,23 @@ def cut_by_seconds(durations: np.ndarray, order: np.ndarray, seconds: float) -> 
 
 def split_to(batches: list[np.ndarray], count: int, durations: np.ndarray) -> list[np.ndarray]:
     """Halve the batch with the most audio until there are `count`, or only batches of one clip."""
-    batches = list(batches)
-    seconds = [durations[b].max() * len(b) if len(b) > 1 else 0.0 for b in batches]
-    while len(batches) < count and max(seconds) > 0.0:
-        heaviest = int(np.argmax(seconds))
-        middle = len(batches[heaviest]) // 2
-        batches[heaviest : heaviest + 1] = halves = [batches[heaviest][:middle], batches[heaviest][middle:]]
-        seconds[heaviest : heaviest + 1] = [durations[b].max() * len(b) if len(b) > 1 else 0.0 for b in halves]
-    return batches
+    lacking = count - len(batches)
+    if lacking <= 0 or not batches:
+        return batches
+    sizes = np.array([len(batch) for batch in batches])
+    seconds = np.maximum.reduceat(durations[np.concatenate(batches)], np.cumsum(sizes) - sizes) * sizes * (sizes > 1)
+    # Only the heaviest can be halved, of equal ones the first. The halves of batch (3,) are (3, 0) and (3, 1).
+    heaviest = np.argsort(-seconds, kind="stable")[:lacking].tolist()
+    heap = [(-seconds[number], (number,), batches[number]) for number in heaviest]
+    while lacking and heap[0][0] < 0.0:
+        _, place, batch = heappop(heap)
+        for half, part in enumerate(np.split(batch, [len(batch) // 2])):
+            heappush(heap, (-durations[part].max() * len(part) if len(part) > 1 else 0.0, (*place, half), part))
+        lacking -= 1
+    parts = {number: [] for number in heaviest}
+    for _, place, batch in sorted(heap, key=lambda one: one[1]):
+        parts[place[0]].append(batch)
+    return [part for number, batch in enumerate(batches) for part in parts.get(number, [batch])]
 
 
 def sampling_weights(groups: list) -> np.ndarray:

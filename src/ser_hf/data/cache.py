@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 MODELS = Path(__file__).parents[1] / "models"
 BLOCK = 256  # tensors per file that are added
+SMALL, KEPT = 2**17, 2**28  # bytes of a tensor that stays in memory once it was read, and of all of these
 ROOM = 2**32  # bytes that `save_array` leaves on the disk: for checkpoints
 
 
@@ -68,7 +69,7 @@ class Store:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self._parts, self._file_of = {}, {}
+        self._parts, self._file_of, self._kept, self._room = {}, {}, {}, KEPT
 
     def __reduce__(self):
         return type(self), (self.folder,)
@@ -97,10 +98,16 @@ class Store:
         return [position for name, position in first.items() if name not in self]
 
     def __getitem__(self, name: str) -> "torch.Tensor":
-        """One tensor, read from its file; KeyError if no tensor has that name."""
+        """One tensor, read from its file; KeyError if no tensor has that name. It must not be written to: small ones
+        are the same ones every time, so that an epoch of a head over vectors reads no file."""
+        if name in self._kept:
+            return self._kept[name]
         if name not in self:
             self.refresh()
-        return self._file_of[name].get_tensor(name)
+        tensor = self._file_of[name].get_tensor(name)
+        if tensor.nbytes <= min(SMALL, self._room):
+            self._kept[name], self._room = tensor, self._room - tensor.nbytes
+        return tensor
 
     def fill(self, names: Sequence[str], compute: "Callable[[int], torch.Tensor]", title: str | None = None) -> int:
         """Compute the tensors that the store lacks, by their positions in `names`, each distinct name once; returns

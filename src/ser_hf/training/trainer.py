@@ -84,14 +84,15 @@ class _Rows:
     """A dataset by row numbers; those of a batch that is repeated and must not count are negative. Rows have their
     `length`, where lengths are given."""
 
-    dataset: Dataset
+    dataset: Dataset | list[dict]
     lengths: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitems__(self, numbers: list[int]) -> list[dict]:
-        rows = self.dataset.__getitems__([number % len(self.dataset) for number in numbers])
+        plain = [number % len(self.dataset) for number in numbers]
+        rows = [self.dataset[i] for i in plain] if isinstance(self.dataset, list) else self.dataset.__getitems__(plain)
         if self.lengths is not None:
             rows = [row | {"length": float(self.lengths[number])} for row, number in zip(rows, numbers, strict=True)]
         return [row | {"repeated": True} for row in rows] if numbers[0] < 0 else rows
@@ -224,9 +225,11 @@ class SerTrainer(Trainer):
         collator: Callable,
         lengths: np.ndarray | None = None,  # what `_Rows` has
     ) -> DataLoader:
-        workers = self.args.dataloader_num_workers
+        workers, rows = self.args.dataloader_num_workers, select_present(dataset, collator.columns)
         return _Loader(
-            _Rows(select_present(dataset, collator.columns), lengths),
+            _Rows(
+                rows.to_list() if isinstance(collator, StateCollator) else rows, lengths
+            ),  # a head is faster than Arrow
             batch_sampler=batch_sampler,
             collate_fn=_Collate(collator),
             num_workers=workers,
