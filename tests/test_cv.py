@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -400,6 +401,22 @@ def test_a_failed_fold_stops_and_is_resumed(flags, launcher, tmp_path):
     launcher.fails.clear()
     cv.main(flags)
     assert launcher.started == [(42, 2, True), (42, 3, False), (42, 4, False)]
+
+
+def test_a_network_folder_shows_results_late(flags, launcher, tmp_path, monkeypatch):
+    place, run = tmp_path / "out" / "fold1_seed42" / "results.json", launcher.run
+
+    def late(command):
+        ended = run(command)
+        place.rename(place.with_name("late"))
+        threading.Timer(0.5, place.with_name("late").rename, [place]).start()
+        return ended
+
+    monkeypatch.setattr(launcher, "run", late)
+    assert cv.main([*flags, "--folds", "1", "--launcher", "true"]) == 0
+    monkeypatch.setattr(cv, "SEEN", 0)
+    anew = ["--folds", "1", "--overwrite_output_dir", "true"]
+    assert "failed with exit status 0" in error_of([*flags, *anew, "--launcher", "true"])
 
 
 def test_a_fold_that_never_began_may_change_its_flags(flags, launcher, tmp_path):

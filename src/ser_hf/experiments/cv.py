@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 # Not part of what a fold computed; its fold and seed are in results.json.
 NOT_COMPARED = ("fold", "seed", "num_proc", *NOT_IN_RUN_YAML)
+SEEN = 60  # seconds after which a network folder shows what another machine has written
 # Flags of the recipe that cv sets for each fold.
 SET_BY_CV = {"fold": "--folds 0 2", "seed": "--seeds 42 43", "resume_from_checkpoint": "the same command again",
              "push_to_hub": "the recipe alone"}  # fmt: skip
@@ -457,6 +458,9 @@ def command_of(plan: Plan, seed: int, fold: int) -> tuple[list[str], Path]:
 def result_of(plan: Plan, seed: int, fold: int, command: list[str], status: int, output: str) -> Fold:
     """A fold that has ended. Raises SerError: it has failed."""
     folder = plan.request.folder(seed, fold)
+    until = time.monotonic() + (SEEN if plan.request.scheduler and not status else 0)
+    while not (folder / "results.json").exists() and time.monotonic() < until:
+        time.sleep(1)
     if status or not (folder / "results.json").exists():
         failed = f"fold {fold} seed {seed} failed with exit status {status}: {last_error(output)}"
         raise SerError(f"{failed} (all of it: {folder / 'log.txt'}); to repeat it: {shlex.join(command)}")
