@@ -1,4 +1,7 @@
-"""Random models to train: a small one for CPUs, and the shapes that people fine-tune, for GPUs."""
+"""Random models to train: a small one for CPUs, and the shapes that people fine-tune, for GPUs; what a step keeps."""
+
+import weakref
+from collections.abc import Callable
 
 # 4 layers, hidden 128, conv 64 (a small wav2vec2); the rest is wav2vec2-base's.
 SMALL = {
@@ -47,6 +50,26 @@ def build(shape: str):
     )
     model.freeze_feature_encoder()
     return model, Wav2Vec2FeatureExtractor(return_attention_mask=True)
+
+
+def kept(model, loss: Callable) -> int:
+    """Bytes of the tensors that a training step keeps for its backward pass, without the weights. They are counted and
+    let go, so that little memory is needed. `loss` computes the model's loss."""
+    import torch
+
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    seen, total = {}, 0
+
+    def keep(tensor: torch.Tensor) -> None:
+        nonlocal total
+        storage = tensor.untyped_storage()
+        place = storage.data_ptr()
+        if place not in weights and (place not in seen or seen[place]() is None):  # None: another one lay there
+            seen[place], total = weakref.ref(storage), total + storage.nbytes()
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
+        loss()
+    return total
 
 
 def mfu(shape: str, audio_per_second: float, device_name: str, peak_tflops: float | None = None) -> float | None:

@@ -29,7 +29,7 @@ from .figures import Figure, Options
 from .padding import padding_factor, random_batches
 from .peers import CROP_S, ExtractorCollator, arrow_floats, cropped, read_padded
 from .rounds import Pass, Watch, alternate, compare, rate
-from .shapes import build, mfu
+from .shapes import build, kept, mfu
 
 LEARNING_RATE = 1e-4
 
@@ -212,6 +212,24 @@ class Arms:
         return finished(watch, audio)
 
 
+def worst_memory(model, seconds: np.ndarray, batches: list[np.ndarray]) -> int:
+    """Bytes that the largest step of an epoch keeps for its backward pass: of the batch with the most padded audio, or
+    of that with the longest clip, for attention."""
+    longest = seconds.max()
+    costs = [seconds[batch].max() * len(batch) for batch in batches]
+    with_longest = [cost * (seconds[batch].max() == longest) for cost, batch in zip(costs, batches, strict=True)]
+
+    def loss_of(batch: np.ndarray) -> torch.Tensor:
+        lengths = torch.from_numpy(np.round(seconds[batch] * 16000))
+        mask = (torch.arange(int(lengths.max())) < lengths.unsqueeze(-1)).long()
+        inputs = {"input_values": torch.zeros(mask.shape), **({} if mask.all() else {"attention_mask": mask})}
+        return model(**inputs, labels=torch.arange(len(batch)) % 4).loss
+
+    model.train().to("cpu")
+    worst = {int(np.argmax(costs)), int(np.argmax(with_longest))}
+    return max(kept(model, lambda number=number: loss_of(batches[number])) for number in worst)
+
+
 def run(options: Options) -> list[Figure]:
     logging.getLogger("ser_hf").setLevel(logging.ERROR)
     cuda = options.device == "cuda"
@@ -254,6 +272,12 @@ def run(options: Options) -> list[Figure]:
     figures.append(Figure("padding factor of the recipe's timed batches", padding_factor(seconds, arms.budget), "x"))
     for name, batches in (("random 8", arms.random8), ("random 4", arms.random4)):
         figures.append(Figure(f"padding factor, {name}", padding_factor(seconds, batches), "x"))
+    whole = LengthBatchSampler(seconds, options.batch_seconds).batches(0)
+    ours, theirs = (
+        worst_memory(arms.model, seconds, batches)
+        for batches in (whole, random_batches(len(seconds), 8, np.random.default_rng(0)))
+    )
+    figures.append(Figure("memory of the worst step, recipe / random 8", ours / theirs, "x", at_most=1 / 6))
     if cuda:
         figures += [Figure(f"peak memory, {name}", peak, "GiB") for name, peak in peaks.items()]
         device = torch.cuda.get_device_name()

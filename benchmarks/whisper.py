@@ -4,6 +4,7 @@ import copy
 
 from .figures import Figure, Options
 from .rounds import Pass, Watch, alternate, compare
+from .shapes import kept
 
 CLIP_S, BATCH = 4.0, 8
 FASTER, LESS_MEMORY, CACHED = 5, 0.25, 200  # goals
@@ -52,24 +53,11 @@ def _context(options: Options) -> list[Figure]:
 
         return step
 
-    def kept(name: str) -> int:
-        """Bytes of the tensors that a step keeps for its backward pass, without the weights."""
-        weights = {weight.untyped_storage().data_ptr() for weight in models[name].parameters()}
-        sizes: dict[int, int] = {}
-
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in weights:
-                sizes[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            loss_of(name)
-        return sum(sizes.values())
-
     ours, stock = models
     passes = alternate({name: arm(name) for name in models}, options.rounds)
-    memory = Figure("memory kept for the backward pass, ratio", kept(ours) / kept(stock), "x", at_most=LESS_MEMORY)
+    bytes_of = {name: kept(model, lambda name=name: loss_of(name)) for name, model in models.items()}
+    ratio = bytes_of[ours] / bytes_of[stock]
+    memory = Figure("memory kept for the backward pass, ratio", ratio, "x", at_most=LESS_MEMORY)
     return [*compare(passes, ours, stock, at_least=FASTER), memory]
 
 

@@ -352,7 +352,7 @@ class SerTrainer(Trainer):
     def _of_ranks(self, read: np.ndarray) -> tuple[float, float | None]:
         """The sum over ranks of what they read, and the padded length over it, if there is padding to know of."""
         read, padded = np.sum(gather_object([read]) if self.args.world_size > 1 else [read], axis=0).tolist()
-        vectors = isinstance(self.data_collator, StateCollator)  # whose batches pad little or nothing
+        vectors = self.budget is None and isinstance(self.data_collator, StateCollator)  # batches without padding
         return read, round(padded / read, 3) if read and not vectors else None
 
     @property
