@@ -3,6 +3,8 @@
 import copy
 import gzip
 import json
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 
@@ -211,3 +213,18 @@ def test_a_profile_is_a_trace_of_three_steps(rows, tmp_path, capsys):
     trainer.state.max_steps = trainer.state.global_step = 2
     with pytest.raises(SerError, match="--profile true: all 2 steps are trained already"):
         Profile(tmp_path / "x").on_train_begin(trainer.args, trainer.state, trainer.control)
+
+
+@pytest.mark.slow
+def test_a_training_imports_no_classifiers_before_its_first_step():
+    """scikit-learn and SciPy's statistics take half of what a recipe's start takes over a bare Trainer's."""
+    modules = (
+        "run trainer audio_model encoder_states fusion_model hub lora losses schedule spectrogram_model text_model"
+    )
+    names = [f"ser_hf.training.{name}" for name in modules.split()] + [
+        "ser_hf.evaluation.scoring",
+        "ser_hf.data.mixing",
+    ]
+    code = f"import sys, {', '.join(names)}; print({{'sklearn', 'scipy.stats'}} & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

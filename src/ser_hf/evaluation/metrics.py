@@ -13,7 +13,6 @@ from functools import cache
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import average_precision_score
 
 METRICS = ("uar", "wa", "macro_f1", "weighted_f1")
 VALUE_METRICS = ("ccc", "pearson", "mae", "mse", "rmse")
@@ -159,6 +158,8 @@ def _averages(truth: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, dict[
 def per_label(references: ArrayLike, scores: np.ndarray, names: list[str], thresholds: ArrayLike) -> dict[str, dict]:
     """Average precision of each label's scores; precision, recall and F1 of `score >= threshold`; support. References
     (1 where the label is present) and scores are `(rows, labels)`, thresholds `(labels,)` or one number."""
+    from sklearn.metrics import average_precision_score  # half a second that the first step of a training need not wait
+
     truth = np.asarray(references) > 0.5
     decided = np.asarray(scores) >= thresholds
     support = truth.sum(axis=0)

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
-from scipy import stats
 
 from ..data.acoustics import MEASURES, measure_rows
 from ..data.cache import content_hash
@@ -164,6 +163,8 @@ def load(model: str) -> dict:
 def compare(training: dict, values: np.ndarray) -> list[dict]:
     """One finding per measure of recordings `(recordings, measures)`: the training clips' `range`, the recordings'
     `median`, the shares that are too `low` and too `high`, `verdict`, `outside` (a side or None) and what to `try`."""
+    from scipy.stats import binom  # half a second for those who only read a description
+
     findings = []
     for name, column in zip(MEASURES, values.T, strict=True):
         column, known = column[~np.isnan(column)], training["measures"].get(name)
@@ -177,7 +178,7 @@ def compare(training: dict, values: np.ndarray) -> list[dict]:
         for side, share in sides.items():
             unseen = (known["left_out"] or {}).get(side, {"mean": 0.0, "most": UNKNOWN_SHARE})
             expected = max(unseen["mean"], EDGES[0] / 100)
-            by_chance = stats.binom.sf(round(share * len(column)) - 1, len(column), expected)
+            by_chance = binom.sf(round(share * len(column)) - 1, len(column), expected)
             if share > max(unseen["most"], LEAST_SHARE) and by_chance <= SIGNIFICANCE:
                 if name == "speech" and noisy:
                     verdict = f"too {side}: the noise hides speech"
@@ -206,13 +207,15 @@ def compare_classes(training: dict, words: Sequence[str]) -> dict | None:
     """The finding on the class frequencies of recordings with these labels: outside if their `distance` is more than
     that of any training speaker, more than `LEAST_PRIOR`, and more than chance gives (chi-square). None for a model
     that has no classes, or none of these."""
+    from scipy.stats import chisquare
+
     known = training["classes"]
     counts = np.array([words.count(name) for name in known["shares"]]) if known else np.zeros(1)
     if not counts.sum():
         return None
     expected, shares = np.array(list(known["shares"].values())), counts / counts.sum()
     far, likely = distance(shares, expected), np.maximum(expected, 1e-3)
-    by_chance = stats.chisquare(counts, likely / likely.sum() * counts.sum()).pvalue
+    by_chance = chisquare(counts, likely / likely.sum() * counts.sum()).pvalue
     most = UNKNOWN_SHARE if known["most"] is None else known["most"]
     outside = bool(far > max(most, LEAST_PRIOR) and by_chance <= 2 * SIGNIFICANCE)
     return {

@@ -1,5 +1,5 @@
 """Speaker normalisation: whose features it needs, whose clips are whose where that is unknown, and what a report says
-of it. No label is read."""
+of it. No label is read. scikit-learn is imported where speakers are estimated: every training imports this module."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -8,12 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from datasets import Dataset
-from scipy.cluster.hierarchy import fcluster, ward
-from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.metrics import adjusted_rand_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from ..errors import SerError
 from .record import RELATIVE_TO
@@ -54,6 +48,9 @@ def fit_map(vectors: np.ndarray, speakers: Sequence[str]) -> SpeakerMap:
     """The map for vectors `(clips, dim)` of known speakers: linear discriminant analysis of their principal components.
     The distance is that of the best agreement (adjusted Rand index) on training speakers that were held out in turn.
     Raises SerError: fewer than four speakers."""
+    from scipy.cluster.hierarchy import fcluster, ward
+    from sklearn.metrics import adjusted_rand_score
+
     speakers = np.asarray(speakers)
     names = np.unique(speakers)
     if len(names) < 4:
@@ -74,6 +71,11 @@ def fit_map(vectors: np.ndarray, speakers: Sequence[str]) -> SpeakerMap:
 
 
 def _discriminant(vectors: np.ndarray, speakers: np.ndarray) -> np.ndarray:
+    from sklearn.decomposition import PCA
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     components = min(COMPONENTS, len(vectors) // 2, vectors.shape[1])
     scaler, pca = StandardScaler(), PCA(components, whiten=True, random_state=0)
     lda = LinearDiscriminantAnalysis(solver="eigen", shrinkage=SHRINKAGE)
@@ -85,6 +87,8 @@ def _discriminant(vectors: np.ndarray, speakers: np.ndarray) -> np.ndarray:
 def group(speaker_map: SpeakerMap, vectors: np.ndarray) -> list[int]:
     """The estimated speaker, 1 or more, of each of the vectors `(clips, dim)`: Ward's hierarchical clustering, cut at
     the map's distance."""
+    from scipy.cluster.hierarchy import fcluster, ward
+
     if len(vectors) < 2:
         return [1] * len(vectors)
     return fcluster(ward(vectors @ speaker_map.weight.T), speaker_map.distance, "distance").tolist()
@@ -108,6 +112,8 @@ def estimated_remark(estimated: Mapping[str, str], test: Dataset) -> str:
     sizes = Counter(estimated.values()).values()
     agreement = ""
     if None not in (true := test["speaker"][:]):
+        from sklearn.metrics import adjusted_rand_score
+
         index = adjusted_rand_score(true, [estimated[name] for name in test["id"][:]])
         agreement = f"; of {len(set(true))} true ones, adjusted Rand index {index:.2f}"
     return (
