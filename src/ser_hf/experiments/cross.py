@@ -228,12 +228,12 @@ def markdown(found: dict) -> str:
             rows.append([name, *(texts.get(test, "-") for test in tests)])
         return markdown_table(["trained on", *tests], rows)
 
-    words = [
-        [corpus, label, ", ".join(one["words"]) or "-", one["utterances"]]
-        for corpus, of in found["label_map"].items()
-        for label, one in of["labels"].items()
-    ]
-    words += [[corpus, "none", "others", of["left_out"]] for corpus, of in found["label_map"].items()]
+    words = []
+    for corpus, of in found["label_map"].items():
+        words += [
+            [corpus, label, ", ".join(one["words"]) or "-", one["utterances"]] for label, one in of["labels"].items()
+        ]
+        words.append([corpus, "none", "others", of["left_out"]])
     mean = sum(cell["uar"] for cell in crossed) / len(crossed)
     own = sum(cell["uar"] for cell in found["cells"] if cell["own"]) / len(tests)
     chance = {cell["test"]: cell["chance_uar"] for cell in found["cells"] if cell["own"]}
