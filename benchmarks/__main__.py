@@ -4,6 +4,7 @@
     python -m benchmarks --quick            # about a minute; coarser
     python -m benchmarks --only training --rounds 9 --json training.json
     python -m benchmarks --only training --device cuda --shape base
+    python -m benchmarks --against benchmarks/results.json  # which goals' figures differ by more than 10 %?
 
 What counts are ratios taken in one run (arms in turn, one thread), never seconds of one machine beside another's.
 Nothing is written outside a temporary folder, but for --json.
@@ -22,7 +23,7 @@ from pathlib import Path
 from ser_hf.files import write
 
 from . import machine
-from .figures import Options
+from .figures import Options, number
 from .rounds import unsteady
 
 SECTIONS = {
@@ -50,6 +51,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="passes of every arm (default 5; 2 with --quick)")
     parser.add_argument("--quick", action="store_true", help="smaller corpora and fewer rounds: about a minute")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
+    text = "say which figures of goals differ by more than 10 % from those that --json wrote there"
+    parser.add_argument("--against", type=Path, metavar="FILE", help=text)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where `training` trains; cuda: bf16")
     parser.add_argument("--shape", choices=("small", "base", "xlsr"), help="model (default small; base on cuda)")
     parser.add_argument("--batch_seconds", type=float, help="budget of a batch (default 36; 300 on cuda)")
@@ -62,6 +65,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--rounds {args.rounds}: must be at least 1")
     if args.json and not args.json.absolute().parent.is_dir():
         parser.error(f"--json {args.json}: no such folder")
+    if args.against and not args.against.is_file():
+        parser.error(f"--against {args.against}: no such file")
     return args
 
 
@@ -80,9 +85,24 @@ def quiet(work: Path) -> None:
     warnings.simplefilter("ignore")
 
 
+def differing(figures: list[dict], others: list[dict]) -> list[str]:
+    """One line for each figure of a goal that is more than a tenth off another run's, or that only one of them has."""
+    now, before = (
+        {(one["section"], one["name"]): one["value"] for one in run if one["met"] is not None}
+        for run in (figures, [one for one in others if one["section"] in {figure["section"] for figure in figures}])
+    )
+    lines = [f"{section}, {name.strip()}: in one run alone" for section, name in sorted(now.keys() ^ before.keys())]
+    for (section, name), value in now.items():
+        other = before.get((section, name), value)
+        if abs(value - other) > 0.1 * max(abs(value), abs(other)):
+            lines.append(f"{section}, {name.strip()}: {number(value)}, before {number(other)}")
+    return lines
+
+
 def main() -> None:
     args = arguments()
     sections = args.only or list(SECTIONS)
+    before = json.loads(args.against.read_text())["figures"] if args.against else None
     started, figures = time.perf_counter(), []
     with tempfile.TemporaryDirectory(prefix="ser_hf_benchmarks_") as folder:
         work = Path(folder)
@@ -108,9 +128,12 @@ def main() -> None:
                 figures += [figure.as_dict(section) for figure in found]
     missed = [figure["name"].strip() for figure in figures if figure["met"] is False]
     print(f"\n{time.perf_counter() - started:.0f} s; goals missed: {', '.join(missed) or 'none'}")
+    if before is not None:
+        different = differing(figures, before)
+        print(f"more than 10 % off {args.against}: {len(different)} figures", *different, sep="\n  ")
     if args.json:
         facts["load_at_the_end"] = os.getloadavg()[0]
-        settings = {key: value for key, value in vars(args).items() if key != "json"}
+        settings = {key: value for key, value in vars(args).items() if key not in ("json", "against")}
         write(args.json, json.dumps({"machine": facts, "settings": settings, "figures": figures}, indent=2) + "\n")
 
 

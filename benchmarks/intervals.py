@@ -68,6 +68,6 @@ def run(options: Options) -> list[Figure]:
             memory.append(peak.read())
         figures += [
             Figure(f"{name} (CPU)", min(seconds), "s", at_most=SECONDS),
-            Figure("  memory", max(memory), "MB", at_most=MEMORY),
+            Figure(f"{name}, memory", max(memory), "MB", at_most=MEMORY),
         ]
     return figures

@@ -1,15 +1,19 @@
-"""Measured results: write the tables of recipes/README.md and README.md from the files of recipes/results.
+"""Measured results: write the tables of recipes/README.md, README.md and benchmarks/README.md from the files of
+recipes/results and from benchmarks/results.json.
 
     python -m benchmarks.results            # write them
     python -m benchmarks.results --check    # exit 1 if one is not up to date
 
-`ser-hf cv ... --record` writes recipes/results/<corpus>/<protocol>/<system>.json. A table stands between two comments,
-each on a line of its own, and everything outside them is written by hand:
+`ser-hf cv ... --record` writes recipes/results/<corpus>/<protocol>/<system>.json, and `python -m benchmarks --json
+benchmarks/results.json` the other. A table stands between two comments, each on a line of its own, and everything
+outside them is written by hand:
 
     <!-- results of CORPUS -->              every system that was measured on a corpus
     <!-- summary of CORPUS/PROTOCOL/SYSTEM ... -->  one line for each of these results, if of classes
     <!-- stress of NAME ... -->             recipes/results/stress/NAME.json, each the stress.json of a run
     <!-- reference work -->                 the figures of recipes/results/reference.json
+    <!-- speed of everything -->            all goals of benchmarks/results.json, met or missed
+    <!-- speed of SECTION ... -->           the first goal of each of these sections
     <!-- end -->
 """
 
@@ -27,8 +31,14 @@ from ser_hf.experiments.cv_report import spread
 from ser_hf.experiments.record import ROOT, results_folder
 from ser_hf.files import write
 
-PAGES = ("recipes/README.md", "README.md")  # where tables are; the first must show every corpus with results
-BLOCK = re.compile(r"(<!-- (results of|summary of|stress of|reference work)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
+from .figures import Figure
+from .figures import number as shortened
+
+PAGES = ("recipes/README.md", "README.md", "benchmarks/README.md")  # the first must show every corpus with results
+SPEED = ROOT / "benchmarks" / "results.json"
+BLOCK = re.compile(
+    r"(<!-- (results of|summary of|stress of|speed of|reference work)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,7 +76,7 @@ def render(page: str, folder: Path) -> str:
         SerError: a comment names results that do not exist.
     """
     kinds = {"results of": _results_of, "summary of": _summary_of, "stress of": _stress_of}
-    kinds["reference work"] = _reference_work
+    kinds |= {"reference work": _reference_work, "speed of": lambda sections, _: speed(sections, SPEED)}
     return BLOCK.sub(lambda found: f"{found[1]}\n{kinds[found[2]](found[3].split(), folder)}\n\n{found[4]}", page)
 
 
@@ -230,6 +240,36 @@ def _stress_of(names: list[str], folder: Path) -> str:
     rows = [[key, *(cell for name in reports for cell in cells.get(name, ["-", "-"]))] for key, cells in made.items()]
     of_gaps = ["system", "attribute", "groups", "widest gap of UAR", "its limit", "beyond chance"]
     return "\n\n".join([" ".join(about), markdown_table(head, [recorded, *rows]), markdown_table(of_gaps, gaps)])
+
+
+def speed(sections: list[str], file: Path) -> str:
+    """The figures that have a goal, of all sections, or of each named one the first, and what they were measured on."""
+    if not file.exists():
+        return "Nothing is recorded yet."
+    found = json.loads(file.read_text())
+    goals = [one for one in found["figures"] if one["met"] is not None]
+    if sections != ["everything"]:
+        by_section = {one["section"]: one for one in reversed(goals)}
+        goals = [by_section[name] for name in sections if name in by_section]
+    rows = []
+    for one in goals:
+        figure = Figure(**{name: one[name] for name in Figure.__dataclass_fields__})
+        value = f"{shortened(figure.value)} {figure.unit}".strip()
+        rows.append(
+            [one["section"], escape(figure.name.strip()), value, figure.goal, "met" if one["met"] else "missed"]
+        )
+    if not rows:
+        return "Nothing is recorded yet."
+    machine, settings = found["machine"], found["settings"]
+    libraries = ", ".join(f"{name} {machine[name]}" for name in ("python", "torch", "transformers"))
+    about = [
+        f"{machine['processor']}, {machine['cores']} cores of which {machine['threads']} used",
+        libraries,
+        f"load {machine['load']:.1f} at the start and {machine['load_at_the_end']:.1f} at the end",
+        f"rounds: {settings['rounds']}",
+        machine["date"],
+    ]
+    return markdown_table(["section", "measure", "figure", "goal", ""], rows) + "\n\n" + "; ".join(about) + "."
 
 
 def _reference_work(_: list[str], folder: Path) -> str:
