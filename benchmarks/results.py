@@ -255,9 +255,11 @@ def speed(sections: list[str], file: Path) -> str:
     for one in goals:
         figure = Figure(**{name: one[name] for name in Figure.__dataclass_fields__})
         value = f"{shortened(figure.value)} {figure.unit}".strip()
-        rows.append(
-            [one["section"], escape(figure.name.strip()), value, figure.goal, "met" if one["met"] else "missed"]
+        goal, verdict = (
+            figure.goal.replace(">=", "at least").replace("<=", "at most"),
+            "met" if one["met"] else "missed",
         )
+        rows.append([one["section"], figure.name.strip(), value, goal, verdict])
     if not rows:
         return "Nothing is recorded yet."
     machine, settings = found["machine"], found["settings"]
