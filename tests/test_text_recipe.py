@@ -98,7 +98,7 @@ def test_what_a_run_leaves_behind(trained, fake_corpus):
         "no text and are left out",
         "also occur in train",
         "clean_text(text, 'unicode')",
-        "majority: the most frequent",
+        "Majority: the most frequent",
     ):
         assert remark in card, remark
     for text in (card, (folder / "results.json").read_text(), (folder / "config.json").read_text()):

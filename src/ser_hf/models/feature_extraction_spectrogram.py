@@ -2,7 +2,8 @@
 Hub.
 
 The defaults are the reference work's: 8 kHz, trimmed at 30 dB, n_fft 1024, Hamming windows of 512 samples every 100,
-128 mels up to half the rate, dB against the maximum. RAVDESS's 03-01-01-01-01-02-01.wav has shape (108, 128) with them.
+128 mels up to half the rate, dB against the maximum. RAVDESS's 03-01-01-01-01-02-01.wav has shape (109, 128) with them
+(one frame fewer where silence is trimmed on librosa's grid).
 """
 
 import copy
