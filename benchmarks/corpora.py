@@ -9,7 +9,6 @@ over rounds, per hour of audio. Memory is the peak above what the imports take.
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,12 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from .machine import peak_memory
+
 ARMS = {"ours": "load_corpus: paths, scanned once", "map": "Dataset.map: decoded floats in Arrow"}
-
-
-def peak() -> float:
-    """Peak resident memory of this process in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def size(folder: Path) -> float:
@@ -34,11 +30,16 @@ def ours(corpus: Path, cache: Path) -> dict:
     from ser_hf.data.audio import decode
     from ser_hf.data.loading import load_corpus
 
-    before, started = peak(), time.perf_counter()
+    before, started = peak_memory(), time.perf_counter()
     rows = load_corpus("emodb", data_dir=corpus, cache_dir=cache)
     built = time.perf_counter()
     samples = sum(len(decode(row["audio"], 16000)) for row in rows)
-    return {"build": built - started, "read": time.perf_counter() - built, "peak": peak() - before, "samples": samples}
+    return {
+        "build": built - started,
+        "read": time.perf_counter() - built,
+        "peak": peak_memory() - before,
+        "samples": samples,
+    }
 
 
 def usual(corpus: Path, cache: Path) -> dict:
@@ -46,7 +47,7 @@ def usual(corpus: Path, cache: Path) -> dict:
     import datasets
     import soundfile as sf
 
-    before, started = peak(), time.perf_counter()
+    before, started = peak_memory(), time.perf_counter()
     files = datasets.Dataset.from_dict({"path": [str(file) for file in sorted((corpus / "wav").glob("*.wav"))]})
     rows = files.map(
         lambda row: {"input_values": sf.read(row["path"], dtype="float32")[0]},
@@ -54,7 +55,12 @@ def usual(corpus: Path, cache: Path) -> dict:
     )
     built = time.perf_counter()
     samples = sum(len(row["input_values"]) for row in rows)
-    return {"build": built - started, "read": time.perf_counter() - built, "peak": peak() - before, "samples": samples}
+    return {
+        "build": built - started,
+        "read": time.perf_counter() - built,
+        "peak": peak_memory() - before,
+        "samples": samples,
+    }
 
 
 def one(arm: str, corpus: Path) -> dict:

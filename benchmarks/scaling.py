@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .corpus import iemocap_lengths
 from .figures import Figure, Options
+from .machine import peak_memory
 from .own import folder
 
 SCAN, SAMPLER, MEMORY = 10.5, 11, 1.1  # goals
@@ -47,7 +48,7 @@ def measure(warm: Path, root: Path, cache: Path) -> dict[str, float]:
 
     load(find_source(str(warm)), cache)
     source, epochs = find_source(str(root)), []
-    before, started = peak(), cpu()
+    before, started = peak_memory(), cpu()
     rows, _ = load(source, cache)
     scanned = cpu() - started
     sampler = LengthBatchSampler(iemocap_lengths(len(rows)), 36.0)
@@ -55,16 +56,12 @@ def measure(warm: Path, root: Path, cache: Path) -> dict[str, float]:
         started = cpu()
         sampler.batches(epoch)
         epochs.append(cpu() - started)
-    return {"scan": scanned, "sampler": min(epochs), "before": before, "peak": peak()}
+    return {"scan": scanned, "sampler": min(epochs), "before": before, "peak": peak_memory()}
 
 
 def cpu() -> float:
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
-
-
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":
