@@ -11,7 +11,6 @@ from pathlib import Path
 
 from .corpus import iemocap_lengths
 from .figures import Figure, Options
-from .machine import peak_memory
 from .own import folder
 
 SCAN, SAMPLER, MEMORY = 10.5, 11, 1.1  # goals
@@ -43,6 +42,7 @@ def run(options: Options) -> list[Figure]:
 def measure(warm: Path, root: Path, cache: Path) -> dict[str, float]:
     """CPU seconds of the scan, with those of its processes, and of the fastest of five epochs' batches; MB before and
     at most. The folder `warm` is loaded first, for the imports."""
+    from benchmarks.machine import peak_memory
     from ser_hf.data.batching import LengthBatchSampler
     from ser_hf.data.loading import find_source, load
 
