@@ -50,7 +50,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", choices=SECTIONS, action="append", help="this section; may be given several times")
     parser.add_argument("--rounds", type=int, help="passes of every arm (default 5; 2 with --quick)")
     parser.add_argument("--quick", action="store_true", help="smaller corpora and fewer rounds: about a minute")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write them there; other sections stay")
     text = "say which figures of goals differ by more than 10 % from those that --json wrote there"
     parser.add_argument("--against", type=Path, metavar="FILE", help=text)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where `training` trains; cuda: bf16")
@@ -99,10 +99,23 @@ def differing(figures: list[dict], others: list[dict]) -> list[str]:
     return lines
 
 
+def figures_of(runs: list[dict]) -> list[dict]:
+    """All figures of the runs of a file, in the order of `SECTIONS`."""
+    order = list(SECTIONS)
+    return sorted((one for run in runs for one in run["figures"]), key=lambda one: order.index(one["section"]))
+
+
+def with_run(runs: list[dict], new: dict) -> list[dict]:
+    """The runs of a file and a new one, whose sections take the place of theirs."""
+    measured = {one["section"] for one in new["figures"]}
+    left = [run | {"figures": [one for one in run["figures"] if one["section"] not in measured]} for run in runs]
+    return [*(run for run in left if run["figures"]), new]
+
+
 def main() -> None:
     args = arguments()
     sections = args.only or list(SECTIONS)
-    before = json.loads(args.against.read_text())["figures"] if args.against else None
+    before = figures_of(json.loads(args.against.read_text())) if args.against else None
     started, figures = time.perf_counter(), []
     with tempfile.TemporaryDirectory(prefix="ser_hf_benchmarks_") as folder:
         work = Path(folder)
@@ -134,7 +147,9 @@ def main() -> None:
     if args.json:
         facts["load_at_the_end"] = os.getloadavg()[0]
         settings = {key: value for key, value in vars(args).items() if key not in ("json", "against")}
-        write(args.json, json.dumps({"machine": facts, "settings": settings, "figures": figures}, indent=2) + "\n")
+        runs = json.loads(args.json.read_text()) if args.json.exists() else []
+        runs = with_run(runs, {"machine": facts, "settings": settings, "figures": figures})
+        write(args.json, json.dumps(runs, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from ser_hf.experiments.cv_report import spread
 from ser_hf.experiments.record import ROOT, results_folder
 from ser_hf.files import write
 
+from .__main__ import figures_of
 from .figures import Figure
 from .figures import number as shortened
 
@@ -246,8 +247,8 @@ def speed(sections: list[str], file: Path) -> str:
     """The figures that have a goal, of all sections, or of each named one the first, and what they were measured on."""
     if not file.exists():
         return "Nothing is recorded yet."
-    found = json.loads(file.read_text())
-    goals = [one for one in found["figures"] if one["met"] is not None]
+    runs = json.loads(file.read_text())
+    goals = [one for one in figures_of(runs) if one["met"] is not None]
     if sections != ["everything"]:
         by_section = {one["section"]: one for one in reversed(goals)}
         goals = [by_section[name] for name in sections if name in by_section]
@@ -262,16 +263,25 @@ def speed(sections: list[str], file: Path) -> str:
         rows.append([one["section"], figure.name.strip(), value, goal, verdict])
     if not rows:
         return "Nothing is recorded yet."
-    machine, settings = found["machine"], found["settings"]
-    libraries = ", ".join(f"{name} {machine[name]}" for name in ("python", "torch", "transformers"))
+    shown = {one["section"] for one in goals}
+    parts = [run for run in runs if shown & {one["section"] for one in run["figures"]}]
+    about = [_measured(run, names=len(parts) > 1) for run in parts]
+    return "\n\n".join([markdown_table(["section", "measure", "figure", "goal", ""], rows), *about])
+
+
+def _measured(run: dict, names: bool) -> str:
+    """When and where a run was, and, with `names`, of which sections."""
+    machine, settings = run["machine"], run["settings"]
+    sections = ", ".join(dict.fromkeys(one["section"] for one in run["figures"]))
     about = [
+        *([sections] if names else []),
         f"{machine['processor']}, {machine['cores']} cores of which {machine['threads']} used",
-        libraries,
+        ", ".join(f"{name} {machine[name]}" for name in ("python", "torch", "transformers")),
         f"load {machine['load']:.1f} at the start and {machine['load_at_the_end']:.1f} at the end",
         f"rounds: {settings['rounds']}",
         machine["date"],
     ]
-    return markdown_table(["section", "measure", "figure", "goal", ""], rows) + "\n\n" + "; ".join(about) + "."
+    return "; ".join(about) + "."
 
 
 def _reference_work(_: list[str], folder: Path) -> str:

@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks import corpus, padding, results
-from benchmarks.__main__ import SECTIONS, differing
+from benchmarks.__main__ import SECTIONS, differing, figures_of, with_run
 from benchmarks.figures import Figure
 from benchmarks.rounds import Pass, alternate, compare, unsteady
 from benchmarks.shapes import mfu
@@ -92,7 +92,7 @@ def test_goals():
 
 
 def test_mfu_counts_real_seconds():
-    # 33.1 GFLOP a second of audio (PERFORMANCE.md C): 10 500 of them are 35 % of 989 TFLOP/s.
+    # 33.1 GFLOP a second of audio (counted without padding): 10 500 of them are 35 % of 989 TFLOP/s.
     assert mfu("base", 10_500, "NVIDIA H200") == pytest.approx(0.35, abs=0.002)
     assert mfu("xlsr", 1_000, "unknown", peak_tflops=101.0) == 1.0
     assert mfu("base", 1_000, "unknown") is None
@@ -102,7 +102,7 @@ def test_quick_padding_from_the_command_line(tmp_path):
     done = run("--quick", "--only", "padding", "--json", str(tmp_path / "figures.json"))
     assert done.returncode == 0 and done.stderr == ""
     assert "cores" in done.stdout and "goals missed: none" in done.stdout
-    written = json.loads((tmp_path / "figures.json").read_text())
+    (written,) = json.loads((tmp_path / "figures.json").read_text())
     factor = next(f for f in written["figures"] if f["name"] == "padding factor, budget of 36 s")
     assert factor["at_most"] == 1.05 and factor["met"] is True and factor["section"] == "padding"
     assert written["machine"]["threads"] == 1 and written["settings"]["quick"] is True
@@ -131,9 +131,18 @@ def test_figures_that_differ_by_more_than_a_tenth():
 
 def test_every_figure_with_a_goal_has_a_name_of_its_own():
     """`--against` finds it by its section and its name."""
-    figures = json.loads((REPO / "benchmarks" / "results.json").read_text())["figures"]
+    figures = figures_of(json.loads((REPO / "benchmarks" / "results.json").read_text()))
     goals = [(one["section"], one["name"]) for one in figures if one["met"] is not None]
     assert len(goals) == len(set(goals)) and {section for section, _ in goals} <= set(SECTIONS)
+
+
+def test_a_section_that_is_measured_again_takes_the_place_of_the_former():
+    def run(date: str, *sections: str) -> dict:
+        return {"machine": {"date": date}, "figures": [{"section": name, "value": date} for name in sections]}
+
+    runs = with_run([run("1", "loader", "padding"), run("2", "predict")], run("3", "loader", "predict"))
+    assert runs == [run("1", "padding"), run("3", "loader", "predict")]
+    assert [one["value"] for one in figures_of(runs)] == ["1", "3", "3"]
 
 
 def test_the_table_of_goals(tmp_path):
@@ -142,7 +151,7 @@ def test_the_table_of_goals(tmp_path):
     figures = [Figure("a | b", 2.0, "x"), Figure("fast", 2.347, "x", at_least=2), Figure("  memory", 0.5, at_most=0.25)]
     written = {"machine": facts, "settings": {"rounds": 5}, "figures": [one.as_dict("loader") for one in figures]}
     written["figures"].append(Figure("slow", 9.0, "s", at_most=1).as_dict("predict"))
-    (tmp_path / "r.json").write_text(json.dumps(written))
+    (tmp_path / "r.json").write_text(json.dumps([written]))
     lines = results.speed(["everything"], tmp_path / "r.json").splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:5]]
     assert cells == [
