@@ -54,11 +54,10 @@ def main() -> None:
     )
 
     # 4. Trainer: selected by UAR on validation (several labels: mean average precision; values: CCC).
-    train = training_rows(parts["train"], settings.sampling)
     trainer = SerTrainer(
         model=model,
         args=training,
-        train_dataset=spectrograms.with_trimmed_durations(train, collators["data_collator"]),
+        train_dataset=training_rows(parts["train"], settings.sampling),
         eval_dataset=parts["validation"],
         processing_class=extractor,
         **collators,

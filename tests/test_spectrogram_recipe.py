@@ -173,18 +173,6 @@ def test_features_are_relative_to_the_mean_of_the_speaker(folder, own_store):
         collators_of(extractor, {"train": nameless}, relative=True)
 
 
-def test_lengths_after_trimming_make_batches(folder):
-    rows = load_corpus(str(folder))
-    extractor = SerSpectrogramFeatureExtractor(n_mels=20)
-    collator = collators_of(extractor, {"train": rows}, trim_db=30.0)[1]["eval_collator"]
-    trimmed = spectrograms.with_trimmed_durations(rows, collator)
-    for row, seconds in zip(rows, trimmed["duration"], strict=True):
-        assert abs(seconds * 80 - collator([row])["input_features"].shape[1]) < 1e-4  # 80 frames a second
-    untrimmed = SerSpectrogramFeatureExtractor(n_mels=20, trim_db=None)
-    collator = collators_of(untrimmed, {"train": rows})[1]["eval_collator"]
-    assert spectrograms.with_trimmed_durations(rows, collator) is rows
-
-
 def test_one_cycle_goes_up_and_down(tmp_path):
     model = SerForSpectrogramClassification(SerSpectrogramConfig(arch="cnn1d_3", rows=4, num_labels=2))
     training = TrainingArguments(str(tmp_path), learning_rate=0.1, use_cpu=True, lr_scheduler_type="constant")

@@ -1,11 +1,26 @@
 """Trimming, cropping and shortest lengths, against a literal copy of librosa's arithmetic and values by hand."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import soundfile as sf
+import torch
+from datasets import Dataset, Value
+from transformers import TrainingArguments, Wav2Vec2FeatureExtractor
 
-from ser_hf.data.audio import crop, read_clip, zero_pad
+from ser_hf.data.audio import crop, read_clip, scan, zero_pad
+from ser_hf.data.collators import SpeechCollator
+from ser_hf.data.trimming import trimmed_durations
 from ser_hf.errors import SerError
 from ser_hf.models.audio_blocks import trim, trimmed
+from ser_hf.training.audio_model import with_copies
+from ser_hf.training.encoder_states import AudioReader
+from ser_hf.training.settings import ClipArguments
+from ser_hf.training.trainer import SerTrainer
+
+SCANNED = ("duration", "audio_hash")
 
 
 def by_hand(samples, trim_db):
@@ -197,3 +212,53 @@ def test_every_recipe_and_predict_trim_a_clip_alike(tmp_path, monkeypatch):
     assert np.array_equal(read[-1][: last - first], samples[first:last]) and not read[-1][last - first :].any()
     with pytest.raises(SerError, match="the checkpoint trims clips itself, at 30 dB; leave it out"):
         trims(whisper, ClipArguments(20.0))
+
+
+def test_batches_are_made_by_what_trimming_leaves(tmp_path, monkeypatch):
+    """36 files of 4 s hold 1 or 2 s of a tone. By their files 36 s hold 9 clips; by their tones 36 or 18."""
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+    rows = []
+    for number in range(36):
+        samples = np.zeros(64000, np.float32)
+        tone = 0.2 * np.sin(np.arange(16000 * (1 + number % 2)) * 0.1)
+        samples[16000 : 16000 + len(tone)] = tone + number * 1e-4
+        path = str(tmp_path / f"{number}.wav")
+        sf.write(path, samples, 16000)
+        audio = {"path": path, "bytes": None}
+        rows.append({"id": str(number), "audio": audio, "label": 0} | {name: scan(path)[name] for name in SCANNED})
+    rows = Dataset.from_list(rows).cast_column("duration", Value("float32"))
+    expected = [len(read_clip(row["audio"], 16000, trim_db=30.0)) / 16000 for row in rows]
+    found = trimmed_durations(rows, 30.0)
+    assert np.allclose(found, expected, atol=1e-6)
+    assert trimmed_durations(rows, None) == [4.0] * 36
+
+    clips, extractor = ClipArguments(trim_db=30.0), Wav2Vec2FeatureExtractor()
+    trainer = SerTrainer(
+        model=torch.nn.Linear(1, 1),
+        args=TrainingArguments(str(tmp_path / "out"), use_cpu=True),
+        train_dataset=rows,
+        data_collator=SpeechCollator(extractor, **vars(clips)),
+        budget=36.0,
+        clips=clips,
+    )
+    batches = list(trainer.get_train_dataloader())
+    assert sorted(len(batch["labels"]) for batch in batches) == [9, 9, 18]  # of two, the larger is halved for room
+    for batch in batches:  # padding is what was planned, and all clips of a batch hold as much
+        assert batch["read"][1] == pytest.approx(batch["input_values"].numel() / 16000)
+        assert batch["read"][1] / batch["read"][0] < 1.001
+    assert AudioReader(extractor, clips).lengths(rows) == pytest.approx(expected)
+    trimming = SimpleNamespace(trim_db=30.0)  # a checkpoint's feature extractor that trims
+    trainer.clips, trainer.processing_class = ClipArguments(), trimming
+    assert trainer.lengths(rows).tolist() == pytest.approx(expected)
+
+    copies = with_copies(rows, [0.5])
+    assert np.allclose(trimmed_durations(copies, 30.0), expected + [2 * seconds for seconds in expected], atol=1e-6)
+    windows = rows.add_column("window_start", [0.0] * 36)
+    assert trimmed_durations(windows, 30.0) == [4.0] * 36
+
+    monkeypatch.setattr("ser_hf.data.audio.read", lambda *given: pytest.fail("a clip was read twice"))
+    assert trimmed_durations(rows, 30.0) == found
+    monkeypatch.undo()
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "another"))
+    Path(rows[5]["audio"]["path"]).unlink()
+    assert np.allclose(trimmed_durations(rows, 30.0), expected[:5] + [4.0] + expected[6:], atol=1e-6)

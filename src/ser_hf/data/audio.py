@@ -213,8 +213,8 @@ def prepared(
 
 
 def seconds_read(durations: Sequence[float | None], minimum: float = 0.0, maximum: float | None = None) -> np.ndarray:
-    """Seconds of each clip that `read_clip` returns at most, by the clips' durations: what counts in a budget. Trimming
-    is not known before a clip is read, and not counted; without audio (None) it is 0.
+    """Seconds of each clip that `read_clip` returns, by the clips' durations after trimming
+    (`trimming.trimmed_durations`): what counts in a budget. Without audio (None) it is 0.
 
     >>> seconds_read([30.0, 1.0, None], minimum=1.5, maximum=2.0).tolist()
     [2.0, 1.5, 0.0]

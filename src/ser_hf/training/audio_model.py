@@ -24,6 +24,7 @@ from .run import say
 from .settings import ClipArguments, EncoderArguments, HeadArguments
 from .speakers import check_speakers, check_whole_clips, speaker_remark
 
+CHECKED = 3  # test clips that each run encodes again, alone, to compare with their cached states
 MASK_LENGTH = 10  # frames, transformers' default; shorter clips are padded to it
 
 
@@ -236,7 +237,7 @@ def probe_states(
     states = with_shifts(states, parts) if model.config.speaker_norm else states
     if model.config.standardise:
         model.ser_scale.fit(states.find("audio", row) for row in select_present(parts["train"], StateCollator.columns))
-    check_states(model, states, parts["test"].select(range(min(8, len(parts["test"])))))
+    check_states(model, states, parts["test"].select(range(min(CHECKED, len(parts["test"])))))
     return states
 
 

@@ -22,6 +22,7 @@ from ..data.augmentation import speed
 from ..data.batching import evaluation_batches
 from ..data.cache import Store, clip_name, content_hash, settings_folder
 from ..data.columns import select_present
+from ..data.trimming import trimmed_durations
 from ..errors import SerError
 from ..models import SerForAudioClassification, SerFusionForClassification, SerFusionProcessor
 from ..models.encoders import audio_states, describe_audio, extract, layer_count, padding_sensitive
@@ -60,7 +61,8 @@ class AudioReader:
         """Lengths in seconds, for batches."""
         if self.exact and trims(self.extractor, self.clips) is not None:
             return list(range(len(rows)))  # trimmed, clips of equal length may differ: each is encoded alone
-        return audio.seconds_read(rows["duration"][:], self.clips.min_seconds, self.clips.max_seconds).tolist()
+        durations = trimmed_durations(rows, trims(self.extractor, self.clips))
+        return audio.seconds_read(durations, self.clips.min_seconds, self.clips.max_seconds).tolist()
 
     def inputs(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         """The padded batch of rows, as the model's processor makes it."""
@@ -170,7 +172,9 @@ def fill(
     all processes have computed, once all have finished. `encode` maps inputs to states `(batch, layers, frames, dim)`
     and their mask `(batch, frames)`, True = real."""
     process, unread = PartialState(), rows.select_columns([name for name in rows.column_names if name != "audio"])
-    names, lengths = [reader.name(row) for row in unread], reader.lengths(unread)
+    names = [reader.name(row) for row in unread]
+    with process.local_main_process_first():  # the others find trimmed lengths in the cache
+        lengths = reader.lengths(rows)
     named = [i for i, name in enumerate(names) if name is not None]
     todo = [named[i] for i in store.missing([names[i] for i in named])]
     process.wait_for_everyone()  # none adds before all have looked
@@ -330,7 +334,8 @@ def sources_of(
     elif not fused and pooling is None:
         layers = tuple(config.read_layers)
     elif not fused:
-        encode, layers, selected = encode_layers, layer_count(audio), config.read_layers
+        encode, layers = encode_layers, layer_count(audio)
+        selected = config.read_layers if config.read_layers != list(range(layers)) else None
     sources = {
         "audio": Source(
             AudioReader(extractor, clips, budget, padding_sensitive(audio), describe_audio(audio).least),

@@ -126,8 +126,8 @@ class FusionCollator:
     columns = ("id", "audio", "text", "label")
 
     def __init__(self, processor: SerFusionProcessor, clips: ClipArguments, without: str | None = None):
+        trims(processor.feature_extractor, clips)  # checks
         self.processor, self.clips, self.without = processor, clips, without
-        self.trim_db = trims(processor.feature_extractor, clips)  # for the Trainer: see `encoder_states.trims`
 
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         rate = self.processor.feature_extractor.sampling_rate

@@ -249,15 +249,3 @@ def feature_collators(
         "data_collator": FeatureCollator(saved, None if changed else store, means, **learning),
         "eval_collator": FeatureCollator(saved, store, means, **same),
     }
-
-
-def with_trimmed_durations(rows: Dataset, collator: FeatureCollator) -> Dataset:
-    """`rows` with the `duration` of their trimmed features, by which batches are made; unchanged if nothing is trimmed
-    or the features are not cached."""
-    extractor, store = collator.extractor, collator.store
-    if extractor.trim_db is None or store is None:
-        return rows
-    rows = select_present(rows, collator.columns).remove_columns("audio")
-    frames = [len(store[clip_name(row)]) for row in rows]
-    seconds = np.array(frames, np.float32) * extractor.hop_length / extractor.sampling_rate
-    return rows.add_column("duration", seconds)

@@ -27,6 +27,7 @@ from ..data.audio import seconds_read
 from ..data.batching import LengthBatchSampler, evaluation_batches
 from ..data.collators import encoder_input
 from ..data.columns import select_present
+from ..data.trimming import trimmed_durations
 from ..errors import SerError
 from .encoder_states import StateCollator
 from .hub import Tracker, forget_paths, is_tracker
@@ -227,9 +228,7 @@ class SerTrainer(Trainer):
     ) -> DataLoader:
         workers, rows = self.args.dataloader_num_workers, select_present(dataset, collator.columns)
         return _Loader(
-            _Rows(
-                rows.to_list() if isinstance(collator, StateCollator) else rows, lengths
-            ),  # a head is faster than Arrow
+            _Rows(rows.to_list() if isinstance(collator, StateCollator) else rows, lengths),  # Arrow is slow for a head
             batch_sampler=batch_sampler,
             collate_fn=_Collate(collator),
             num_workers=workers,
@@ -238,11 +237,19 @@ class SerTrainer(Trainer):
             prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
         )
 
+    @property
+    def trim_db(self) -> float | None:
+        """The dB of trimming, by the flags or the feature extractor; None without trimming."""
+        extractor = getattr(self.processing_class, "feature_extractor", self.processing_class)
+        return getattr(extractor, "trim_db", None) if self.clips.trim_db is None else self.clips.trim_db
+
     def lengths_read(self, rows: Dataset) -> np.ndarray:
         """The length of each row that is read: tokens, or seconds, 0 for a row of text alone."""
         if self.length != "duration":
             return np.array(rows[self.length][:])
-        return seconds_read(rows["duration"][:], self.clips.min_seconds, self.clips.max_seconds)
+        with self.accelerator.local_main_process_first():  # the others find trimmed lengths in the cache
+            durations = trimmed_durations(rows, self.trim_db)
+        return seconds_read(durations, self.clips.min_seconds, self.clips.max_seconds)
 
     def lengths(self, rows: Dataset) -> np.ndarray:
         """The length of each row that counts in a budget."""
@@ -272,7 +279,7 @@ class SerTrainer(Trainer):
         dataset = eval_dataset if eval_dataset is not None else self.eval_dataset
         lengths, count = self.lengths(dataset), self.args.per_device_eval_batch_size
         batches = evaluation_batches(lengths, self.budget, count, exact=self.exact_evaluation)
-        if self.exact_evaluation and getattr(self.eval_collator, "trim_db", None) is not None:
+        if self.exact_evaluation and self.trim_db is not None:
             batches = [np.array([row]) for batch in batches for row in batch]  # trimmed lengths are no longer equal
         last, world = len(batches) - 1, self.args.world_size
         numbers = [first + self.args.process_index for first in range(0, len(batches), world)]
@@ -344,9 +351,8 @@ class SerTrainer(Trainer):
         return super()._evaluate(*args, **kwargs)
 
     def _start_clock(self) -> None:
-        self._read = self._logged = np.zeros(
-            2
-        )  # lengths before and after padding, by this rank: so far, at the last log
+        # Lengths before and after padding, by this rank: so far, and until the last log.
+        self._read = self._logged = np.zeros(2)
         self._since = time.perf_counter()  # of the last log, moved by what was no training
 
     def _of_ranks(self, read: np.ndarray) -> tuple[float, float | None]:
