@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from datasets import Dataset, DatasetDict
 
 from conftest import setup_of
 from ser_hf import SerError
+from ser_hf.data.corpus import CROSS_CORPUS
 from ser_hf.data.mixing import Mixed
 from ser_hf.training.provenance import check_checkpoints, training_of, trainings_of
 
+CROSS = CROSS_CORPUS.name
 SPEAKERS = {"a1": "01", "a2": "01", "b1": "02", "c1": "03"}
 
 
@@ -19,7 +22,8 @@ def run_on(test, corpus="ravdess", protocol="6fold", fold=0, added=(), **overrid
     rows = Dataset.from_dict({"id": list(test), "speaker": [SPEAKERS[name] for name in test]})
     mixed = Mixed(rows, dict.fromkeys(added, {})) if added else None
     changes = {"fold": fold, "mixed": mixed, "overrides": overrides}
-    return setup_of("wav2vec2_cls", DatasetDict(test=rows), corpus, protocol, **changes)
+    setup = setup_of("wav2vec2_cls", DatasetDict(test=rows), corpus, None if protocol == CROSS else protocol, **changes)
+    return replace(setup, protocol=CROSS_CORPUS) if protocol == CROSS else setup
 
 
 def finished(folder, setup, checkpoints=()):
@@ -39,6 +43,10 @@ def finished(folder, setup, checkpoints=()):
         ({"test": ["a1", "b1"]}, {"test": ["c1"], "fold": 1}, "fold 0 and not 1"),
         ({"test": ["a1"], "corpus": "emodb", "protocol": None}, {"test": ["a1"]}, None),
         ({"test": ["a1"], "corpus": "x", "protocol": None, "added": ["ravdess"]}, {"test": ["a1"]}, "as a whole"),
+        # trained on the added corpus alone, it knows no utterance of the tested one
+        ({"test": ["a1", "c1"], "protocol": CROSS, "added": ["emodb"]}, {"test": ["c1"], "fold": 1}, None),
+        ({"test": ["b1"], "corpus": "emodb", "protocol": CROSS, "added": ["ravdess"]}, {"test": ["a1"]}, "as a whole"),
+        ({"test": ["a1"]}, {"test": ["a1", "c1"], "protocol": CROSS, "added": ["emodb"]}, "6fold and not cross-corpus"),
         ({"test": ["a1"], "protocol": "random"}, {"test": ["a2"], "protocol": "random"}, "another test set"),
         ({"test": ["a1"], "protocol": "random"}, {"test": ["a1"], "protocol": "random"}, None),
         # five groups of whole speakers, dealt by the number of rows that the label set keeps

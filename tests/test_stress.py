@@ -436,6 +436,18 @@ def test_training_speakers_are_refused_unless_asked_for(model, tmp_path, capsys)
         assert status == 2 and words in err and "--part all" in err and err.count("\n") == 1
 
 
+def test_a_model_of_other_corpora_is_scored_on_the_corpus_that_it_was_tested_on(model, tmp_path, capsys):
+    folder, _ = model
+    shutil.copytree(folder, other := tmp_path / "other", ignore=shutil.ignore_patterns("stress*", "figures"))
+    results = json.loads((folder / "results.json").read_text())
+    trained = results["trained_on"][0] | {"protocol": "cross-corpus", "added": ["emodb"]}
+    (other / "results.json").write_text(json.dumps(results | {"trained_on": [trained]}))
+    status, out, err = run(capsys, other, "--dataset", "demo", "--changes", "none")
+    assert status == 0 and "scored: all clips\n" in out, err
+    assert json.loads((other / "stress.json").read_text())["clips"] == len(load_corpus("demo"))
+    assert "was not trained on demo" in run(capsys, other, "--dataset", "demo", "--part", "all")[2]
+
+
 def test_mistakes_are_one_line(model, tmp_path, capsys):
     folder, _ = model
     for argv, words in (

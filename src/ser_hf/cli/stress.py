@@ -101,9 +101,9 @@ def choose(args: argparse.Namespace, source: "Source", corpus: "Dataset") -> "tu
     from ..data.cache import content_hash
     from ..data.loading import find_protocol
     from ..data.splits import folds_of
-    from ..training.provenance import trainings_of
+    from ..training.provenance import corpora_of, trainings_of
 
-    own = [one for one in trainings_of(args.model) if source.shown in (one["corpus"], *one["added"])]
+    own = [one for one in trainings_of(args.model) if source.shown in corpora_of(one)]
     everything = {"protocol": None, "fold": None, "part": "all"}
     if not own:
         if args.part:

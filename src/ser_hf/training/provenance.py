@@ -10,6 +10,7 @@ from datasets import DatasetDict
 
 from ..data.cache import content_hash
 from ..data.columns import select_present
+from ..data.corpus import CROSS_CORPUS
 from ..data.splits import Protocol
 from ..errors import SerError
 from ..files import optional_file
@@ -57,6 +58,11 @@ def trainings_of(name_or_path: str) -> list[dict[str, Any]]:
     return trainings_in(results)
 
 
+def corpora_of(training: dict[str, Any]) -> list[str]:
+    """The corpora that a training, as from `trainings_of`, has read utterances of: not one that was only tested."""
+    return [*([training["corpus"]] if training["protocol"] != CROSS_CORPUS.name else []), *training["added"]]
+
+
 def results_of(name_or_path: str) -> dict[str, Any]:
     """The `results.json` of a model: of its folder (of its run, for a `checkpoint-100`) or on the Hub; empty without
     such a file, or with one that is not ours. SerError: a damaged one."""
@@ -95,7 +101,7 @@ def _contamination(before: dict[str, Any], now: dict[str, Any], protocol: Protoc
     """How an earlier training may contain utterances of this test set; None where it cannot."""
     if now["corpus"] in before["added"]:
         return "as a whole"
-    if before["corpus"] != now["corpus"] or before["test_ids"] == now["test_ids"]:
+    if now["corpus"] not in corpora_of(before) or before["test_ids"] == now["test_ids"]:
         return None
     differs = [f"{key} {before[key]} and not {now[key]}" for key in SPLIT if before[key] != now[key]]
     if differs:
