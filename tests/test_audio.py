@@ -8,6 +8,8 @@ import pytest
 import soundfile as sf
 
 from ser_hf.data.audio import AudioError, _wave, cut, decode, scan, segment, whole
+from ser_hf.models import audio_blocks
+from ser_hf.models.audio_blocks import AudioInputError
 
 SIXTEENTHS = np.array([0.0, 0.25, -0.5, 0.75, -1.0, 0.0625])  # exact in 16 and 24 bits and in float
 
@@ -225,6 +227,11 @@ def test_a_file_that_was_cut_off_is_told(suffix, tmp_path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     reason = scan(path)["problem"]
     assert "unreadable audio (" in reason and ("announces" in reason or suffix == "flac" and "lost sync" in reason)
+    for source in (path, path.read_bytes(), {"path": str(path)}):  # the pipeline's reader says the same
+        for rate in (16000, 8000):
+            with pytest.raises(AudioInputError) as caught:
+                list(audio_blocks.read(source, rate))
+            assert reason.endswith(str(caught.value))
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
@@ -244,6 +251,8 @@ def test_an_ogg_file_that_was_cut_off_is_told(subtype, tmp_path):
         assert problem and ("cut off in its last Ogg page" in problem or length < pages[3]), (length, problem)
     path.write_bytes(content[: len(content) // 2])
     assert "a.ogg: unreadable audio (cut off in its last Ogg page)" in scan(path)["problem"]
+    with pytest.raises(AudioInputError, match=r"unreadable audio \(cut off in its last Ogg page\)"):
+        list(audio_blocks.read(path, 16000))
 
 
 def test_a_header_that_does_not_know_the_length(tmp_path):

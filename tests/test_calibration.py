@@ -1,6 +1,8 @@
 """Calibration by hand and on synthetic data whose probabilities are known; the temperature in the weights of every kind
 of model; answers that abstain, and label sets."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -162,6 +164,19 @@ def test_the_temperature_divides_the_logits_of_every_model(kind):
         before = model.eval()(**inputs).logits
         divide_logits(model, 2.5)
         assert torch.allclose(model(**inputs).logits, before / 2.5, atol=1e-6) and before.abs().max() > 1e-3
+
+
+def test_the_temperature_leaves_a_speaker_map_of_as_many_rows_as_labels_alone():
+    torch.manual_seed(0)
+    model = make(layer_mix="concat", standardise=True, speaker_norm=True)
+    speakers = torch.randn(model.config.num_labels, math.prod(model.audio_shape))
+    model.set_speaker_map(speakers, 1.0)
+    inputs = torch.randn(2, 8000)
+    with torch.no_grad():
+        before = model.eval()(inputs).logits
+        divide_logits(model, 0.2)
+        assert torch.allclose(model(inputs).logits, before * 5, rtol=1e-4)
+    assert torch.equal(model.ser_speakers.weight, speakers)
 
 
 def test_the_temperature_is_in_the_adapter_too(tmp_path):

@@ -30,7 +30,6 @@ MEDIA = frozenset(
 )
 BLOCK = 2**22  # frames read at once: a header may claim any number of them
 SHORTEST = 1 / 8000  # seconds; from 8 kHz on a clip of this length has a sample left after resampling
-UNKNOWN = 2**31 - 1  # bytes; from this size on a header's field says that the writer did not know it
 SEGMENT = re.compile(r"#t=([\d.e-]+),([\d.e-]*)$")
 
 
@@ -86,7 +85,9 @@ def _read(source: dict | str | Path, start: float | None = None, end: float | No
                 blocks.append(audio.read(min(left, BLOCK), dtype=dtype, always_2d=True))
             samples, rate = blocks[0] if len(blocks) == 1 else np.concatenate(blocks), audio.samplerate
             if start is None and end is None:
-                _complete(audio, len(samples), file)
+                from ..models.audio_blocks import check_whole
+
+                check_whole(audio, len(samples), file)
     # TypeError: soundfile asks for the rate of x.raw
     except (sf.LibsndfileError, OSError, RuntimeError, ValueError, TypeError) as error:
         from ..models.audio_blocks import unreadable
@@ -104,36 +105,12 @@ def _wave(file: str, size: int) -> tuple[np.ndarray, int] | None:
         with wave.open(file) as audio:
             channels, width, rate, frames, *_ = audio.getparams()
             length = 2 * channels * frames
-            if width != 2 or not 0 < length <= size or not 0 < rate < UNKNOWN:
+            if width != 2 or not 0 < length <= size or not 0 < rate < 2**31 - 1:
                 return None
             content = audio.readframes(frames)
     except (wave.Error, EOFError, OSError, RuntimeError):
         return None
     return (np.frombuffer(content, np.int16).reshape(-1, channels), rate) if len(content) == length else None
-
-
-def _complete(audio: sf.SoundFile, read: int, file: str | io.BytesIO) -> None:
-    """Raises ValueError if a file's header announces more than the file holds: it was cut off."""
-    if audio.format == "OGG" and not _whole_page(file):
-        raise ValueError("cut off in its last Ogg page")
-    announced = read, audio.frames  # of MP3
-    if found := re.search(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", audio.extra_info):  # bytes, of WAV and AIFF
-        announced = int(found[2]), int(found[1])
-    there, wanted = announced
-    if wanted < UNKNOWN and wanted - there > 0.01 * wanted:
-        raise ValueError(f"cut off after {there / wanted:.0%} of what its header announces")
-
-
-def _whole_page(file: str | io.BytesIO) -> bool:
-    """Whether an Ogg file ends with a whole page, or what follows its last one, which is marked, is no page. Not every
-    writer marks it (a recorder that was stopped), so that a file cut between two pages looks whole."""
-    content = file.getbuffer() if isinstance(file, io.BytesIO) else np.memmap(file, mode="r")
-    tail = bytes(content[-2 * 65307 :])  # RFC 3533: no page is longer; its flags, number of parts, their lengths
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27:
-        return False
-    size = 27 + page[26] + sum(page[27 : 27 + page[26]])
-    return len(page) == size or len(page) > size and bool(page[5] & 4)
 
 
 def read(

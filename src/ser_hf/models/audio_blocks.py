@@ -9,6 +9,7 @@ import importlib
 import io
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 
 LARGEST = 1e15  # the sum of the squares of an hour of such samples is still a float32
 BLOCK_S = 10.0  # seconds of a file that are decoded at a time
+UNKNOWN = 2**31 - 1  # bytes; from this size on a header's field says that the writer did not know it
 MOST_CHANNELS = 32  # an array with more in both directions is no audio
 # librosa.effects.trim's frame_length 2048 at its default 22050 Hz, in seconds: a clip is trimmed at the same times
 # whatever its rate (librosa's own, in samples, is 128 ms at 16 kHz and 43 ms at 48 kHz).
@@ -154,6 +156,30 @@ def unreadable(file, error: Exception) -> str:
     return f"unreadable audio ({' '.join(reason.split())})"
 
 
+def check_whole(audio, read: int, file) -> None:
+    """Raises OSError if the header of an open `SoundFile` announces more than there is: `read` frames. `file` is its
+    path, or a BytesIO."""
+    if audio.format == "OGG" and not _whole_page(file):
+        raise OSError("cut off in its last Ogg page")
+    there, wanted = read, audio.frames  # of MP3
+    if found := re.search(r"(?:data|SSND) : (\d+) \(should be (\d+)\)", audio.extra_info):  # bytes, of WAV and AIFF
+        there, wanted = int(found[2]), int(found[1])
+    if wanted < UNKNOWN and wanted - there > 0.01 * wanted:
+        raise OSError(f"cut off after {there / wanted:.0%} of what its header announces")
+
+
+def _whole_page(file) -> bool:
+    """Whether an Ogg file ends with a whole page, or what follows its last one, which is marked, is no page. Not every
+    writer marks it (a recorder that was stopped), so that a file cut between two pages looks whole."""
+    content = file.getbuffer() if isinstance(file, io.BytesIO) else np.memmap(file, mode="r")
+    tail = bytes(content[-2 * 65307 :])  # RFC 3533: no page is longer; its flags, number of parts, their lengths
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27:
+        return False
+    size = 27 + page[26] + sum(page[27 : 27 + page[26]])
+    return len(page) == size or len(page) > size and bool(page[5] & 4)
+
+
 def averaged(samples: np.ndarray) -> np.ndarray:
     """Samples `(frames, channels)`, int16 or float32, to the mean of the channels, float32 in [-1, 1]; AudioInputError
     if one is not finite."""
@@ -178,7 +204,8 @@ def resampled(samples: np.ndarray, rate: int, target: int) -> np.ndarray:
 
 def read(source, rate: int) -> Iterator[np.ndarray]:
     """One input as blocks of mono float32 samples at `rate` Hz; a file is never in memory as a whole. AudioInputError:
-    unreadable, without samples, or with NaN or infinite ones. TypeError: no kind of input that `SerPipeline` takes."""
+    unreadable, cut off (after its last block), no samples, or NaN or infinite ones. TypeError: no kind of input that
+    `SerPipeline` takes."""
     if isinstance(source, dict):
         array = source["array"] if source.get("array") is not None else source.get("raw")
         if array is not None:
@@ -222,12 +249,13 @@ def _file_blocks(file, rate: int) -> Iterator[np.ndarray]:
     source = os.fsencode(file) if isinstance(file, str | os.PathLike) else io.BytesIO(file)
     try:
         with soundfile.SoundFile(source) as audio:
-            frames, change = round(BLOCK_S * audio.samplerate), None
+            frames, change, read = round(BLOCK_S * audio.samplerate), None, 0
             if audio.samplerate != rate:
                 change = package("soxr").ResampleStream(audio.samplerate, rate, 1, dtype="float32")
             while len(block := audio.read(frames, dtype="float32", always_2d=True)):
-                block = averaged(block)
+                read, block = read + len(block), averaged(block)
                 yield block if change is None else change.resample_chunk(block)
+            check_whole(audio, read, source)
             if change is not None:
                 yield change.resample_chunk(np.empty(0, np.float32), last=True)
     except (soundfile.SoundFileError, OSError, RuntimeError, TypeError) as error:  # TypeError: .raw has no header

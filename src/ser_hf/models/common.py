@@ -48,6 +48,7 @@ class StrictLoading:
     # The loss is a plain batch mean. The Trainer assumes that a forward with **kwargs normalises by
     # num_items_in_batch, and then does not divide by the accumulation steps.
     accepts_loss_kwargs = False
+    logits_layer = "ser_classifier"
 
     def train(self, mode: bool = True):
         """As in torch; but batch norm whose weights are frozen (under adapters, too) keeps its statistics as well."""

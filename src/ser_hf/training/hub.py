@@ -149,10 +149,13 @@ def _same_logits(ours: SerForAudioClassification, stock: PreTrainedModel) -> Non
 
 
 def last_layer(model: PreTrainedModel) -> nn.Linear | None:
-    """The layer whose outputs are the logits: the last linear one with an output per label, under adapters too."""
-    count = model.config.num_labels
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear) and layer.out_features == count]
-    return layers[-1] if layers else None
+    """The layer whose outputs are the logits, under adapters too: the one that our models name, in a stock class the
+    last linear one outside the encoder. None if that has not an output per label."""
+    model = model.get_base_model() if hasattr(model, "peft_config") else model
+    ours, encoder = getattr(model, "logits_layer", None), model.base_model_prefix
+    heads = [child for name, child in model.named_children() if (name == ours if ours else name != encoder)]
+    layers = [layer for head in heads for layer in head.modules() if isinstance(layer, nn.Linear)]
+    return layers[-1] if layers and layers[-1].out_features == model.config.num_labels else None
 
 
 @torch.no_grad()
