@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.pop("SER_DATA_DIR", None)
 
 import pytest
+
+import warm
 
 REPO = Path(__file__).parents[1]
 sys.path.insert(0, str(REPO / "tests"))
@@ -96,18 +97,12 @@ def tiny_flags(**overrides) -> list[str]:
 
 def run_recipe(recipe: str, *flags: str, processes: int = 1, env: dict | None = None, timeout: int = 280):
     """A recipe in a process of its own, as users start it; returns the completed process with its output."""
-    start = [sys.executable]
+    start = []
     if processes > 1:
-        start += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
+        start += ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", processes]
         start += ["--main_process_port", "0", "--mixed_precision", "no", "--num_machines", "1"]
         start += ["--dynamo_backend", "no"]
-    return subprocess.run(
-        [*start, str(REPO / "recipes" / f"{recipe}.py"), *map(str, flags)],
-        env=env or os.environ,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
+    return warm.python(*start, REPO / "recipes" / f"{recipe}.py", *flags, env=env, timeout=timeout)
 
 
 # Those of a run that has trained a classifier.

@@ -4,6 +4,8 @@ import ast
 import json
 import re
 from dataclasses import MISSING, fields, replace
+from functools import cache
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
@@ -186,11 +188,12 @@ def test_every_flag_is_read(recipe, tmp_path):
     (tmp_path / "empty.yaml").write_text("{}")
     (tmp_path / "noise.wav").touch()
     concerns = concerns_of(recipe)
-    count = 0
+    count, bases = 0, {}
     for name, kind in concerns.items():
         for entry in fields(kind):
             words, context = values_of(recipe, name, entry, tmp_path)
-            base = settings_of(recipe, "--dataset", "demo", *context)
+            if (base := bases.get(tuple(context))) is None:
+                base = bases[tuple(context)] = settings_of(recipe, "--dataset", "demo", *context)
             settings = settings_of(recipe, "--dataset", "demo", *context, f"--{entry.name}", *words)
             value, before = (getattr(getattr(one, name), entry.name) for one in (settings, base))
             assert value != before, entry.name
@@ -209,15 +212,19 @@ def test_every_flag_is_read(recipe, tmp_path):
     assert count > (15 if recipe in FITTED else 30)
 
 
+@cache
+def names_read(*files: Path) -> set[str]:
+    """The attributes and arguments in these files."""
+    nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
+    return {node.attr for node in nodes if isinstance(node, ast.Attribute)} | {
+        node.arg for node in nodes if isinstance(node, ast.arg)
+    }
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_flag_is_used(recipe):
     """A recipe reads each concern of its settings, and some code reads each of its fields by name."""
-    sources = [*(REPO / "src" / "ser_hf").rglob("*.py"), REPO / "recipes" / f"{recipe}.py"]
-    read = set()
-    for file in sources:
-        for node in ast.walk(ast.parse(file.read_text())):
-            read |= {node.attr} if isinstance(node, ast.Attribute) else set()
-            read |= {node.arg} if isinstance(node, ast.arg) else set()
+    read = names_read(*(REPO / "src" / "ser_hf").rglob("*.py")) | names_read(REPO / "recipes" / f"{recipe}.py")
     kinds = {*concerns_of(recipe).values()} - {Augmentation}  # tests/test_augmentation.py holds what each of these does
     names = {entry.name for kind in kinds for entry in fields(kind)}
     assert names <= read, names - read

@@ -6,7 +6,6 @@ python -m pytest tests/test_classical_recipe.py -m "not slow"
 import json
 import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,10 +19,12 @@ from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.svm import LinearSVC
 from transformers import TrainingArguments, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
+import warm
 from conftest import REPO, run_recipe, settings_of, tiny_config
 from fakes import voice
 from ser_hf import SerError, load_corpus
 from ser_hf.cli import main as console
+from ser_hf.loading_scripts import demo
 from ser_hf.models import (
     SerForAudioClassification,
     SerForFunctionalsClassification,
@@ -347,11 +348,8 @@ def test_a_run_is_what_the_saved_model_answers(folder, tmp_path, recipe):
 
     table = pd.read_parquet(run / "predictions.parquet")
     files = [str(folder / f"{Path(name).stem}.wav") for name in table["id"]]
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
-    clean = subprocess.run(
-        [sys.executable, "-c", CLEAN, str(run), *files],
-        capture_output=True, text=True, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    clean = warm.python("-c", CLEAN, run, *files, env=environment, cwd=tmp_path)
     assert clean.returncode == 0, clean.stderr[-3000:]
     for answers in json.loads(clean.stdout.split("RESULT")[1]).values():
         assert close(pd.DataFrame([{f"score_{e['label']}": e["score"] for e in answer} for answer in answers]), table)
@@ -399,15 +397,16 @@ def test_a_run_by_speaker_is_what_the_adapted_pipeline_answers(folder, tmp_path,
 
 @pytest.mark.slow
 def test_cross_validation_covers_the_demo_corpus(tmp_path):
-    out = tmp_path / "cv"
-    recipe = str(REPO / "recipes" / "classical_cls.py")
-    assert console(["cv", recipe, "--dataset", "demo", *CPU, "--output_dir", str(out)]) == 0
+    demo.make(tmp_path / "demo", each=20)
+    recipe, out = str(REPO / "recipes" / "classical_cls.py"), tmp_path / "cv"
+    data = ("--dataset", "demo", "--data_dir", str(tmp_path / "demo"))
+    assert console(["cv", recipe, *data, *CPU, "--output_dir", str(out)]) == 0
     cv = json.loads((out / "cv.json").read_text())
-    assert cv["coverage"]["exactly_once"] and cv["coverage"]["in_test_sets"] == 720
+    assert cv["coverage"]["exactly_once"] and cv["coverage"]["in_test_sets"] == 240
     assert cv["mean"]["over_seeds"]["uar"]["mean"] > 0.8  # a voice gives its emotion away in this corpus
     logs = [(out / f"fold{fold}_seed42" / "log.txt").read_text() for fold in range(6)]
-    assert ["720 clips: 720 computed" in log for log in logs] == [True, *[False] * 5]
-    assert all("720 clips: 0 computed" in log for log in logs[1:])
+    assert ["240 clips: 240 computed" in log for log in logs] == [True, *[False] * 5]
+    assert all("240 clips: 0 computed" in log for log in logs[1:])
 
 
 # ---- hidden states
@@ -540,13 +539,13 @@ def test_copies_at_other_speeds_are_no_utterances(folder, encoder, tmp_path, rec
 # ---- mistakes
 
 
-def test_mistakes_are_one_line(folder, encoder, tmp_path, monkeypatch, capsys):
+def test_mistakes_are_one_line(folder, encoder, fake_corpus, tmp_path, monkeypatch, capsys):
     trained = tmp_path / "trained"
     names = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
     SerForFunctionalsClassification(SerFunctionalsConfig(**names)).save_pretrained(trained)
     SerFunctionalsFeatureExtractor().save_pretrained(trained)
     capsys.readouterr()  # progress bars of saving
-    own = ("--model_name_or_path", str(trained))
+    own, theirs = ("--model_name_or_path", str(trained)), ("--dataset", "demo", "--data_dir", str(fake_corpus("demo")))
     for wrong, message in (
         (own, "a classifier is fitted anew; a trained one is scored with --do_train false"),
         ((*own, "--do_train", "false"), "answers a, b, but the corpus's labels are angry, neutral"),
@@ -557,7 +556,7 @@ def test_mistakes_are_one_line(folder, encoder, tmp_path, monkeypatch, capsys):
         (("--layers", "1", "2"), "--layers 1 2: eGeMAPSv02 has no layers"),
         (("--estimate_speakers", "true"), "--estimate_speakers true: does nothing without --speaker_norm true"),
         (("--speaker_norm", "true", "--estimate_speakers", "true"), "--estimate_speakers: for the hidden states"),
-        (("--dataset", "demo", "--labels", "dimensional"), "choose --labels 4class"),
+        ((*theirs, "--labels", "dimensional"), "choose --labels 4class"),
     ):
         flags = ("--dataset", str(folder), *wrong, *CPU, "--output_dir", str(tmp_path / "out"))
         monkeypatch.setattr(sys, "argv", ["classical_cls.py", *flags])

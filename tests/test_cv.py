@@ -33,6 +33,7 @@ from ser_hf.evaluation.tasks import LABELS, TASKS, VALUES, softmax
 from ser_hf.experiments import cv, cv_report
 from ser_hf.experiments.launch import accelerated, last_error
 from ser_hf.experiments.record import as_record
+from ser_hf.loading_scripts import demo
 from ser_hf.training.arguments import build, parse, read
 from ser_hf.training.record import commit, describe, write_flags
 from ser_hf.training.run import make_fold
@@ -755,8 +756,12 @@ def test_several_labels_are_pooled_at_the_thresholds_of_their_folds():
     [("dimensional", "ccc", "ccc", "| arousal | "), ("multi_label", "bce", "map", "weighted accuracy, pooled")],
 )
 def test_other_labels_end_to_end(labels, loss, metric, column, tmp_path):
-    recipe = str(REPO / "recipes" / "wav2vec2_reg.py")
-    words = ["--dataset", "demo", "--labels", labels, "--loss", loss, "--config", "none", *tiny_flags()]
+    demo.make(tmp_path / "demo", each=8)
+    recipe, data = (
+        str(REPO / "recipes" / "wav2vec2_reg.py"),
+        ["--dataset", "demo", "--data_dir", str(tmp_path / "demo")],
+    )
+    words = [*data, "--labels", labels, "--loss", loss, "--config", "none", *tiny_flags()]
     out = ["--max_steps", "2", "--folds", "0", "1", "--output_dir", str(tmp_path / "out")]
     assert cv.main([recipe, *words, *out]) == 0
     assert cv.main([recipe, *words, *out[:-1], str(tmp_path / "again"), "--against", str(tmp_path / "out")]) == 0

@@ -1,8 +1,6 @@
 """The demo corpus: synthetic and says so, equal on every run, its emotion partly in the voice, partly in words."""
 
 import hashlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
 
+import warm
 from ser_hf import load_corpus, split
 from ser_hf.data.loading import corpus_class
 from ser_hf.loading_scripts import demo
@@ -33,7 +32,7 @@ def test_same_bytes_every_time_and_in_every_process(tmp_path):
         "import sys; from pathlib import Path; from ser_hf.loading_scripts import demo; "
         "demo.make(Path(sys.argv[1]), each=2)"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "b")], check=True)
+    assert warm.python("-c", code, tmp_path / "b").returncode == 0
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     assert len(list((tmp_path / "a" / "wav").iterdir())) == 24
 

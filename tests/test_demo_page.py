@@ -26,6 +26,7 @@ from test_fusion_pipeline import pipe_of as fusion_pipe
 from test_pipeline import RATE, make, noise, pipe_of
 from transformers import Wav2Vec2FeatureExtractor
 
+import warm
 from conftest import REPO
 from hub_server import hub_server
 from ser_hf.cli import main
@@ -295,8 +296,7 @@ def test_a_space_starts_on_a_clean_machine(model, tmp_path):
         pushes = [["tester/words"], ["tester/none"], ["tester/mine"], ["tester/mine", "--public"]]
         code = "import sys\nfrom ser_hf.cli import main\n"
         code += f"for flags in {pushes}:\n    print(main(['push', 'space', *flags, '--repo_id', 'tester/page']))"
-        client = [sys.executable, "-c", code]
-        done = subprocess.run(client, env=hub.env(tmp_path / "home"), capture_output=True, text=True, timeout=280)
+        done = warm.python("-c", code, env=hub.env(tmp_path / "home"))
         assert done.returncode == 0, done.stderr
         assert re.sub("to http.*(/spaces/)", r"to \1", done.stdout).splitlines() == [
             *("2", "2"),

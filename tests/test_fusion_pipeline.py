@@ -5,8 +5,6 @@ python -m pytest tests/test_fusion_pipeline.py -k clean
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from test_pipeline import make as audio_model
 from test_pipeline import pipe_of as audio_pipe
 from transformers import AutoProcessor, AutoTokenizer, BertTokenizer, Wav2Vec2FeatureExtractor, pipeline
 
+import warm
 from ser_hf.models import (
     SerFusionConfig,
     SerFusionForClassification,
@@ -323,11 +322,9 @@ def test_saved_equals_loaded_in_a_clean_process(tmp_path):
         save_model(model, processor, tmp_path / name)
         assert str(tmp_path) not in (tmp_path / name / "config.json").read_text()
     folders = [tmp_path / name for name in models]
-    done = subprocess.run(
-        [sys.executable, "-c", CLEAN, tmp_path / "clips.pt", json.dumps(TEXTS[:2]), *folders],
-        capture_output=True, text=True, cwd=tmp_path, stdin=subprocess.DEVNULL,
-        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""},
-    )  # fmt: skip
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    words = (tmp_path / "clips.pt", json.dumps(TEXTS[:2]), *folders)
+    done = warm.python("-c", CLEAN, *words, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "not supported for audio-classification" not in done.stdout + done.stderr
     results = json.loads(done.stdout.split("RESULT")[1])

@@ -5,12 +5,11 @@ import json
 import os
 import shlex
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import warm
 from conftest import FIGURES, run_recipe, tiny_flags
 from hub_server import hub_server
 
@@ -21,7 +20,7 @@ OUR_CODE = (
     "audio_blocks common configuration_ser encoders modeling_ser pipeline_ser pooling text_cleaning whisper".split()
 )
 
-SER_HF = [sys.executable, "-c", "import sys; from ser_hf.cli import main; sys.exit(main())"]
+SER_HF = ["-c", "import sys; from ser_hf.cli import main; sys.exit(main())"]
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +45,7 @@ def pushed(fake_corpus, tmp_path_factory):
             if pooling == "max":
                 hub.faults, failed = [], done
                 words = shlex.split(failed.stderr.strip().rpartition("this pushes it: ser-hf ")[2])
-                done = subprocess.run(
-                    [*SER_HF, *words], env=hub.env(home / "pusher"), capture_output=True, text=True
-                )  # fmt: skip
+                done = warm.python(*SER_HF, *words, env=hub.env(home / "pusher"))
             assert done.returncode == 0, done.stderr[-3000:]
         assert not hub.unknown and not hub.errors
         files = {repo: hub.files(repo) for repo in folders}
@@ -118,9 +115,6 @@ def test_a_failed_push_is_one_line_with_the_command_that_repeats_it(pushed):
 def test_a_run_pushed_again_by_hand_is_what_its_recipe_pushed(pushed, tmp_path):
     repo, folder = next(iter(pushed[0].items()))
     with hub_server() as hub:
-        done = subprocess.run(
-            [*SER_HF, "push", "model", str(folder), "--repo_id", repo],
-            env=hub.env(tmp_path / "home"), capture_output=True, text=True,
-        )  # fmt: skip
+        done = warm.python(*SER_HF, "push", "model", folder, "--repo_id", repo, env=hub.env(tmp_path / "home"))
         assert done.returncode == 0, done.stderr[-3000:]
         assert hub.files(repo) == pushed[1][repo] and hub.is_private(repo)

@@ -1,11 +1,9 @@
 """`--dataset user/name` through the Hub's API: a corpus that `ser-hf push corpus` published, and others' datasets."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+import warm
+from conftest import REPO
 from hub_server import hub_server
 
 CODE = """
@@ -215,11 +213,5 @@ print("EQUAL")
 def test_datasets_on_the_hub(fake_corpus, tmp_path, code):
     folder = fake_corpus("emodb") if code is CODE else tmp_path / "clips"
     with hub_server() as hub:
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(folder)],
-            env=hub.env(tmp_path / "home"),
-            cwd=Path(__file__).parents[1],
-            capture_output=True,
-            text=True,
-        )
+        done = warm.python("-c", code, folder, env=hub.env(tmp_path / "home"), cwd=REPO)
     assert done.returncode == 0 and "EQUAL" in done.stdout, done.stderr[-3000:]

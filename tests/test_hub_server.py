@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from hub_server import Handler, hub_server
 
 
@@ -26,7 +27,7 @@ def client(hub, home: Path, code: str, **env: str) -> dict:
     """Run `code` in a new process whose cache is `home`; the dict that it leaves in `result`."""
     code = f"import json\nresult = {{}}\n{textwrap.dedent(code)}\nprint('RESULT' + json.dumps(result))"
     env = hub.env(home) | {"OMP_NUM_THREADS": "1"} | env
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+    done = warm.python("-c", code, env=env)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.rpartition("RESULT")[2])
 

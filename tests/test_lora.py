@@ -4,7 +4,6 @@ import json
 import os
 import runpy
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, Wav2Vec2FeatureExtractor
 
+import warm
 from conftest import REPO, TINY, run_recipe, tiny_config, tiny_flags
 from hub_server import hub_server
 from ser_hf import SerError
@@ -228,10 +228,7 @@ def test_text_recipe_resumes_and_pushes_the_adapter(fake_corpus, base_files, tmp
         done = run_recipe("text_cls", *iemocap(fake_corpus, run, *push), env=hub.env(home / "pusher"))
         assert done.returncode == 0, done.stderr[-3000:]
         text = "Synthetic line 3."
-        done = subprocess.run(
-            [sys.executable, "-c", LOAD, repo, text],
-            env=hub.env(home / "stranger"), capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=tmp_path,
-        )  # fmt: skip
+        done = warm.python("-c", LOAD, repo, text, env=hub.env(home / "stranger"), cwd=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
         adapted, merged = json.loads(done.stdout.split("RESULT")[1])
         pushed = hub.files(repo)

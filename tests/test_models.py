@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, Wav2Vec2FeatureExtractor
 
+import warm
 from conftest import TINY
 from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig
 from ser_hf.models.configuration_ser import HEADS, POOLINGS
@@ -180,11 +179,8 @@ def test_saved_equals_loaded_in_a_clean_process(tmp_path):
             assert str(tmp_path) not in (folder / "config.json").read_text()
             with torch.no_grad():
                 expected[str(folder)] = (kind, model(values).logits)
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", CLEAN, str(tmp_path / "values.pt"), *expected],
-        capture_output=True, text=True, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    done = warm.python("-c", CLEAN, tmp_path / "values.pt", *expected, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "not supported for audio-classification" not in done.stdout + done.stderr
     results = json.loads(done.stdout.split("RESULT")[1])

@@ -6,8 +6,6 @@ python -m pytest tests/test_pipeline.py -k windows
 import io
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ import soxr
 import torch
 from transformers import AutoConfig, Wav2Vec2FeatureExtractor, pipeline
 
+import warm
 from conftest import TINY
 from ser_hf.data.windows import windows as in_seconds
 from ser_hf.models import SerConfig, SerForAudioClassification, SerPipeline
@@ -474,11 +473,8 @@ def test_in_a_process_without_ser_hf_and_long_files_in_constant_memory(tmp_path)
             for _ in range(minutes):
                 file.write(block)
     files = [tmp_path / f"{name}.flac" for name in ("clip", "minute", "long")]
-    done = subprocess.run(
-        [sys.executable, "-c", CLEAN, folder, tmp_path / "stock", *files],
-        capture_output=True, text=True, cwd=tmp_path, stdin=subprocess.DEVNULL,
-        env={**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""},
-    )  # fmt: skip
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    done = warm.python("-c", CLEAN, folder, tmp_path / "stock", *files, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.split("RESULT")[1])
     here = pipe_of(model)

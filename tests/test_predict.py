@@ -21,6 +21,7 @@ import torch
 from test_pipeline import LABELS, RATE, as_vector, make, noise, pipe_of
 from transformers import Wav2Vec2FeatureExtractor
 
+import warm
 from ser_hf.cli import main
 from ser_hf.cli import predict as module
 from ser_hf.training.hub import save_model, to_stock
@@ -359,7 +360,7 @@ def test_a_file_too_long_for_the_memory_costs_one_row(run, models, tmp_path):
     command = ["predict", str(tmp_path), "--model", str(models[0] / "ours"), "--out"]
 
     def little(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run([sys.executable, "-c", LITTLE_MEMORY, *command, *words], capture_output=True, text=True)
+        return warm.python("-c", LITTLE_MEMORY, *command, *words)
 
     done = little(str(tmp_path / "out.csv"))
     assert done.returncode == 1 and "3 files: 2 scored, 1 cannot be read" in done.stdout, done.stdout + done.stderr

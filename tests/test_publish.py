@@ -4,8 +4,6 @@ python -m pytest tests/test_publish.py
 """
 
 import json
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 
@@ -15,6 +13,7 @@ import soundfile as sf
 import yaml
 from test_report import results_of
 
+import warm
 from conftest import FIGURES, RECIPES, REPO, settings_of, setup_of, tiny_config, tiny_flags
 from hub_server import hub_server
 from ser_hf import SerError, load_corpus, models
@@ -122,8 +121,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_a_tracker_gets_the_data_and_the_test_metrics(fake_corpus, tmp_path):
     data = ("--dataset", "emodb", "--data_dir", fake_corpus("emodb"), "--labels", "4class", "--fold", "1")
     steps = ("--max_steps", "2", "--report_to", "tensorboard", "--output_dir", tmp_path / "run")
-    words = [sys.executable, "-c", TRACKED, REPO / "recipes" / "wav2vec2_cls.py", *data, *tiny_flags(), *steps]
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, timeout=280)
+    done = warm.python("-c", TRACKED, REPO / "recipes" / "wav2vec2_cls.py", *data, *tiny_flags(), *steps)
     assert done.returncode == 0, done.stderr[-3000:]
     (config,) = [json.loads(line[6:]) for line in done.stdout.splitlines() if line.startswith("CONFIG")]
     assert {"corpus": "emodb", "labels": "4class", "fold": 1, "recipe": "wav2vec2_cls"}.items() <= config.items()
@@ -373,7 +371,7 @@ def client(hub, home: Path, code: str, **env) -> dict:
     """
     code = f"{textwrap.dedent(start)}\n{textwrap.dedent(code)}\nprint('RESULT' + json.dumps(result))"
     env = hub.env(home) | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(home / "datasets")} | env
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=240)
+    done = warm.python("-c", code, env=env)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.rpartition("RESULT")[2])
 

@@ -7,8 +7,6 @@ import ast
 import io
 import json
 import re
-import subprocess
-import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ import soundfile as sf
 import yaml
 from test_report import HOSTILE
 
+import warm
 from hub_server import hub_server
 from ser_hf.cli import main
 from ser_hf.data.audio import scan
@@ -184,7 +183,7 @@ def client(hub, home: Path, code: str) -> dict:
     """Run `code` in a new process whose cache is `home`; the dict that it leaves in `result`."""
     code = f"import json\nresult = {{}}\n{textwrap.dedent(code)}\nprint('RESULT' + json.dumps(result))"
     env = hub.env(home) | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(home / "datasets")}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=240)
+    done = warm.python("-c", code, env=env)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.rpartition("RESULT")[2])
 

@@ -4,8 +4,6 @@ python -m pytest tests/test_round_trips.py
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +17,7 @@ from test_pipeline import make
 from test_report import results_of
 from transformers import Wav2Vec2FeatureExtractor
 
+import warm
 from conftest import TINY_OF
 from hub_server import hub_server
 from ser_hf.data.audio import decode
@@ -158,9 +157,7 @@ def pushed(fake_corpus, tmp_path_factory):
             ("stranger", STRANGER, [str(home / "clip.wav"), json.dumps(asked)]),
         ):
             env = hub.env(home / f"home of {who}") | {"OMP_NUM_THREADS": "1"}
-            done = subprocess.run(
-                [sys.executable, "-c", code, *words], env=env, cwd=home, capture_output=True, text=True
-            )
+            done = warm.python("-c", code, *words, env=env, cwd=home)
             assert done.returncode == 0, done.stderr[-3000:]
         assert not hub.unknown and not hub.errors
         on_hub = {name: (f"tester/{name}", kind.what.replace("corpus", "dataset")) for name, kind in KINDS.items()}

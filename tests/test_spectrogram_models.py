@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForAudioClassification
 
+import warm
 from ser_hf import SerError
 from ser_hf.models import (
     SerForSpectrogramClassification,
@@ -90,11 +89,8 @@ def test_trained_saved_and_loaded_in_a_clean_process(tmp_path):
             model.eval()
             alone = extractor(values[0], return_tensors="pt")
             expected[str(folder)] = model(**batch).logits, model(**alone).logits[0].softmax(-1)
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-c", CLEAN, str(tmp_path / "values.pt"), *expected],
-        capture_output=True, text=True, env=environment, cwd=tmp_path, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
+    done = warm.python("-c", CLEAN, tmp_path / "values.pt", *expected, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "not supported for audio-classification" not in done.stdout + done.stderr
     results = json.loads(done.stdout.split("RESULT")[1])
