@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -101,15 +102,23 @@ def test_the_code_of_a_card_runs(kind, tmp_path, monkeypatch, capsys):
 # --- ser-hf card
 
 
-@pytest.fixture
-def runs(tmp_path, capsys):
-    """Two runs on the same utterances, and the command."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folders of two runs on the same utterances."""
+    root = tmp_path_factory.mktemp("made")
     for name in ("a", "b"):
         results, table = results_of()
         if name == "b":  # the other system is always right
             table[["score_angry", "score_sad"]] = np.eye(2)[[["angry", "sad"].index(word) for word in table["label"]]]
-        (tmp_path / name).mkdir()
-        write_report(tmp_path / name, results, table, "me/model")
+        (root / name).mkdir()
+        write_report(root / name, results, table, "me/model")
+    return root
+
+
+@pytest.fixture
+def runs(made, tmp_path, capsys):
+    """Copies of them, and the command."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
 
     def command(*words) -> tuple[int, str, str]:
         capsys.readouterr()

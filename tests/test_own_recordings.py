@@ -1216,7 +1216,7 @@ NAMES = [
 ]
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(st.data())
 def test_any_table_is_a_corpus_or_one_line(data):
     """Whatever the cells hold: rows that Arrow can store, with an id each, or an error of one line."""

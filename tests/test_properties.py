@@ -1,7 +1,7 @@
 """Properties of what takes input from outside, on drawn input: no traceback but SerError, and no row lost unsaid.
 
-About 10,000 draws, always the same ones; `HYPOTHESIS_PROFILE=long python -m pytest tests/test_properties.py` makes
-other draws, a hundred times as many.
+About 5,000 draws, always the same ones; `HYPOTHESIS_PROFILE=long python -m pytest tests/test_properties.py` makes
+other draws, two hundred times as many.
 """
 
 import csv
@@ -47,7 +47,7 @@ LONG = os.environ.get("HYPOTHESIS_PROFILE") == "long"
 def draws(count: int):
     """Settings of a property that costs as much as `count` draws allow."""
     checks = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    times = 100 if LONG else 1
+    times = 200 if LONG else 1
     return settings(
         max_examples=count * times, deadline=None, derandomize=not LONG, database=None, suppress_health_check=checks
     )
@@ -62,7 +62,7 @@ WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_
 # --- the sampler ------------------------------------------------------------------------------------------------------
 
 
-@draws(1500)
+@draws(600)
 @given(
     LENGTHS, st.none() | st.floats(0.1, 100.0), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3), st.integers(0)
 )
@@ -92,7 +92,7 @@ def test_every_clip_once_an_epoch_by_any_number_of_processes(durations, seconds,
     assert shared == list(alone)
 
 
-@draws(500)
+@draws(250)
 @given(LENGTHS, st.none() | st.floats(0.1, 100.0), st.integers(1, 9), st.booleans())
 def test_every_clip_is_scored_once(durations, seconds, count, exact):
     batches = evaluation_batches(durations, seconds, count, exact)
@@ -103,7 +103,7 @@ def test_every_clip_is_scored_once(durations, seconds, count, exact):
         assert len(batch) <= count if seconds is None else len(batch) == 1 or lengths.max() * len(batch) <= seconds
 
 
-@draws(1000)
+@draws(400)
 @given(st.lists(st.none() | SECONDS), st.floats(0, 5), st.none() | st.floats(0.01, 9))
 def test_seconds_that_are_read(durations, least, most):
     for seconds, duration in zip(seconds_read(durations, least, most), durations, strict=True):
@@ -116,7 +116,7 @@ def test_seconds_that_are_read(durations, least, most):
 # --- windows ----------------------------------------------------------------------------------------------------------
 
 
-@draws(1000)
+@draws(400)
 @given(SECONDS, st.floats(0.02, 10.0), st.floats(0.02, 10.0), st.sampled_from(["pad", "drop", "shift"]))
 def test_windows_lie_in_the_clip_and_cover_it(duration, frame, hop, last):
     times = windows(duration, frame, hop, last)
@@ -128,7 +128,7 @@ def test_windows_lie_in_the_clip_and_cover_it(duration, frame, hop, last):
         assert all(later <= end + 1e-5 for (_, end), (later, _) in zip(times, times[1:], strict=False))
 
 
-@draws(500)
+@draws(250)
 @given(st.data(), st.integers(1, 200), st.integers(1, 20), st.sampled_from(["pad", "drop", "shift"]))
 def test_windows_of_a_stream_are_those_of_the_clip(data, total, size, last):
     hop, samples = data.draw(st.integers(1, size)), np.arange(total)
@@ -139,7 +139,7 @@ def test_windows_of_a_stream_are_those_of_the_clip(data, total, size, last):
     assert all(part.tolist() == list(range(first, end)) for first, end, part in found)
 
 
-@draws(300)
+@draws(150)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.sampled_from(["mean", "max", "vote", "attention"]))
 def test_windows_of_equal_scores_combine_to_that_score(utterances, how):
     scores = np.tile([0.1, 0.7, 0.2], (len(utterances), 1))
@@ -148,7 +148,7 @@ def test_windows_of_equal_scores_combine_to_that_score(utterances, how):
     assert combined.argmax(axis=1).tolist() == [1] * len(ids) and np.allclose(combined.sum(axis=1), 1)
 
 
-@draws(300)
+@draws(150)
 @given(WORDS, st.floats(0, 1e5), st.none() | st.floats(0, 1e5))
 def test_a_segment_is_read_back(name, start, end):
     assume(whole(name)[1] is None)
@@ -165,7 +165,7 @@ ANSWERS = st.integers(2, 6).flatmap(
 )
 
 
-@draws(300)
+@draws(150)
 @given(ANSWERS)
 def test_metrics_of_classes_are_scikit_learns(answers):
     labels, pairs = answers
@@ -207,7 +207,7 @@ def test_metrics_of_several_labels_are_scikit_learns(data, labels, rows):
             assert found[average] == pytest.approx(expected), average
 
 
-@draws(200)
+@draws(150)
 @given(st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=1, max_size=20))
 def test_metrics_of_values_are_numpys(pairs):
     truth, predicted = np.array(pairs, dtype=float).T
@@ -223,7 +223,7 @@ def test_metrics_of_values_are_numpys(pairs):
         assert found["ccc"] is None and found["pearson"] is None
 
 
-@draws(400)
+@draws(200)
 @given(ANSWERS, st.data())
 def test_intervals_lie_within_what_is_possible(answers, data):
     labels, pairs = answers
@@ -290,7 +290,7 @@ def rows_of(folder):
     return corpus.utterances(None, folder), corpus.REMARKS
 
 
-@draws(400)
+@draws(200)
 @given(st.lists(st.tuples(FILES, CELLS, CELLS, CELLS), max_size=8, unique_by=lambda row: row[0]), st.booleans())
 def test_no_row_of_a_table_is_lost_unsaid(folder, rows, times):
     head = ["file_name", "label", "speaker", "text"] if not times else ["file_name", "label", "start", "end"]
@@ -309,7 +309,7 @@ def test_no_row_of_a_table_is_lost_unsaid(folder, rows, times):
 
 @example(b"PK\3\4", False)  # as a zip begins
 @example(b"PAR1", False)
-@draws(300)
+@draws(150)
 @given(st.binary(max_size=80) | TEXT.map(lambda text: text.encode(errors="replace")), st.booleans())
 def test_any_bytes_are_a_table_or_one_line(folder, content, headed):
     (folder / "metadata.csv").write_bytes(b"file_name,label\na.wav,sad\n" * headed + content)
@@ -317,7 +317,7 @@ def test_any_bytes_are_a_table_or_one_line(folder, content, headed):
     assert found and (isinstance(found, str) or found[0]["id"])
 
 
-@draws(300)
+@draws(150)
 @given(
     st.lists(
         st.none() | st.booleans() | st.integers(-3, 3) | st.floats() | CELLS | st.lists(st.integers(0, 2), max_size=3),
@@ -408,7 +408,7 @@ RENDER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethroug
 BLOCKS = {"paragraph_open", "inline", "paragraph_close"}
 
 
-@draws(1500)
+@draws(600)
 @given(TEXT)
 def test_escaped_text_renders_as_itself(text):
     tokens = RENDER.parse(escape(text))
@@ -418,7 +418,7 @@ def test_escaped_text_renders_as_itself(text):
     assert "".join(child.content for child in inline) == one_line(text)
 
 
-@draws(550)
+@draws(250)
 @given(TEXT)
 def test_plain_text_has_no_markup(text):
     tokens = [child.type for token in RENDER.parse(f"a {plain(text)} z") for child in token.children or ()]
@@ -426,7 +426,7 @@ def test_plain_text_has_no_markup(text):
     assert "\n" not in plain(text)
 
 
-@draws(200)
+@draws(150)
 @given(st.lists(st.tuples(TEXT, st.floats(0, 1)), min_size=1, max_size=4), TEXT)
 def test_a_table_keeps_its_rows_and_columns(rows, head):
     table = markdown_table([head, "UAR"], [[name, f"{value:.3f}"] for name, value in rows])

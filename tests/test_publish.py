@@ -4,6 +4,7 @@ python -m pytest tests/test_publish.py
 """
 
 import json
+import shutil
 import textwrap
 from pathlib import Path
 
@@ -30,14 +31,14 @@ LOCAL = {"data_dir": "/data/anna/demo", "accelerator_config": "/data/anna/acc.js
 MODEL_FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"} | FIGURES
 
 
-@pytest.fixture
-def finished(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
     """The folder of a finished run of a model of ours, beside files that are not of a run."""
     from transformers import Wav2Vec2FeatureExtractor
 
     from ser_hf.models import SerConfig, SerForAudioClassification
 
-    folder = tmp_path / "runs" / "mine"
+    folder = tmp_path_factory.mktemp("made")
     model = SerForAudioClassification(SerConfig(audio_config=tiny_config("wav2vec2"), pooling="max", num_labels=2))
     publishing.save_model(model, Wav2Vec2FeatureExtractor(), folder)
     results, table = results_of(model={"stock": False})
@@ -47,6 +48,12 @@ def finished(tmp_path) -> Path:
         (folder / name).write_text("secret")
     (folder / "figures" / "notes.txt").write_text("secret")
     return folder
+
+
+@pytest.fixture
+def finished(made, tmp_path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(made, tmp_path / "runs" / "mine"))
 
 
 # --- what may leave ---------------------------------------------------------------------------------------------------
