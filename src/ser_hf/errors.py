@@ -83,8 +83,7 @@ def trouble(error: BaseException | None) -> str | None:
 
 
 def no_memory(error: BaseException | None) -> bool:
-    """Whether the memory was too small, of the machine, the GPU or a worker process; of what an error was raised from
-    too."""
+    """Whether an error, or its cause, says that the memory of the machine, the GPU or a worker was too small."""
     if error is None:
         return False
     kinds = {kind.__name__ for kind in type(error).__mro__} & {"MemoryError", "OutOfMemoryError"}
@@ -92,8 +91,7 @@ def no_memory(error: BaseException | None) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error as one line of at most `LONGEST` characters, but whole for a `SerError`. What a worker
-    process raised is its last line."""
+    """An error's message as one line, cut at `LONGEST` unless a `SerError`; of a worker's traceback the last line."""
     text = str(error)
     if "Traceback (most recent call last)" in text:
         text = re.sub(r"^[\w.]+: ", "", text.strip().splitlines()[-1])

@@ -54,8 +54,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` for its new content, renamed after the block: an interruption never leaves half a
-    file."""
+    """A temporary path for the new content of `path`, renamed after the block: an interruption leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}{HALF}")
     try:
@@ -104,8 +103,7 @@ def walk(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def claim(folder: Path, flag: str) -> None:
-    """Make a folder and prove that files can be written there. SerError, with `flag` as the user's name for the folder,
-    if not."""
+    """Make a folder in which files can be written. SerError, with `flag` as the user's name for it, if not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (probe := folder / f".writable.{os.getpid()}{HALF}").touch()
@@ -196,8 +194,7 @@ def check_checkpoint(name: str, flag: str) -> None:
 
 
 def _cut(file: Path) -> str | None:
-    """What is wrong with a safetensors file's header or length (8 bytes with the header's length, the header, weights);
-    None if nothing is."""
+    """What is wrong with a safetensors file (the header's length in 8 bytes, the header, weights), or None."""
     size = file.stat().st_size
     with file.open("rb") as content:
         start = content.read(8)

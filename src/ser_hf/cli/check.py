@@ -51,8 +51,7 @@ MANY = 1000  # clips from which starting several processes saves time
 
 
 def look(row: dict, near: bool = False) -> dict:
-    """The builder's scan of one clip, without samples; `header`, its file's format, rate (Hz) and channels; with `near`
-    its `fingerprint`."""
+    """The builder's scan of a clip; `header`: format, rate (Hz), channels of its file; with `near` its `fingerprint`."""
     import soundfile as sf
 
     from ..data.audio import decode, whole
@@ -89,8 +88,7 @@ def builder_of(source: "Source") -> "SpeechCorpus":
 
 
 def table_of(builder: "SpeechCorpus", columns: list[dict], source: "Source") -> "tuple[Dataset, CorpusReport]":
-    """The usable rows without their audio, and the report on all: as `loading.load`, without a cache. `columns` are the
-    rows as the builder makes them."""
+    """The usable rows without audio, and the report on all, as `loading.load`. `columns` are the builder's rows."""
     import pyarrow as pa
     from datasets import Dataset
     from datasets.table import InMemoryTable
@@ -108,8 +106,7 @@ def problem_kind(problem: str) -> str:
 
 
 def check(source: "Source", num_proc: int | None = None, near: bool = False) -> dict:
-    """Read a whole corpus that lies in a folder; the report as one dict, which `--json` writes. `near` also compares
-    fingerprints (`near_duplicates`)."""
+    """Read a whole corpus in a folder; the report, as `--json` writes it. `near` also compares fingerprints."""
     from .near_duplicates import copies
 
     root, builder = source.root, builder_of(source)

@@ -86,8 +86,7 @@ def labels_of(row: dict, problem_type: str) -> list[str]:
 
 
 def of_files(rows: list[dict], root: Path | None, extra: list[str]) -> list[dict]:
-    """Files that are not there (and the nearest of the `extra` ones), cut off, silent, or cannot be read; segments that
-    end after their file."""
+    """Files that are missing (the nearest of `extra`), cut off, silent, unreadable; segments that end too late."""
     items = defaultdict(list)
     for row in rows:
         if row["problem"]:

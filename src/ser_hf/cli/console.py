@@ -42,8 +42,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def corpus_arguments(parser: argparse.ArgumentParser, *flag: str) -> None:
-    """The arguments of every command that reads one corpus, in the words of the recipes' flags. Its `name` comes first,
-    or is that of a required `flag`."""
+    """The arguments of every command that reads one corpus. Its `name` comes first, or is that of a required `flag`."""
     text = "a corpus (`ser-hf corpora` lists them), a folder, a table or a Hub dataset"
     named = {"dest": "name", "required": True, "metavar": "CORPUS"} if flag else {}
     parser.add_argument(*(flag or ["name"]), help=text, **named)
@@ -54,8 +53,7 @@ def corpus_arguments(parser: argparse.ArgumentParser, *flag: str) -> None:
 
 
 def check_outside(source: "Source", out: Path, flag: str) -> None:
-    """Raises SerError: `out`, which `flag` names, is in the folder of the corpus, a part of which it may become, or is
-    the table that is the corpus."""
+    """Raises SerError: `out`, which `flag` names, is in the corpus's folder, or is the table that is the corpus."""
     table = Path(source.name).expanduser()
     place = table if table.is_file() else source.root
     if place and out.resolve().is_relative_to(place.resolve()):

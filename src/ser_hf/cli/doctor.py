@@ -34,8 +34,7 @@ MOST_SPEAKERS = 10  # on the screen: those with the lowest scores
 
 
 def find_corpus(args: argparse.Namespace) -> "Dataset | None":
-    """The corpus that `name` names; None for an audio file, and for a folder of such that is no corpus. SerError: it is
-    neither."""
+    """The corpus `name`; None for an audio file, or a folder of audio files alone. SerError: it is neither."""
     from ..data.loading import find_source
     from ..data.loading import load as load_source
 
@@ -87,11 +86,11 @@ def score_groups(pipe, corpus: "Dataset", outside: "dict[str, np.ndarray]") -> t
     from tqdm import tqdm
 
     from ..data.audio import decode
-    from ..evaluation.scoring import answerable, pipeline_scores, score
+    from ..evaluation.scoring import answerable, answers_of, pipeline_scores, score
     from ..evaluation.tasks import TASKS
 
     kind = pipe.problem_type
-    names = [name for _, name in sorted(pipe.model.config.id2label.items())]
+    names, limits = answers_of(pipe.model.config)
     try:
         labels, rows, remarks = answerable(names, kind, corpus)
     except SerError as error:
@@ -118,8 +117,6 @@ def score_groups(pipe, corpus: "Dataset", outside: "dict[str, np.ndarray]") -> t
         several = {value for value in values[scored] if value is not None}
         if len(several) > 1:
             groups |= {f"{column} {value}": scored & (values == value) for value in sorted(several)}
-    thresholds = getattr(pipe.model.config, "thresholds", None)
-    limits = None if thresholds is None else [thresholds[name] for name in names]
     results = {}
     for name, mask in groups.items():
         rows = np.flatnonzero(mask)

@@ -15,8 +15,7 @@ from ..files import try_out, write
 
 
 def fix_target(text: str) -> Path:
-    """The file that `--fix` writes: a new csv, or metadata.csv in a new folder. SerError: it exists, or cannot be
-    written."""
+    """The file of `--fix`: a new csv, or metadata.csv in a new folder. SerError: it exists, or cannot be written."""
     out = Path(text).expanduser().absolute()
     if out.suffix and out.suffix.lower() != ".csv":
         raise SerError(f"--fix {text}: writes csv; name a file such as {out.with_suffix('.csv').name}, or a new folder")
@@ -76,8 +75,7 @@ def cleaned(rows: list[dict], report: dict, targets: tuple[str, ...], folder: Pa
 
 
 def fix(source: Source, rows: list[dict], report: dict, file: Path, out: str) -> list[str]:
-    """Write the cleaned table to `file`; says what was left out and how to load it. SerError: the recordings are no
-    files; no row is left."""
+    """Write the cleaned table; returns what was left out. SerError: the recordings are no files; no row is left."""
     if any("part" in row for row in rows):
         raise SerError(f"--fix: the recordings of {source.shown} are in the dataset, and a csv can only name files")
     why = reasons(rows, report)

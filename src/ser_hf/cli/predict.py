@@ -187,8 +187,7 @@ def _readable(files: list[str], sampling_rate: int) -> Iterator:
 
 
 def by_estimated_speakers(pipe: "SerPipeline", files: list[str]) -> dict[str, list | dict]:
-    """The answer for each file relative to those that sound like the same speaker, from one pass of the encoder. Files
-    that the model cannot read have none."""
+    """The answer for each file that can be read, relative to the files that sound like the same speaker."""
     import torch
     from tqdm import tqdm
 
@@ -251,10 +250,8 @@ def columns_of(labels: list[str], settings: dict, predicts: bool, label_sets: bo
 
 
 def rows_of(file: str, answer: list | dict, problem_type: str, fixed: dict) -> list[dict]:
-    """The row of one file, then the rows of its windows, from the answer of `SerPipeline`.
-
-    `fixed` has all columns in their order, with the values that all rows share.
-    """
+    """The row of one file, then the rows of its windows, from the answer of `SerPipeline`. `fixed` has all columns in
+    their order, with the values that all rows share."""
 
     def row(scores: list[dict], **values) -> dict:
         if problem_type == "multi_label_classification":

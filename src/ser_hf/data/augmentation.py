@@ -52,8 +52,7 @@ def noise_at_snr(
 
 
 def speed(samples: np.ndarray, factor: float) -> np.ndarray:
-    """`samples` played `factor` times as fast: `round(len / factor)` of them, at least one; pitch and formants are
-    higher by `factor`."""
+    """`round(len / factor)` samples, at least one: `factor` times as fast, pitch and formants that much higher."""
     import soxr
 
     return soxr.resample(samples, factor, 1.0) if round(len(samples) / factor) else samples[:1]

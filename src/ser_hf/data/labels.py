@@ -130,8 +130,7 @@ def shown(counts: Counter) -> str:
 
 
 def one_spelling(words: list, what: str, known: dict[str, str] | None = None) -> tuple[list, list[str]]:
-    """The words with one spelling for those that differ in case or blanks: that of `known`, else the most frequent one;
-    and a remark on what was changed."""
+    """Words that differ in case or blanks in one spelling, of `known` or the most frequent; and a remark on changes."""
     counts = Counter(word for word in words if word is not None)
     keys = {word: " ".join(word.split()).casefold() for word in counts}
     spelling = {}

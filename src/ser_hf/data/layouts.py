@@ -303,8 +303,7 @@ def hub_builder(name: str, labels: str | None) -> datasets.DatasetBuilder:
 
 
 def hub_files(name: str, builder: datasets.DatasetBuilder, streaming: bool) -> Path | None:
-    """The folder of a dataset on the Hub that is files of sound, with or without a table; None for others. SerError: it
-    cannot be downloaded, or is not to be."""
+    """The folder of a dataset on the Hub that consists of sound files; None for others. SerError: no download."""
     if not type(builder).__module__.endswith(".audiofolder"):
         return None
     if streaming:

@@ -65,8 +65,7 @@ def corpus_class(name: str) -> type[SpeechCorpus]:
 
 
 def find_protocol(corpus: str, name: str | None = None, dataset: datasets.Dataset | None = None) -> Protocol:
-    """A protocol of a corpus by the corpus's name, or of own data by its columns; the default protocol if `name` is
-    None. SerError: no such one."""
+    """A protocol of a corpus, or of own data by its columns; the default if `name` is None. SerError: no such one."""
     if corpus in list_corpora() or dataset is None:
         choices = (corpus_class(corpus) if corpus in list_corpora() else SpeechCorpus).protocols()
     else:

@@ -145,8 +145,7 @@ def _kept(file: Path) -> tuple[Index | None, list[str]]:
 
 
 def index_of(title: str, config_name: str, found: Found, columns: Columns, folder: Path | None = None) -> Index:
-    """The index of a table. SerError: no row has a label, a file (or its part) is named twice, or the groups are the
-    labels."""
+    """The index of a table. SerError: no labels, a file (or its part) is named twice, or the groups are the labels."""
     table, remarks, size = found.table, list(found.remarks), len(found.table["label"])
     if "audio" in table and not found.parts and (nameless := table["audio"].count(None)):
         remarks.append(f"rows of {found.where} that name no file: {nameless}; they are skipped")
@@ -326,8 +325,7 @@ def _printable(text: str) -> str:
 
 
 def _names(paths: list[str], folder: Path | None) -> list[str]:
-    """Names of files without suffix, relative to the folder; of those outside it relative to what they share, because
-    an id names no folder of this machine."""
+    """Names of files without suffix, relative to the folder, or outside it to what they share: no local path."""
     within = f"{folder}{os.sep}"
     outside = {os.path.dirname(path) for path in paths if not path.startswith(within)}
     base = os.path.commonpath(outside) if outside else ""
@@ -341,8 +339,7 @@ def _names(paths: list[str], folder: Path | None) -> list[str]:
 
 
 def _groups(rows: dict[str, list], table: dict[str, list], columns: Columns, folder: Path | None) -> list | None:
-    """What stays together: --group_column, the folder of the file, or the recording where several rows are parts of
-    one."""
+    """What stays together: --group_column, the file's folder, or the recording of which several rows are parts."""
     if "group" in table:
         return [as_text(cell) for cell in table["group"]]
     if "named" in rows and columns.group_by:
@@ -407,8 +404,7 @@ def own_protocols(splits: list | None, speakers: list, groups: list | None) -> d
 
 
 def _official(splits: list, speakers: list, known: bool) -> list[Protocol]:
-    """The protocol of a column `split`: train, validation and test, or each value a fold; and the one that leaks, where
-    two parts share a speaker."""
+    """The protocol of a column `split` (parts, or each value a fold); and the leaking one, if parts share a speaker."""
     parts = {*splits} - {None}
     named = parts & {*SPLITS.values()}
     if named and not {"train", "test"} <= named or len(parts) < 2:

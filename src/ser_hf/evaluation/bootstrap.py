@@ -143,8 +143,7 @@ def value_draws(
     speakers: Sequence[str | None],
     samples: int = 500,
 ) -> dict[str, np.ndarray]:
-    """The figures of `metrics.value_metrics` of every draw, `{metric: (samples,)}`, NaN where undefined: means,
-    variances and covariances are sums."""
+    """The figures of `metrics.value_metrics` of every draw, `{metric: (samples,)}`, NaN where undefined; from sums."""
     y, x = np.asarray(references, dtype=float), np.asarray(predictions, dtype=float)
     a, b, d = x - np.median(x, axis=0), y - np.median(y, axis=0), x - y  # sums of small numbers are exact
     columns = [np.ones((len(y), 1)), a, b, a * a, b * b, a * b, d, np.abs(d), d * d]

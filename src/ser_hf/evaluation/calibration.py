@@ -86,8 +86,7 @@ def ece_if_calibrated(probabilities: np.ndarray, seed: int = 0) -> tuple[float, 
 
 
 def answered(probabilities: np.ndarray, labels: np.ndarray, share: float) -> dict[str, float]:
-    """UAR and WA of the given share of utterances, those with the highest confidence; UAR is over the classes that
-    these have."""
+    """UAR (over the classes that occur) and WA of this share of utterances, those with the highest confidence."""
     most = np.argsort(-probabilities.max(axis=1), kind="stable")[: max(1, round(share * len(labels)))]
     metrics = classification_metrics(labels[most], probabilities[most].argmax(axis=1), probabilities.shape[1])
     return {"uar": metrics["uar"], "wa": metrics["wa"]}

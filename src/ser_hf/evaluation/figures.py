@@ -86,8 +86,7 @@ def answered_figure(calibration: dict, chance: float, title: str) -> bytes:
 
 
 def curves_figure(curve: list[dict], title: str) -> bytes:
-    """The loss on train and validation, and the validation metrics, against epochs; `curve` has the entries of the
-    Trainer's log."""
+    """Losses and validation metrics against epochs; `curve` has the entries of the Trainer's log."""
     from matplotlib.figure import Figure
 
     names = sorted({name for entry in curve for name in entry} - {"epoch"})

@@ -114,8 +114,7 @@ def per_value(references: np.ndarray, predictions: np.ndarray, names: list[str])
 
 
 def value_metrics(references: np.ndarray, predictions: np.ndarray, names: list[str]) -> dict[str, float | None]:
-    """Each metric's mean over the columns, `ccc_<name>` and `rmse_<name>` of each, and for the only name `sentiment`
-    its own metrics."""
+    """Each metric's mean over columns, `ccc_<name>`, `rmse_<name>`; of `sentiment` alone also `sentiment_metrics`."""
     table = per_value(references, predictions, names)
     means = {metric: mean_defined(row[metric] for row in table.values()) for metric in VALUE_METRICS}
     each = {f"{metric}_{name}": row[metric] for metric in ("ccc", "rmse") for name, row in table.items()}

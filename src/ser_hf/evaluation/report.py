@@ -37,8 +37,7 @@ COMPARABLE = {
 
 @contextmanager
 def reading(place: Path | str) -> Iterator[None]:
-    """Around what reads results that some version of ser_hf has written to `place`: a part that is absent or of another
-    kind is a SerError."""
+    """Reading results that any version has written to `place`: a part that is absent or unexpected is a SerError."""
     try:
         yield
     except (LookupError, TypeError, AttributeError, UndefinedError) as error:
@@ -47,8 +46,7 @@ def reading(place: Path | str) -> Iterator[None]:
 
 
 def read_run(folder: Path) -> tuple[dict, pd.DataFrame]:
-    """`results.json` and `predictions.parquet` of a finished run. SerError: one is absent or damaged, an utterance is
-    there twice, or a score is no number."""
+    """`results.json` and predictions of a finished run. SerError: absent or damaged, an utterance twice, no score."""
     try:
         results, table = json.loads((folder / "results.json").read_text()), pd.read_parquet(folder / PREDICTIONS)
     except (OSError, ValueError) as error:

@@ -115,9 +115,16 @@ def answerable(names: Sequence[str], problem_type: str, dataset: Dataset) -> tup
     return numbers[rows], rows, remarks
 
 
+def answers_of(config) -> tuple[list[str], list[float] | None]:
+    """The label names of a model's configuration in index order, and their decision thresholds (None: it has none)."""
+    names = [name for _, name in sorted(config.id2label.items())]
+    thresholds = getattr(config, "thresholds", None)
+    return names, None if thresholds is None else [thresholds[name] for name in names]
+
+
 def pipeline_scores(pipe, clips: Iterable[dict], **options) -> list[np.ndarray | str]:
     """What a `SerPipeline` answers to each clip, in the order of its label names; or the error."""
-    names = [name for _, name in sorted(pipe.model.config.id2label.items())]
+    names, _ = answers_of(pipe.model.config)
     options, found = {"on_error": "return", "batch_seconds": pipe.fast_batch, **options}, []
     for answer in pipe((clip for clip in clips), **options):
         if isinstance(answer, dict) and "error" in answer:
@@ -226,3 +233,25 @@ def predictions_table(
     for name, column in zip(names, scores.T, strict=True):
         table[f"score_{name}"] = column
     return table
+
+
+def truth_of(table: pd.DataFrame, names: list[str], problem_type: str = CLASSES) -> np.ndarray:
+    """The labels of a table by `predictions_table`, as in `tasks.Task`."""
+    if problem_type == CLASSES:
+        return class_indices(table["label"], names)
+    return table[[f"label_{name}" for name in names]].to_numpy()
+
+
+def logits_of(results: dict, table: pd.DataFrame, names: list[str], problem_type: str = CLASSES) -> np.ndarray:
+    """Logits `(utterances, labels)` of a run from its `results.json` and its table. Several labels: relative to the
+    run's decision thresholds, so that 0.5 is the threshold of every run. Classes: 1 for the prediction, else 0."""
+    if problem_type == CLASSES:
+        return np.eye(len(names))[class_indices(table["prediction"], names)]
+    logits = TASKS[problem_type].logits(table[[f"score_{name}" for name in names]].to_numpy())
+    limits = results["test"].get("decision_thresholds")
+    return logits if limits is None else logits - TASKS[problem_type].logits(np.array([limits[n] for n in names]))
+
+
+def class_indices(words: pd.Series, names: list[str]) -> np.ndarray:
+    """The index of each word."""
+    return words.map({name: index for index, name in enumerate(names)}).to_numpy()

@@ -116,8 +116,7 @@ def describe_measure(values: np.ndarray, speakers: np.ndarray, name: str) -> dic
 
 
 def describe_classes(labels: Sequence[int], speakers: Sequence[str | None], names: Sequence[str]) -> dict:
-    """`shares` of the classes, and `most`: the largest `distance` of a speaker's shares from the others'; None where
-    speakers are unknown or fewer than two."""
+    """`shares` of the classes, and `most`: the largest `distance` of one speaker's shares from the others', or None."""
     labels, speakers = np.array(labels), np.array(speakers, dtype=object)
     known = sorted(set(speakers)) if None not in speakers else []
     shares = [np.bincount(labels, minlength=len(names)) / len(labels)]

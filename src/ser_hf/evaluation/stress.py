@@ -29,7 +29,7 @@ from ..files import png
 from . import CLASSES, LABELS, VALUES, fairness
 from .bootstrap import FEW
 from .perturbations import BABBLE, CHANGES, KINDS, Change, Voices, rate_of, scores_of, store_of
-from .scoring import answerable, score
+from .scoring import answerable, answers_of, score
 from .tables import escape, markdown_table, number, shown, with_interval
 from .tasks import TASKS
 
@@ -44,8 +44,7 @@ ATTRIBUTES = ("gender", "age group", "language", "speaker", "pitch group", "sent
 
 
 def decided(scores: np.ndarray, labels: np.ndarray, kind: str, thresholds: list[float] | None) -> np.ndarray:
-    """What a prediction is, `(clips, ...)`: the class, which labels apply, or values relative to the range of the
-    labels; NaN where there is no answer."""
+    """Predictions `(clips, ...)`: the class, which labels apply, or values relative to the labels' range; NaN: none."""
     if kind == CLASSES:
         return np.where(np.isnan(scores).any(axis=1), np.nan, np.nan_to_num(scores, nan=-1).argmax(axis=1))[:, None]
     if kind == LABELS:
@@ -71,14 +70,12 @@ def stress(
     babble comes from. `fingerprint` changes with the model's weights; `options` of the call of the pipeline, such as
     `window_s`. SerError: the model answers none of the labels; a clip cannot be read."""
     kind = pipe.problem_type
-    names = [name for _, name in sorted(pipe.model.config.id2label.items())]
+    names, limits = answers_of(pipe.model.config)
     labels, known, remarks = answerable(names, kind, rows)
     values = getattr(pipe.feature_extractor, "speaker_values", None)
     if getattr(pipe.model.config, "speaker_norm", False) or values is not None:
         remarks.append("the model was trained with --speaker_norm: here each clip is scored as an average speaker's")
     rows = rows.select(known)
-    thresholds = getattr(pipe.model.config, "thresholds", None)
-    limits = None if thresholds is None else [thresholds[name] for name in names]
     task, voices = TASKS[kind], Voices(corpus, rate_of(pipe))
     store = store_of(pipe, fingerprint, voices, options)
     clean = scores_of(pipe, rows, None, voices, store, options)
@@ -157,8 +154,7 @@ def attributes_of(rows: Dataset) -> tuple[dict[str, list], dict[str, str]]:
 
 
 def section(report: dict, level: str = "##", names: bool = True) -> str:
-    """The report as a section of Markdown, for `stress.md`; without `names`, for the model card, which others read, no
-    speaker and no sentence is named."""
+    """The report as a section of Markdown; without `names`, for the model card, no speaker and no sentence is named."""
     metric, clean = report["metric"], report["clean"]
     value = with_interval(clean["metrics"][metric], clean["intervals"].get(metric))
     parts = [
@@ -376,7 +372,6 @@ def files(about: dict, found: dict) -> dict[str, str | bytes]:
 
 
 def window_options(results: dict) -> dict:
-    """The options of a pipeline that scores windows as a run was trained on, from its `results.json`; none if it was
-    trained on whole clips."""
+    """The pipeline's options for the windows that a run was trained on, by its `results.json`; none for clips."""
     windows = results.get("windows")
     return {"window_s": windows["seconds"], "hop_s": min(windows["hop"], windows["seconds"])} if windows else {}

@@ -24,11 +24,10 @@ from ..evaluation import CLASSES
 from ..evaluation.tables import escape, markdown_table, number, shown, with_interval
 from ..files import check_writable, hold, write
 from ..training import run
-from .cv_report import Fold, spread
 
 if TYPE_CHECKING:
     from ..evaluation.tasks import Task
-
+    from .cv_report import Fold
 
 PARTIAL = "PARTIAL"  # the mark of results on some folds
 
@@ -41,7 +40,7 @@ class Result:
     place: str  # as it was given
     cv: dict  # content of cv.json, or of a file of recipes/results
     marks: list[str]  # what makes its figures incomparable with others
-    runs: dict[tuple[int, int], Fold] = field(default_factory=dict)  # by (seed, fold); empty without predictions
+    runs: "dict[tuple[int, int], Fold]" = field(default_factory=dict)  # by (seed, fold); empty without predictions
 
     @property
     def corpus(self) -> str:
@@ -330,6 +329,8 @@ def conclusions(found: dict) -> list[str]:
 
 def markdown(found: dict) -> str:
     """The report, on screen and as `compare.md`."""
+    from .cv_report import spread
+
     systems, metric, ranked = found["systems"], shown(found["metric"]), found["ranks"]
     rows = [
         [f"{place['corpus']}, {place['labels']}", place["protocol"]]

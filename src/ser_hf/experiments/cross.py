@@ -25,7 +25,6 @@ from ..evaluation.tables import escape, markdown_table, one_line, with_interval
 from ..files import hold, write
 from ..training import run
 from . import cv
-from .cv_report import mark, pooled_draws
 
 # Flags that cross sets for each cell, and what to use.
 SET_BY_CROSS = {"dataset": "--datasets a b", "test_on": "--datasets a b", "protocol": "ser-hf cv", "folds": "ser-hf cv"}
@@ -175,6 +174,7 @@ def label_map(plan: cv.Plan) -> dict:
 def _entry(cell: Cell, plan: cv.Plan, report: dict) -> dict:
     """A cell's UAR over all labels of the test corpus, and over those that the training corpora have too."""
     from ..evaluation.bootstrap import intervals
+    from .cv_report import mark, pooled_draws
 
     names, shared = plan.report.label_names, known(plan)
     runs = {key: cv.read_fold(plan, *key) for key in plan.keys()}

@@ -40,15 +40,14 @@ from ..files import hold, write
 from ..training import run
 from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, run_name, spelled, take_token, word
 from ..training.settings import DataArguments, System
-from .cv_report import Fold, about, mark, markdown, summarise
 from .launch import accelerated, can_fork, filled, forked, import_for, last_error, launch, scheduled, template
-from .learning_curve import curve, figure, section, smaller
 from .record import check_request, record, results_folder
 
 if TYPE_CHECKING:
     from ..data.corpus import CorpusReport
     from ..data.mixing import Mixed
     from ..data.splits import Protocol
+    from .cv_report import Fold
 
 # Not part of what a fold computed; its fold and seed are in results.json.
 NOT_COMPARED = ("fold", "seed", "num_proc", *NOT_IN_RUN_YAML)
@@ -92,8 +91,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """The corpus, the folds to run and the number of all folds, the ids of the corpus and of each fold's test set, and
-    a hash of each fold's clips and labels."""
+    """The corpus and its folds: those to run, the ids of each test set, and a hash of each fold's clips and labels."""
 
     request: Request
     folds: list[int]
@@ -113,7 +111,7 @@ class Plan:
         return f"fold {self.folds.index(fold) + 1}/{len(self.folds)} seed {seed}"
 
 
-Runs = dict[tuple[int, int], Fold]  # by seed and fold
+Runs = dict[tuple[int, int], "Fold"]  # by seed and fold
 
 
 def main(argv: list[str]) -> int:
@@ -138,6 +136,8 @@ def unless_stopped(body: Callable[[], None]) -> int:
 def complete(plan: Plan) -> tuple[dict, str]:
     """Run the folds that are not finished, then write `cv.json` and `cv.md`, whose contents are returned.
     Raises SerError: a folder of another run, or a fold that failed (the finished ones stay)."""
+    from .learning_curve import smaller
+
     request = plan.request
     plans = {share: load(part) for share, part in smaller(request, plan.protocol).items()}
     others = predictions_of(plan)
@@ -150,6 +150,8 @@ def report(plan: Plan, runs: Runs, others: Mapping, parts: Mapping[float, Runs])
     shares of the training speakers; returns their contents."""
     from ..evaluation.card import read_stress
     from ..evaluation.stress import folds_section, over_folds
+    from .cv_report import about, markdown, summarise
+    from .learning_curve import curve, figure, section
 
     request, names, kind = plan.request, plan.report.label_names, plan.report.problem_type
     cv = about(plan, runs) | summarise(runs, names, kind, others)
@@ -351,13 +353,15 @@ def begin(plan: Plan) -> Runs:
     return before
 
 
-def say_result(plan: Plan, key: tuple[int, int], one: Fold, end: str) -> None:
+def say_result(plan: Plan, key: tuple[int, int], one: "Fold", end: str) -> None:
+    from .cv_report import mark
+
     metric = one[0]["test"]["chance"]["metric"]
     value = number(one[0]["test"]["metrics"][metric])
     run.say(f"{plan.name_of(*key)}: {shown(metric)} {value}{mark(one[0])}, {end}")
 
 
-def predictions_of(plan: Plan) -> dict[tuple[int, int], dict[str, Fold]]:
+def predictions_of(plan: Plan) -> "dict[tuple[int, int], dict[str, Fold]]":
     """The folds of the cross-validations to compare with (`--against`) by `(seed, fold)` and the name of the folder.
     They are those of the same seed, or of the other's first one.
     Raises SerError: the other tested other utterances in a fold, or other labels."""
@@ -378,7 +382,7 @@ def predictions_of(plan: Plan) -> dict[tuple[int, int], dict[str, Fold]]:
     return others
 
 
-def finished(plan: Plan, seed: int, fold: int) -> Fold | None:
+def finished(plan: Plan, seed: int, fold: int) -> "Fold | None":
     """Results and predictions of a fold, or None if it is not run or not complete.
     Raises SerError: its folder holds a run with other flags (names the first that differs), or of another corpus."""
     import yaml
@@ -410,7 +414,7 @@ def _plain(name: str, value: Any) -> Any:
         return word(value)
 
 
-def read_fold(plan: Plan, seed: int, fold: int) -> Fold:
+def read_fold(plan: Plan, seed: int, fold: int) -> "Fold":
     """A finished fold. Raises SerError if its corpus, protocol, fold or seed are not those of the plan."""
     import pandas as pd
 
@@ -455,7 +459,7 @@ def command_of(plan: Plan, seed: int, fold: int) -> tuple[list[str], Path]:
     return filled(request.scheduler, command, **values) if request.scheduler else command, log
 
 
-def result_of(plan: Plan, seed: int, fold: int, command: list[str], status: int, output: str) -> Fold:
+def result_of(plan: Plan, seed: int, fold: int, command: list[str], status: int, output: str) -> "Fold":
     """A fold that has ended. Raises SerError: it has failed."""
     folder = plan.request.folder(seed, fold)
     until = time.monotonic() + (SEEN if plan.request.scheduler and not status else 0)

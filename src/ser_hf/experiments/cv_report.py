@@ -6,18 +6,25 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+from jinja2 import Environment, PackageLoader
+
 from ..errors import SerError
 from ..evaluation import CLASSES
+from ..evaluation.calibration import describe
+from ..evaluation.report import COMPARABLE, comparison_table, error_lines, warnings
+from ..evaluation.scoring import class_indices, compare, logits_of, score, truth_of
 from ..evaluation.tables import escape, markdown_table, rows_of, shown, with_interval
+from ..evaluation.tasks import TASKS
+from ..training.record import command as repeat
+from ..training.record import machine, portable
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from datasets import Dataset
-
     from .cv import Plan
 
-Fold = tuple[dict, "pd.DataFrame"]  # a finished fold: its results and its predictions
+Fold = tuple[dict, pd.DataFrame]  # a finished fold: its results and its predictions
 
 
 def summarise(
@@ -32,10 +39,6 @@ def summarise(
     fold counts once, whatever its size) and `pooled` (the predictions of all folds as one test set) are `per_seed` and
     `over_seeds`. Standard deviations are over n - 1; None for one value.
     """
-    import numpy as np
-
-    from ..evaluation.tasks import TASKS
-
     task = TASKS[problem_type]
     metrics = task.metric_names(label_names)
 
@@ -87,23 +90,17 @@ def pool(
     """The scores of the predictions of several folds together, with `comparisons` to the systems that every fold was
     compared with (columns `prediction_<system>`), and to `others`, the same folds of other cross-validations.
     Raises SerError: two of these systems have one name."""
-    import numpy as np
-    import pandas as pd
-    from datasets import Dataset
-
-    from ..evaluation.scoring import compare, score
-
     table = pd.concat([table for _, table in folds])
     part = {"label": truth_of(table, label_names, problem_type), "speaker": table["speaker"].tolist()}
-    logits = np.concatenate([logits_of(fold, label_names, problem_type) for fold in folds])
+    logits = np.concatenate([logits_of(*fold, label_names, problem_type) for fold in folds])
     systems = [column for column in table if column.startswith("prediction_") and table[column].notna().all()]
-    beside = {name.removeprefix("prediction_"): _numbers(table[name], label_names) for name in systems}
+    beside = {name.removeprefix("prediction_"): class_indices(table[name], label_names) for name in systems}
     for name in others[0] if others else ():
         if name in beside:
             raise SerError(f"--against: the recipe compares with a system {name!r} itself: rename that folder")
         theirs = [(them[name][0], them[name][1].set_index("id").loc[mine["id"]])
                   for them, (_, mine) in zip(others, folds, strict=True)]  # fmt: skip
-        beside[name] = np.concatenate([logits_of(fold, label_names, problem_type) for fold in theirs])
+        beside[name] = np.concatenate([logits_of(*fold, label_names, problem_type) for fold in theirs])
     report_at = [float(limit) for limit in folds[0][0]["test"].get("thresholds", ())]
     scores = score(part, logits, label_names, problem_type, report_at=report_at)
     scores["comparisons"] = compare(part, logits, beside, label_names, problem_type)
@@ -113,14 +110,9 @@ def pool(
     return scores
 
 
-def calibration_of(folds: list[Fold], dataset: "Dataset", label_names: list[str]) -> dict:
+def calibration_of(folds: list[Fold], dataset: Dataset, label_names: list[str]) -> dict:
     """`calibration.describe` of the predictions of several folds together, before and after each fold's temperature;
     `temperature` is their mean, None if there is none, and `range` the least and the greatest."""
-    import numpy as np
-
-    from ..evaluation.calibration import describe
-    from ..evaluation.tasks import TASKS
-
     columns = [f"score_{name}" for name in label_names]
     after = [TASKS[CLASSES].logits(table[columns].to_numpy()) for _, table in folds]
     fitted = [results["calibration"]["temperature"] or 1.0 for results, _ in folds]
@@ -134,20 +126,15 @@ def calibration_of(folds: list[Fold], dataset: "Dataset", label_names: list[str]
 
 def pooled_draws(
     runs: Mapping[tuple[int, int], Fold], label_names: list[str], problem_type: str = CLASSES
-) -> "tuple[float, np.ndarray]":
+) -> tuple[float, np.ndarray]:
     """The task's main metric of the pooled predictions, and of each bootstrap draw `(draws,)`, means over seeds. Draws
     of two systems on the same utterances are paired: these are in the order of their ids."""
-    import numpy as np
-    import pandas as pd
-
-    from ..evaluation.tasks import TASKS
-
     task, values, draws = TASKS[problem_type], [], []
     for seed in dict.fromkeys(seed for seed, _ in runs):
         folds = [fold for (of, _), fold in runs.items() if of == seed]
         table = pd.concat([table for _, table in folds]).reset_index(drop=True)
         order = table["id"].argsort()
-        logits = np.concatenate([logits_of(fold, label_names, problem_type) for fold in folds])[order]
+        logits = np.concatenate([logits_of(*fold, label_names, problem_type) for fold in folds])[order]
         truth = truth_of(table, label_names, problem_type)[order]
         part = truth, task.scores(logits), label_names, None
         values.append(task.metrics(*part)[task.selected_by])
@@ -155,35 +142,7 @@ def pooled_draws(
     return float(np.mean(values)), np.mean(draws, axis=0)
 
 
-def truth_of(table: "pd.DataFrame", label_names: list[str], problem_type: str = CLASSES) -> "np.ndarray":
-    """The labels of predictions, as in `evaluation.tasks.Task`."""
-    if problem_type == CLASSES:
-        return _numbers(table["label"], label_names)
-    return table[[f"label_{name}" for name in label_names]].to_numpy()
-
-
-def logits_of(fold: Fold, label_names: list[str], problem_type: str = CLASSES) -> "np.ndarray":
-    """Answers `(utterances, labels)` of a fold. Of several labels they are relative to the fold's own decision
-    thresholds, so that 0.5 is that of the scores of every fold; of classes the one that was predicted is 1."""
-    import numpy as np
-
-    from ..evaluation.tasks import TASKS
-
-    (results, table), task = fold, TASKS[problem_type]
-    if problem_type == CLASSES:
-        return np.eye(len(label_names))[_numbers(table["prediction"], label_names)]
-    logits = task.logits(table[[f"score_{name}" for name in label_names]].to_numpy())
-    limits = results["test"].get("decision_thresholds")
-    return logits if limits is None else logits - task.logits(np.array([limits[name] for name in label_names]))
-
-
-def _numbers(words: "pd.Series", label_names: list[str]) -> "np.ndarray":
-    return words.map({label: number for number, label in enumerate(label_names)}).to_numpy()
-
-
 def _entry(seed: int, fold: int, results: dict) -> dict:
-    from ..evaluation.tasks import TASKS
-
     test, trained = results["test"], results["training"] or {}
     table = test[TASKS[test.get("problem_type", CLASSES)].table]
     return {
@@ -203,9 +162,6 @@ def _entry(seed: int, fold: int, results: dict) -> dict:
 
 def about(plan: "Plan", runs: dict[tuple[int, int], Fold]) -> dict:
     """Everything of a cross-validation but its figures: corpus, protocol, model, settings, machine, completeness."""
-    from ..training.record import command as repeat
-    from ..training.record import machine, portable
-
     request, everything = plan.request, [results for results, _ in runs.values()]
     partial = len(plan.folds) < plan.all_folds
     command = repeat(request.recipe.stem, request.system, request.overrides, launcher="ser-hf cv")
@@ -258,18 +214,11 @@ def coverage(seeds: list[list], ids: list[str], expected: set[str]) -> dict:
 
 def mark(results: dict) -> str:
     """The mark beside every figure of a protocol that leaks, of unknown speakers, or of speaker-normalised features."""
-    from ..evaluation.report import warnings
-
     return "".join(f" ({warning})" for warning in warnings(results))
 
 
 def markdown(cv: dict) -> str:
     """The report, on screen and as `cv.md`."""
-    from jinja2 import Environment, PackageLoader
-
-    from ..evaluation.report import COMPARABLE, comparison_table, error_lines, warnings
-    from ..evaluation.tasks import TASKS
-
     task, per_seed = TASKS[cv["problem_type"]], cv["pooled"]["per_seed"]
     names = [shown(name) for name in task.summary]
 

@@ -3,23 +3,25 @@ more speakers would help. Validation and test stay the same; a smaller share is 
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..data.splits import Protocol
 from ..errors import SerError
 from ..evaluation import CLASSES
+from ..evaluation.bootstrap import intervals
 from ..evaluation.tables import markdown_table, shown, with_interval
-from .cv_report import pooled_draws
-
-if TYPE_CHECKING:
-    from ..data.splits import Protocol
-    from .cv import Request
-    from .cv_report import Fold
+from ..evaluation.tasks import TASKS
+from ..files import png
+from .cv import Request
+from .cv_report import Fold, pooled_draws
 
 SHARES = (0.25, 0.5, 0.75)
 GAIN = 0.02  # of UAR, mAP or CCC: what is less is no reason to record more speakers
 
 
-def smaller(request: "Request", protocol: "Protocol") -> "dict[float, Request]":
+def smaller(request: Request, protocol: Protocol) -> dict[float, Request]:
     """The cross-validations on a share of the speakers, which lie in the folder of the whole one; none unless it is
     asked for. Raises SerError: the protocol does not keep speakers apart."""
     if not request.learning_curve:
@@ -40,16 +42,11 @@ def smaller(request: "Request", protocol: "Protocol") -> "dict[float, Request]":
 
 
 def curve(
-    parts: "Mapping[float, Mapping[tuple[int, int], Fold]]", label_names: list[str], problem_type: str = CLASSES
+    parts: Mapping[float, Mapping[tuple[int, int], Fold]], label_names: list[str], problem_type: str = CLASSES
 ) -> dict:
     """The part of `cv.json` from the finished folds of each share, by `(seed, fold)`: a point per share (mean training
     speakers and utterances of a fold; the task's main metric, such as UAR, of the pooled predictions, mean over seeds,
     and its interval over test speakers), the paired difference of the last two, and a conclusion in words."""
-    import numpy as np
-
-    from ..evaluation.bootstrap import intervals
-    from ..evaluation.tasks import TASKS
-
     metric, points, draws = TASKS[problem_type].selected_by, [], {}
     for share, runs in sorted(parts.items()):
         value, draws[share] = pooled_draws(runs, label_names, problem_type)
@@ -116,10 +113,6 @@ def section(cv: dict) -> str:
 
 def figure(cv: dict) -> bytes:
     """PNG: the main metric against training speakers, with intervals and chance."""
-    from matplotlib.figure import Figure
-
-    from ..files import png
-
     points, metric = cv["learning_curve"]["points"], cv["learning_curve"]["metric"]
     speakers, values = ([one[name] for one in points] for name in ("speakers", metric))
     low, high = zip(*(one["interval"] or (one[metric], one[metric]) for one in points), strict=True)

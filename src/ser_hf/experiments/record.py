@@ -22,8 +22,7 @@ def results_folder() -> Path:
 
 
 def check_request(name: str, partial: bool) -> None:
-    """Check that a cross-validation that is about to start can be recorded as `name`; some folds are left out if
-    `partial`. Raises SerError as `record`."""
+    """Raises SerError as `record`, before a cross-validation starts; `partial`: some folds are left out."""
     from ..training.record import commit
 
     results_folder()

@@ -15,7 +15,7 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..cli.console import Parser
 from ..errors import SerError, one_line
@@ -23,7 +23,6 @@ from ..files import SAVING, hold, named_file, write
 from ..training.run import say
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
 
@@ -59,7 +58,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read(folder: Path) -> "tuple[dict[str, Any], pd.DataFrame]":
+def read(folder: Path) -> "tuple[dict, pd.DataFrame]":
     """The results and predictions of a run. SerError: there are none, or its stress.json is damaged."""
     from ..evaluation.card import read_stress
     from ..evaluation.report import read_run
@@ -74,8 +73,7 @@ def read(folder: Path) -> "tuple[dict[str, Any], pd.DataFrame]":
 
 
 def make(folder: Path, results: dict, table: "pd.DataFrame", repo_id: str | None) -> Path:
-    """Write the card and the figures of a run; returns the card's path. They become files of the run, which a push
-    publishes."""
+    """Write the card and the figures of a run as files of the run, which a push publishes; returns the card's path."""
     import yaml
     from huggingface_hub import ModelCard
 
@@ -101,13 +99,14 @@ def compare(runs: "dict[Path, tuple[dict, pd.DataFrame]]") -> tuple[list[str], l
 
     from ..evaluation.report import comparison_table
     from ..evaluation.scoring import compare as paired
+    from ..evaluation.scoring import logits_of, truth_of
     from ..evaluation.tables import rows_of
 
     (first, (results, table)), *others = runs.items()
     names, kind = results["corpus"]["label_names"], results["test"]["problem_type"]
     table = table.set_index("id")
-    part = {"label": truth(table, names), "speaker": table["speaker"].tolist()}
-    logits = {first: answers(results, table)}
+    part = {"label": truth_of(table, names, kind).tolist(), "speaker": table["speaker"].tolist()}
+    logits = {first: logits_of(results, table, names, kind)}
     for folder, (theirs, predictions) in others:
         predictions = predictions.set_index("id")
         if theirs["corpus"]["label_names"] != names or theirs["test"]["problem_type"] != kind:
@@ -116,9 +115,9 @@ def compare(runs: "dict[Path, tuple[dict, pd.DataFrame]]") -> tuple[list[str], l
             hint = "the same --dataset, --protocol and --fold"
             raise SerError(f"{folder}: was tested on other utterances than {first}; compare runs of {hint}")
         predictions = predictions.loc[table.index]
-        if truth(predictions, names) != part["label"]:
+        if truth_of(predictions, names, kind).tolist() != part["label"]:
             raise SerError(f"{folder}: was tested with other labels of the same utterances than {first}")
-        logits[folder] = answers(theirs, predictions)
+        logits[folder] = logits_of(theirs, predictions, names, kind)
     shown = dict(zip(runs, titles(list(runs)), strict=True))
     compared = paired(Dataset.from_dict(part), logits[first], logits, names, kind)
     now = {key: compared[first][key] for key in ("metrics", "intervals")}  # by this version, as theirs
@@ -126,28 +125,6 @@ def compare(runs: "dict[Path, tuple[dict, pd.DataFrame]]") -> tuple[list[str], l
     rows = comparison_table({"test": test, "comparisons": {shown[name]: compared[name] for name, _ in others}})
     header, cells = rows_of(rows, "system")
     return header, [[title, *row[1:]] for title, row in zip(shown.values(), cells, strict=True)]
-
-
-def truth(table: "pd.DataFrame", names: list[str]) -> list:
-    """The labels of a table of predictions, as corpora have them."""
-    if "label" in table:
-        return [names.index(word) for word in table["label"]]
-    return table[[f"label_{name}" for name in names]].to_numpy().tolist()
-
-
-def answers(results: dict, table: "pd.DataFrame") -> "np.ndarray":
-    """The logits of a table of predictions, `(utterances, labels)`; of several labels those whose decision threshold is
-    0.5."""
-    import numpy as np
-
-    from ..evaluation.tasks import TASKS
-
-    names, test = results["corpus"]["label_names"], results["test"]
-    logits = TASKS[test["problem_type"]].logits(table[[f"score_{name}" for name in names]].to_numpy())
-    if "decision_thresholds" not in test:
-        return logits
-    limits = np.array([test["decision_thresholds"][name] for name in names])
-    return logits - np.log(limits / (1 - limits))
 
 
 def titles(folders: list[Path]) -> list[str]:

@@ -95,6 +95,7 @@ def main(argv: list[str]) -> int:
     check_packages()
 
     from ..evaluation.report import reading
+    from ..evaluation.scoring import answers_of
     from ..evaluation.stress import window_options
     from ..training.provenance import results_of
 
@@ -108,7 +109,7 @@ def main(argv: list[str]) -> int:
     with reading(args.model):
         windows = window_options(results_of(args.model))
     pipe = load(args.model, False, flag="MODEL")
-    labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
+    labels, _ = answers_of(pipe.model.config)
     if test and (names := getattr(test.features["label"], "names", labels)) != labels:
         raise SerError(f"--dataset: its labels are {', '.join(names)}, the model's {', '.join(labels)}")
     size = sum(weight.numel() for weight in pipe.model.parameters()) * 4
@@ -140,8 +141,7 @@ def check_packages() -> None:
 
 
 def find_test_clips(folder: Path, name: str, data_dir: str | None) -> "Dataset":
-    """The test clips of a run, by its `predictions.parquet`. SerError: there is none, or the corpus `name` lacks
-    some of its clips."""
+    """The test clips of a run, by its `predictions.parquet`. SerError: it has none, or the corpus lacks some."""
     import pandas as pd
     import yaml
 
@@ -166,14 +166,13 @@ def find_test_clips(folder: Path, name: str, data_dir: str | None) -> "Dataset":
 
 
 def export(pipe: "SerPipeline", name: str, folder: Path, int8: bool, test: "Dataset | None") -> tuple[dict, list[str]]:
-    """Write all files but the report into `folder`; returns the report and lines for the screen. SerError: the graph's
-    logits are not PyTorch's."""
+    """Write all files but the report; returns it, and lines for the screen. SerError: logits are not PyTorch's."""
     import onnx
 
+    from ..evaluation.scoring import answers_of
     from .graph import OPSET, write
 
-    rate, config = pipe.feature_extractor.sampling_rate, pipe.model.config
-    labels = [label for _, label in sorted(config.id2label.items())]
+    rate, (labels, _) = pipe.feature_extractor.sampling_rate, answers_of(pipe.model.config)
     file = folder / "model.onnx"
     inputs = write(pipe, file)
     graph = onnx.load(file)
@@ -185,7 +184,7 @@ def export(pipe: "SerPipeline", name: str, folder: Path, int8: bool, test: "Data
         "model": f"{stem}@{fingerprint(pipe.model)}",
         "ser_hf": __version__,
     }
-    if thresholds := getattr(config, "thresholds", None):
+    if thresholds := getattr(pipe.model.config, "thresholds", None):
         facts["thresholds"] = json.dumps(thresholds)
     onnx.helper.set_model_props(graph, facts)
     onnx.save(graph, file)
@@ -325,8 +324,7 @@ def timed(pipe: "SerPipeline", session, clip: "np.ndarray") -> dict[str, float]:
 
 
 def quantise(file: Path, small: Path, name: str) -> None:
-    """Write a graph whose matrices of weights are 8-bit integers; those of the spectra are constants and stay.
-    SerError: it has hardly any."""
+    """Write a graph with its matrices of weights (not those of spectra) as 8-bit integers. SerError: hardly any."""
     import logging
 
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -374,12 +372,11 @@ def scores(pipe: "SerPipeline", logits: dict, test: "Dataset", labels: list[str]
     """Scores of the float32 graph, and of the int8 one with the paired difference."""
     import numpy as np
 
+    from ..evaluation.scoring import answers_of, score
     from ..evaluation.scoring import compare as paired
-    from ..evaluation.scoring import score
     from ..evaluation.tasks import TASKS
 
-    limits = getattr(pipe.model.config, "thresholds", None)
-    limits = None if limits is None else [limits[name] for name in labels]
+    _, limits = answers_of(pipe.model.config)
     metric, rows = TASKS[pipe.problem_type].selected_by, {"clips": len(test)}
     for kind, values in logits.items():
         whole = score(test, values, labels, pipe.problem_type, limits)

@@ -198,8 +198,7 @@ def spectrogram_html(samples: np.ndarray, rate: int) -> str:
 
 
 def page(pipe: SerPipeline, name: str, transcribe: Callable[[dict], dict] | None = None) -> "Blocks":
-    """The page of a model, which is called `name` there. `transcribe` fills an empty transcript of a fusion model, as
-    `asr` of `SerPipeline`."""
+    """The page of a model under its `name`. `transcribe`, as `asr` of `SerPipeline`, fills an empty transcript."""
     import gradio as gr
 
     rate, kind = pipe.feature_extractor.sampling_rate, pipe.problem_type

@@ -34,8 +34,7 @@ SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_0
 
 
 def as_published(audio: dict | None) -> dict | None:
-    """An `audio` value with its bytes and the file's base name: as FLAC if that is lossless, else unchanged. SerError:
-    the file is gone."""
+    """An `audio` value with bytes and the file's base name: as FLAC if that is lossless. SerError: the file is gone."""
     import numpy as np
     import soundfile as sf
 
@@ -134,8 +133,7 @@ def check_columns(dataset: "Dataset") -> None:
 
 
 def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: int | None = None) -> str:
-    """Publish a corpus; returns the repository's address. SerError: the licence or the Hub forbids it, or a text would
-    name a local path."""
+    """Publish a corpus; returns its address. SerError: licence or Hub forbid it, or a text names a local path."""
     from huggingface_hub import DatasetCard
 
     from ..data.loading import load
@@ -216,8 +214,7 @@ def space_files(model: str, model_type: str) -> dict[str, Path | bytes]:
 
 
 def push_space(model: str, repo_id: str, public: bool = False) -> str:
-    """Publish the page of a model as a Space; returns its address. Raises SerError: the model is no audio classifier on
-    the Hub, or the Hub refuses the push."""
+    """Publish a model's page as a Space; returns its address. SerError: no audio classifier, or the Hub refuses."""
     from huggingface_hub import HfApi, hf_hub_download
 
     from ..models.pipeline_ser import modeling_auto

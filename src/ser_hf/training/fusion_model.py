@@ -180,8 +180,7 @@ def trained_alone(
     settings: FusionSettings,
     setup: Setup,
 ) -> dict[str, np.ndarray]:
-    """Logits on validation and test of a head that is trained like the fusion's, on one modality (`kind`) alone. `head`
-    is the untrained head of the fusion."""
+    """Logits on validation and test of `head`, the fusion's before training, trained on one modality (`kind`) alone."""
     training = changed(settings.training, output_dir=str(Path(settings.training.output_dir) / f"{SAVING}{kind}_only"))
     collator = StateCollator(states, without=MODALITIES[kind == "audio"])
     set_seed(training.seed)

@@ -186,8 +186,7 @@ def load_finetuned(name_or_path: str, trust_remote_code: bool = False) -> SerFor
 
 
 def incomplete(name: str, info: Mapping[str, Any]) -> str | None:
-    """Why the model of a `from_pretrained` would answer at random, from its loading info, and what to do; None if all
-    weights were there."""
+    """Why a model would answer at random, by `from_pretrained`'s loading info, and what to do; None if it would not."""
     missing = sorted(info["missing_keys"])
     if not missing:
         return None
@@ -198,8 +197,7 @@ def incomplete(name: str, info: Mapping[str, Any]) -> str | None:
 
 
 def forget_paths(model: torch.nn.Module) -> None:
-    """Remove the names that a model's configurations have of its checkpoints, which may be local paths: they have no
-    place in a model or with a tracker."""
+    """Remove the names of checkpoints from a model's configurations: they may be local paths."""
     config = getattr(model, "config", None)
     for one in [config, *(getattr(config, name) for name in config.sub_configs)] if config else ():
         one._name_or_path = ""
@@ -341,8 +339,7 @@ PUBLIC_BY = {"--hub_model_id": "--hub_private_repo false", "--repo_id": "--publi
 
 
 def destination(training: TrainingArguments, overrides: Mapping[str, Any]) -> Repository | None:
-    """The repository of `--push_to_hub`, or None; `overrides` are all flags that were set. Raises SerError: a flag of
-    the Hub does nothing."""
+    """The repository of `--push_to_hub`, or None; `overrides`: all flags set. SerError: a flag that does nothing."""
     flags = [name for name in overrides if name.startswith("hub_")]
     if flags and "push_to_hub" not in overrides:
         raise SerError(f"--{flags[0]} {overrides[flags[0]]}: does nothing without --push_to_hub true; leave it out")
@@ -427,8 +424,7 @@ def reason(error: BaseException) -> str:
 
 
 def published_files(folder: Path) -> list[str]:
-    """Names of the files of a run's folder that a push consists of: those of `PUBLISHED`, and the code that its
-    configurations name."""
+    """The files of a run that a push takes: those of `PUBLISHED`, and the code that its configurations name."""
     names = {str(file.relative_to(folder)) for pattern in PUBLISHED for file in folder.glob(pattern)}
     configs = "".join((folder / name).read_text() for name in names if name.endswith("config.json"))
     for module in {f"{module}.py" for module in re.findall(r'"(\w+)\.\w+"', configs)}:

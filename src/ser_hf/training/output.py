@@ -87,8 +87,7 @@ def complete(checkpoint: Path) -> bool:
 
 
 def halves(folder: Path) -> list[Path]:
-    """The incomplete checkpoints in a run's folder. Raises SerError: one may be complete, of an earlier version of
-    ser_hf, whose runs have no record."""
+    """The incomplete checkpoints in a run's folder. SerError: it has no record that says what is complete."""
     incomplete = [checkpoint for checkpoint in checkpoints_of(folder) if not complete(checkpoint)]
     if incomplete and not (folder / RECORD).exists():
         why = f"has no {RECORD} that says what it was trained on, and whether it is complete"
@@ -206,8 +205,7 @@ def check_resumed(checkpoint: Path, setup: "Setup") -> None:
 
 
 def _resume(training: "TrainingArguments") -> str | None:
-    """`--resume_from_checkpoint`: a folder, "true" for the last checkpoint, or None.
-    Raises SerError: no such folder."""
+    """`--resume_from_checkpoint`: a folder, "true" for the last checkpoint, or None. SerError: no such folder."""
     resume = str(training.resume_from_checkpoint)
     if resume.lower() in ("false", "none", "0", ""):
         return None

@@ -84,8 +84,7 @@ class Setup:
 
 
 class TrackedArguments(TrainingArguments):
-    """TrainingArguments that name a run's data too, and no path of this machine: trackers keep `to_dict` as the
-    configuration of a run."""
+    """TrainingArguments for trackers, which keep `to_dict`: with a run's data, and without paths of this machine."""
 
     about: Mapping[str, Any] = MappingProxyType({})
 
@@ -252,8 +251,7 @@ def versions() -> dict[str, str]:
 
 
 def machine(cpu: bool = False) -> dict[str, Any]:
-    """What the time of a training depends on: processor, usable cores, threads of one process, accelerator (None if
-    there is none, or `cpu`)."""
+    """What a training's time depends on: processor, usable cores, threads per process, accelerator (not with `cpu`)."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else []
     return {

@@ -335,8 +335,7 @@ class RunArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The concerns that every recipe has. `overrides` are all flags that were set, by this project's defaults, the YAML
-    or the command line, as in `run.yaml`."""
+    """The concerns of every recipe. `overrides` are all flags set by our defaults, the YAML or the command line."""
 
     data: DataArguments
     columns: Columns

@@ -28,8 +28,7 @@ def check_speakers(parts: Mapping[str, Dataset]) -> None:
 
 
 def check_whole_clips(speaker_norm: bool, clips: ClipArguments, windowed: bool) -> None:
-    """Raises SerError if clips are cut or zero-padded and `speaker_norm`: the mean of a speaker's windows or crops is
-    not that of whole clips."""
+    """Raises SerError: `speaker_norm` with clips that are cut or padded, whose mean is not that of whole clips."""
     changed = [flag for flag in ("max_seconds", "min_seconds") if getattr(clips, flag)]
     changed += ["window_seconds"] if windowed else []
     if speaker_norm and changed:
@@ -85,8 +84,7 @@ def _discriminant(vectors: np.ndarray, speakers: np.ndarray) -> np.ndarray:
 
 
 def group(speaker_map: SpeakerMap, vectors: np.ndarray) -> list[int]:
-    """The estimated speaker, 1 or more, of each of the vectors `(clips, dim)`: Ward's hierarchical clustering, cut at
-    the map's distance."""
+    """The estimated speaker, from 1, of each vector `(clips, dim)`: Ward's clustering, cut at the map's distance."""
     from scipy.cluster.hierarchy import fcluster, ward
 
     if len(vectors) < 2:
