@@ -76,7 +76,7 @@ def test_what_is_needed_is_the_least_that_can_show(systems):
 
 def test_equal_systems():
     assert ranks.friedman(np.ones((4, 3))) is None and ranks.signed_ranks(np.zeros(7)) is None
-    assert ranks.ranks(np.array([[0.1, 0.2]]), greater_is_better=False).tolist() == [[1, 2]]
+    assert ranks.ranks(np.array([[0.1, 0.2]])).tolist() == [[2, 1]]
 
 
 # ---- the command

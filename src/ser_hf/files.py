@@ -11,6 +11,7 @@ import socket
 import stat
 import struct
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -63,6 +64,15 @@ def staged(path: Path) -> Iterator[Path]:
         os.replace(half, path)
     finally:
         half.unlink(missing_ok=True)
+
+
+@contextmanager
+def saving(folder: Path) -> Iterator[Path]:
+    """A temporary folder, the files of which are moved to `folder` after the block: never is there half a result."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as staging:
+        yield Path(staging)
+        for file in Path(staging).iterdir():
+            os.replace(file, folder / file.name)
 
 
 def write(path: Path, content: str | bytes) -> None:

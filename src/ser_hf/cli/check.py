@@ -51,7 +51,7 @@ MANY = 1000  # clips from which starting several processes saves time
 
 
 def look(row: dict, near: bool = False) -> dict:
-    """The builder's scan of a clip; `header`: format, rate (Hz), channels of its file; with `near` its `fingerprint`."""
+    """The builder's scan of a clip; `header`: format, rate (Hz) and channels; with `near` its `fingerprint`."""
     import soundfile as sf
 
     from ..data.audio import decode, whole

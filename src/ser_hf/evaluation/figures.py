@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ..files import png
 from .tables import shown
@@ -14,8 +15,6 @@ MAX_PANELS = 6  # side by side
 def confusion_figure(matrix: list[list[int]], label_names: list[str], title: str) -> bytes:
     """Confusion matrix `(labels, labels)`, row = reference, column = prediction, coloured by the share of each labelled
     class, with counts. `label_names` are in index order."""
-    from matplotlib.figure import Figure
-
     counts, classes = np.array(matrix, dtype=float), len(label_names)
     rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = min(1.6 + 0.75 * classes, MAX_INCHES)
@@ -34,8 +33,6 @@ def confusion_figure(matrix: list[list[int]], label_names: list[str], title: str
 
 def scatter_figure(table: pd.DataFrame, names: list[str], title: str) -> bytes:
     """Predicted against labelled values, one panel per name; `table` is `scoring.predictions_table`'s."""
-    from matplotlib.figure import Figure
-
     columns = min(len(names), MAX_PANELS)
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.2 * columns, 3.6 * rows), layout="constrained")
@@ -52,8 +49,6 @@ def scatter_figure(table: pd.DataFrame, names: list[str], title: str) -> bytes:
 def reliability_figure(calibration: dict, title: str) -> bytes:
     """Accuracy against confidence, before and after the temperature, with the share of utterances in each bin;
     `calibration` is that of `calibration.describe`."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     figure.suptitle(title)
     for place, when in enumerate(("before", "after"), 1):
@@ -73,8 +68,6 @@ def reliability_figure(calibration: dict, title: str) -> bytes:
 
 def answered_figure(calibration: dict, chance: float, title: str) -> bytes:
     """UAR and accuracy against the share of utterances that are answered, those with the highest confidence."""
-    from matplotlib.figure import Figure
-
     shares, answered = [float(share) for share in calibration["answered"]], calibration["answered"].values()
     figure = Figure(figsize=(5.6, 4.2), layout="constrained")
     axes = figure.add_subplot(title=title, xlabel="share of utterances that are answered", ylim=(0, 1.02), xlim=(0, 1))
@@ -87,8 +80,6 @@ def answered_figure(calibration: dict, chance: float, title: str) -> bytes:
 
 def curves_figure(curve: list[dict], title: str) -> bytes:
     """Losses and validation metrics against epochs; `curve` has the entries of the Trainer's log."""
-    from matplotlib.figure import Figure
-
     names = sorted({name for entry in curve for name in entry} - {"epoch"})
     losses = [name for name in names if name.endswith("loss")]
     panels = [panel for panel in (losses, [name for name in names if name not in losses]) if panel]

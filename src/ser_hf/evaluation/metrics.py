@@ -141,19 +141,6 @@ def _precision_recall_f1(both: np.ndarray, support: np.ndarray, predicted: np.nd
     return both / np.maximum(predicted, 1), both / np.maximum(support, 1), f1
 
 
-def _averages(truth: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Precision, recall and F1 `(3, labels)` of `(rows, labels)` booleans, and each of `AVERAGES` of them, `(3,)`."""
-    each, rows = (
-        np.stack(_precision_recall_f1((truth & decided).sum(axis), truth.sum(axis), decided.sum(axis)))
-        for axis in (0, 1)
-    )
-    support = truth.sum(axis=0)
-    micro = np.stack(_precision_recall_f1((truth & decided).sum(), truth.sum(), decided.sum()))
-    weighted = (each * support).sum(axis=1) / max(support.sum(), 1)
-    averages = (micro, each.mean(axis=1), weighted, rows.mean(axis=1))
-    return each, dict(zip(AVERAGES, averages, strict=True))
-
-
 def per_label(references: ArrayLike, scores: np.ndarray, names: list[str], thresholds: ArrayLike) -> dict[str, dict]:
     """Average precision of each label's scores; precision, recall and F1 of `score >= threshold`; support. References
     (1 where the label is present) and scores are `(rows, labels)`, thresholds `(labels,)` or one number."""
@@ -251,7 +238,13 @@ def classification_report(
     """The reference work's report of regressed intensities read at one threshold: present is `value >= threshold` on
     both sides; one row a name and one an average, with MOSEI's weighted accuracy, precision, recall, F1, support."""
     truth, decided = np.asarray(references) >= threshold, np.asarray(predictions) >= threshold
-    support, (each, averages) = truth.sum(axis=0), _averages(truth, decided)
+    support = truth.sum(axis=0)
+    micro, each, rows = (  # precision, recall and F1: `(3,)`, `(3, labels)`, `(3, rows)`
+        np.stack(_precision_recall_f1((truth & decided).sum(axis), truth.sum(axis), decided.sum(axis)))
+        for axis in (None, 0, 1)
+    )
+    weighted = (each * support).sum(axis=1) / max(support.sum(), 1)
+    averages = dict(zip(AVERAGES, (micro, each.mean(axis=1), weighted, rows.mean(axis=1)), strict=True))
     accuracies = [weighted_accuracy(truth[:, i], decided[:, i]) for i in range(len(names))]
 
     def row(accuracy: float | None, figures: np.ndarray, count: int) -> dict:

@@ -6,18 +6,21 @@ Demsar, Statistical comparisons of classifiers over multiple data sets, JMLR 7 (
 import warnings
 
 import numpy as np
+from matplotlib.figure import Figure
 from scipy import stats
+
+from ..files import png
 
 LEVEL = 0.05  # of every test
 
 
-def ranks(figures: np.ndarray, greater_is_better: bool = True) -> np.ndarray:
-    """Ranks of the systems on each corpus `(corpora, systems)`, 1 the best; equal figures share their mean rank.
+def ranks(figures: np.ndarray) -> np.ndarray:
+    """Ranks of the systems on each corpus `(corpora, systems)`, 1 the greatest; equal figures share their mean rank.
 
     >>> ranks(np.array([[0.9, 0.8, 0.8]])).tolist()
     [[1.0, 2.5, 2.5]]
     """
-    return stats.rankdata(-figures if greater_is_better else figures, axis=1)
+    return stats.rankdata(-figures, axis=1)
 
 
 def friedman(figures: np.ndarray) -> tuple[float, float] | None:
@@ -76,10 +79,6 @@ def groups(mean_ranks: np.ndarray, difference: float) -> list[list[int]]:
 
 def rank_figure(systems: list[str], mean_ranks: np.ndarray, difference: float, title: str) -> bytes:
     """PNG, Demsar's diagram: mean ranks on a line, the best left, a bar over systems that no difference is shown of."""
-    from matplotlib.figure import Figure
-
-    from ..files import png
-
     count, order = len(systems), np.argsort(mean_ranks, kind="stable")
     bars = groups(mean_ranks, difference)
     image = Figure(figsize=(7.5, 1.6 + 0.22 * len(bars) + 0.25 * (count // 2 + 1)), layout="constrained")

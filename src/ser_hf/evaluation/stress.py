@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from datasets import Dataset
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from .. import __version__
@@ -338,8 +339,6 @@ def _proportions(report: dict) -> str:
 
 def figure(report: dict, title: str) -> bytes:
     """PNG: for each change the share of predictions kept, and the metric beside that of the clips as they are."""
-    from matplotlib.figure import Figure
-
     changes, metric = report["changes"][::-1], report["metric"]
     drawing = Figure(figsize=(9, 1.5 + 0.22 * len(changes)), layout="constrained")
     left, right = drawing.subplots(1, 2, sharey=True)

@@ -35,7 +35,6 @@ class Task:
     table: str  # the key of the table with one row per label in `describe`
     figures: tuple[str, ...]  # names of a report's figures (`figures.FIGURES`)
     each: tuple[str, ...] = ()  # the metrics that every label has too, as `<metric>_<label>`
-    has_votes: bool = True  # whether windows can vote
     has_thresholds: bool = False  # whether each label has a decision threshold, tuned on validation
 
     def draw(
@@ -152,6 +151,6 @@ _VALUES = Task(
     VALUES, "values", lambda logits: logits, lambda scores: scores,
     lambda labels, scores, names, _=None: metrics.value_metrics(labels, scores, names), _describe_values,
     selected_by="ccc", compared_by=("ccc", "mae"), summary=("ccc", "pearson", "rmse", "mae"), each=("ccc", "rmse"),
-    table="per_value", figures=("scatter",), has_votes=False,
+    table="per_value", figures=("scatter",),
 )  # fmt: skip
 TASKS = {task.problem_type: task for task in (_CLASSES, _LABELS, _VALUES)}

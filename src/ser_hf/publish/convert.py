@@ -17,7 +17,6 @@ together, which no head here does, and adds noise to their mean.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from ..cli.console import Parser
 from ..errors import SerError, one_line
-from ..files import SAVING, check_empty, hold
+from ..files import check_empty, hold, saving
 from .toolkits import convert_s3prl
 
 if TYPE_CHECKING:
@@ -67,15 +66,13 @@ def main(argv: list[str]) -> int:
         )
         return 0
     hold(out, str(out))
-    with tempfile.TemporaryDirectory(dir=out, prefix=SAVING) as staging:
+    with saving(out) as staging:
         if source.is_file():
-            done = convert_s3prl(source, args.encoder, Path(staging), args.model)
+            done = convert_s3prl(source, args.encoder, staging, args.model)
         elif ours:
-            done = convert_head(source, config, weights, Path(staging), args.model)
+            done = convert_head(source, config, weights, staging, args.model)
         else:
-            done = rewrite(source, weights, Path(staging))
-        for file in Path(staging).iterdir():
-            os.replace(file, out / file.name)
+            done = rewrite(source, weights, staging)
     print(f"{args.model}: {done}\nwritten: {out}")
     return 0
 

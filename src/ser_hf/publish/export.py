@@ -23,8 +23,6 @@ clips of the run's own fold: the report says what the integers cost.
 """
 
 import json
-import os
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import fields
@@ -37,7 +35,7 @@ from ..cli.predict import fingerprint, load
 from ..errors import SerError
 from ..evaluation import CLASSES
 from ..evaluation.tables import number, one_line, shown, with_interval
-from ..files import SAVING, check_empty, hold
+from ..files import check_empty, hold, saving
 from ..training.arguments import converter
 from ..training.run import say
 
@@ -116,17 +114,15 @@ def main(argv: list[str]) -> int:
     if size > MOST_BYTES:
         raise SerError(f"{args.model}: its weights are {size / 1e9:.1f} GB, an ONNX file holds {MOST_BYTES / 1e9} GB")
     hold(out, f"--out {out}")
-    with tempfile.TemporaryDirectory(dir=out, prefix=SAVING) as staging:
-        report, lines = export(pipe, args.model, Path(staging), args.int8, test)
+    with saving(out) as staging:
+        report, lines = export(pipe, args.model, staging, args.int8, test)
         if windows:
             cut = f"trained on windows of {windows['window_s']:g} s, and the graph scores its whole input"
             lines.append(f"{cut}: give it such windows of a clip and average their scores")
             report |= windows
-        (Path(staging) / "export.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        (staging / "export.json").write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
         for name in ("model.onnx", "model.int8.onnx", "example.py", "export.json"):
             (out / name).unlink(missing_ok=True)  # an earlier export's
-        for file in Path(staging).iterdir():
-            os.replace(file, out / file.name)
     say(*lines, f"written: {out}")
     return 0
 
@@ -169,6 +165,7 @@ def export(pipe: "SerPipeline", name: str, folder: Path, int8: bool, test: "Data
     """Write all files but the report; returns it, and lines for the screen. SerError: logits are not PyTorch's."""
     import onnx
 
+    from ..data.audio import decode
     from ..evaluation.scoring import answers_of
     from .graph import OPSET, write
 
@@ -192,7 +189,7 @@ def export(pipe: "SerPipeline", name: str, folder: Path, int8: bool, test: "Data
     texts = ["I don't know what you mean", None, "No", None, "It was there all the time"]
     real = test.select(range(0, len(test), max(1, len(test) // REAL))) if test else []
     for row in real:
-        clips.append(samples_of(row, rate))
+        clips.append(decode(row["audio"], rate))
         texts.append(row["text"])
     session, takes_text = open_session(file), "input_ids" in inputs
     checked = compare(pipe, session, clips, texts if takes_text else [None] * len(clips))
@@ -249,13 +246,6 @@ def synthetic(rate: int, seconds: Sequence[float]) -> "list[np.ndarray]":
         level[size - size // 6 :] *= 1e-3
         clips.append((generator.standard_normal(size) * level).astype(np.float32))
     return clips
-
-
-def samples_of(row: dict, rate: int) -> "np.ndarray":
-    """The clip of a row of a corpus."""
-    from ..data.audio import decode
-
-    return decode(row["audio"], rate)
 
 
 def open_session(file: Path):
@@ -359,13 +349,12 @@ def answers(pipe: "SerPipeline", session, test: "Dataset", takes_text: bool) -> 
     import numpy as np
     from tqdm import tqdm
 
-    rate = pipe.feature_extractor.sampling_rate
-    return np.concatenate(
-        [
-            run(pipe, session, [samples_of(row, rate)], [row["text"] if takes_text else None])
-            for row in tqdm(test, unit=" clips", disable=None)
-        ]
-    )
+    from ..data.audio import decode
+
+    rate, logits = pipe.feature_extractor.sampling_rate, []
+    for row in tqdm(test, unit=" clips", disable=None):
+        logits.append(run(pipe, session, [decode(row["audio"], rate)], [row["text"] if takes_text else None]))
+    return np.concatenate(logits)
 
 
 def scores(pipe: "SerPipeline", logits: dict, test: "Dataset", labels: list[str]) -> dict:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read at gradio's import
 
@@ -162,8 +163,6 @@ def timeline_html(segments: list[dict], kind: str) -> str:
 def timeline(middles: list[float], values: dict[str, list[float]], end: float, what: str) -> bytes:
     """PNG of lines from 0 to `end` seconds. Named are those that lead somewhere, and a `FEW` in any case, but no more
     than there are `STYLES`; the others are grey."""
-    from matplotlib.figure import Figure
-
     leaders = {max(values, key=lambda name: values[name][row]) for row in range(len(middles))}
     order = sorted(values, key=lambda name: (name not in leaders, -max(values[name])))
     named = order[: min(len(STYLES), max(len(leaders), FEW))]
@@ -181,8 +180,6 @@ def timeline(middles: list[float], values: dict[str, list[float]], end: float, w
 
 def spectrogram_html(samples: np.ndarray, rate: int) -> str:
     """Waveform and mel spectrogram of a clip."""
-    from matplotlib.figure import Figure
-
     extractor = SerSpectrogramFeatureExtractor(rate, trim_db=None, hop_length=max(100, len(samples) // 4000))
     mel = extractor(samples)["input_features"][0].T
     figure = Figure(figsize=(4.4, 3.4), dpi=200, layout="constrained")

@@ -1,7 +1,6 @@
 """Save, load and publish models: as a stock class where one computes the same, strictly, and by an allow-list."""
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -37,7 +36,7 @@ from ..errors import SerError, one_line
 from ..evaluation.shift import TRAINING_DATA
 from ..evaluation.tables import markdown_table, rows_of
 from ..evaluation.tasks import TASKS
-from ..files import SAVING, local_path, write
+from ..files import local_path, saving, write
 from ..models import SerConfig, SerForAudioClassification
 from ..models.common import load_safetensors
 from ..models.encoders import example, longest_clip
@@ -209,16 +208,14 @@ def save_model(
     model: PreTrainedModel, processor: FeatureExtractionMixin | PreTrainedTokenizerBase | ProcessorMixin, folder: Path
 ) -> type[PreTrainedModel]:
     """Save a model and its processor so that `pipeline(task, model=folder)` loads it; returns the class saved: a stock
-    one where one computes the same. Files are written elsewhere and moved: never is there half a model."""
+    one where one computes the same."""
     folder.mkdir(parents=True, exist_ok=True)
     stock = isinstance(model, SerForAudioClassification) and stock_class(model.config)
     published = to_stock(model) if stock else model
     forget_paths(published)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as staging:
+    with saving(folder) as staging:
         published.save_pretrained(staging)
         processor.save_pretrained(staging)
-        for file in Path(staging).iterdir():
-            os.replace(file, folder / file.name)
     return type(published)
 
 

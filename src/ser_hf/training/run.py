@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from .. import torchaudio_cpu
 from ..data.columns import Columns
@@ -78,12 +78,11 @@ def _end_with(parent: str | None) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def say(*lines: str, to: TextIO | None = None) -> None:
-    """Print to a stream, standard output if None, once for all processes."""
+def say(*lines: str) -> None:
+    """Print, once for all processes."""
     if os.environ.get("RANK", "0") == "0":
-        stream = to or sys.stdout
-        stream.write("\n".join(lines) + "\n")
-        stream.flush()
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
 
 
 # ---- before the model
