@@ -113,7 +113,8 @@ def check(source: "Source", num_proc: int | None = None, near: bool = False) -> 
     rows = builder.utterances(root)
     scans = look_at_all(partial(look, near=near), rows, len(rows), source.shown, num_proc)
     columns = [builder.columns(row, scan) for row, scan in zip(rows, scans, strict=True)]
-    files = [_relative(row, root) for row in rows]
+    paths = [row["audio"]["path"] if isinstance(row["audio"], dict) else row["audio"] for row in rows]
+    files = [str(path).removeprefix(f"{root}/") if path else None for path in paths]
     _, report = table_of(builder, columns, source)
     clips = unusable(source, columns, files)
     bad = [clip["label"] for clip in (*clips["unreadable"], *clips["silent"]) if clip["label"] is not None]
@@ -170,12 +171,6 @@ def unusable(source: "Source", columns: list[dict], files: list[str | None]) -> 
             clip = {"id": row["id"], "file": file, "label": label, "reason": reason, "known": known}
             clips[problem_kind(reason)].append(clip)
     return clips
-
-
-def _relative(row: dict, root: Path) -> str | None:
-    audio = row["audio"]
-    path = audio["path"] if isinstance(audio, dict) else audio
-    return str(path).removeprefix(f"{root}/") if path else None
 
 
 def _wrong_formats(files: list[str | None], scans: list[dict]) -> list[dict]:

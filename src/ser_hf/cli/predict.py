@@ -117,10 +117,9 @@ def load(
     name: str, trust_remote_code: bool, speaker_clips: list[str] | None = None, flag: str = "--model", **options: Any
 ) -> "SerPipeline":
     """The `SerPipeline` of a fine-tuned model, ours or any audio classifier of transformers. `speaker_clips` are files
-    of the speaker, for speaker normalisation (`adapted` of its feature extractor), `flag` is the user's name for the
-    argument, `options` are the pipeline's. SerError:
-    not found, no audio classifier, its own code is not trusted, weights are missing, or the model has no speaker
-    normalisation, or not what an option needs."""
+    of the speaker, for speaker normalisation; `flag` is the user's name for the argument; `options` are the pipeline's.
+    SerError: not found, no audio classifier, weights are missing, its own code is not trusted, or an option does not
+    fit the model."""
     torchaudio_cpu.check()
     import transformers
     from huggingface_hub.errors import StrictDataclassError
@@ -484,6 +483,7 @@ def main(argv: list[str]) -> int:
     if out:
         hold(out, f"--out {args.out}", file=True)
 
+    from ..evaluation.scoring import answers_of
     from ..models.encoders import longest_clip
 
     clips = [*find_files(args.speaker_clips)] if args.speaker_clips else None
@@ -498,7 +498,7 @@ def main(argv: list[str]) -> int:
     if args.estimate_speakers:  # other files give other speakers, and other scores
         heard = repr(sorted((path, content_of(path)) for path in files)).encode(errors="surrogateescape")
         settings["model"] += f" speakers {zlib.crc32(heard):08x}"
-    labels = [label for _, label in sorted(pipe.model.config.id2label.items())]
+    labels, _ = answers_of(pipe.model.config)
     columns = columns_of(labels, settings, pipe.problem_type != "regression", args.label_sets)
     partial = out.with_name(f".{out.name}.partial") if out else None
     done = earlier(out, partial, columns, settings) if out else {}
@@ -513,16 +513,10 @@ def main(argv: list[str]) -> int:
     fixed = dict.fromkeys(columns) | settings
     options = {"batch_seconds": args.batch_seconds or pipe.fast_batch, **windows}
     answers = by_estimated_speakers(pipe, list(files)) if args.estimate_speakers and todo else {}
-    scored = {
-        path: rows_of(
-            as_text(path),
-            answers[path],
-            pipe.problem_type,
-            fixed | {"path": as_text(path), "content": content_of(path)},
-        )
-        for path in todo
-        if path in answers
-    }
+    scored = {}
+    for path in filter(answers.__contains__, todo):
+        same = fixed | {"path": as_text(path), "content": content_of(path)}
+        scored[path] = rows_of(as_text(path), answers[path], pipe.problem_type, same)
     scored |= predict(pipe, [path for path in todo if path not in scored], fixed, partial, **options)
     done |= {as_text(path): rows for path, rows in scored.items()}
     names = {as_text(path): as_text(name) for path, name in files.items()}

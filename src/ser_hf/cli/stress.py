@@ -114,7 +114,7 @@ def choose(args: argparse.Namespace, source: "Source", corpus: "Dataset") -> "tu
         tests = folds_of(corpus, source.protocol)
         if args.fold >= len(tests):
             raise SerError(f"--fold {args.fold}: {source.protocol.name!r} has folds 0 to {len(tests) - 1}")
-        return corpus.select(tests[args.fold]), _test(source.protocol.name, args.fold)
+        return corpus.select(tests[args.fold]), {"protocol": source.protocol.name, "fold": args.fold, "part": "test"}
     if args.fold is not None:
         raise SerError(f"--fold {args.fold}: {args.model} was trained on {source.shown}, its own fold is scored")
     if args.part == "all":
@@ -128,8 +128,4 @@ def choose(args: argparse.Namespace, source: "Source", corpus: "Dataset") -> "tu
     if content_hash(*sorted(rows["id"])) != own[0]["test_ids"] and speakers != own[0]["test_speakers"]:
         problem = f"fold {fold} of {name} has other clips and speakers than the test of {args.model}"
         raise SerError(f"--dataset {args.name}: {problem}; give the corpus and --labels of the run; {told}")
-    return rows, _test(name, fold)
-
-
-def _test(protocol: str, fold: int) -> dict:
-    return {"protocol": protocol, "fold": fold, "part": "test"}
+    return rows, {"protocol": name, "fold": fold, "part": "test"}

@@ -77,8 +77,9 @@ def groups(mean_ranks: np.ndarray, difference: float) -> list[list[int]]:
     return runs
 
 
-def rank_figure(systems: list[str], mean_ranks: np.ndarray, difference: float, title: str) -> bytes:
+def rank_figure(means: dict[str, float], difference: float, title: str) -> bytes:
     """PNG, Demsar's diagram: mean ranks on a line, the best left, a bar over systems that no difference is shown of."""
+    systems, mean_ranks = list(means), np.array(list(means.values()))
     count, order = len(systems), np.argsort(mean_ranks, kind="stable")
     bars = groups(mean_ranks, difference)
     image = Figure(figsize=(7.5, 1.6 + 0.22 * len(bars) + 0.25 * (count // 2 + 1)), layout="constrained")

@@ -46,6 +46,12 @@ class Result:
     def corpus(self) -> str:
         return self.cv["corpus"]["corpus"]
 
+    @property
+    def task(self) -> "Task":
+        from ..evaluation.tasks import TASKS
+
+        return TASKS[self.cv.get("problem_type", CLASSES)]  # early files of recipes/results are of classes
+
 
 def main(argv: list[str]) -> int:
     """Compare, print and write the report. Returns the exit status.
@@ -56,7 +62,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--out", default="runs/compare", metavar="FOLDER", help="folder (default: runs/compare)")
     args = parser.parse_args(argv)
 
-    from ..evaluation.report import reading  # after --help
+    from ..evaluation.ranks import rank_figure  # after --help
+    from ..evaluation.report import reading
 
     results = [read(word) for word in args.results]
     out = Path(args.out)
@@ -68,7 +75,9 @@ def main(argv: list[str]) -> int:
         report = markdown(found)
     (out / "critical_difference.png").unlink(missing_ok=True)  # of an earlier comparison
     if found["ranks"] and len(found["systems"]) > 2:
-        write(out / "critical_difference.png", draw(found))
+        title = f"mean ranks by {shown(found['metric'])} over {found['ranks']['corpora']} corpora"
+        image = rank_figure(found["ranks"]["mean"], found["ranks"]["critical_difference"], title)
+        write(out / "critical_difference.png", image)
         report += "\n![Mean ranks and the critical difference](critical_difference.png)\n"
     write(out / "compare.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
     write(out / "compare.md", report)
@@ -120,8 +129,8 @@ def check_alike(results: list[Result]) -> None:
     corpus with other labels, protocols, folds or utterances."""
     first = results[0]
     for one in results[1:]:
-        if _kind(one) != _kind(first):
-            kinds = f"{_task(first).name} and {_task(one).name}"
+        if one.task != first.task:
+            kinds = f"{first.task.name} and {one.task.name}"
             raise SerError(f"{first.place} and {one.place}: {kinds} have no metric in common; compare each alone")
     systems, corpora = ({key(one): one for one in results} for key in (lambda r: r.system, lambda r: r.corpus))
     if len(systems) < 2:
@@ -164,22 +173,12 @@ _FACTS = {
 }
 
 
-def _kind(one: Result) -> str:
-    return one.cv.get("problem_type", CLASSES)  # early files of recipes/results are of classes
-
-
-def _task(one: Result) -> "Task":
-    from ..evaluation.tasks import TASKS
-
-    return TASKS[_kind(one)]
-
-
 # ---- figures
 
 
 def compare(results: list[Result]) -> dict:
     """The content of `compare.json`. Raises SerError: two results of a fold have other utterances."""
-    task = _task(results[0])
+    task = results[0].task
     systems = list(dict.fromkeys(one.system for one in results))
     corpora = {name: {r.system: r for r in results if r.corpus == name} for name in {r.corpus: 0 for r in results}}
     places = [_on_corpus(of, systems, task) for of in corpora.values()]
@@ -195,6 +194,7 @@ def compare(results: list[Result]) -> dict:
 def _on_corpus(of: dict[str, Result], systems: list[str], task: "Task") -> dict:
     """Figures of each system on one corpus, and the paired differences of every two whose predictions are here."""
     from ..evaluation.bootstrap import intervals
+    from ..evaluation.metrics import mean_defined
     from .cv_report import pooled_draws
 
     metric, first = task.selected_by, of[systems[0]]
@@ -206,13 +206,16 @@ def _on_corpus(of: dict[str, Result], systems: list[str], task: "Task") -> dict:
         if len(seeds) > 1:
             value, interval = one.cv["pooled"]["over_seeds"]["metrics"][metric], None
         if one.runs:
-            value, draws[system] = pooled_draws(one.runs, names, _kind(one))
+            value, draws[system] = pooled_draws(one.runs, names, task.problem_type)
             interval = intervals({metric: draws[system]})[metric]
+        folds = {fold: [] for fold in one.cv["folds"]}
+        for each in one.cv["runs"]:
+            folds[each["fold"]].append(each["metrics"][metric])
         figures[system] = {
             "pooled": value,
             "interval": interval,
             "mean": one.cv["mean"]["over_seeds"][metric],
-            "folds": _by_fold(one, metric),
+            "folds": {fold: mean_defined(over_seeds) for fold, over_seeds in folds.items()},
             "marks": one.marks,
             "from": one.cv["command"],
         }
@@ -229,16 +232,6 @@ def _on_corpus(of: dict[str, Result], systems: list[str], task: "Task") -> dict:
         differences.append(difference)
     facts = {"corpus": first.corpus, "labels": first.cv["corpus"]["labels"], "protocol": first.cv["protocol"]["name"]}
     return facts | {"figures": figures, "differences": differences}
-
-
-def _by_fold(one: Result, metric: str) -> dict[int, float | None]:
-    """The metric of each fold, mean over seeds."""
-    from ..evaluation.metrics import mean_defined
-
-    runs = one.cv["runs"]
-    return {
-        fold: mean_defined(each["metrics"][metric] for each in runs if each["fold"] == fold) for fold in one.cv["folds"]
-    }
 
 
 def _ranks(places: list[dict], systems: list[str]) -> dict:
@@ -354,16 +347,3 @@ def markdown(found: dict) -> str:
         folds.append(["mean ± sd", *(spread(one["mean"]) for one in figures)])
         parts += [f"## Folds of {escape(place['corpus'])}", markdown_table(["fold", *systems], folds)]
     return "\n\n".join(parts) + "\n"
-
-
-def draw(found: dict) -> bytes:
-    """The figure of mean ranks."""
-    import numpy as np
-
-    from ..evaluation.ranks import rank_figure
-
-    ranked, systems = found["ranks"], found["systems"]
-    title = f"mean ranks by {shown(found['metric'])} over {ranked['corpora']} corpora"
-    return rank_figure(
-        systems, np.array([ranked["mean"][system] for system in systems]), ranked["critical_difference"], title
-    )

@@ -226,8 +226,6 @@ def on_test(systems: dict[str, dict[str, np.ndarray]], setup: Setup) -> dict[str
     kind, names, logits = setup.report.problem_type, setup.report.label_names, {}
     for name, parts in systems.items():
         limits = decision_thresholds(setup.splits["validation"], parts.get("validation"), names, kind)
-        logits[name] = parts["test"]
-        if limits:
-            limits = np.clip(limits, 1e-6, 1 - 1e-6)
-            logits[name] = parts["test"] - np.log(limits / (1 - limits))
+        shift = TASKS[kind].logits(np.clip(limits, 1e-6, 1 - 1e-6)) if limits else 0.0
+        logits[name] = parts["test"] - shift
     return logits
