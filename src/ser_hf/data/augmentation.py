@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soundfile as sf
@@ -166,15 +166,11 @@ def mixup(
 
 
 _probability = partial(flag, 0.0, least=0, most=1)
-_of_crop = partial(flag, only_with=("crop_p", ()))
-_of_speed = partial(flag, only_with=("speed_p", ()))
-_of_pitch = partial(flag, only_with=("pitch_p", ()))
-_of_reverb = partial(flag, only_with=("reverb_p", ()))
-_of_noise = partial(flag, only_with=("noise_p", ()))
-_of_lowpass = partial(flag, only_with=("lowpass_p", ()))
-_of_gain = partial(flag, only_with=("gain_p", ()))
-_of_spec = partial(flag, only_with=("spec_p", ()))
-_of_mixup = partial(flag, only_with=("mixup_p", ()))
+
+
+def _of(change: str, default: Any, help: str, **limits: Any) -> Any:
+    """A flag that means something only where clips are changed so."""
+    return flag(default, help, only_with=(f"{change}_p", ()), **limits)
 
 
 @dataclass
@@ -183,33 +179,33 @@ class Augmentation:
     numbers, between which a value is drawn uniformly, or one number that is always used."""
 
     crop_p: float = _probability("Crop the clip at random.")
-    crop_keep: list[float] = _of_crop([0.6, 1.0], "Range of the length kept, relative to the clip.", above=0, most=1)
+    crop_keep: list[float] = _of("crop", [0.6, 1.0], "Range of the length kept, relative to the clip.", above=0, most=1)
     speed_p: float = _probability("Play faster or slower (pitch changes too).")
-    speed_factor: list[float] = _of_speed([0.9, 1.1], "Range of the speed; above 1 is faster and shorter.", above=0)
+    speed_factor: list[float] = _of("speed", [0.9, 1.1], "Range of the speed; above 1 is faster and shorter.", above=0)
     pitch_p: float = _probability("Shift the pitch, at the same tempo.")
-    pitch_semitones: list[float] = _of_pitch([-2.0, 2.0], "Range of the shift in semitones.")
+    pitch_semitones: list[float] = _of("pitch", [-2.0, 2.0], "Range of the shift in semitones.")
     reverb_p: float = _probability("Add reverberation.")
-    reverb_seconds: list[float] = _of_reverb(
-        [0.1, 0.6], "Range of a synthetic room's reverberation time (60 dB).", above=0
+    reverb_seconds: list[float] = _of(
+        "reverb", [0.1, 0.6], "Range of a synthetic room's reverberation time (60 dB).", above=0
     )
-    reverb_dir: str | None = _of_reverb(None, "Folder of impulse responses to draw from instead of synthetic rooms.")
+    reverb_dir: str | None = _of("reverb", None, "Folder of impulse responses to draw from instead of synthetic rooms.")
     noise_p: float = _probability("Add noise.")
-    noise_snr_db: list[float] = _of_noise([10.0, 30.0], "Range of the signal-to-noise ratio in dB.")
-    noise_dir: str | None = _of_noise(None, "Folder of noise recordings to draw from instead of white noise.")
+    noise_snr_db: list[float] = _of("noise", [10.0, 30.0], "Range of the signal-to-noise ratio in dB.")
+    noise_dir: str | None = _of("noise", None, "Folder of noise recordings to draw from instead of white noise.")
     lowpass_p: float = _probability("Cut high frequencies off, as a telephone or a codec does.")
-    lowpass_hz: list[float] = _of_lowpass(
-        [3000.0, 4000.0], "Range of the highest frequency in Hz that is left.", above=0
+    lowpass_hz: list[float] = _of(
+        "lowpass", [3000.0, 4000.0], "Range of the highest frequency in Hz that is left.", above=0
     )
     gain_p: float = _probability("Change the level; no effect if the feature extractor normalises clips.")
-    gain_db: list[float] = _of_gain([-6.0, 6.0], "Range of the change in dB.")
+    gain_db: list[float] = _of("gain", [-6.0, 6.0], "Range of the change in dB.")
     spec_p: float = _probability("Mask bands and times of the spectrogram, or of log-mel input (SpecAugment).")
-    spec_freq_masks: int = _of_spec(2, "Number of masked bands.", least=0)
-    spec_freq_width: int = _of_spec(15, "Widest masked band, in rows of the spectrogram.", least=0)
-    spec_time_masks: int = _of_spec(2, "Number of masked times.", least=0)
-    spec_time_width: int = _of_spec(70, "Longest masked time, in frames.", least=0)
-    spec_growth: float = _of_spec(0.0, "Masks grow to these sizes over this share of the training.", least=0, most=1)
+    spec_freq_masks: int = _of("spec", 2, "Number of masked bands.", least=0)
+    spec_freq_width: int = _of("spec", 15, "Widest masked band, in rows of the spectrogram.", least=0)
+    spec_time_masks: int = _of("spec", 2, "Number of masked times.", least=0)
+    spec_time_width: int = _of("spec", 70, "Longest masked time, in frames.", least=0)
+    spec_growth: float = _of("spec", 0.0, "Masks grow to these sizes over this share of the training.", least=0, most=1)
     mixup_p: float = _probability("Mix the clip and its label with another clip of the batch.")
-    mixup_alpha: float = _of_mixup(0.2, "Parameter of Beta(alpha, alpha): near 0 mixes little, 1 evenly.", above=0)
+    mixup_alpha: float = _of("mixup", 0.2, "Parameter of Beta(alpha, alpha): near 0 mixes little, 1 evenly.", above=0)
 
     def __post_init__(self):
         for name, value in vars(self).items():

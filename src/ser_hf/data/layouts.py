@@ -38,8 +38,7 @@ SPEAKER = re.compile(r"(actor|speaker|spk|subject|participant)[\s_-]?\w+", re.IG
 class Found:
     """A table in this project's columns: `audio` (a path as it is written, absolute once resolved), `label` (or a list,
     of the columns `targets`), `text`, `speaker`, `split`, `start`, `end`, `id`, `group`, and `schema`'s optional ones.
-    Rows of a `datasets.Dataset` have their sound in the only column of
-    `parts[row["part"]]`, at `row["index"]`."""
+    Rows of a `datasets.Dataset` have their sound in the only column of `parts[row["part"]]`, at `row["index"]`."""
 
     table: dict[str, list]
     remarks: list[str]

@@ -73,8 +73,7 @@ def _decoded(raw: bytes, name: str) -> tuple[str, list[str]]:
 
 
 def _csv(text: str, name: str) -> tuple[pd.DataFrame, list[str]]:
-    lines = text.splitlines()
-    head = next((line for line in lines if line.strip()), "")
+    head = next((line for line in text.splitlines() if line.strip()), "")
     if not head:
         raise ValueError("it is empty")
     heads = {sign: [cell.strip() for cell in next(csv.reader([head], delimiter=sign))] for sign in DELIMITERS}

@@ -246,8 +246,7 @@ def folds_section(found: dict) -> str:
     """`over_folds` as a section of Markdown."""
     metric = found["metric"]
     clean = number(found["clean"]["metrics"][metric])
-    means = f"Means of {found['folds']} test folds, {shown(metric)} {clean} as recorded."
-    parts = ["## Under stress", means]
+    parts = ["## Under stress", f"Means of {found['folds']} test folds, {shown(metric)} {clean} as recorded."]
     parts += [small_line(found), _changes_table(found)] if found["changes"] else []
     groups = [f"{name} in {biased} of {folds} folds" for name, (biased, folds) in found["beyond_chance"].items()]
     if groups:

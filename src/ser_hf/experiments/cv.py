@@ -306,8 +306,7 @@ def load(request: Request) -> Plan:
 def run_all(plans: Sequence[Plan]) -> list[Runs]:
     """All folds of each plan, after running those that are not finished: one after another, or all at once by a
     scheduler. Raises SerError: a fold failed (those that a scheduler runs at the same time are awaited first)."""
-    found = [begin(plan) for plan in plans]
-    both = list(zip(plans, found, strict=True))
+    both = [(plan, begin(plan)) for plan in plans]
     todo = [(plan, runs, key) for plan, runs in both for key in plan.keys() if key not in runs]
     request = plans[0].request
     start = scheduled if request.scheduler else accelerated

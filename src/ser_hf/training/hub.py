@@ -432,8 +432,8 @@ def published_files(folder: Path) -> list[str]:
 
 def published(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
     """What a push of a run's folder to `repo_id` consists of: names, and files or contents. Files that the run has not
-    written are left out. `run.yaml` is that of
-    `record.portable`, and the card names `repo_id`. Raises SerError: no finished run, or a local path in a text."""
+    written are left out; `run.yaml` is that of `record.portable`, and the card names `repo_id`.
+    Raises SerError: no finished run, or a local path in a text."""
     if not (folder / "results.json").is_file():
         raise SerError(f"{folder}: holds no finished run (results.json); name the --output_dir of one")
     record = read_record(folder)  # of a run that an earlier version made there is none

@@ -522,9 +522,6 @@ class System:
     @property
     def training_defaults(self) -> dict[str, Any]:
         """Defaults of TrainingArguments that are not transformers' own."""
-        defaults = {**TRAINING_DEFAULTS, **self.defaults}
-        return {
-            name: value
-            for name, value in defaults.items()
-            if self.training_flags is None or name in self.training_flags
-        }
+        defaults = TRAINING_DEFAULTS | self.defaults
+        allowed = defaults if self.training_flags is None else self.training_flags
+        return {name: value for name, value in defaults.items() if name in allowed}
