@@ -160,9 +160,8 @@ def named_file(text: str, flag: str, *suffixes: str) -> Path:
 
 def is_folder(name: str) -> bool:
     """Whether a name that may be one of the Hub's is a folder: written as a path, or there is one."""
-    return (
-        name.startswith(("/", ".", "~", "\\", "runs/")) or name.count("/") > 1 or os.path.isdir(name)
-    )  # is_dir() may raise
+    written_as_path = name.startswith(("/", ".", "~", "\\", "runs/")) or name.count("/") > 1
+    return written_as_path or os.path.isdir(name)  # Path.is_dir() may raise
 
 
 def optional_file(checkpoint: str, name: str) -> Path | None:

@@ -27,11 +27,7 @@ def broken_libraries() -> list[Path]:
 
 
 def check() -> None:
-    """Say in one line what to do, before transformers fails with a loader's traceback.
-
-    Raises:
-        SerError: torchaudio cannot be imported here.
-    """
+    """Raises SerError, before transformers fails with a loader's traceback: torchaudio cannot be imported here."""
     if broken_libraries():
         raise SerError(
             "torchaudio's CUDA extension cannot load beside this CPU-only torch and transformers would fail with it: "

@@ -69,9 +69,8 @@ def near_duplicates(prints: Sequence[np.ndarray]) -> list[tuple[int, int, float,
 
 def copies(rows: Sequence[dict], kind: Callable[[dict], Hashable]) -> tuple[list[dict], list[dict]]:
     """Groups of equal clips, and pairs of nearly equal ones: `{ids, contradictory}`, of which pairs also have
-    `differing_bits` (a share) and `starts_later` (seconds). `contradictory`: their `kind` differs. Rows have `id`, and
-    if they can be read `audio_hash` and `fingerprint`; one that is None is not compared. Of equal clips only the first
-    is compared."""
+    `differing_bits` (a share) and `starts_later` (seconds). `contradictory`: their `kind` differs. Rows have `id`,
+    `audio_hash` and `fingerprint`, None where a clip is not compared. Of equal clips only the first is compared."""
 
     def group(members: list[dict], **figures) -> dict:
         return {"ids": [row["id"] for row in members], "contradictory": len({*map(kind, members)}) > 1, **figures}

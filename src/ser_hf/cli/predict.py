@@ -118,8 +118,7 @@ def load(
 ) -> "SerPipeline":
     """The `SerPipeline` of a fine-tuned model, ours or any audio classifier of transformers. `speaker_clips` are files
     of the speaker, for speaker normalisation; `flag` is the user's name for the argument; `options` are the pipeline's.
-    SerError: not found, no audio classifier, weights are missing, its own code is not trusted, or an option does not
-    fit the model."""
+    SerError: not found, no audio classifier, incomplete, its code is not trusted, or an option does not fit it."""
     torchaudio_cpu.check()
     import transformers
     from huggingface_hub.errors import StrictDataclassError

@@ -249,9 +249,7 @@ def _between(limits: Sequence[float], generator: np.random.Generator) -> float:
 
 def augment(samples: np.ndarray, rate: int, config: Augmentation, generator: np.random.Generator) -> np.ndarray:
     """One clip's samples changed by `config`: cropped, then in the order in which sound travels: voice (speed, pitch),
-    room, noise, channel, level. With every probability 0 the result is the clip itself. AudioError: a file of a folder
-    cannot be read.
-    """
+    room, noise, channel, level; unchanged if every probability is 0. AudioError: an unreadable file of a folder."""
     if config.crop_p and generator.random() < config.crop_p:  # 0 draws nothing
         samples = crop(samples, _between(config.crop_keep, generator) * len(samples), 1, generator)
     if generator.random() < config.speed_p:
@@ -277,9 +275,8 @@ def augment(samples: np.ndarray, rate: int, config: Augmentation, generator: np.
 def spec_augment(
     spectrogram: np.ndarray, generator: np.random.Generator, config: Augmentation | None = None, grown: float = 1.0
 ) -> np.ndarray:
-    """SpecAugment without its time warp (Park et al. 2019), with the numbers of `config` and `grown` times its sizes,
-    by default those of the Switchboard mild policy. The spectrogram is log or dB and not padded: masks are filled with
-    its mean."""
+    """SpecAugment without its time warp (Park et al. 2019), with the numbers of `config` (default: the Switchboard mild
+    policy) and `grown` times its sizes. The spectrogram is log or dB and not padded: masks get its mean."""
     config = config or Augmentation()
     rows = spans(spectrogram.shape[0], config.spec_freq_masks, round(grown * config.spec_freq_width), generator)
     frames = spans(spectrogram.shape[1], config.spec_time_masks, round(grown * config.spec_time_width), generator)

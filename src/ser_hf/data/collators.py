@@ -34,9 +34,8 @@ def padded(clips: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
 
 def encoder_input(batch: dict[str, Any]) -> dict[str, Any]:
     """The output of `Wav2Vec2FeatureExtractor` from a `SpeechCollator.compact` batch, on its device and without waiting
-    for it: `input_values` `(batch, samples)` float32, each clip with zero mean and unit variance over its own samples
-    where the extractor normalises, and `attention_mask` (1 = real sample) if any clip is padded. Other batches are
-    returned as they are."""
+    for it: `input_values` `(batch, samples)` float32, each clip with zero mean and unit variance where the extractor
+    normalises, and `attention_mask` (1 = real sample) if any clip is padded. Other batches stay as they are."""
     if "scaling" not in batch:
         return batch
     rest = {name: value for name, value in batch.items() if name not in ("input_values", "lengths", "scaling")}

@@ -89,9 +89,8 @@ def plain(name: object) -> str:
 def find_columns(
     names: Sequence[str], columns: Columns, where: str, others: Sequence[str] = ()
 ) -> tuple[dict[str, str], list[str]]:
-    """The column of each use in `KNOWN` that the flags name or that has a well-known name (unless it is one of
-    `others`), and a remark on those that were found under another name than the first. SerError: a flag names a column
-    that is not there."""
+    """The column of each use in `KNOWN`, by the flags or by a well-known name that is none of `others`, and a remark on
+    those found under another name than the first. SerError: a flag names a column that is not there."""
     found, assumed = {}, []
     by_plain = {plain(name): name for name in reversed(names) if name not in others}
     for use, known in KNOWN.items():

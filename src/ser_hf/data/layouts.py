@@ -108,9 +108,8 @@ def _of_table(path: Path, columns: Columns) -> Found:
 def found_columns(
     cells: pd.DataFrame, columns: Columns, where: str, remarks: Sequence[str] = (), audio: str | None = None
 ) -> Found:
-    """The table in this project's columns; `audio` names the column that holds sound. Errors name all of `where`,
-    remarks, which are published, its last part. SerError: no column of labels, neither audio nor text, or a flag names
-    a column that is not there."""
+    """The table in this project's columns; `audio` names the column that holds sound. Errors name all of `where`, and
+    remarks, which are published, its last part. SerError: a column is missing (labels, audio or text, a flag's)."""
     names, remarks, short = list(cells.columns), list(remarks), Path(where).name
     others = [name for name in names if plain(name) in VAGUE and not {*map(plain, cells[name])} & SPLITS.keys()]
     uses, assumed = find_columns(names, columns, where, others)

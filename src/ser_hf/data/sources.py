@@ -329,9 +329,8 @@ def _names(paths: list[str], folder: Path | None) -> list[str]:
     within = f"{folder}{os.sep}"
     outside = {os.path.dirname(path) for path in paths if not path.startswith(within)}
     base = os.path.commonpath(outside) if outside else ""
-    names = [
-        path[len(within) :] if path.startswith(within) else os.path.relpath(path, base) for path in paths
-    ]  # `relpath` is slow, and these paths are plain
+    # `relpath` is slow, and paths within the folder are plain
+    names = [path[len(within) :] if path.startswith(within) else os.path.relpath(path, base) for path in paths]
     stems, files = [os.path.splitext(name)[0] for name in names], {}
     for stem, name in zip(stems, names, strict=True):
         files.setdefault(stem, set()).add(name)

@@ -246,9 +246,8 @@ def find_leaks(splits: DatasetDict) -> list[Leak]:
 def check_disjoint(
     splits: DatasetDict, speaker_independent: bool = True, validation: str | tuple = "carve", hint: str = ""
 ) -> None:
-    """Raises SerError if two parts share an identical clip, a group, or a speaker that the protocol's
-    `speaker_independent` and `validation` (`texts`: train and validation may) do not allow; the message names them, and
-    ends with the protocol's `hint`."""
+    """Raises SerError, with the protocol's `hint`: two parts share an identical clip, a group, or a speaker, unless the
+    protocol is not `speaker_independent`, or by `validation` (`texts`) train and validation may share speakers."""
     for leak in find_leaks(splits):
         pair = " and ".join(leak.parts)
         if leak.clips:

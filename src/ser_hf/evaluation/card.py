@@ -217,8 +217,7 @@ def render(template: str, **facts: object) -> str:
 
 def model_card(results: dict, repo_id: str | None = None) -> str:
     """`README.md` of a run from its `results.json` (and, as `stress`, its `stress.json`): what was trained on what, how
-    it was tested, every metric with its interval. `repo_id` is the repository it is for; "MODEL" stands for it if
-    None."""
+    it was tested, every metric with its interval. `repo_id` is the repository it is for, "MODEL" if None."""
     test, name, corpus, kind = results["test"], repo_id or "MODEL", results["corpus"], results["test"]["problem_type"]
     data, calibration = card_data(results, name), results.get("calibration")
     spread = {metric: "{:.3f} to {:.3f}".format(*both) for metric, both in test["intervals"].items() if both}

@@ -189,8 +189,7 @@ def averaged_f1(references: np.ndarray, decided: np.ndarray) -> dict[str, float 
 
 def f1_averages(both: np.ndarray, support: np.ndarray, predicted: np.ndarray, samples: ArrayLike) -> dict:
     """F1 by scikit-learn's averages from each label's counts `(..., labels)` and the mean `row_f1`; `macro` over labels
-    that occur; NaN where none does. Rows without label and decision are 0 in `samples`, as the reference work's
-    classification report counts them."""
+    that occur; NaN where none does. Rows without label and decision are 0 in `samples`, as in the reference work."""
     f1, present = _precision_recall_f1(both, support, predicted)[2], support > 0
     total = np.maximum(support.sum(-1), 1)
     micro = _precision_recall_f1(both.sum(-1), support.sum(-1), predicted.sum(-1))[2]

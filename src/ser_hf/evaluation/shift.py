@@ -204,8 +204,7 @@ def compare(training: dict, values: np.ndarray) -> list[dict]:
 
 def compare_classes(training: dict, words: Sequence[str]) -> dict | None:
     """The finding on the class frequencies of recordings with these labels: outside if their `distance` is more than
-    that of any training speaker, more than `LEAST_PRIOR`, and more than chance gives (chi-square). None for a model
-    that has no classes, or none of these."""
+    that of any training speaker, `LEAST_PRIOR` and chance (chi-square). None for a model without these classes."""
     from scipy.stats import chisquare
 
     known = training["classes"]

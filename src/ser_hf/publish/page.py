@@ -78,8 +78,7 @@ def samples_of(content: bytes, rate: int) -> np.ndarray:
 
 def recognise(pipe: SerPipeline, samples: np.ndarray, text: str | None, window_s: float, abstain_below: float) -> tuple:
     """`(scores, segments, of)` of a clip: scores, windows of `window_s` seconds, each half a window after the last, and
-    what the scores are of: the whole clip, or the mean over windows if it is longer than the encoder reads, or than
-    `WHOLE_S`."""
+    what the scores are of: the whole clip, or the mean over windows of a long one (above `WHOLE_S`)."""
     seconds = len(samples) / pipe.feature_extractor.sampling_rate
     clip = {"audio": samples, "text": text} if text else samples
     options = {"abstain_below": abstain_below} if pipe.problem_type == SINGLE else {}

@@ -190,8 +190,7 @@ def encoder_model(
 ) -> tuple[SerForAudioClassification, Any, StateCollator]:
     """A frozen encoder under a linear classifier that is not fitted yet, its feature extractor, and a collator over the
     hidden states of all utterances, and copies of those that are fitted: each layer pooled over real frames, one layer
-    after another; with `speaker_norm` relative to their speaker's mean, with `estimate_speakers` in test to that of an
-    estimated one.
+    after another; with `speaker_norm` relative to their speaker's mean, which may be estimated in test.
     Raises SerError: checkpoint not found or no such encoder, no such layer, a clip longer than the encoder reads; with
     `speaker_norm`, an utterance has no speaker."""
     head = {"pooling": flags.pooling or "mean", "head": "linear", "head_size": len(label_names), "layer_mix": "concat"}

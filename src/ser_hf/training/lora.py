@@ -28,10 +28,9 @@ def with_lora(model: PreTrainedModel, arguments: LoraArguments) -> "PreTrainedMo
 def add_lora(
     model: PreTrainedModel, r: int, alpha: float = 16, dropout: float = 0.0, target: Sequence[str] | None = None
 ) -> "PeftModel":
-    """The model with adapters of rank `r` on linear layers of its encoders, scaled by `alpha / r`. Its head
-    (`head_modules`) is trained in full and saved with the adapter. `target` holds the last names of the layers to
-    adapt; it defaults to `Encoder.lora` of `models.encoders`. Frozen layers get none. Raises SerError: no layer that is
-    not frozen has such a name."""
+    """The model with adapters of rank `r` on linear layers of its encoders that are not frozen, scaled by `alpha / r`.
+    Its head (`head_modules`) is trained in full and saved with the adapter. `target` holds the last names of the layers
+    to adapt; it defaults to `Encoder.lora` of `models.encoders`. Raises SerError: there is no such layer."""
     from peft import LoraConfig, get_peft_model
     from torch import nn
     from transformers.pytorch_utils import Conv1D

@@ -46,8 +46,7 @@ def training_of(setup: Setup) -> dict[str, Any]:
 
 def trainings_of(name_or_path: str) -> list[dict[str, Any]]:
     """The trainings of a checkpoint and of those it was made from: from the record of its folder (of its run, for a
-    `checkpoint-100`), else from its `results.json`, there or on the Hub; empty without such a file. SerError: it is
-    damaged, or that of a run is absent."""
+    `checkpoint-100`), else from its `results.json`, there or on the Hub; none without. SerError: it is damaged."""
     folder, run = Path(name_or_path).expanduser(), _run_of(name_or_path)
     if record := read_record(folder) or read_record(run):
         return record["trained_on"]
