@@ -35,7 +35,7 @@ SPEAKER = re.compile(r"(actor|speaker|spk|subject|participant)[\s_-]?\w+", re.IG
 
 
 @dataclass
-class Found:
+class Listing:
     """A table in this project's columns: `audio` (a path as it is written, absolute once resolved), `label` (or a list,
     of the columns `targets`), `text`, `speaker`, `split`, `start`, `end`, `id`, `group`, and `schema`'s optional ones.
     Rows of a `datasets.Dataset` have their sound in the only column of `parts[row["part"]]`, at `row["index"]`."""
@@ -52,7 +52,7 @@ class Found:
 # ---- one table, whatever the layout
 
 
-def found_in(place: Path, columns: Columns) -> Found:
+def listing_in(place: Path, columns: Columns) -> Listing:
     """The rows of a folder or a table file. SerError: there is none; a flag names a column that is not there."""
     if place.is_file():
         return _of_table(place, columns)
@@ -63,51 +63,51 @@ def found_in(place: Path, columns: Columns) -> Found:
         return _of_table(place / name, columns)
     splits = sorted(name for name in names if plain(name) in SPLITS and (place / name).is_dir())
     if len(splits) > 1:
-        each = {split: found_in(place / split, columns) for split in splits}
-        if len({bool(found.parts) for found in each.values()}) > 1:
+        each = {split: listing_in(place / split, columns) for split in splits}
+        if len({bool(listing.parts) for listing in each.values()}) > 1:
             raise SerError(f"--dataset {place}: only some of {', '.join(splits)} hold sound; save all in one way")
-        return _together({split: _in_split(found, split) for split, found in each.items()})
+        return _together({split: _in_split(listing, split) for split, listing in each.items()})
     tables = sorted(name for name in names if name[0] != "." and Path(name).suffix.lower() in SUFFIXES)
     shards = [name for name in tables if name.endswith(".parquet")] or sorted(place.glob("data/*.parquet"))
-    if shards and len(tables) in (0, len(shards)) and (found := _shards(place, shards, columns)):
-        return found
+    if shards and len(tables) in (0, len(shards)) and (listing := _shards(place, shards, columns)):
+        return listing
     tables = [name for name in tables if not name.endswith(".txt")] or tables
     if len(tables) == 1:
-        found = _of_table(place / tables[0], columns)
-        return changed(found, remarks=[f"the table is {tables[0]}", *found.remarks])
+        listing = _of_table(place / tables[0], columns)
+        return changed(listing, remarks=[f"the table is {tables[0]}", *listing.remarks])
     if len(tables) > 1:
         raise SerError(f"--dataset {place}: which table? it has {', '.join(tables)}; name one: {place / tables[0]}")
     return _of_folders(place, columns)
 
 
-def _in_split(found: Found, name: str) -> Found:
+def _in_split(listing: Listing, name: str) -> Listing:
     split = SPLITS.get(plain(name), name)
-    return changed(found, table=found.table | {"split": [split] * len(found.table["label"])})
+    return changed(listing, table=listing.table | {"split": [split] * len(listing.table["label"])})
 
 
-def _together(each: dict[str, Found]) -> Found:
+def _together(each: dict[str, Listing]) -> Listing:
     """The tables one after the other; the parts of each (`train` may be in several) get its name before theirs."""
-    names = dict.fromkeys(name for found in each.values() for name in found.table)
+    names = dict.fromkeys(name for listing in each.values() for name in listing.table)
     table = {name: [] for name in names}
-    for key, found in each.items():
+    for key, listing in each.items():
         for name, cells in table.items():
-            more = found.table.get(name, [None] * len(found.table["label"]))
+            more = listing.table.get(name, [None] * len(listing.table["label"]))
             cells += [f"{key}/{part}" for part in more] if name == "part" else more
-    remarks = list(dict.fromkeys(remark for found in each.values() for remark in found.remarks))
-    orders = {found.order for found in each.values()}
-    parts = {f"{key}/{name}": data for key, found in each.items() for name, data in found.parts.items()}
+    remarks = list(dict.fromkeys(remark for listing in each.values() for remark in listing.remarks))
+    orders = {listing.order for listing in each.values()}
+    parts = {f"{key}/{name}": data for key, listing in each.items() for name, data in listing.parts.items()}
     first = next(iter(each.values()))
-    return Found(table, remarks, first.where, first.targets, orders.pop() if len(orders) == 1 else (), parts)
+    return Listing(table, remarks, first.where, first.targets, orders.pop() if len(orders) == 1 else (), parts)
 
 
-def _of_table(path: Path, columns: Columns) -> Found:
+def _of_table(path: Path, columns: Columns) -> Listing:
     cells, remarks = read_table(path)
-    return _resolved(found_columns(cells, columns, str(path), remarks), path.parent, path.name)
+    return _resolved(listing_of(cells, columns, str(path), remarks), path.parent, path.name)
 
 
-def found_columns(
+def listing_of(
     cells: pd.DataFrame, columns: Columns, where: str, remarks: Sequence[str] = (), audio: str | None = None
-) -> Found:
+) -> Listing:
     """The table in this project's columns; `audio` names the column that holds sound. Errors name all of `where`, and
     remarks, which are published, its last part. SerError: a column is missing (labels, audio or text, a flag's)."""
     names, remarks, short = list(cells.columns), list(remarks), Path(where).name
@@ -140,7 +140,7 @@ def found_columns(
     for name in names:
         if (plain(name) in TYPED or plain(name) == "sex") and name not in uses.values():
             table[{"sex": "gender"}.get(plain(name), plain(name))] = cells[name].tolist()
-    return Found(table, remarks + assumed, short, targets)
+    return Listing(table, remarks + assumed, short, targets)
 
 
 def _names_files(column: pd.Series) -> bool:
@@ -149,13 +149,13 @@ def _names_files(column: pd.Series) -> bool:
     return sum(os.path.splitext(cell)[1].lower() in MEDIA for cell in some) > len(some) / 2
 
 
-def _resolved(found: Found, folder: Path, where: str) -> Found:
+def _resolved(listing: Listing, folder: Path, where: str) -> Listing:
     """With absolute names of files, and as they are written in `named`; unchanged where no files are named. A name that
     is no file may differ from one in blanks, case, separators, Unicode form or the folders above it; it is taken where
     one file alone fits. So is a folder that is called otherwise."""
-    if "audio" not in found.table:
-        return found
-    names = [as_text(cell) for cell in found.table["audio"]]
+    if "audio" not in listing.table:
+        return listing
+    names = [as_text(cell) for cell in listing.table["audio"]]
     paths = [name and os.path.normpath(os.path.join(folder, name)) for name in names]
     there = [path is not None and os.path.exists(path) for path in paths]
     taken, similar = {path for path, exists in zip(paths, there, strict=True) if exists}, {}
@@ -185,7 +185,7 @@ def _resolved(found: Found, folder: Path, where: str) -> Found:
                 pairs = zip(missing, fits, strict=True)
                 similar |= {position: fit[whole[0]] for (position, _), fit in pairs if whole[0] in fit}
     paths = [similar.get(position, path) for position, path in enumerate(paths)]
-    remarks = list(found.remarks)
+    remarks = list(listing.remarks)
     if similar:
         position = min(similar)
         name, file = names[position], os.path.relpath(similar[position], folder)
@@ -193,7 +193,7 @@ def _resolved(found: Found, folder: Path, where: str) -> Found:
             name = f".../{PureWindowsPath(name).name}"
         what = f"names in {where} that are a file's in another spelling or folder: {len(similar)}"
         remarks.append(f"{what}, such as {name} = {file}")
-    return changed(found, table=found.table | {"named": names, "audio": paths}, remarks=remarks, searched=searched)
+    return changed(listing, table=listing.table | {"named": names, "audio": paths}, remarks=remarks, searched=searched)
 
 
 def _parts(name: str) -> list[str]:
@@ -207,7 +207,7 @@ def _tail(one: list[str], other: list[str]) -> bool:
     return one[-least:] == other[-least:]
 
 
-def _of_folders(root: Path, columns: Columns) -> Found:
+def _of_folders(root: Path, columns: Columns) -> Listing:
     """Class folders: every file of sound below `root`, with the names of its folders as columns."""
     files, seen = [], 0
     for path, _ in walk(root):
@@ -245,8 +245,9 @@ def _of_folders(root: Path, columns: Columns) -> Found:
         elif rest and not {*map(plain, cells[rest[0]])} <= SPLITS.keys():
             some = ", ".join(_some(cells[rest[0]]))
             remarks.append(f"folders {some} may be speakers: then --speaker_column {rest[0]}")
-    found = found_columns(cells, columns, root.name, remarks)
-    return changed(found, table=found.table | {"named": [os.path.relpath(path, root) for path in cells["file_name"]]})
+    listing = listing_of(cells, columns, root.name, remarks)
+    named = [os.path.relpath(path, root) for path in cells["file_name"]]
+    return changed(listing, table=listing.table | {"named": named})
 
 
 def _some(cells: Sequence) -> list[str]:
@@ -257,15 +258,15 @@ def _some(cells: Sequence) -> list[str]:
 # ---- datasets: saved, in shards, on the Hub
 
 
-def _saved(place: Path, columns: Columns) -> Found:
+def _saved(place: Path, columns: Columns) -> Listing:
     try:
         data = datasets.load_from_disk(str(place))
     except Exception as error:  # whatever a damaged folder raises
         raise SerError(f"--dataset {place}: cannot be loaded ({_one_line(error)}); save it again") from None
-    return found_in_parts(data if isinstance(data, dict) else {"all": data}, columns, place.name, place)
+    return listing_in_parts(data if isinstance(data, dict) else {"all": data}, columns, place.name, place)
 
 
-def _shards(place: Path, shards: list, columns: Columns) -> Found | None:
+def _shards(place: Path, shards: list, columns: Columns) -> Listing | None:
     """Parquet files that hold sound, by the split their names begin with; None where they hold names of files."""
     files = defaultdict(list)
     for shard in shards:
@@ -279,7 +280,7 @@ def _shards(place: Path, shards: list, columns: Columns) -> Found | None:
         raise SerError(f"--dataset {place}: its parquet files cannot be loaded ({_one_line(error)})") from None
     if len(shards) == 1 and not any(_is_sound(kind) for kind in next(iter(data.values())).features.values()):
         return None  # a table that names files
-    return found_in_parts(data, columns, place.name, place)
+    return listing_in_parts(data, columns, place.name, place)
 
 
 def hub_builder(name: str, labels: str | None) -> datasets.DatasetBuilder:
@@ -293,8 +294,8 @@ def hub_builder(name: str, labels: str | None) -> datasets.DatasetBuilder:
                 raise
             return datasets.load_dataset_builder(name)
     except Exception as error:  # the client raises a dozen classes that all mean: not available
-        if found := re.search(r"(?:available configs|Available): (\[.*?\])", str(error)):
-            raise SerError(f"--dataset {name}: it has several tables; name one by --labels: {found[1]}") from None
+        if tables := re.search(r"(?:available configs|Available): (\[.*?\])", str(error)):
+            raise SerError(f"--dataset {name}: it has several tables; name one by --labels: {tables[1]}") from None
         raise SerError(
             f"--dataset {name}: cannot be loaded ({_one_line(error)}), and no folder here has that name{near(name)}"
         ) from None
@@ -380,9 +381,9 @@ class Stream:
         return next(self.rows)
 
 
-def found_in_parts(
+def listing_in_parts(
     parts: "dict[str, datasets.Dataset | Stream]", columns: Columns, where: str, folder: Path | None = None
-) -> Found:
+) -> Listing:
     """The rows of a dataset, with the splits' names; names of files are relative to `folder`."""
     each = {}
     for part, data in parts.items():
@@ -400,21 +401,21 @@ def found_in_parts(
                 cells[name] = [cell and [kind.feature.names[index] for index in cell] for cell in cells[name]]
         cells |= {sound: [None] * number} if sound else {}
         frame = pd.DataFrame(cells, dtype=object).map(tidy)
-        found = found_columns(frame, changed(columns, audio_column=None) if sound else columns, where, audio=sound)
+        listing = listing_of(frame, changed(columns, audio_column=None) if sound else columns, where, audio=sound)
         if sound and folder and (paths := _paths(data, sound)):
-            found = changed(found, table=found.table | {"audio": paths})
+            listing = changed(listing, table=listing.table | {"audio": paths})
         elif sound:
             alone = data.select_columns(sound)
             is_audio = isinstance(kinds[sound], datasets.Audio)
             alone = alone.cast_column(sound, datasets.Audio(decode=False)) if is_audio else alone
-            table = found.table | {"part": [part] * number, "index": list(range(number))}
-            found = changed(found, table=table, parts={part: alone})
-        if not found.parts:
-            found = _resolved(found, folder or Path.cwd(), where)
-        if len(parts) > 1 and "split" not in found.table:
-            found = _in_split(found, part)
+            table = listing.table | {"part": [part] * number, "index": list(range(number))}
+            listing = changed(listing, table=table, parts={part: alone})
+        if not listing.parts:
+            listing = _resolved(listing, folder or Path.cwd(), where)
+        if len(parts) > 1 and "split" not in listing.table:
+            listing = _in_split(listing, part)
         labels = kinds.get(find_columns(list(kinds), columns, where)[0].get("label"))
-        each[part] = changed(found, order=tuple(labels.names) if isinstance(labels, datasets.ClassLabel) else ())
+        each[part] = changed(listing, order=tuple(labels.names) if isinstance(labels, datasets.ClassLabel) else ())
     return _together(each)
 
 
@@ -435,7 +436,7 @@ def _paths(data: datasets.Dataset, column: str) -> list[str | None] | None:
 
 
 def as_audio(row: dict) -> dict | None:
-    """The sound of a row of `Found.parts` as `{"bytes", "path"}`."""
+    """The sound of a row of `Listing.parts` as `{"bytes", "path"}`."""
     (value,) = row.values()
     if isinstance(value, bytes):
         return {"bytes": value, "path": None}

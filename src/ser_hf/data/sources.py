@@ -29,14 +29,14 @@ from .labels import is_labelled, label_set, one_spelling
 from .layouts import (
     NEXT,
     TYPED,
-    Found,
+    Listing,
     Stream,
     as_audio,
-    found_in,
-    found_in_parts,
     hub_builder,
     hub_files,
     hub_parts,
+    listing_in,
+    listing_in_parts,
     near,
 )
 from .schema import LABEL_SETS, OPTIONAL_COLUMNS, CorpusCard, LabelConfig
@@ -52,7 +52,7 @@ class Index:
     remarks: list[str]
     protocols: dict[str, Protocol]
     parts: dict[str, str]  # the fingerprint of each dataset that holds sound
-    searched: bool  # as in `Found`
+    searched: bool  # as in `Listing`
     content: str  # hash of the rows
     rows: pa.Table  # a column for each key of `SpeechCorpus.utterances`
 
@@ -66,11 +66,11 @@ def folder_corpus(place: Path, columns: Columns) -> type[SpeechCorpus]:
     folder, file, opened = place if place.is_dir() else place.parent, _kept_file(place, columns), None
     index, state = _kept(file)
     if index is None or state != _state(place, index):
-        found = found_in(place, columns)
-        index, opened = index_of(folder.name, "labels", found, columns, folder), found.parts
+        listing = listing_in(place, columns)
+        index, opened = index_of(folder.name, "labels", listing, columns, folder), listing.parts
         state = _state(place, index)
         _keep(file, index, state)
-    return corpus_of(index, folder, lambda: opened or found_in(place, columns).parts, state[-1])
+    return corpus_of(index, folder, lambda: opened or listing_in(place, columns).parts, state[-1])
 
 
 def hub_corpus(name: str, labels: str | None, columns: Columns) -> type[SpeechCorpus]:
@@ -83,12 +83,12 @@ def hub_corpus(name: str, labels: str | None, columns: Columns) -> type[SpeechCo
     index, _ = _kept(file)
     if index is None:
         here = labels if labels not in LABEL_SETS or labels == builder.config.name else None
-        found = found_in_parts(hub_parts(name, builder, columns.streaming), columns, name)
-        index, opened = index_of(name, here or "default", found, columns), found.parts
+        listing = listing_in_parts(hub_parts(name, builder, columns.streaming), columns, name)
+        index, opened = index_of(name, here or "default", listing, columns), listing.parts
         _keep(file, index, [])
 
     def parts() -> dict[str, datasets.Dataset | Stream]:
-        return opened or found_in_parts(hub_parts(name, builder, columns.streaming), columns, name).parts
+        return opened or listing_in_parts(hub_parts(name, builder, columns.streaming), columns, name).parts
 
     return corpus_of(index, None, parts)
 
@@ -144,15 +144,15 @@ def _kept(file: Path) -> tuple[Index | None, list[str]]:
 # ---- from a table to a corpus
 
 
-def index_of(title: str, config_name: str, found: Found, columns: Columns, folder: Path | None = None) -> Index:
+def index_of(title: str, config_name: str, listing: Listing, columns: Columns, folder: Path | None = None) -> Index:
     """The index of a table. SerError: no labels, a file (or its part) is named twice, or the groups are the labels."""
-    table, remarks, size = found.table, list(found.remarks), len(found.table["label"])
-    if "audio" in table and not found.parts and (nameless := table["audio"].count(None)):
-        remarks.append(f"rows of {found.where} that name no file: {nameless}; they are skipped")
+    table, remarks, size = listing.table, list(listing.remarks), len(listing.table["label"])
+    if "audio" in table and not listing.parts and (nameless := table["audio"].count(None)):
+        remarks.append(f"rows of {listing.where} that name no file: {nameless}; they are skipped")
         named = [path is not None for path in table["audio"]]
         table = {name: list(compress(cells, named)) for name, cells in table.items()}
         size -= nameless
-    labels = label_set(title, config_name, table["label"], found.order, found.targets)
+    labels = label_set(title, config_name, table["label"], listing.order, listing.targets)
     rows = {name: table.get(name, [None] * size) for name in ("id", "audio", "text", "speaker", "label")}
     rows["text"] = [None if cell != cell or not str(cell or "").strip() else str(cell) for cell in rows["text"]]
     rows["speaker"], more = one_spelling([as_text(cell) for cell in rows["speaker"]], "speakers")
@@ -176,7 +176,7 @@ def index_of(title: str, config_name: str, found: Found, columns: Columns, folde
         _times(rows, table)
         if len({*map(str, rows["audio"])}) == size and any(rows["cut"]):
             remarks.append("each file is named once, and cut by `start` and `end`; rename these if it is cut already")
-    _identify(rows, folder, found)
+    _identify(rows, folder, listing)
     if "audio" not in table:
         lacking = zip(rows["problem"], rows["id"], rows["text"], strict=True)
         rows["problem"] = [problem if text else f"{id}: no text" for problem, id, text in lacking]
@@ -201,12 +201,12 @@ def index_of(title: str, config_name: str, found: Found, columns: Columns, folde
     kinds = dict.fromkeys(("id", "audio", "text", "speaker", "named", "part", "problem", "emotion"), pa.string())
     kinds |= {name: datasets.Features({name: kind}).type[0].type for name, kind in OPTIONAL_COLUMNS.items()}
     table = pa.table({name: pa.array(cells, kinds.get(name)) for name, cells in rows.items()})
-    parts = {part: data._fingerprint for part, data in found.parts.items()}
+    parts = {part: data._fingerprint for part, data in listing.parts.items()}
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     content = xxhash.xxh3_64(sink.getvalue()).hexdigest()
-    return Index(title, labels.configs, remarks, choices, parts, found.searched, content, table)
+    return Index(title, labels.configs, remarks, choices, parts, listing.searched, content, table)
 
 
 def corpus_of(
@@ -294,7 +294,7 @@ def seconds(cell) -> float | None:
     return value if len(parts) < 4 and math.isfinite(value) and min(parts) >= 0 else None
 
 
-def _identify(rows: dict[str, list], folder: Path | None, found: Found) -> None:
+def _identify(rows: dict[str, list], folder: Path | None, listing: Listing) -> None:
     """Complete `id`: as given, else the file's name without suffix (with it, where two files differ in nothing else)
     and the segment's times, else the row's number. SerError: two rows name one file, or one part of it."""
     made = [f"{number:06d}" for number in range(len(rows["id"]))]
@@ -307,7 +307,7 @@ def _identify(rows: dict[str, list], folder: Path | None, found: Found) -> None:
         if twice := [name for name, number in Counter(made).items() if number > 1]:
             places = [position for position, name in enumerate(made) if name == twice[0]]
             raise SerError(
-                f"{found.where}: {rows['named'][places[0]]} is named {len(places)} times (rows {places[0] + 1} and "
+                f"{listing.where}: {rows['named'][places[0]]} is named {len(places)} times (rows {places[0] + 1} and "
                 f"{places[1] + 1}); keep one, or say by columns `start` and `end` which part of it each is"
             )
     ids = [as_text(own) or other for own, other in zip(rows["id"], made, strict=True)]

@@ -93,15 +93,15 @@ def stress(
         remarks.append("no babble noise: the corpus has no other speaker")
     labelled = Dataset.from_dict({"label": labels.tolist(), "speaker": rows["speaker"][:]})
     report = score(labelled, task.logits(clean), names, kind, limits)
-    before, found = decided(clean, labels, kind, limits), []
+    before, outcomes = decided(clean, labels, kind, limits), []
     for change in tqdm(changes, "changes", disable=None):
         scores = scores_of(pipe, rows, change, voices, store, options)
         valid = ~np.isnan(scores).any(axis=1)
         share = kept(before, decided(scores, labels, kind, limits), kind)
         metrics = task.metrics(labels[valid], scores[valid], names, limits) if valid.any() else {}
         row = {name: getattr(change, name) for name in ("name", "kind", "strength", "unit")}
-        found.append(row | {"kept": share, "metrics": metrics, "failed": int((~valid).sum())})
-    small = [one["kept"] for one in found if one["kind"] == "small"]
+        outcomes.append(row | {"kept": share, "metrics": metrics, "failed": int((~valid).sum())})
+    small = [one["kept"] for one in outcomes if one["kind"] == "small"]
     groups, not_tested = {}, {}
     if kind == CLASSES:
         attributes, not_tested = attributes_of(rows)
@@ -121,7 +121,7 @@ def stress(
         "problem_type": kind,
         "metric": task.selected_by,
         "clean": report,
-        "changes": found,
+        "changes": outcomes,
         "goal": GOAL,
         "reached": min(small) >= GOAL if small else None,
         "groups": groups,
@@ -136,7 +136,7 @@ def attributes_of(rows: Dataset) -> tuple[dict[str, list], dict[str, str]]:
         name: rows[name][:] for name in ("gender", "age", "language", "speaker", "text") if name in rows.features
     }
     pitch = measure_rows(rows)[:, list(MEASURES).index("pitch")]
-    found = {
+    groups = {
         "gender": columns.get("gender"),
         "age group": [fairness.age_group(years) for years in columns["age"]] if "age" in columns else None,
         "language": columns.get("language"),
@@ -144,9 +144,9 @@ def attributes_of(rows: Dataset) -> tuple[dict[str, list], dict[str, str]]:
         "pitch group": fairness.pitch_groups(pitch, columns["speaker"]),
         "sentence": columns["text"],
     }
-    silent = [name for name, values in found.items() if values is None or not any(v is not None for v in values)]
+    silent = [name for name, values in groups.items() if values is None or not any(v is not None for v in values)]
     return (
-        {name: values for name, values in found.items() if name not in silent},
+        {name: values for name, values in groups.items() if name not in silent},
         {name: "the corpus does not say" for name in silent},
     )
 
@@ -238,17 +238,17 @@ def over_folds(reports: Sequence[dict]) -> dict:
         "goal": reports[0]["goal"],
         "clean": {"metrics": {metric: float(clean)}},
         "changes": changes,
-        "beyond_chance": {name: [sum(found), len(found)] for name, found in judged.items() if found},
+        "beyond_chance": {name: [sum(biased), len(biased)] for name, biased in judged.items() if biased},
     }
 
 
-def folds_section(found: dict) -> str:
+def folds_section(report: dict) -> str:
     """`over_folds` as a section of Markdown."""
-    metric = found["metric"]
-    clean = number(found["clean"]["metrics"][metric])
-    parts = ["## Under stress", f"Means of {found['folds']} test folds, {shown(metric)} {clean} as recorded."]
-    parts += [small_line(found), _changes_table(found)] if found["changes"] else []
-    groups = [f"{name} in {biased} of {folds} folds" for name, (biased, folds) in found["beyond_chance"].items()]
+    metric = report["metric"]
+    clean = number(report["clean"]["metrics"][metric])
+    parts = ["## Under stress", f"Means of {report['folds']} test folds, {shown(metric)} {clean} as recorded."]
+    parts += [small_line(report), _changes_table(report)] if report["changes"] else []
+    groups = [f"{name} in {biased} of {folds} folds" for name, (biased, folds) in report["beyond_chance"].items()]
     if groups:
         parts.append(
             f"Gaps between groups beyond chance: {', '.join(groups)}; a fair model has one in a tenth of them."
@@ -262,9 +262,9 @@ def _groups_line(report: dict) -> str:
         return "No attribute has two groups that are large enough to be judged."
     alarms = [name for name, groups in tested.items() if any(map(_is_biased, groups))]
     few = [name for name in tested if name != "speaker" and min(one["speakers"] for one in tested[name]) < FEW]
-    found = f"Beyond chance: {', '.join(alarms)}" if alarms else "No gap is beyond chance"
+    verdict = f"Beyond chance: {', '.join(alarms)}" if alarms else "No gap is beyond chance"
     text = (
-        f"{found} ({2 * len(tested)} tests, of UAR and of the classes by {', '.join(tested)}; a fair model fails each "
+        f"{verdict} ({2 * len(tested)} tests, of UAR and of the classes by {', '.join(tested)}; a fair model fails each "
         "in one of 20). A gap is the group's figure minus that of all clips for the same labels. Its limit is the 95th "
         "percentile of the largest gap that a random model with the same confusion matrix reaches in "
         f"{fairness.DRAWS} draws at this sample size (Derington et al., arXiv 2312.06270)."
@@ -318,13 +318,13 @@ def _groups_summary(attribute: str, entry: dict) -> str:
 
 def beyond_limit(group: dict) -> str:
     """What of a judged group is beyond its limit; empty if nothing is."""
-    found = [f"UAR {group['gap']:+.2f}"] if group["biased"] else []
+    gaps = [f"UAR {group['gap']:+.2f}"] if group["biased"] else []
     for one in group["classes"]:
         if one["limit"] is not None and abs(one["gap"]) > one["limit"]:
-            found.append(f"recall of {one['class']} {one['gap']:+.2f}")
+            gaps.append(f"recall of {one['class']} {one['gap']:+.2f}")
         elif one["biased"]:
-            found.append(f"answers {one['class']} {one['share_gap']:+.2f}")
-    return "; ".join(found)
+            gaps.append(f"answers {one['class']} {one['share_gap']:+.2f}")
+    return "; ".join(gaps)
 
 
 def _proportions(report: dict) -> str:
@@ -358,15 +358,15 @@ def figure(report: dict, title: str) -> bytes:
     return png(drawing)
 
 
-def files(about: dict, found: dict) -> dict[str, str | bytes]:
+def files(about: dict, report: dict) -> dict[str, str | bytes]:
     """`stress.md`, `stress.json` and `figures/stress.png` by their names, from `stress` and what it is `about`:
     `model`, `corpus`, `labels`, `protocol`, `fold` and `part` (`test` or `all`)."""
-    report = {"ser_hf": __version__} | about | found
+    report = {"ser_hf": __version__} | about | report
     content = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     where = "all clips" if about["fold"] is None else f"{about['protocol']} fold {about['fold']}"
     title = f"{about['model']} on {about['corpus']}, {where}"
     drawn = {"figures/stress.png": figure(report, title)} if report["changes"] else {}
-    return {**drawn, "stress.md": section(found, "#"), "stress.json": content + "\n"}
+    return {**drawn, "stress.md": section(report, "#"), "stress.json": content + "\n"}
 
 
 def window_options(results: dict) -> dict:

@@ -71,15 +71,15 @@ def main(argv: list[str]) -> int:
     with reading(" or ".join(one.place for one in results)):
         check_alike(results)
         hold(out, f"--out {out}")
-        found = compare(results)
-        report = markdown(found)
+        comparison = compare(results)
+        report = markdown(comparison)
     (out / "critical_difference.png").unlink(missing_ok=True)  # of an earlier comparison
-    if found["ranks"] and len(found["systems"]) > 2:
-        title = f"mean ranks by {shown(found['metric'])} over {found['ranks']['corpora']} corpora"
-        image = rank_figure(found["ranks"]["mean"], found["ranks"]["critical_difference"], title)
+    if comparison["ranks"] and len(comparison["systems"]) > 2:
+        title = f"mean ranks by {shown(comparison['metric'])} over {comparison['ranks']['corpora']} corpora"
+        image = rank_figure(comparison["ranks"]["mean"], comparison["ranks"]["critical_difference"], title)
         write(out / "critical_difference.png", image)
         report += "\n![Mean ranks and the critical difference](critical_difference.png)\n"
-    write(out / "compare.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+    write(out / "compare.json", json.dumps(comparison, indent=2, ensure_ascii=False) + "\n")
     write(out / "compare.md", report)
     run.say(report, f"written: {out / 'compare.json'} and compare.md")
     return 0
@@ -182,13 +182,13 @@ def compare(results: list[Result]) -> dict:
     systems = list(dict.fromkeys(one.system for one in results))
     corpora = {name: {r.system: r for r in results if r.corpus == name} for name in {r.corpus: 0 for r in results}}
     places = [_on_corpus(of, systems, task) for of in corpora.values()]
-    found = {
+    comparison = {
         "metric": task.selected_by,
         "systems": systems,
         "corpora": places,
         "ranks": _ranks(places, systems) if len(corpora) > 1 else None,
     }
-    return found | {"conclusions": conclusions(found)}
+    return comparison | {"conclusions": conclusions(comparison)}
 
 
 def _on_corpus(of: dict[str, Result], systems: list[str], task: "Task") -> dict:
@@ -242,7 +242,7 @@ def _ranks(places: list[dict], systems: list[str]) -> dict:
 
     figures = np.array([[place["figures"][system]["pooled"] for system in systems] for place in places])
     of_each, count = ranks.ranks(figures), len(systems)
-    found = {
+    facts = {
         "corpora": len(places),
         "needed": ranks.needed(count),
         "level": ranks.LEVEL,
@@ -253,11 +253,11 @@ def _ranks(places: list[dict], systems: list[str]) -> dict:
         "mean": dict(zip(systems, of_each.mean(axis=0).tolist(), strict=True)),
     }
     if count == 2:
-        return found | {"test": "Wilcoxon's signed ranks", "p": ranks.signed_ranks(figures[:, 0] - figures[:, 1])}
+        return facts | {"test": "Wilcoxon's signed ranks", "p": ranks.signed_ranks(figures[:, 0] - figures[:, 1])}
     statistic, p = ranks.friedman(figures) or (None, None)
     difference = ranks.critical_difference(count, len(places))
     alike = [[systems[i] for i in group] for group in ranks.groups(of_each.mean(axis=0), difference)]
-    return found | {
+    return facts | {
         "test": "Friedman",
         "statistic": statistic,
         "p": p,
@@ -269,10 +269,10 @@ def _ranks(places: list[dict], systems: list[str]) -> dict:
 # ---- words
 
 
-def conclusions(found: dict) -> list[str]:
+def conclusions(comparison: dict) -> list[str]:
     """What may be concluded, in sentences."""
-    metric, ranked, lines = shown(found["metric"]), found["ranks"], []
-    pairs = [(place, one) for place in found["corpora"] for one in place["differences"]]
+    metric, ranked, lines = shown(comparison["metric"]), comparison["ranks"], []
+    pairs = [(place, one) for place in comparison["corpora"] for one in place["differences"]]
     for place, one in pairs:
         (a, b), difference, interval = one["systems"], one["difference"], one["interval"]
         amount = f"{metric} differs by {with_interval(difference, interval)}"
@@ -292,7 +292,7 @@ def conclusions(found: dict) -> list[str]:
             f"These are {len(tested)} comparisons at 95 % each: one in twenty would show a difference where there is "
             "none."
         )
-    for place in found["corpora"]:
+    for place in comparison["corpora"]:
         marks = {system: ", ".join(one["marks"]) for system, one in place["figures"].items()}
         if len(set(marks.values())) > 1:
             named = "; ".join(f"{system}: {words}" for system, words in marks.items() if words)
@@ -303,7 +303,9 @@ def conclusions(found: dict) -> list[str]:
         return [*lines, "One corpus: nothing is said of others. Its folds share training data, so they are not ranked."]
     count, needed = ranked["corpora"], ranked["needed"]
     if count < needed:
-        few = f"{count} corpora are too few for any difference to show over corpora: {len(found['systems'])} systems"
+        few = (
+            f"{count} corpora are too few for any difference to show over corpora: {len(comparison['systems'])} systems"
+        )
         return [*lines, f"{few} need at least {needed}, if every corpus ranks them alike."]
     if ranked["p"] is None:
         return [*lines, "Over corpora: all systems are equal."]
@@ -320,18 +322,18 @@ def conclusions(found: dict) -> list[str]:
     return [*lines, "Of other pairs no difference is shown, which does not say that they are equal."]
 
 
-def markdown(found: dict) -> str:
+def markdown(comparison: dict) -> str:
     """The report, on screen and as `compare.md`."""
     from .cv_report import spread
 
-    systems, metric, ranked = found["systems"], shown(found["metric"]), found["ranks"]
+    systems, metric, ranked = comparison["systems"], shown(comparison["metric"]), comparison["ranks"]
     rows = [
         [f"{place['corpus']}, {place['labels']}", place["protocol"]]
         + [
             with_interval(place["figures"][system]["pooled"], place["figures"][system]["interval"])
             for system in systems
         ]
-        for place in found["corpora"]
+        for place in comparison["corpora"]
     ]
     if ranked:
         rows.append(["mean rank", "", *(f"{ranked['mean'][system]:.2f}" for system in systems)])
@@ -339,9 +341,9 @@ def markdown(found: dict) -> str:
         f"# {escape(', '.join(systems))}",
         f"{metric} of the pooled predictions, mean over seeds, in brackets 95 % intervals by bootstrap over speakers:",
         markdown_table(["corpus", "protocol", *systems], rows),
-        "\n".join(f"- {escape(line)}" for line in found["conclusions"]),
+        "\n".join(f"- {escape(line)}" for line in comparison["conclusions"]),
     ]
-    for place in found["corpora"]:
+    for place in comparison["corpora"]:
         figures = [place["figures"][system] for system in systems]
         folds = [[fold, *(number(one["folds"][fold]) for one in figures)] for fold in figures[0]["folds"]]
         folds.append(["mean ± sd", *(spread(one["mean"]) for one in figures)])

@@ -60,10 +60,10 @@ def main(argv: list[str]) -> int:
             for group in groups
             for plan, runs in zip(group, cv.run_all(group), strict=True)
         ]
-        found = summarise(cells, plans, cvs)
-        report = markdown(found)
-        write(out / "cross.png", figure(found))
-        write(out / "cross.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        results = summarise(cells, plans, cvs)
+        report = markdown(results)
+        write(out / "cross.png", figure(results))
+        write(out / "cross.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
         write(out / "cross.md", report)
         run.say("", report, f"written: {out / 'cross.json'}, cross.md and cross.png")
 
@@ -203,24 +203,24 @@ def _entry(cell: Cell, plan: cv.Plan, report: dict) -> dict:
 # ---- the report
 
 
-def _rows(found: dict) -> dict[str, dict[str, dict]]:
+def _rows(results: dict) -> dict[str, dict[str, dict]]:
     """The cells by the name of their row, then by the tested corpus."""
     rows: dict[str, dict[str, dict]] = {}
-    several = any(len(cell["train"]) > 1 for cell in found["cells"])
-    for cell in found["cells"]:
+    several = any(len(cell["train"]) > 1 for cell in results["cells"])
+    for cell in results["cells"]:
         name = ("own protocol" if cell["own"] else "the others") if several else cell["train"][0]
         rows.setdefault(name, {})[cell["test"]] = cell
     return rows
 
 
-def markdown(found: dict) -> str:
+def markdown(results: dict) -> str:
     """The report, on screen and as `cross.md`."""
-    tests, crossed = found["datasets"], [cell for cell in found["cells"] if not cell["own"]]
+    tests, crossed = results["datasets"], [cell for cell in results["cells"] if not cell["own"]]
     unknown = [cell for cell in crossed if cell["unknown"]]
 
     def matrix(key: str, interval: str) -> str:
         rows = []
-        for name, cells in _rows(found).items():
+        for name, cells in _rows(results).items():
             shown = [
                 (cells[test], with_interval(cells[test][key], cells[test][interval])) for test in tests if test in cells
             ]
@@ -229,19 +229,19 @@ def markdown(found: dict) -> str:
         return markdown_table(["trained on", *tests], rows)
 
     words = []
-    for corpus, of in found["label_map"].items():
+    for corpus, of in results["label_map"].items():
         words += [
             [corpus, label, ", ".join(one["words"]) or "-", one["utterances"]] for label, one in of["labels"].items()
         ]
         words.append([corpus, "none", "others", of["left_out"]])
     mean = sum(cell["uar"] for cell in crossed) / len(crossed)
-    own = sum(cell["uar"] for cell in found["cells"] if cell["own"]) / len(tests)
-    chance = {cell["test"]: cell["chance_uar"] for cell in found["cells"] if cell["own"]}
-    model = found["model"]
+    own = sum(cell["uar"] for cell in results["cells"] if cell["own"]) / len(tests)
+    chance = {cell["test"]: cell["chance_uar"] for cell in results["cells"] if cell["own"]}
+    model = results["model"]
     parts = [
-        f"# Cross-corpus, {escape(found['labels'])}: {', '.join(map(escape, tests))}",
+        f"# Cross-corpus, {escape(results['labels'])}: {', '.join(map(escape, tests))}",
         f"Model: {escape(model['class'])}, {escape(model['encoder'])}, {escape(model['details'])}; seeds "
-        f"{', '.join(map(str, found['seeds']))}.",
+        f"{', '.join(map(str, results['seeds']))}.",
         "UAR over all labels of the tested corpus (columns), in brackets 95 % intervals over its speakers. "
         "`(own)`: the corpus's own speaker-independent protocol, trained on its other folds.",
         matrix("uar", "interval"),
@@ -266,7 +266,7 @@ def markdown(found: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def figure(found: dict) -> bytes:
+def figure(results: dict) -> bytes:
     """PNG: the matrix as a heat map, own protocols framed."""
     import numpy as np
     from matplotlib.figure import Figure
@@ -274,10 +274,10 @@ def figure(found: dict) -> bytes:
 
     from ..files import png
 
-    rows, tests = _rows(found), found["datasets"]
+    rows, tests = _rows(results), results["datasets"]
     values = np.full((len(rows), len(tests)), np.nan)
     image = Figure(figsize=(2.6 + 1.5 * len(tests), 1.6 + 0.9 * len(rows)), layout="constrained")
-    title = f"UAR, {found['labels']}; framed: own protocol"
+    title = f"UAR, {results['labels']}; framed: own protocol"
     axes = image.add_subplot(title=title, xlabel="tested on", ylabel="trained on")
     for place in np.ndindex(values.shape):
         if not (cell := list(rows.values())[place[0]].get(tests[place[1]])):
