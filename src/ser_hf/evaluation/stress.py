@@ -262,9 +262,9 @@ def _groups_line(report: dict) -> str:
         return "No attribute has two groups that are large enough to be judged."
     alarms = [name for name, groups in tested.items() if any(map(_is_biased, groups))]
     few = [name for name in tested if name != "speaker" and min(one["speakers"] for one in tested[name]) < FEW]
-    verdict = f"Beyond chance: {', '.join(alarms)}" if alarms else "No gap is beyond chance"
+    alarm = f"Beyond chance: {', '.join(alarms)}" if alarms else "No gap is beyond chance"
     text = (
-        f"{verdict} ({2 * len(tested)} tests, of UAR and of the classes by {', '.join(tested)}; a fair model fails each "
+        f"{alarm} ({2 * len(tested)} tests, of UAR and of the classes by {', '.join(tested)}; a fair model fails each "
         "in one of 20). A gap is the group's figure minus that of all clips for the same labels. Its limit is the 95th "
         "percentile of the largest gap that a random model with the same confusion matrix reaches in "
         f"{fairness.DRAWS} draws at this sample size (Derington et al., arXiv 2312.06270)."

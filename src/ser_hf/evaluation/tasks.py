@@ -59,7 +59,7 @@ class Task:
 
     def selection(self, metric: str | None, names: Sequence[str]) -> tuple[str, bool]:
         """The metric that selects a checkpoint on validation, and whether a greater value is better. `metric` is
-        `--metric_for_best_model` (with `eval_` or not), None for `selected_by`. SerError: the task has no such metric."""
+        `--metric_for_best_model` (with `eval_` or not), None for `selected_by`. SerError: there is no such metric."""
         name = (metric or self.selected_by).removeprefix("eval_")
         if name not in (choices := (*self.metric_names(names), "loss")):
             hint = f"{self.name} have no such metric; choose {', '.join(choices)}"
