@@ -3,6 +3,7 @@
 import importlib
 import sys
 from difflib import get_close_matches
+from importlib.util import find_spec
 from types import ModuleType
 
 from .. import __version__
@@ -30,14 +31,11 @@ COMMANDS = {
     "push": "publish a corpus or a finished run on the Hugging Face Hub",
 }
 
-# The commands whose modules are in other packages.
-WINGS = {"experiments": ("compare", "cross", "cv"), "publish": ("card", "convert", "demo", "export", "push")}
-
 
 def module_of(name: str) -> ModuleType:
     """The module of a command."""
-    wing = next((wing for wing, names in WINGS.items() if name in names), "cli")
-    return importlib.import_module(f"ser_hf.{wing}.{name}")
+    places = (f"ser_hf.{wing}.{name}" for wing in ("cli", "experiments", "publish"))
+    return importlib.import_module(next(filter(find_spec, places)))
 
 
 def help_text() -> str:

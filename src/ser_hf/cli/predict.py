@@ -28,6 +28,7 @@ Exit status 0: all files have scores; 1: some do not, they are listed; 2: a mist
 """
 
 import csv
+import hashlib
 import json
 import os
 import re
@@ -103,14 +104,11 @@ def content_of(file: str) -> str:
     """A hash of a file's content; empty if it cannot be read."""
     import xxhash
 
-    digest = xxhash.xxh3_64()
     try:
         with open(file, "rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
+            return hashlib.file_digest(content, xxhash.xxh3_64).hexdigest()
     except OSError:
         return ""
-    return digest.hexdigest()
 
 
 def load(

@@ -56,7 +56,6 @@ def groups(
     names: list[str],
     problem_type: str = CLASSES,
     thresholds: list[float] | None = None,
-    report_at: list[float] | None = None,
 ) -> dict:
     """A part by gender and by speaker; the arguments are those of `score`.
 

@@ -145,10 +145,8 @@ def attributes_of(rows: Dataset) -> tuple[dict[str, list], dict[str, str]]:
         "sentence": columns["text"],
     }
     silent = [name for name, values in groups.items() if values is None or not any(v is not None for v in values)]
-    return (
-        {name: values for name, values in groups.items() if name not in silent},
-        {name: "the corpus does not say" for name in silent},
-    )
+    said = {name: values for name, values in groups.items() if name not in silent}
+    return said, dict.fromkeys(silent, "the corpus does not say")
 
 
 # ---- the report as Markdown and as a figure

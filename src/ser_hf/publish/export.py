@@ -23,10 +23,10 @@ clips of the run's own fold: the report says what the integers cost.
 """
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from timeit import repeat
 from typing import TYPE_CHECKING
 
 from .. import __version__
@@ -296,21 +296,16 @@ def timed(pipe: "SerPipeline", session, clip: "np.ndarray") -> dict[str, float]:
     """Seconds for one clip on one thread, the least of five, with feature extraction."""
     import torch
 
-    def least(once) -> float:
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            once()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        torch_seconds = least(lambda: pipe.forward({"samples": [clip], "text": [None]}))
+        pytorch = repeat(lambda: pipe.forward({"samples": [clip], "text": [None]}), number=1)
     finally:
         torch.set_num_threads(threads)
-    return {"pytorch": torch_seconds, "onnxruntime": least(lambda: run(pipe, session, [clip], [None]))}
+    return {
+        "pytorch": min(pytorch),
+        "onnxruntime": min(repeat(lambda: run(pipe, session, [clip], [None]), number=1)),
+    }
 
 
 def quantise(file: Path, small: Path, name: str) -> None:

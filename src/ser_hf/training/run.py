@@ -416,20 +416,22 @@ def finish(
             write(new / shift.TRAINING_DATA, json.dumps(described, indent=1) + "\n")
 
         # 3. Scores, report, push.
-        how = {"names": names, "problem_type": kind, "thresholds": limits, "report_at": settings.run.thresholds}
+        how, at = {"names": names, "problem_type": kind, "thresholds": limits}, settings.run.thresholds
         results = setup.facts() | {
             "model": describe_model(model, saved, task, list(checkpoints.values()), lora_rank, speaker_normalised),
             "seed": training.seed,
             "training": trained,
-            "test": score(splits["test"], test, **how) | groups(splits["test"], test, **how),
-            "validation": score(splits["validation"], validation, **how) if validation is not None else None,
+            "test": score(splits["test"], test, **how, report_at=at) | groups(splits["test"], test, **how),
+            "validation": score(splits["validation"], validation, **how, report_at=at)
+            if validation is not None
+            else None,
         }
         results["test"]["remarks"] += remarks
         if calibrated:
             before = logits("test", raw_test, 1.0)
             results["calibration"] = calibrated | describe(before, test, splits["test"], calibrated["sets"])
         if windowed:
-            results["test_windows"] = score(windowed.parts["test"], raw_test / temperature, **how)
+            results["test_windows"] = score(windowed.parts["test"], raw_test / temperature, **how, report_at=at)
             flags = windowed.flags
             results["windows"] = {"seconds": flags.window_seconds, "hop": flags.hop, "combine": flags.combine}
         if others:
