@@ -21,7 +21,7 @@ from pathlib import Path
 from ..cli.console import Parser
 from ..errors import SerError
 from ..evaluation import CLASSES
-from ..evaluation.tables import escape, markdown_table, one_line, with_interval
+from ..evaluation.tables import markdown_table, one_line, with_interval
 from ..files import hold, write
 from ..training import run
 from . import cv
@@ -215,18 +215,22 @@ def _rows(results: dict) -> dict[str, dict[str, dict]]:
 
 def markdown(results: dict) -> str:
     """The report, on screen and as `cross.md`."""
-    tests, crossed = results["datasets"], [cell for cell in results["cells"] if not cell["own"]]
-    unknown = [cell for cell in crossed if cell["unknown"]]
+    from markupsafe import Markup
 
-    def matrix(key: str, interval: str) -> str:
+    from ..evaluation.card import render
+
+    tests, crossed = results["datasets"], [cell for cell in results["cells"] if not cell["own"]]
+    own = [cell for cell in results["cells"] if cell["own"]]
+
+    def matrix(key: str, interval: str) -> Markup:
         rows = []
         for name, cells in _rows(results).items():
-            shown = [
-                (cells[test], with_interval(cells[test][key], cells[test][interval])) for test in tests if test in cells
-            ]
-            texts = {cell["test"]: f"{text}{' (own)' * cell['own']}{cell['marks']}" for cell, text in shown}
+            texts = {
+                test: f"{with_interval(cell[key], cell[interval])}{' (own)' * cell['own']}{cell['marks']}"
+                for test, cell in cells.items()
+            }
             rows.append([name, *(texts.get(test, "-") for test in tests)])
-        return markdown_table(["trained on", *tests], rows)
+        return Markup(markdown_table(["trained on", *tests], rows))
 
     words = []
     for corpus, of in results["label_map"].items():
@@ -234,36 +238,19 @@ def markdown(results: dict) -> str:
             [corpus, label, ", ".join(one["words"]) or "-", one["utterances"]] for label, one in of["labels"].items()
         ]
         words.append([corpus, "none", "others", of["left_out"]])
-    mean = sum(cell["uar"] for cell in crossed) / len(crossed)
-    own = sum(cell["uar"] for cell in results["cells"] if cell["own"]) / len(tests)
-    chance = {cell["test"]: cell["chance_uar"] for cell in results["cells"] if cell["own"]}
-    model = results["model"]
-    parts = [
-        f"# Cross-corpus, {escape(results['labels'])}: {', '.join(map(escape, tests))}",
-        f"Model: {escape(model['class'])}, {escape(model['encoder'])}, {escape(model['details'])}; seeds "
-        f"{', '.join(map(str, results['seeds']))}.",
-        "UAR over all labels of the tested corpus (columns), in brackets 95 % intervals over its speakers. "
-        "`(own)`: the corpus's own speaker-independent protocol, trained on its other folds.",
-        matrix("uar", "interval"),
-        f"Mean UAR of own protocols {own:.3f}, across corpora {mean:.3f}. Chance UAR "
-        f"{', '.join(f'{escape(name)} {value:.3f}' for name, value in chance.items())}.",
-    ]
-    if unknown:
-        lost = [
-            f"- trained on {escape(' + '.join(cell['train']))}, tested on {escape(cell['test'])}: "
-            f"{', '.join(f'{escape(name)} ({count} utterances)' for name, count in cell['unknown'].items())}"
-            for cell in unknown
-        ]
-        parts += [
-            "## Over the labels that both have",
-            "These labels have no training utterance, so that a model cannot know them. Above they count as wrong; "
-            "here their utterances are left out:",
-            "\n".join(lost),
-            matrix("shared_uar", "shared_interval"),
-        ]
-    parts += ["## Label map", markdown_table(["corpus", "label", "words", "utterances"], words)]
-    parts += ["![UAR, trained on rows, tested on columns](cross.png)"]
-    return "\n\n".join(parts) + "\n"
+    text = render(
+        "cross.md",
+        **{key: results[key] for key in ("labels", "model", "seeds")},
+        tests=tests,
+        matrix=matrix("uar", "interval"),
+        own=f"{sum(cell['uar'] for cell in own) / len(own):.3f}",
+        across=f"{sum(cell['uar'] for cell in crossed) / len(crossed):.3f}",
+        chance=", ".join(f"{cell['test']} {cell['chance_uar']:.3f}" for cell in own),
+        unknown=[cell for cell in crossed if cell["unknown"]],
+        shared_matrix=matrix("shared_uar", "shared_interval"),
+        label_map=Markup(markdown_table(["corpus", "label", "words", "utterances"], words)),
+    )
+    return text + "\n"
 
 
 def figure(results: dict) -> bytes:

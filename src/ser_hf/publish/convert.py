@@ -151,7 +151,8 @@ def convert_head(source: Path, config: dict, weights: "dict[str, torch.Tensor]",
             audio = AutoConfig.from_pretrained(folder)
             encoder = load_encoder(folder, audio)
             labels = {name: getattr(audio, name) for name in ("id2label", "label2id")}
-            kind = audio.problem_type or ("regression" if _are_values(audio.id2label) else None)
+            values = {*audio.id2label.values()} <= {"arousal", "valence", "dominance"}  # audEERING's do not say it else
+            kind = audio.problem_type or ("regression" if values else None)
             dropout = getattr(audio, "final_dropout", 0.0)
             head = {"pooling": POOLINGS[mode], "head": "mlp", "head_dropout": dropout, "problem_type": kind, **labels}
             converted = SerForAudioClassification(SerConfig(audio_config=audio, **head))
@@ -169,11 +170,6 @@ def convert_head(source: Path, config: dict, weights: "dict[str, torch.Tensor]",
             target.copy_(weights[name])
     save_model(converted.eval(), extractor, out)
     return f"{type(encoder).__name__} with {POOLINGS[mode]} pooling and the mlp head ({', '.join(labels['label2id'])})"
-
-
-def _are_values(id2label: dict[int, str]) -> bool:
-    """Whether labels are dimensions of emotion, which audEERING's configuration does not say otherwise."""
-    return {*id2label.values()} <= {"arousal", "valence", "dominance"}
 
 
 def rewrite(source: Path, weights: "dict[str, torch.Tensor]", out: Path) -> str:

@@ -55,28 +55,6 @@ SCORES = {
     "multi_label_classification": "1 / (1 + np.exp(-logits))",
     "regression": "logits",
 }
-EXAMPLE = '''"""Emotions of a clip: python example.py clip.wav [model.int8.onnx]"""
-
-import json
-import sys
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
-import soundfile
-
-file = Path(__file__).with_name("model.onnx") if len(sys.argv) < 3 else sys.argv[2]
-session = onnxruntime.InferenceSession(file)
-facts = session.get_modelmeta().custom_metadata_map
-samples, rate = soundfile.read(sys.argv[1], dtype="float32", always_2d=True)
-if rate != int(facts["sampling_rate"]):
-    sys.exit(f"{{sys.argv[1]}}: {{rate}} Hz, the model reads {{facts['sampling_rate']}} Hz; resample it")
-clip = samples.mean(axis=1)
-logits = session.run(["logits"], {{{inputs}}})[0][0].astype(float)
-scores = {scores}
-for label, score in {order}:
-    print(f"{{label}} {{score:.6f}}")
-'''
 
 
 def main(argv: list[str]) -> int:
@@ -324,6 +302,10 @@ def quantise(file: Path, small: Path, name: str) -> None:
 
 def example(inputs: dict, problem_type: str) -> str:
     """The text of example.py."""
+    from markupsafe import Markup
+
+    from ..evaluation.card import render
+
     given = {
         "samples": "clip[None]",
         "lengths": "np.array([len(clip)])",
@@ -333,7 +315,8 @@ def example(inputs: dict, problem_type: str) -> str:
     pairs, text = "zip(json.loads(facts['labels']), scores)", ", ".join(f'"{name}": {given[name]}' for name in inputs)
     single = problem_type == "single_label_classification"
     order = f"sorted({pairs}, key=lambda pair: -pair[1])" if single else pairs
-    return EXAMPLE.format(inputs=text, scores=SCORES[problem_type], order=order)
+    code = {"inputs": f"{{{text}}}", "scores": SCORES[problem_type], "order": order}
+    return render("onnx_example.py.txt", **{name: Markup(part) for name, part in code.items()}) + "\n"
 
 
 # ---- the test clips

@@ -176,30 +176,15 @@ SPACE_APP = """from ser_hf.publish.page import page, published, serve
 MODEL = {model!r}
 serve(page(published(MODEL), MODEL))
 """
-SPACE_CARD = """---
-title: Emotions of speech
-emoji: 🎙️
-colorFrom: blue
-colorTo: gray
-sdk: gradio
-sdk_version: {gradio}
-python_version: "3.11"
-app_file: app.py
-models: [{model}]
-tags: [speech-emotion-recognition, ser_hf]
----
-# Emotions of speech
-
-Record or upload a clip: [{model}](https://huggingface.co/{model}) guesses which emotion the voice expresses, over time.
-It does not know what a person feels. Uploads are removed after about a minute.
-
-If the model is private, this Space needs a secret `HF_TOKEN` that may read it (Settings, Variables and secrets).
-"""
 
 
 def space_files(model: str, model_type: str) -> dict[str, Path | bytes]:
     """The files of a Space with the page of a model on the Hub: names, and files or contents."""
     from importlib.metadata import requires
+
+    from markupsafe import Markup
+
+    from ..evaluation.card import render
 
     package = Path(__file__).parents[1]
     files: dict[str, Path | bytes] = {
@@ -208,7 +193,8 @@ def space_files(model: str, model_type: str) -> dict[str, Path | bytes]:
     name = re.compile(r"[\w.-]+")
     needs = [line for line in requires("ser-hf") if "extra ==" not in line and name.match(line)[0] in SPACE_NEEDS]
     needs += ["opensmile"] if model_type == "ser_functionals" else []
-    texts = {"app.py": SPACE_APP.format(model=model), "README.md": SPACE_CARD.format(model=model, gradio=GRADIO)}
+    card = render("space_card.md", model=Markup(model), gradio=GRADIO)
+    texts = {"app.py": SPACE_APP.format(model=model), "README.md": f"{card}\n"}
     texts["requirements.txt"] = "\n".join(["--extra-index-url https://download.pytorch.org/whl/cpu", *needs, ""])
     return files | {file: text.encode() for file, text in texts.items()}
 

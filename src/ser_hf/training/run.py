@@ -422,9 +422,7 @@ def finish(
             "seed": training.seed,
             "training": trained,
             "test": score(splits["test"], test, **how, report_at=at) | groups(splits["test"], test, **how),
-            "validation": score(splits["validation"], validation, **how, report_at=at)
-            if validation is not None
-            else None,
+            "validation": None if validation is None else score(splits["validation"], validation, **how, report_at=at),
         }
         results["test"]["remarks"] += remarks
         if calibrated:
