@@ -36,22 +36,7 @@ SINGLE = "single_label_classification"
 FEW = 3  # lines that are named in any case
 # A line is told from another by its dashes and its marker too.
 STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"), ("-", "v"), ("--", "P"), (":", "X"), ("-.", "*"))
-CSS = """
-:root {--neutral-400: #52525b}
-.dark {--neutral-400: #d4d4d8}
-.gradio-container {max-width: 1100px !important; margin: 0 auto}
-.ser h2 {margin: 0 0 .3em; font-size: 1.5em; overflow-wrap: anywhere}
-.ser p {margin: .3em 0}
-.ser table {border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums}
-.ser th, .ser td {padding: .15em .4em !important; text-align: left; font-weight: normal; border: 0 !important}
-.ser caption {text-align: left; padding: .3em 0; font-weight: bold}
-.ser td.number {text-align: right; width: 4em}
-.ser td.bar {width: 55%}
-.ser td.bar div {background: #1f5fa8; height: .8em; min-width: 1px}
-.ser figure {margin: 0}
-.ser img {max-width: 100%; height: auto; background: #fff; border-radius: 4px}
-.ser .error {border-left: 4px solid #b00020; padding-left: .6em; overflow-wrap: anywhere}
-"""
+CSS = Path(__file__).with_suffix(".css").read_text()
 
 
 def published(name: str) -> SerPipeline:

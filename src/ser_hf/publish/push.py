@@ -169,7 +169,7 @@ def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: 
 GRADIO = "6.31.0"  # the version that is tested; a Space names one
 # What the page consists of, below the package.
 SPACE_FILES = ("__init__.py", "errors.py", "files.py", "models/*.py")
-SPACE_FILES += ("evaluation/__init__.py", "evaluation/panels.py", "publish/__init__.py", "publish/page.py")
+SPACE_FILES += ("evaluation/__init__.py", "evaluation/panels.py", "publish/__init__.py", "publish/page.*")
 SPACE_NEEDS = ("torch", "transformers", "numpy", "pandas", "matplotlib", "soundfile", "soxr")
 SPACE_APP = """from ser_hf.publish.page import page, published, serve
 
