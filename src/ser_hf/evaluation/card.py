@@ -24,13 +24,6 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-# Calls of a saved model, by the task of its pipeline.
-USES = {
-    "audio-classification": """samples, rate = soundfile.read("clip.wav", dtype="float32")  # mono
-classify({"array": samples, "sampling_rate": rate}, top_k=None)""",
-    "text-classification": 'classify("What a day!", top_k=None)',
-    "speech-emotion-recognition": 'classify({"audio": "clip.wav", "text": "What a day!"})  # or one of them alone',
-}
 # What metrics are, in the words below their table.
 MEANINGS = {
     "uar": "UAR is the mean of the recalls of all labels",
@@ -95,55 +88,6 @@ def card_data(results: dict, name: str) -> ModelCardData:
             if value is not None
         ],
     )
-
-
-def snippets(results: dict, name: str) -> dict[str, str]:
-    """Code that uses the model `name`, by where it stands in the card; a test runs it."""
-    model, kind = results["model"], results["test"]["problem_type"]
-    hears = model["task"] != "text-classification"
-    trust = "" if model["stock"] else ", trust_remote_code=True"
-    probabilities = {CLASSES: "logits.softmax(-1)", LABELS: "logits.sigmoid()"}.get(kind, "logits")
-    answer = [
-        "with torch.no_grad():",
-        "    logits = model(**inputs).logits[0]",
-        f"print(dict(zip(model.config.id2label.values(), {probabilities}.tolist())))",
-    ]
-
-    def loaded(**autos: str) -> list[str]:
-        lines = ["import soundfile"] if hears else []
-        lines += ["import torch", f"from transformers import {', '.join(sorted(autos.values()))}", ""]
-        return lines + [f'{variable} = {auto}.from_pretrained("{name}"{trust})' for variable, auto in autos.items()]
-
-    if not hears:
-        more, about = ['classify(["What a day!", "Leave me alone."], batch_size=8)'], "Many texts at once:"
-        code = loaded(tokenizer="AutoTokenizer", model="AutoModelForSequenceClassification")
-        inputs = 'tokenizer("What a day!", return_tensors="pt")'
-    else:
-        package = "from ser_hf.models import SerPipeline  # registers the task for stock models: pip install ser-hf"
-        more = [
-            *([package] if model["stock"] else []),
-            "from transformers import pipeline",
-            "",
-            f'recognize = pipeline("speech-emotion-recognition", model="{name}"{trust})',
-            'for part in recognize("recording.wav", window_s=4.0, hop_s=2.0)["segments"]:',
-            '    print(part["start"], part["end"], part["scores"])',
-        ]
-        about = "Along a recording:"
-        if kind == CLASSES:
-            more.append('recognize("clip.wav", abstain_below=0.6)  # begins with "unsure" if no label has 60 %')
-            about = "Along a recording, and with an answer where the model is not sure:"
-        if model["task"] == "speech-emotion-recognition":
-            code = loaded(processor="AutoProcessor", model="AutoModelForAudioClassification")
-            rate = "processor.feature_extractor.sampling_rate"
-            inputs = 'processor(audio=samples, text="What a day!", sampling_rate=rate)'
-        else:
-            code = loaded(extractor="AutoFeatureExtractor", model="AutoModelForAudioClassification")
-            mask = "" if model["class"].startswith("Whisper") else "return_attention_mask=True, "
-            inputs = f'extractor(samples, sampling_rate=rate, {mask}return_tensors="pt")'
-            rate = "extractor.sampling_rate"
-        code.append(f'samples, rate = soundfile.read("clip.wav", dtype="float32")  # mono, at {rate}')
-    code += [f"inputs = {inputs}", *answer]
-    return {"pipeline": USES[model["task"]], "more_about": about, "more": "\n".join(more), "model": "\n".join(code)}
 
 
 def limits(results: dict) -> list[str]:
@@ -239,7 +183,7 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
     command = results["command"]
     fence = "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", command) or [""]))
     subject = "Emotion recognition from text" if data.pipeline_tag[:4] == "text" else "Speech emotion recognition"
-    code = {part: Markup(text) for part, text in snippets(results, name).items()}
+    source = json.dumps(name) + ("" if results["model"]["stock"] else ", trust_remote_code=True")
     return render(
         "model_card.md",
         **{key: results[key] for key in ("corpus", "protocol", "splits", "test")},
@@ -247,7 +191,8 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
         card_data=Markup(data.to_yaml()),
         model={"speaker_norm": False, "parameters": None, **results["model"]},
         name=name,
-        use=code,
+        source=Markup(source),  # the first arguments of what loads the model
+        answer={CLASSES: "class", LABELS: "labels"}.get(kind, "values"),
         command=Markup(command),
         fence=Markup(fence),
         selection=selection_line(results),
