@@ -493,8 +493,8 @@ def main(argv: list[str]) -> int:
         raise SerError(f"--estimate_speakers: {args.model} was trained without it; leave it out")
     settings = {"model": model_name(args.model, pipe, adapted=bool(clips)), **windows, **abstaining}
     if args.estimate_speakers:  # other files give other speakers, and other scores
-        heard = repr(sorted((path, content_of(path)) for path in files)).encode(errors="surrogateescape")
-        settings["model"] += f" speakers {zlib.crc32(heard):08x}"
+        speech = repr(sorted((path, content_of(path)) for path in files)).encode(errors="surrogateescape")
+        settings["model"] += f" speakers {zlib.crc32(speech):08x}"
     labels, _ = answers_of(pipe.model.config)
     columns = columns_of(labels, settings, pipe.problem_type != "regression", args.label_sets)
     partial = out.with_name(f".{out.name}.partial") if out else None

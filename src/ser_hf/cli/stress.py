@@ -119,13 +119,13 @@ def choose(args: argparse.Namespace, source: "Source", corpus: "Dataset") -> "tu
         raise SerError(f"--fold {args.fold}: {args.model} was trained on {source.shown}, its own fold is scored")
     if args.part == "all":
         return corpus, everything
-    told = "--part all scores it all the same"
+    instead = "--part all scores it all the same"
     if any(source.shown in one["added"] for one in own):
-        raise SerError(f"{args.model} was trained on all of {source.shown}; {told}")
+        raise SerError(f"{args.model} was trained on all of {source.shown}; {instead}")
     name, fold, seed = (own[0][key] for key in ("protocol", "fold", "split_seed"))
     rows = corpus.select(folds_of(corpus, find_protocol(source.name, name, corpus), seed)[fold])
     speakers = content_hash(*sorted({str(speaker) for speaker in rows["speaker"]}))
     if content_hash(*sorted(rows["id"])) != own[0]["test_ids"] and speakers != own[0]["test_speakers"]:
         problem = f"fold {fold} of {name} has other clips and speakers than the test of {args.model}"
-        raise SerError(f"--dataset {args.name}: {problem}; give the corpus and --labels of the run; {told}")
+        raise SerError(f"--dataset {args.name}: {problem}; give the corpus and --labels of the run; {instead}")
     return rows, {"protocol": name, "fold": fold, "part": "test"}

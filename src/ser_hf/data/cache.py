@@ -86,23 +86,20 @@ class Store:
                 for name in part.keys():
                     self._file_of[name] = part
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._file_of
-
     def missing(self, names: Iterable[str]) -> list[int]:
         """Positions of the names that the store lacks, each distinct name once."""
         self.refresh()
         first = {}
         for position, name in enumerate(names):
             first.setdefault(name, position)
-        return [position for name, position in first.items() if name not in self]
+        return [position for name, position in first.items() if name not in self._file_of]
 
     def __getitem__(self, name: str) -> "torch.Tensor":
         """One tensor, read from its file; KeyError if no tensor has that name. It must not be written to: small ones
         are the same ones every time, so that an epoch of a head over vectors reads no file."""
         if name in self._kept:
             return self._kept[name]
-        if name not in self:
+        if name not in self._file_of:
             self.refresh()
         tensor = self._file_of[name].get_tensor(name)
         if tensor.nbytes <= min(SMALL, self._room):

@@ -154,7 +154,7 @@ def describe(before: np.ndarray, after: np.ndarray, dataset: Dataset, sets: dict
 
 
 def draws(systems: Mapping[str, np.ndarray], labels: np.ndarray, speakers: Sequence[str | None]) -> dict:
-    """Of every bootstrap draw `(draws,)`: the ECE of each system, and what `after` gains if it abstains."""
+    """The ECE of each system in every bootstrap draw `(draws,)`, and what `after` gains if it abstains."""
     unit, times = bootstrap.draw(speakers, DRAWS)
     errors = {name: (v.argmax(axis=1) == labels) - v.max(axis=1) for name, v in systems.items()}
     of_bins = [np.eye(BINS)[_bins(v.max(axis=1))] * errors[name][:, None] for name, v in systems.items()]

@@ -93,7 +93,7 @@ def card_data(results: dict, name: str) -> ModelCardData:
 def limits(results: dict) -> list[str]:
     """What the model cannot do, or nobody has tested."""
     corpus, test, calibration = results["corpus"], results["test"], results.get("calibration") or {}
-    kind, speakers, hears = test["problem_type"], test["speakers"], results["model"]["task"][:4] != "text"
+    kind, speakers, audio = test["problem_type"], test["speakers"], results["model"]["task"] != "text-classification"
     why_not = calibration.get("why_not") or (
         "a temperature is fitted for single labels alone" if kind == LABELS else ""
     )
@@ -101,14 +101,14 @@ def limits(results: dict) -> list[str]:
     untested = "Noise, telephone, reverberation and small changes were not tested (ser-hf stress does)."
     unlicensed = "No licence is stated, because those of the corpora and checkpoints differ or are not known."
     known = {
-        "It answers to any input, to noise, music and silence too.": hears,
+        "It answers to any input, to noise, music and silence too.": audio,
         f"It was tested on one language alone: {', '.join(corpus['languages'])}.": len(corpus["languages"]) == 1,
         f"It was tested on {speakers} speakers: for others the figures may differ by more than the intervals.": (
             0 < speakers < FEW_SPEAKERS
         ),
         f"Its probabilities are not calibrated{why}.": kind in (CLASSES, LABELS) and not calibration.get("temperature"),
         "Differences between genders were not measured: test names fewer than two.": len(test.get("by_gender", {})) < 2,
-        untested: hears and not results.get("stress"),
+        untested: audio and not results.get("stress"),
         unlicensed: licence(results) is None or bool(results.get("mixed")),
     }
     return [line for line, holds in known.items() if holds]

@@ -131,7 +131,7 @@ def pooled_draws(
     of two systems on the same utterances are paired: these are in the order of their ids."""
     task, values, draws = TASKS[problem_type], [], []
     for seed in dict.fromkeys(seed for seed, _ in runs):
-        folds = [fold for (of, _), fold in runs.items() if of == seed]
+        folds = [runs[key] for key in runs if key[0] == seed]
         table = pd.concat([table for _, table in folds]).reset_index(drop=True)
         order = table["id"].argsort()
         logits = np.concatenate([logits_of(*fold, label_names, problem_type) for fold in folds])[order]
@@ -172,7 +172,7 @@ def about(plan: "Plan", runs: dict[tuple[int, int], Fold]) -> dict:
     used = [{"ser_hf": results["ser_hf"], **results["versions"]} for results in everything]
     first, settings = everything[0], portable(request.overrides)
     last = max((request.folder(*key) / "results.json").stat().st_mtime for key in runs)
-    tables = [[table for (of, _), (_, table) in runs.items() if of == seed] for seed in request.seeds]
+    tables = [[runs[key][1] for key in runs if key[0] == seed] for seed in request.seeds]
     return {
         "recipe": request.recipe.stem,
         "command": command,
@@ -180,7 +180,7 @@ def about(plan: "Plan", runs: dict[tuple[int, int], Fold]) -> dict:
         "commit": ", ".join(sorted({results["commit"] for results in everything} - {None})) or None,
         "versions": {name: ", ".join(sorted({str(v.get(name)) for v in used})) for name in used[0]},
         "date": str(date.fromtimestamp(last)),
-        # Of the folds, which a scheduler may run elsewhere; runs of earlier versions do not say it.
+        # The machine of the folds, which a scheduler may run elsewhere; results of earlier versions lack it.
         "machine": (first.get("machine") or machine(cpu=settings.get("use_cpu") is True))
         | {"processes": max((r["training"] or {}).get("processes", 1) for r in everything)},
         "settings": settings,

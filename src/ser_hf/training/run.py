@@ -370,7 +370,7 @@ def finish(
         return trainer.predict(rows).predictions if len(rows) else None
 
     def logits(part: str, raw: "np.ndarray", temperature: float) -> "np.ndarray":
-        """Of utterances, after a temperature."""
+        """Logits of utterances after a temperature."""
         if not windowed:
             return raw / temperature
         return utterance_logits(raw / temperature, windowed.parts[part], splits[part], kind, windowed.flags.combine)
