@@ -969,7 +969,7 @@ def no_reading(monkeypatch):
     """A call after which no table and no clip can be read."""
 
     def stop():
-        for place in ("sources.listing_in", "tables.read_table", "layouts.read_table", "corpus.scan_row"):
+        for place in ("layouts.listing_in", "tables.read_table", "layouts.read_table", "corpus.scan_row"):
             monkeypatch.setattr(f"ser_hf.data.{place}", None)
 
     return stop

@@ -45,7 +45,7 @@ class Listing:
     where: str = ""  # the table's name in messages
     targets: tuple[str, ...] = ()
     order: tuple[str, ...] = ()  # the classes in the dataset's own order
-    parts: dict[str, "datasets.Dataset | Stream"] = field(default_factory=dict)
+    parts: "Parts" = field(default_factory=dict)
     searched: bool = False  # whether other files in the folder may change what a name means
 
 
@@ -313,9 +313,7 @@ def hub_files(name: str, builder: datasets.DatasetBuilder, streaming: bool) -> P
         raise SerError(f"--dataset {name}: cannot be downloaded ({_one_line(error)})") from None
 
 
-def hub_parts(
-    name: str, builder: datasets.DatasetBuilder, streaming: bool
-) -> "dict[str, datasets.Dataset] | dict[str, Stream]":
+def hub_parts(name: str, builder: datasets.DatasetBuilder, streaming: bool) -> "Parts":
     """All splits of a dataset on the Hub. SerError: it cannot be loaded."""
     try:
         if streaming:
@@ -381,9 +379,10 @@ class Stream:
         return next(self.rows)
 
 
-def listing_in_parts(
-    parts: "dict[str, datasets.Dataset | Stream]", columns: Columns, where: str, folder: Path | None = None
-) -> Listing:
+Parts = dict[str, datasets.Dataset | Stream]  # by the names of splits
+
+
+def listing_in_parts(parts: Parts, columns: Columns, where: str, folder: Path | None = None) -> Listing:
     """The rows of a dataset, with the splits' names; names of files are relative to `folder`."""
     each = {}
     for part, data in parts.items():

@@ -21,24 +21,13 @@ import xxhash
 
 from ..errors import SerError
 from ..files import folders, staged
+from . import layouts
 from .audio import MEDIA
 from .cache import cache_home, source_hash
 from .columns import SPLITS, Columns, plain
 from .corpus import LEAVE_ONE_SPEAKER_OUT, RANDOM, SPEAKER_FOLDS, Protocol, SpeechCorpus, state_line
 from .labels import is_labelled, label_set, one_spelling
-from .layouts import (
-    NEXT,
-    TYPED,
-    Listing,
-    Stream,
-    as_audio,
-    hub_builder,
-    hub_files,
-    hub_parts,
-    listing_in,
-    listing_in_parts,
-    near,
-)
+from .layouts import Listing, Parts
 from .schema import LABEL_SETS, OPTIONAL_COLUMNS, CorpusCard, LabelConfig
 from .tables import as_text, is_missing
 
@@ -60,37 +49,37 @@ class Index:
 def folder_corpus(place: Path, columns: Columns) -> type[SpeechCorpus]:
     """A corpus class for a folder or a table file (absolute). SerError: it cannot be read, or as `index_of`."""
     if not place.exists():
-        raise SerError(f"--dataset {place}: no such folder or file{near(str(place))}")
+        raise SerError(f"--dataset {place}: no such folder or file{layouts.near(str(place))}")
     if columns.streaming:
         raise SerError(f"--streaming true: --dataset {place} is on this machine, not on the Hub; leave it out")
     folder, file, opened = place if place.is_dir() else place.parent, _kept_file(place, columns), None
     index, state = _kept(file)
     if index is None or state != _state(place, index):
-        listing = listing_in(place, columns)
+        listing = layouts.listing_in(place, columns)
         index, opened = index_of(folder.name, "labels", listing, columns, folder), listing.parts
         state = _state(place, index)
         _keep(file, index, state)
-    return corpus_of(index, folder, lambda: opened or listing_in(place, columns).parts, state[-1])
+    return corpus_of(index, folder, lambda: opened or layouts.listing_in(place, columns).parts, state[-1])
 
 
 def hub_corpus(name: str, labels: str | None, columns: Columns) -> type[SpeechCorpus]:
     """A corpus class for a dataset on the Hub (or in the cache): what `ser-hf push corpus` wrote, or any other. All its
     splits are read. SerError: not found, or as `index_of`."""
-    builder, opened = hub_builder(name, labels), None
-    if place := hub_files(name, builder, columns.streaming):
+    builder, opened = layouts.hub_builder(name, labels), None
+    if place := layouts.hub_files(name, builder, columns.streaming):
         return folder_corpus(place, columns)
+
+    def read() -> Listing:
+        return layouts.listing_in_parts(layouts.hub_parts(name, builder, columns.streaming), columns, name)
+
     file = _kept_file(name, labels, columns, builder.hash)
     index, _ = _kept(file)
     if index is None:
         here = labels if labels not in LABEL_SETS or labels == builder.config.name else None
-        listing = listing_in_parts(hub_parts(name, builder, columns.streaming), columns, name)
+        listing = read()
         index, opened = index_of(name, here or "default", listing, columns), listing.parts
         _keep(file, index, [])
-
-    def parts() -> dict[str, datasets.Dataset | Stream]:
-        return opened or listing_in_parts(hub_parts(name, builder, columns.streaming), columns, name).parts
-
-    return corpus_of(index, None, parts)
+    return corpus_of(index, None, lambda: opened or read().parts)
 
 
 # ---- what is kept of it, so that a second load reads no table
@@ -159,7 +148,7 @@ def index_of(title: str, config_name: str, listing: Listing, columns: Columns, f
     remarks += [*labels.remarks, *more]
     rows |= {name: table[name] for name in ("named", "part", "index") if name in table}
     rows["problem"] = [None] * size
-    for name in (name for name in TYPED if name in table):
+    for name in (name for name in layouts.TYPED if name in table):
         rows[name] = values = [_typed(name, cell) for cell in table[name]]
         pairs = zip(table[name], values, strict=True)
         if wrong := [cell for cell, value in pairs if value is None and not is_missing(cell)]:
@@ -209,9 +198,7 @@ def index_of(title: str, config_name: str, listing: Listing, columns: Columns, f
     return Index(title, labels.configs, remarks, choices, parts, listing.searched, content, table)
 
 
-def corpus_of(
-    index: Index, folder: Path | None, parts: Callable[[], dict[str, datasets.Dataset | Stream]], state: str = ""
-) -> type[SpeechCorpus]:
+def corpus_of(index: Index, folder: Path | None, parts: Callable[[], Parts], state: str = "") -> type[SpeechCorpus]:
     """The corpus class of an index; `parts` opens the datasets that hold its sound, `state` is a hash of its files."""
 
     class OwnCorpus(SpeechCorpus):
@@ -222,7 +209,7 @@ def corpus_of(
             redistributable=False,
             homepage="",
             how_to_get="It is the user's own.",
-            layout=NEXT,
+            layout=layouts.NEXT,
             citation="",
             utterances=sum(index.configs[0].counts.values()),
             speakers=pc.count_distinct(index.rows["speaker"]).as_py(),
@@ -232,7 +219,7 @@ def corpus_of(
         DEFAULT_CONFIG_NAME = index.configs[0].name
         OPTIONAL = tuple(name for name in OPTIONAL_COLUMNS if name in index.rows.column_names)
         REMARKS = tuple(index.remarks)
-        opened: dict[str, datasets.Dataset | Stream] | None = None
+        opened: Parts | None = None
 
         @classmethod
         def protocols(cls) -> dict[str, Protocol]:
@@ -254,7 +241,7 @@ def corpus_of(
                 return block
             if self.opened is None:
                 self.opened = parts()
-            block = [{**row, "audio": as_audio(self.opened[row["part"]][row["index"]])} for row in block]
+            block = [{**row, "audio": layouts.as_audio(self.opened[row["part"]][row["index"]])} for row in block]
             return [row if row["audio"] else {**row, "problem": f"{row['id']}: no audio"} for row in block]
 
     return OwnCorpus
