@@ -132,8 +132,7 @@ def try_out(folder: Path, flag: str) -> None:
 
 
 def check_writable(out: Path, flag: str, mark: str, *others: str) -> None:
-    """SerError: a folder has a file called as one of `others`, which would be written over, and no `mark`, the file
-    that every earlier call of the same command has left there."""
+    """SerError: a folder has one of the files `others`, and no `mark`, which the same command always writes."""
     mine = [name for name in others if (out / name).exists()] if not (out / mark).is_file() else []
     if mine:
         raise SerError(f"{flag} {out}: {mine[0]} is there and was not written by this command; choose another folder")

@@ -18,8 +18,7 @@ positive = converter(int, {"least": 1})
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of `ser-hf COMMAND`, whose `--help` says `doc`. Flags as the recipes spell them: `--data_dir`,
-    `--data-dir` and `--data_dir=D` are the same."""
+    """The parser of `ser-hf COMMAND`; `doc` opens its `--help`. `--data_dir`, `--data-dir`, `--data_dir=D` are one."""
 
     def __init__(self, command: str = "", doc: str = "", **options):
         options = {"prog": f"ser-hf {command}", "description": doc, **options}

@@ -231,8 +231,7 @@ def fingerprint(model: "PreTrainedModel") -> str:
 
 
 def columns_of(labels: list[str], settings: dict, predicts: bool, label_sets: bool) -> dict[str, str]:
-    """The table's columns and their pandas types; `settings` are those that all rows share, `predicts` is False for
-    regression, which has only scores, `label_sets` adds those."""
+    """The table's columns and pandas types; `settings` are shared by all rows, `predicts` is False for regression."""
     windowed = "window_s" in settings
     times = {"window": "Int64", "start": "Float64", "end": "Float64"} if windowed else {}
     types = {"model": "string", "window_s": "Float64", "hop_s": "Float64", "window_last": "string"}
@@ -318,8 +317,7 @@ def earlier(out: Path, partial: Path, columns: dict[str, str], settings: dict) -
 
 
 def available(group: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that this process may still use: of the machine, or of its control `group` if that has less; None where the
-    system does not say."""
+    """Bytes that this process may still use, of the machine or its control `group`; None if the system is silent."""
     try:
         facts = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free = int(facts["MemAvailable"].split()[0]) * 1024

@@ -64,8 +64,7 @@ def clip_name(row: dict) -> str:
 
 
 class Store:
-    """Tensors by name in one folder; a class because it holds open files. Only the folder is pickled: each worker opens
-    the files itself."""
+    """Tensors by name in one folder; a class because it holds open files, which each worker opens for itself."""
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
@@ -144,8 +143,7 @@ def _write(final: Path, save: Callable[[Path], None]) -> None:
 
 
 def save_array(file: Path, array: np.ndarray) -> None:
-    """Keep an array in a file of its own, which any number of processes may write and read at once. OSError: the
-    folder cannot be written, or its disk is nearly full."""
+    """Keep an array in a file of its own; several processes may do so at once. OSError: the disk is nearly full."""
     from safetensors.numpy import save_file
 
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def padded(clips: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
-    """Clips `(samples,)` as one zero-padded batch: `input_values` `(batch, samples)`, int16 if all are, else float32,
-    and `lengths` `(batch,)` if any clip is padded."""
+    """A zero-padded batch: `input_values` `(batch, samples)`, int16 if all clips are, `lengths` if any is padded."""
     if any(clip.dtype != np.int16 for clip in clips):
         clips = [float_samples(clip) for clip in clips]
     lengths = [len(clip) for clip in clips]
@@ -66,8 +65,7 @@ def _normalize(values: torch.Tensor, count: int | torch.Tensor, padding: torch.T
 @dataclass(eq=False)
 class SpeechCollator:
     """Decodes, resamples, trims, augments, normalises and pads the clips of a batch; a class because workers must
-    pickle it. `SerTrainer` takes `compact` batches and normalises them on its device. SerError: `trim_db` is not above
-    0.
+    pickle it. `SerTrainer` takes `compact` batches and normalises them on its device. SerError: `trim_db` is not > 0.
 
     All randomness is a function of the seed, the epoch and the clip: any number of workers and processes draws the
     same, and a resumed run the same as an unbroken one.

@@ -284,8 +284,7 @@ def _shards(place: Path, shards: list, columns: Columns) -> Listing | None:
 
 
 def hub_builder(name: str, labels: str | None) -> datasets.DatasetBuilder:
-    """What makes a dataset on the Hub (or in the cache), in the configuration `labels` if it has one. SerError: not
-    found, or there are several configurations."""
+    """The builder of a dataset on the Hub or in the cache. SerError: not found, or `labels` must choose a table."""
     try:
         try:
             return datasets.load_dataset_builder(name, labels)

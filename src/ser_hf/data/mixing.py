@@ -190,8 +190,7 @@ def add_to_train(splits: datasets.DatasetDict, mixed: Mixed | None) -> datasets.
 
 
 def with_soft_labels(train: datasets.Dataset, num_labels: int) -> datasets.Dataset:
-    """Replace training labels by the distribution of the raters' votes; an utterance without a vote keeps its label.
-    SerError: the corpus has no votes for these labels."""
+    """Labels replaced by the distribution of the raters' votes, where there are any. SerError: there are none."""
     votes = train["votes"][:] if "votes" in train.column_names else []
     counted = [row is not None and len(row) == num_labels for row in votes]
     if not any(counted):

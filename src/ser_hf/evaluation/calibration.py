@@ -49,8 +49,7 @@ def negative_log_likelihood(probabilities: np.ndarray, labels: np.ndarray) -> fl
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """For each of `BINS` intervals of confidence `(low, high]` the `count` of utterances, and the sums of their
-    `confidence` and of those that are `right`."""
+    """For each of `BINS` bins of confidence: the `count` of utterances, the sum of `confidence`, those `right`."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     place = _bins(confidence)
     weights = {"count": None, "confidence": confidence, "right": right.astype(float)}

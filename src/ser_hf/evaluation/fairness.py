@@ -172,8 +172,7 @@ def age_group(years: float | None) -> str | None:
 
 
 def pitch_groups(pitch: np.ndarray, speakers: Sequence[str | None]) -> list[str | None]:
-    """The pitch group of each clip: that of its speaker, by the mean of the speaker's clips in Hz (NaN: no pitch). None
-    where the speaker is unknown or has no pitch."""
+    """The pitch group of each clip's speaker, by the mean of the speaker's clips in Hz (NaN: no pitch), or None."""
     speakers = np.asarray(speakers, dtype=object)
     words = ("low, up to 145 Hz", "medium", "high, above 190 Hz")
     of_speaker = {None: None}

@@ -13,8 +13,7 @@ MAX_PANELS = 6  # side by side
 
 
 def confusion_figure(matrix: list[list[int]], label_names: list[str], title: str) -> bytes:
-    """Confusion matrix `(labels, labels)`, row = reference, column = prediction, coloured by the share of each labelled
-    class, with counts. `label_names` are in index order."""
+    """Confusion matrix, row = reference, column = prediction, coloured by share; names in index order."""
     counts, classes = np.array(matrix, dtype=float), len(label_names)
     rates = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = min(1.6 + 0.75 * classes, MAX_INCHES)
@@ -47,8 +46,7 @@ def scatter_figure(table: pd.DataFrame, names: list[str], title: str) -> bytes:
 
 
 def reliability_figure(calibration: dict, title: str) -> bytes:
-    """Accuracy against confidence, before and after the temperature, with the share of utterances in each bin;
-    `calibration` is that of `calibration.describe`."""
+    """Accuracy against confidence before and after the temperature; `calibration` is that of `calibration.describe`."""
     figure = Figure(figsize=(8.4, 4.6), layout="constrained")
     figure.suptitle(title)
     for place, when in enumerate(("before", "after"), 1):

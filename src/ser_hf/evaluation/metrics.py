@@ -31,8 +31,7 @@ def confusion(references: ArrayLike, predictions: ArrayLike, num_labels: int) ->
 
 
 def from_counts(correct: np.ndarray, support: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray | float]:
-    """UAR, WA, macro and weighted F1 from each class's counts `(..., labels)`: utterances of it that are predicted as
-    it, utterances of it, utterances that are predicted as it.
+    """UAR, WA, macro and weighted F1 from each class's numbers `(..., labels)` of hits, utterances and predictions.
 
     Classes without any reference take no part in UAR and macro F1 (a recall of nothing is not a number), as in
     scikit-learn's `balanced_accuracy_score`; a class never predicted has precision and F1 of 0.
@@ -160,8 +159,7 @@ def per_label(references: ArrayLike, scores: np.ndarray, names: list[str], thres
 def label_metrics(
     references: ArrayLike, scores: np.ndarray, names: list[str], thresholds: ArrayLike | None = None
 ) -> dict[str, float | None]:
-    """`map` (mean average precision), micro/macro/weighted/samples F1, mean weighted accuracy and that of each label
-    (`weighted_accuracy_<name>`), at the thresholds."""
+    """Mean average precision (`map`), F1 by `AVERAGES`, and weighted accuracies and their mean at the thresholds."""
     thresholds = 0.5 if thresholds is None else thresholds
     truth, decided = np.asarray(references) > 0.5, np.asarray(scores) >= thresholds
     f1 = averaged_f1(truth, decided)
@@ -199,8 +197,7 @@ def row_f1(truth: np.ndarray, decided: np.ndarray) -> np.ndarray:
 
 
 def weighted_accuracy(references: np.ndarray, decided: np.ndarray) -> float | None:
-    """MOSEI's accuracy of one emotion, `(TP * N / P + TN) / 2N`: the mean of both recalls (Zadeh et al. 2018, ACL).
-    None where only positives or only negatives occur."""
+    """MOSEI's `(TP * N / P + TN) / 2N`: the mean of both recalls (Zadeh et al. 2018, ACL); None without one of them."""
     positive = references.astype(bool)
     if positive.all() or not positive.any():
         return None

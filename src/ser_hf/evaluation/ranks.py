@@ -24,8 +24,7 @@ def ranks(figures: np.ndarray) -> np.ndarray:
 
 
 def friedman(figures: np.ndarray) -> tuple[float, float] | None:
-    """Friedman's chi-squared, corrected for ties, and its p; None where all systems are equal on every corpus. At least
-    three systems."""
+    """Friedman's chi-squared of three systems or more, corrected for ties, and its p; None where all are equal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # 0 / 0
         found = stats.friedmanchisquare(*figures.T)

@@ -146,8 +146,7 @@ def complete(plan: Plan) -> tuple[dict, str]:
 
 
 def report(plan: Plan, runs: Runs, others: Mapping, parts: Mapping[float, Runs]) -> tuple[dict, str]:
-    """Write `cv.json` and `cv.md` of finished folds, beside those `predictions_of` other cross-validations and those on
-    shares of the training speakers; returns their contents."""
+    """Write `cv.json` and `cv.md`; returns them. `others` as by `predictions_of`, `parts` by share of speakers."""
     from ..evaluation.card import read_stress
     from ..evaluation.stress import folds_section, over_folds
     from .cv_report import about, markdown, summarise

@@ -244,8 +244,7 @@ def run(pipe: "SerPipeline", session, clips: list, texts: list) -> "np.ndarray":
 
 
 def compare(pipe: "SerPipeline", session, clips: list, texts: list) -> list[dict]:
-    """The largest difference of the graph's logits from the pipeline's, relative to the largest logit where that is
-    above 1, for each clip alone and for batches."""
+    """The largest difference from the pipeline's logits (relative to logits above 1), of clips and of batches."""
     import numpy as np
 
     rate, checked = pipe.feature_extractor.sampling_rate, []

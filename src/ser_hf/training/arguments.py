@@ -476,8 +476,7 @@ def check_keys(config: "PreTrainedConfig", overrides: Collection[str]) -> None:
 
 
 def check_checkpoints_exist(settings: Settings) -> None:
-    """Raises SerError: a checkpoint that a flag names does not exist, here or on the Hub, is gated, or is damaged; or
-    its configuration lacks a key of `--config_overrides`."""
+    """Raises SerError: a checkpoint does not exist, is gated or damaged, or lacks a key of `--config_overrides`."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 

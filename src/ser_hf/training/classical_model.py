@@ -210,8 +210,7 @@ def encoder_model(
 
 
 def fitted(splits: Mapping[str, Dataset], speeds: list[float] | None) -> dict[str, Dataset]:
-    """The rows that are fitted, with copies at other speeds: `train`, and `both`, train and validation together; and
-    `validation` without copies."""
+    """The rows of `train`, and of train and validation as `both`, with copies at other speeds; `validation` without."""
     both = concatenate_datasets([splits["train"], splits["validation"]])
     rows = {"train": with_copies(splits["train"], speeds), "both": with_copies(both, speeds)}
     return rows | {"validation": splits["validation"]}

@@ -207,8 +207,7 @@ def forget_paths(model: torch.nn.Module) -> None:
 def save_model(
     model: PreTrainedModel, processor: FeatureExtractionMixin | PreTrainedTokenizerBase | ProcessorMixin, folder: Path
 ) -> type[PreTrainedModel]:
-    """Save a model and its processor so that `pipeline(task, model=folder)` loads it; returns the class saved: a stock
-    one where one computes the same."""
+    """Save a model and its processor for `pipeline(task, model=folder)`; returns its class, a stock one if equal."""
     folder.mkdir(parents=True, exist_ok=True)
     stock = isinstance(model, SerForAudioClassification) and stock_class(model.config)
     published = to_stock(model) if stock else model

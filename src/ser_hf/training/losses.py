@@ -133,8 +133,7 @@ LOSSES = {
 
 
 def make_loss(problem_type: str, arguments: LossArguments, train: Dataset, label_smoothing: float = 0.0) -> Loss:
-    """The loss; `--class_weights balanced` takes its weights from the training labels.
-    Raises SerError: a flag does not fit the labels."""
+    """The loss, with weights from the training labels if `balanced`. SerError: a flag does not fit the labels."""
     weights, balanced = None, arguments.class_weights == "balanced"
     if balanced and problem_type == CLASSES:
         weights = class_weights(train["label"], len(train.features["label"].names))
@@ -152,8 +151,7 @@ def make_loss(problem_type: str, arguments: LossArguments, train: Dataset, label
 
 
 def training_rows(train: Dataset, arguments: SamplingArguments) -> Dataset:
-    """The training utterances (or windows); with `--soft_labels` their labels are the raters' votes.
-    Raises SerError: the corpus has no votes for these labels."""
+    """The training rows; with `--soft_labels` their labels are the raters' votes. SerError: the corpus has no votes."""
     if not arguments.soft_labels:
         return train
     if not isinstance(train.features["label"], ClassLabel):

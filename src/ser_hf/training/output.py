@@ -186,8 +186,7 @@ def from_checkpoint(settings: Settings, setup: "Setup") -> Settings:
 
 
 def check_resumed(checkpoint: Path, setup: "Setup") -> None:
-    """Raises SerError: a run cannot go on from this checkpoint, which is incomplete, has no state of the optimizer, or
-    is of another fold, seed, or other clips."""
+    """Raises SerError: the checkpoint is incomplete, has no optimizer state, or is of other data or another seed."""
     flag, anew = f"--resume_from_checkpoint {checkpoint}", "choose another, or start anew in another --output_dir"
     if not complete(checkpoint):
         raise SerError(f"{flag}: is incomplete (no {RECORD}, or a file that is in it is missing or cut off); {anew}")

@@ -43,8 +43,7 @@ def _with_columns(dataset: Dataset, columns: dict[str, list], kind: List | Value
 
 
 def prepare_texts(splits: DatasetDict, cleaning: str) -> tuple[DatasetDict, list[str]]:
-    """All parts by `with_text`, and remarks: the number of missing texts, and of test texts that occur in train. Raises
-    SerError: train or test has no text at all."""
+    """All parts by `with_text`, and remarks on texts that are missing or repeated. SerError: a part has no text."""
     parts, missing = {}, {}
     for part, rows in splits.items():
         parts[part], without = with_text(rows, cleaning)
@@ -87,8 +86,7 @@ def text_remarks(test: Dataset, max_text_length: int, text_cleaning: str) -> lis
 
 
 class TextCollator:
-    """Pads the texts of a batch to its longest; a class because workers must pickle it. The signature of the model's
-    `forward` decides whether `token_type_ids` are kept."""
+    """Pads texts to the batch's longest, with `token_type_ids` if the model takes them; a class: workers pickle it."""
 
     columns = ("id", "input_ids", "token_type_ids", "label")
 
