@@ -163,6 +163,12 @@ def is_folder(name: str) -> bool:
     return written_as_path or os.path.isdir(name)  # Path.is_dir() may raise
 
 
+def without_path(model: str) -> str:
+    """A model's name in reports: of a folder its last part, else the Hub id."""
+    folder = Path(model).expanduser()
+    return folder.resolve().name if folder.is_dir() else model
+
+
 def optional_file(checkpoint: str, name: str) -> Path | None:
     """A file of a checkpoint, which is a folder or on the Hub; None if there is no such file, or no such checkpoint."""
     from transformers.utils import cached_file

@@ -57,10 +57,8 @@ def main(argv: list[str]) -> int:
     for kind, folders in found.items():
         for folder, files in folders.items():
             used = max((max(path.stat().st_mtime, path.stat().st_atime) for path in files), default=0)
-            if (args.clear is None or not args.clear or kind in args.clear) and (
-                args.keep_days is None or used < before
-            ):
-                gone += [(folder, files)]
+            if (not args.clear or kind in args.clear) and (args.keep_days is None or used < before):
+                gone.append((folder, files))
     removed = size([path for _, files in gone for path in files])
     for folder, files in gone:
         for path in files:

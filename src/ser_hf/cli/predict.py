@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING, Any
 from .. import torchaudio_cpu
 from ..errors import SerError, no_memory, one_line, printable
 from ..evaluation.tables import number, text_table
-from ..files import check_checkpoint, hold, named_file, write
+from ..files import check_checkpoint, hold, named_file, without_path, write
 from ..training.arguments import converter
 from ..training.run import say
 from .console import Parser
@@ -459,8 +459,7 @@ def window_options(window_s: float | None, hop_s: float | None, window_last: str
 def model_name(model: str, pipe: "SerPipeline", adapted: bool) -> str:
     """The model in the table: its folder or Hub id, a fingerprint of its weights, and of the speaker it was `adapted`
     to. Other clips of the speaker give other scores, in any order."""
-    name = Path(model).resolve().name if Path(model).is_dir() else model
-    name = f"{name}@{fingerprint(pipe.model)}"
+    name = f"{without_path(model)}@{fingerprint(pipe.model)}"
     values = getattr(pipe.feature_extractor, "speaker_values", None)
     if not adapted or values is None:  # a model that was adapted itself has another fingerprint
         return name

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SerError
-from ..files import check_writable, hold, write
+from ..files import check_writable, hold, without_path, write
 from ..training.run import say
 from .console import Parser, check_outside, columns_of, corpus_arguments, natural
 from .predict import fingerprint, load
@@ -83,8 +83,8 @@ def main(argv: list[str]) -> int:
     say("scored: " + (whole if part["fold"] is None else f"the test part of {part['protocol']} fold {part['fold']}"))
     changes = [change for change in CHANGES if not chosen or change.kind in chosen]
     found = stress(pipe, rows, corpus, fingerprint(pipe.model), changes, **windows)
-    name = folder.resolve().name if folder.is_dir() else args.model
-    written = files({"model": name, "corpus": source.shown, "labels": source.config.name, **part}, found)
+    about = {"model": without_path(args.model), "corpus": source.shown, "labels": source.config.name, **part}
+    written = files(about, found)
     for file, content in written.items():
         write(out / file, content)
     if record := read_record(out):  # what a run has written is published with it, and removed with it

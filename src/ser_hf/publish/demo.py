@@ -12,10 +12,10 @@ import signal
 import sys
 import tempfile
 from importlib.util import find_spec
-from pathlib import Path
 
 from ..cli.console import Parser
 from ..errors import SerError, one_line
+from ..files import check_checkpoint, without_path
 from ..training.arguments import converter
 from ..training.run import say
 
@@ -25,8 +25,6 @@ PORT = 7860
 def speech_recogniser(name: str):
     """`pipeline("automatic-speech-recognition")` of a model, of clips of any length. Raises SerError: there is none."""
     from transformers import pipeline
-
-    from ..files import check_checkpoint
 
     check_checkpoint(name, "--asr")
     try:
@@ -54,7 +52,7 @@ def main(argv: list[str]) -> int:
     if args.asr and not pipe.takes_text:
         raise SerError(f"--asr {args.asr}: {args.model} takes no text; leave it out")
     transcribe = speech_recogniser(args.asr) if args.asr else None
-    name = Path(args.model).resolve().name if Path(args.model).is_dir() else args.model
+    name = without_path(args.model)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder is removed
     with tempfile.TemporaryDirectory(prefix="ser-hf-demo-") as folder:  # of the uploads: nothing is left of them
         os.environ["GRADIO_TEMP_DIR"] = folder

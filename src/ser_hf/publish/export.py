@@ -35,7 +35,7 @@ from ..cli.predict import fingerprint, load
 from ..errors import SerError
 from ..evaluation import CLASSES
 from ..evaluation.tables import number, one_line, shown, with_interval
-from ..files import check_empty, hold, saving
+from ..files import check_empty, hold, saving, without_path
 from ..training.arguments import converter
 from ..training.run import say
 
@@ -151,12 +151,11 @@ def export(pipe: "SerPipeline", name: str, folder: Path, int8: bool, test: "Data
     file = folder / "model.onnx"
     inputs = write(pipe, file)
     graph = onnx.load(file)
-    stem = Path(name).expanduser().resolve().name if Path(name).expanduser().is_dir() else name
     facts = {
         "labels": json.dumps(labels, ensure_ascii=False),
         "problem_type": pipe.problem_type,
         "sampling_rate": str(rate),
-        "model": f"{stem}@{fingerprint(pipe.model)}",
+        "model": f"{without_path(name)}@{fingerprint(pipe.model)}",
         "ser_hf": __version__,
     }
     if thresholds := getattr(pipe.model.config, "thresholds", None):
