@@ -12,14 +12,13 @@ hold 0 is more than chance. `ser-hf compare` does it for cross-validations.
 """
 
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..cli.console import Parser
 from ..errors import SerError, one_line
-from ..files import SAVING, hold, named_file, write
+from ..files import hold, named_file, write
 from ..training.run import say
 
 if TYPE_CHECKING:
@@ -78,17 +77,16 @@ def make(folder: Path, results: dict, table: "pd.DataFrame", repo_id: str | None
     from huggingface_hub import ModelCard
 
     from ..evaluation.card import write_card
-    from ..training.output import move_in
+    from ..training.output import saving_run
 
     hold(folder, str(folder))
     if repo_id is None and (former := folder / "README.md").is_file():
         with suppress(ValueError, yaml.YAMLError):  # a card that was broken by hand
             repo_id = ModelCard(former.read_text()).data.model_name
-    with tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as staging:
-        write_card(Path(staging), results, table, repo_id)
+    with saving_run(folder) as staging:
+        write_card(staging, results, table, repo_id)
         if (picture := folder / "figures" / "stress.png").is_file():
-            write(Path(staging) / "figures" / picture.name, picture.read_bytes())
-        move_in(Path(staging), folder)
+            write(staging / "figures" / picture.name, picture.read_bytes())
     return folder / "README.md"
 
 

@@ -9,7 +9,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from ..errors import SerError
-from ..files import flush, hold, write
+from ..files import SAVING, flush, hold, write
 from .run import changed, say
 from .settings import Settings
 
@@ -120,13 +122,17 @@ def remove_run(folder: Path) -> None:
                 (folder / parent).rmdir()
 
 
-def move_in(staging: Path, folder: Path) -> None:
-    """Move the files of a finished run into its folder, `results.json` last; its record names them before."""
-    record, new = read_record(folder) or {"trained_on": [], "files": {}}, files_of(staging)
-    write_record(folder, record["trained_on"], {**record["files"], **new})
-    for name in sorted(new, key=lambda name: name == "results.json"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staging / name, folder / name)
+@contextmanager
+def saving_run(folder: Path) -> Iterator[Path]:
+    """A temporary folder, whose files are moved to that of the run after the block, `results.json` last; the run's
+    record names them before."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as staging:
+        yield Path(staging)
+        record, new = read_record(folder) or {"trained_on": [], "files": {}}, files_of(Path(staging))
+        write_record(folder, record["trained_on"], {**record["files"], **new})
+        for name in sorted(new, key=lambda name: name == "results.json"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(Path(staging, name), folder / name)
 
 
 # ---- whether a run may write in a folder, and where it goes on

@@ -7,7 +7,6 @@ import os
 import select
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING
 from .. import torchaudio_cpu
 from ..data.columns import Columns
 from ..errors import SerError, door
-from ..files import SAVING, release, write
+from ..files import release, write
 from .arguments import check_checkpoints_exist
 from .settings import VALUES, DataArguments, LoopArguments, Settings, System, WindowArguments
 
@@ -358,7 +357,7 @@ def finish(
     from ..evaluation.stress import small_line
     from .hub import divide_logits, last_layer, push_run, save_model, track
     from .lora import save_adapter
-    from .output import move_in
+    from .output import saving_run
     from .record import describe_model, machine, versions
 
     training, splits = trainer.args, setup.splits
@@ -403,8 +402,7 @@ def finish(
             model.config.label_sets = calibrated["sets"]
     test = logits("test", raw_test, temperature)
     validation = None if raw_validation is None else logits("validation", raw_validation, temperature)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=SAVING) as staging:
-        new = Path(staging)
+    with saving_run(folder) as new:
         model = save_adapter(model, new, checkpoints.get("model_name_or_path"))
         limits = decision_thresholds(splits["validation"], validation, names, kind)
         if limits:
@@ -441,7 +439,6 @@ def finish(
                 write(new / name, content)
         table = predictions_table(splits["test"], test, names, kind, others)
         write_report(new, results, table, setup.push_to and setup.push_to.id)
-        move_in(new, folder)
     if training.report_to:
         track(trainer, folder, results)
     stressed = [small_line(report)] if (report := read_stress(folder)) else []
