@@ -146,10 +146,8 @@ def lines(report: dict) -> list[str]:
     out += text_table(heads, rows)
     if classes := report["classes"]:
         findings = [*findings, classes]
-        verdict = "OUTSIDE" if classes["outside"] else "in range"
-        rows = [
-            [name, number(share), number(classes["recordings"][name])] for name, share in classes["training"].items()
-        ]
+        verdict, here = "OUTSIDE" if classes["outside"] else "in range", classes["recordings"]
+        rows = [[name, number(share), number(here[name])] for name, share in classes["training"].items()]
         out += ["", f"class frequencies: {verdict}", *text_table(["class", "training", "here"], rows)]
     if scores:
         metrics = list(scores["all"]["metrics"])[:2]
@@ -166,9 +164,7 @@ def lines(report: dict) -> list[str]:
     out += ["", *report["remarks"], *(f"cannot be read: {error}" for error in report["unreadable"][:MOST])]
     out += [f"... and {len(report['unreadable']) - MOST} more"] if len(report["unreadable"]) > MOST else []
     advice = [f"  {one['measure']}: {one['try']}" for one in findings if one["outside"]]
-    return out + (
-        ["outside the training range; try:", *advice] if advice else ["nothing is outside the training range"]
-    )
+    return [*out, "outside the training range; try:" if advice else "nothing is outside the training range", *advice]
 
 
 def main(argv: list[str]) -> int:

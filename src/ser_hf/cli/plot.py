@@ -77,9 +77,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--sampling_rate", type=rate, default=8000, help="rate in Hz (default: 8000)")
     parser.add_argument("--n_mels", type=size, default=128, help="number of mel bands (default: 128)")
     parser.add_argument("--n_mfcc", type=size, default=40, help="number of coefficients (default: 40)")
-    parser.add_argument(
-        "--trim_db", type=decibels, default=30.0, help="trim silence, dB below the loudest (default: 30)"
-    )
+    text = "trim silence, dB below the loudest (default: 30)"
+    parser.add_argument("--trim_db", type=decibels, default=30.0, help=text)
     parser.add_argument("--window_seconds", type=seconds, default=1.0, help="seconds of the drawn windows (default: 1)")
     parser.add_argument("--window_hop", type=seconds, help="seconds from window to window (default: half a window)")
     parser.add_argument("--seed", type=natural, default=42, help="seed of SpecAugment (default: 42)")

@@ -33,12 +33,11 @@ def main(argv: list[str]) -> int:
     corpus_arguments(parser)
     parser.add_argument("--protocol", help="protocol of the corpus (default: its first one)")
     parser.add_argument("--out", default="folds", help="folder to write the csv files to (default: folds)")
-    fraction = "part of train that becomes validation, at least 0 and below 1 (default: 0.2)"
+    text = "part of train that becomes validation, at least 0 and below 1 (default: 0.2)"
     below_one = converter(float, {"least": 0, "below": 1})
-    parser.add_argument("--validation_fraction", type=below_one, default=0.2, help=fraction)
-    parser.add_argument(
-        "--split_seed", type=natural, default=42, help="seed that draws validation speakers (default: 42)"
-    )
+    parser.add_argument("--validation_fraction", type=below_one, default=0.2, help=text)
+    text = "seed that draws validation speakers (default: 42)"
+    parser.add_argument("--split_seed", type=natural, default=42, help=text)
     args = parser.parse_args(argv)
 
     from ..data.loading import find_source, load

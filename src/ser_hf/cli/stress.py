@@ -88,9 +88,8 @@ def main(argv: list[str]) -> int:
     for file, content in written.items():
         write(out / file, content)
     if record := read_record(out):  # what a run has written is published with it, and removed with it
-        write_record(
-            out, record["trained_on"], record["files"] | {file: (out / file).stat().st_size for file in written}
-        )
+        sizes = {file: (out / file).stat().st_size for file in written}
+        write_record(out, record["trained_on"], record["files"] | sizes)
     say("", section(found), f"written: {', '.join(map(str, (out / file for file in written)))}")
     return 1 if found["reached"] is False else 0
 

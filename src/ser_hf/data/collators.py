@@ -143,10 +143,8 @@ class SpeechCollator:
         if self.values != "input_values":
             batch = extract(self.feature_extractor, [float_samples(clip) for clip in clips], self.least)
             if self.augmentation is not None and self.augmentation.spec_p:
-                clips = zip(batch[self.values], batch["attention_mask"], names, strict=True)
-                batch[self.values] = torch.stack(
-                    [self._masked(one, int(mask.sum()), name) for one, mask, name in clips]
-                )
+                rows = zip(batch[self.values], batch["attention_mask"].sum(dim=1).tolist(), names, strict=True)
+                batch[self.values] = torch.stack([self._masked(*row) for row in rows])
             return batch
         normalize = getattr(self.feature_extractor, "do_normalize", False)
         return padded(clips) | {"scaling": (normalize, self.feature_extractor.padding_value)}

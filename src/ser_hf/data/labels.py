@@ -68,9 +68,7 @@ def label_set(
     if not order and all(isinstance(value, int | float) for value in present):
         order = tuple(dict.fromkeys(_word(value) for value in sorted(present)))
         if len(order) > 2:
-            remarks.append(
-                f"labels are {len(order)} whole numbers, taken as classes; as values: --label_columns COLUMN"
-            )
+            remarks += [f"labels are {len(order)} whole numbers, taken as classes; as values: --label_columns COLUMN"]
     words, more = one_spelling([_word(value) for value in values], "labels", SPELLINGS)
     names, _ = one_spelling(list(order), "labels", SPELLINGS)
     configs = _classes(name, words, tuple(dict.fromkeys(names)))

@@ -213,9 +213,8 @@ def _of_folders(root: Path, columns: Columns) -> Listing:
     for path, _ in walk(root):
         seen += 1
         relative = path.relative_to(root)
-        if relative.suffix.lower() in MEDIA and not any(
-            part[0] == "." or part == "__MACOSX" for part in relative.parts
-        ):
+        hidden = any(part[0] == "." or part == "__MACOSX" for part in relative.parts)
+        if relative.suffix.lower() in MEDIA and not hidden:
             files.append((str(path), *relative.parts[:-1]))
     if not files:
         raise SerError(f"--dataset {root}: no metadata.csv there, and no sound in {seen} files; it needs {NEXT}")
@@ -225,9 +224,8 @@ def _of_folders(root: Path, columns: Columns) -> Listing:
     cells = cells.where(cells.notna(), None)
     cells[names] = cells[names].map(tidy)
     if not depth:
-        raise SerError(
-            f"--dataset {root}: no metadata.csv there to say the labels of its {len(files)} files: it needs {NEXT}"
-        )
+        problem = f"no metadata.csv there to say the labels of its {len(files)} files"
+        raise SerError(f"--dataset {root}: {problem}: it needs {NEXT}")
     known = {name: sum(str(cell).casefold() in SPELLINGS for cell in cells[name]) for name in names}
     label, remarks = max(known, key=known.get), []
     if columns.label_column is None and columns.label_columns is None:
@@ -295,9 +293,8 @@ def hub_builder(name: str, labels: str | None) -> datasets.DatasetBuilder:
     except Exception as error:  # the client raises a dozen classes that all mean: not available
         if tables := re.search(r"(?:available configs|Available): (\[.*?\])", str(error)):
             raise SerError(f"--dataset {name}: it has several tables; name one by --labels: {tables[1]}") from None
-        raise SerError(
-            f"--dataset {name}: cannot be loaded ({_one_line(error)}), and no folder here has that name{near(name)}"
-        ) from None
+        why = f"cannot be loaded ({_one_line(error)}), and no folder here has that name"
+        raise SerError(f"--dataset {name}: {why}{near(name)}") from None
 
 
 def hub_files(name: str, builder: datasets.DatasetBuilder, streaming: bool) -> Path | None:
@@ -444,10 +441,8 @@ def as_audio(row: dict) -> dict | None:
         import numpy as np
         import soundfile as sf
 
-        buffer = io.BytesIO()
-        sf.write(
-            buffer, np.asarray(value["array"], dtype=np.float32), int(value["sampling_rate"]), "FLOAT", format="WAV"
-        )
+        buffer, samples = io.BytesIO(), np.asarray(value["array"], dtype=np.float32)
+        sf.write(buffer, samples, int(value["sampling_rate"]), "FLOAT", format="WAV")
         return {"bytes": buffer.getvalue(), "path": None}
     if isinstance(value, dict) and (value.get("bytes") or value.get("path")):
         return {"bytes": value.get("bytes"), "path": value.get("path")}

@@ -235,10 +235,8 @@ def load(
     ids = usable.select_columns("id").with_format("arrow")[:]["id"].value_counts()
     if len(ids) < len(usable):  # scores are gathered by id
         most = max(ids.to_pylist(), key=lambda one: one["counts"])
-        raise SerError(
-            f"--dataset {source.name}: {len(usable)} utterances have only {len(ids)} ids, {most['values']!r} occurs "
-            f"{most['counts']} times; give every utterance an id of its own"
-        )
+        most = f"{most['values']!r} occurs {most['counts']} times; give every utterance an id of its own"
+        raise SerError(f"--dataset {source.name}: {len(usable)} utterances have only {len(ids)} ids, {most}")
     return usable, report
 
 

@@ -293,10 +293,9 @@ def _identify(rows: dict[str, list], folder: Path | None, listing: Listing) -> N
             made = [name + part for name, part in zip(made, parts, strict=True)]
         if twice := [name for name, number in Counter(made).items() if number > 1]:
             places = [position for position, name in enumerate(made) if name == twice[0]]
-            raise SerError(
-                f"{listing.where}: {rows['named'][places[0]]} is named {len(places)} times (rows {places[0] + 1} and "
-                f"{places[1] + 1}); keep one, or say by columns `start` and `end` which part of it each is"
-            )
+            problem = f"is named {len(places)} times (rows {places[0] + 1} and {places[1] + 1})"
+            choice = "keep one, or say by columns `start` and `end` which part of it each is"
+            raise SerError(f"{listing.where}: {rows['named'][places[0]]} {problem}; {choice}")
     ids = [as_text(own) or other for own, other in zip(rows["id"], made, strict=True)]
     if "split" in rows and len(set(ids)) < len(ids):  # each split may count from 0
         ids = [f"{split}/{id}" if split else id for split, id in zip(rows["split"], ids, strict=True)]

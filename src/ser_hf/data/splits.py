@@ -60,10 +60,8 @@ def _keys(dataset: Dataset, by: str) -> list[str]:
         return _in_five([dataset["id"][row] for row in np.unique(units, return_index=True)[1][units]])
     column = "speaker" if by == "speakers-in-five" else by
     if None in dataset[column] and column != "split":
-        raise SerError(
-            f"not every utterance has a {column}: add a column `{column}` to the corpus, or choose --protocol random, "
-            "which cannot keep speakers apart"
-        )
+        choice = "choose --protocol random, which cannot keep speakers apart"
+        raise SerError(f"not every utterance has a {column}: add a column `{column}` to the corpus, or {choice}")
     if by != "speakers-in-five":
         return [NOWHERE if value is None else str(value) for value in dataset[by]]
     return _in_five(dataset["speaker"][:])
@@ -142,21 +140,17 @@ def split(
     if empty := [part for part, numbers in rows.items() if not len(numbers)]:
         names = sorted({str(name) for name in dataset["speaker"]})
         if len(names) == 1 and protocol.speakers_known:
-            raise SerError(
-                f"{protocol.name}: {corpus} has one speaker, {names[0]}, who cannot be unseen in the test: add others' "
-                "recordings, train on a corpus besides (--dataset a+b --test_on a), or --protocol random, which tests "
-                "the voice it trained on"
-            )
+            problem = f"{corpus} has one speaker, {names[0]}, who cannot be unseen in the test"
+            others = "add others' recordings, train on a corpus besides (--dataset a+b --test_on a)"
+            known = "or --protocol random, which tests the voice it trained on"
+            raise SerError(f"{protocol.name}: {problem}: {others}, {known}")
         if len(tests) == 1 and protocol.by == "groups-in-five":
-            raise SerError(
-                f"{protocol.name}: all utterances of {corpus} belong together (one recording or folder, or speakers in "
-                "common): add recordings, or name what keeps them apart by --group_column"
-            )
+            problem = f"all utterances of {corpus} belong together (one recording or folder, or speakers in common)"
+            choice = "add recordings, or name what keeps them apart by --group_column"
+            raise SerError(f"{protocol.name}: {problem}: {choice}")
         shown = ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
-        raise SerError(
-            f"fold {fold} of {protocol.name!r} leaves {empty[0]} empty: the files of {corpus} hold the speakers "
-            f"{shown}; try another --fold or a complete corpus"
-        )
+        problem = f"leaves {empty[0]} empty: the files of {corpus} hold the speakers {shown}"
+        raise SerError(f"fold {fold} of {protocol.name!r} {problem}; try another --fold or a complete corpus")
     return DatasetDict({part: dataset.select(rows.get(part, [])) for part in PARTS})
 
 
@@ -191,10 +185,9 @@ def _validation(
     elif protocol.validation == "texts":
         keys = np.array(dataset["text"])[rest]
     elif len(set(keys := np.array(dataset[unit])[rest])) < 2:
-        raise SerError(
-            f"only one training {unit} ({keys[0]}) is left: validation cannot be kept apart from train; "
-            "add files, choose another --protocol, or train without it by --validation_fraction 0"
-        )
+        problem = f"only one training {unit} ({keys[0]}) is left: validation cannot be kept apart from train"
+        choice = "add files, choose another --protocol, or train without it by --validation_fraction 0"
+        raise SerError(f"{problem}; {choice}")
     # Rows of randomly drawn keys, at least one key and never all, until about `fraction` of the rows is reached.
     names, sizes = np.unique(keys, return_counts=True)
     drawn = np.random.default_rng(seed).permutation(len(names))[:-1]

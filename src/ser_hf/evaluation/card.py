@@ -94,9 +94,8 @@ def limits(results: dict) -> list[str]:
     """What the model cannot do, or nobody has tested."""
     corpus, test, calibration = results["corpus"], results["test"], results.get("calibration") or {}
     kind, speakers, audio = test["problem_type"], test["speakers"], results["model"]["task"] != "text-classification"
-    why_not = calibration.get("why_not") or (
-        "a temperature is fitted for single labels alone" if kind == LABELS else ""
-    )
+    several = "a temperature is fitted for single labels alone" if kind == LABELS else None
+    why_not = calibration.get("why_not") or several
     why = f": {why_not}" if why_not else ""
     untested = "Noise, telephone, reverberation and small changes were not tested (ser-hf stress does)."
     unlicensed = "No licence is stated, because those of the corpora and checkpoints differ or are not known."
@@ -146,9 +145,8 @@ def training_lines(results: dict) -> list[str]:
         whole = f"{results['seconds']:.0f} s for the whole run, " if "seconds" in results else ""
         resumed = " since it was resumed" if trained.get("resumed") else ""
         rate, padding = trained.get("audio_seconds_per_second"), trained.get("padding_factor")
-        pace = (
-            f" ({rate:.0f} s of audio a second{f', padding factor {padding:.2f}' if padding else ''})" if rate else ""
-        )
+        factor = f", padding factor {padding:.2f}" if padding else ""
+        pace = f" ({rate:.0f} s of audio a second{factor})" if rate else ""
         lines.append(f"Time: {whole}{trained['seconds']:.0f} s for the training{resumed}{pace}, on {device}")
     return lines
 
@@ -166,9 +164,8 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
     data, calibration = card_data(results, name), results.get("calibration")
     spread = {metric: "{:.3f} to {:.3f}".format(*both) for metric, both in test["intervals"].items() if both}
     defined = {metric: value for metric, value in test["metrics"].items() if value is not None}
-    answered = (
-        {f"{100 * float(share):.0f} %": calibration["answered"][share] for share in ANSWERED} if calibration else {}
-    )
+    shares = ANSWERED if calibration else ()
+    answered = {f"{100 * float(share):.0f} %": calibration["answered"][share] for share in shares}
     tables = {
         "scores": markdown_table(
             ["metric", "value", "95 % interval"],

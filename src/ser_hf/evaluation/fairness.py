@@ -65,10 +65,9 @@ def simulate(counts: np.ndarray, draws: int = DRAWS, seed: int = 0) -> tuple[np.
     generator, found = np.random.default_rng(seed), []
     while draws > 0:
         some = min(draws, max(1, CELLS // counts.size))
+        size = some, len(counts)
         # p of a label without clips is all zeros, of which 0 clips are drawn
-        drawn = [
-            generator.multinomial(support[:, label], row, (some, len(counts))) for label, row in enumerate(overall)
-        ]
+        drawn = [generator.multinomial(support[:, label], row, size) for label, row in enumerate(overall)]
         found.append(gaps(np.stack(drawn, axis=2)))
         draws -= some
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -109,9 +108,8 @@ def judge(labels, predictions, groups: Sequence[str | None], names: Sequence[str
     if len(large) > 1:
         drawn = simulate(counts)
         (of_uar,) = limits(drawn[:1], [tested])
-        of_recall, of_share = limits(
-            drawn[1:], [tested[:, None] & with_recall, np.repeat(tested[:, None], len(names), 1)]
-        )
+        classes = np.repeat(tested[:, None], len(names), 1)
+        of_recall, of_share = limits(drawn[1:], [classes & with_recall, classes])
     of_recall = np.where(with_recall, of_recall, np.nan)
 
     def figure(value: float) -> float | None:

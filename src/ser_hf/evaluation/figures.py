@@ -52,11 +52,10 @@ def reliability_figure(calibration: dict, title: str) -> bytes:
     for place, when in enumerate(("before", "after"), 1):
         bins = {name: np.array(values) for name, values in calibration[when]["bins"].items()}
         there, edges = bins["count"] > 0, np.arange(len(bins["count"])) / len(bins["count"])
+        shares = bins["count"] / bins["count"].sum()
         axes = figure.add_subplot(1, 2, place, xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="share")
         axes.set_title(f"{when} scaling, ECE {calibration[when]['ece']:.3f}")
-        axes.bar(
-            edges, bins["count"] / bins["count"].sum(), 1 / len(edges), align="edge", color="0.85", label="utterances"
-        )
+        axes.bar(edges, shares, 1 / len(edges), align="edge", color="0.85", label="utterances")
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--")
         accuracy, confidence = bins["right"][there] / bins["count"][there], bins["confidence"][there]
         axes.plot(confidence / bins["count"][there], accuracy, "o-", label="accuracy")

@@ -66,9 +66,7 @@ def groups(
         two speakers, they are empty.
     """
     task, by_gender, by_speaker = TASKS[problem_type], {}, {}
-    columns = {
-        name: np.array(dataset[name][:], dtype=object) for name in ("speaker", "gender") if name in dataset.features
-    }
+    columns = {key: np.array(dataset[key][:], dtype=object) for key in ("speaker", "gender") if key in dataset.features}
     labels = np.array(dataset["label"][:])
 
     def of(rows: np.ndarray) -> dict:

@@ -132,9 +132,7 @@ def stress(
 
 def attributes_of(rows: Dataset) -> tuple[dict[str, list], dict[str, str]]:
     """The group of each clip by attribute, in the order of `ATTRIBUTES`, and why others have none."""
-    columns = {
-        name: rows[name][:] for name in ("gender", "age", "language", "speaker", "text") if name in rows.features
-    }
+    columns = {key: rows[key][:] for key in ("gender", "age", "language", "speaker", "text") if key in rows.features}
     pitch = measure_rows(rows)[:, list(MEASURES).index("pitch")]
     groups = {
         "gender": columns.get("gender"),
@@ -182,11 +180,9 @@ def small_line(report: dict) -> str:
         return "No small changes were made."
     below = [one for one in small if one["kept"] < report["goal"]]
     least = min(small, key=lambda one: one["kept"])
-    text = (
-        f"Small changes, which nobody hears, keep at least {least['kept']:.1%} of the predictions ({key_of(least)}); "
-    )
-    goal = f"the goal is {report['goal']:.0%}"
-    return text + (f"{goal}, and {len(below)} of {len(small)} miss it." if below else f"{goal}: reached.")
+    text = f"Small changes, which nobody hears, keep at least {least['kept']:.1%} of the predictions ({key_of(least)})"
+    reached = f", and {len(below)} of {len(small)} miss it" if below else ": reached"
+    return f"{text}; the goal is {report['goal']:.0%}{reached}."
 
 
 def key_of(change: dict) -> str:
@@ -248,9 +244,7 @@ def folds_section(report: dict) -> str:
     parts += [small_line(report), _changes_table(report)] if report["changes"] else []
     groups = [f"{name} in {biased} of {folds} folds" for name, (biased, folds) in report["beyond_chance"].items()]
     if groups:
-        parts.append(
-            f"Gaps between groups beyond chance: {', '.join(groups)}; a fair model has one in a tenth of them."
-        )
+        parts += [f"Gaps between groups beyond chance: {', '.join(groups)}; a fair model has one in a tenth of them."]
     return "\n\n".join(parts) + "\n"
 
 

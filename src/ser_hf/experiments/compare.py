@@ -144,10 +144,9 @@ def check_alike(results: list[Result]) -> None:
         like = next(other for other in results if other.corpus == one.corpus)
         for what, facts in _FACTS.items():
             if facts(one) != facts(like):
-                were = f" ({facts(like)} and {facts(one)})" if what in ("labels", "protocol") else ""
-                raise SerError(
-                    f"{like.place} and {one.place}: not the same {what} of {one.corpus}{were}; leave one out"
-                )
+                both = f" ({facts(like)} and {facts(one)})" if what in ("labels", "protocol") else ""
+                what = f"not the same {what} of {one.corpus}{both}"
+                raise SerError(f"{like.place} and {one.place}: {what}; leave one out")
     for system in systems:
         if absent := [corpus for corpus in corpora if (corpus, system) not in by_place]:
             raise SerError(f"{system} has no result on {absent[0]}: run it there, or leave {absent[0]} or it out")
@@ -303,10 +302,9 @@ def conclusions(comparison: dict) -> list[str]:
         return [*lines, "One corpus: nothing is said of others. Its folds share training data, so they are not ranked."]
     count, needed = ranked["corpora"], ranked["needed"]
     if count < needed:
-        few = (
-            f"{count} corpora are too few for any difference to show over corpora: {len(comparison['systems'])} systems"
-        )
-        return [*lines, f"{few} need at least {needed}, if every corpus ranks them alike."]
+        few = f"{count} corpora are too few for any difference to show over corpora"
+        need = f"{len(comparison['systems'])} systems need at least {needed}, if every corpus ranks them alike"
+        return [*lines, f"{few}: {need}."]
     if ranked["p"] is None:
         return [*lines, "Over corpora: all systems are equal."]
     test = f"{ranked['test']} over {count} corpora: p = {ranked['p']:.3f}"

@@ -77,9 +77,8 @@ def parse(argv: list[str]) -> tuple[Path, list[Cell]]:
     """The folder and the cells, the diagonal's first, without the corpora. Raises SerError: wrong flags."""
     parser = Parser("cross", __doc__)
     parser.add_argument("recipe", help="a recipe, such as recipes/classical_cls.py; its own flags follow")
-    parser.add_argument(
-        "--datasets", nargs="+", required=True, metavar="CORPUS", help="corpora, each of which is tested"
-    )
+    text = "corpora, each of which is tested"
+    parser.add_argument("--datasets", nargs="+", required=True, metavar="CORPUS", help=text)
     text = "train on all corpora but the tested one, instead of on each"
     parser.add_argument("--leave_one_out", nargs="?", const="true", choices=("true", "false"), help=text)
     text = "keep every cell in recipes/results, as NAME_from_CORPUS"
@@ -234,9 +233,8 @@ def markdown(results: dict) -> str:
 
     words = []
     for corpus, of in results["label_map"].items():
-        words += [
-            [corpus, label, ", ".join(one["words"]) or "-", one["utterances"]] for label, one in of["labels"].items()
-        ]
+        for label, one in of["labels"].items():
+            words.append([corpus, label, ", ".join(one["words"]) or "-", one["utterances"]])
         words.append([corpus, "none", "others", of["left_out"]])
     text = render(
         "cross.md",

@@ -118,9 +118,8 @@ def main(argv: list[str]) -> int:
     """Run the folds that are not finished, then report. Returns the exit status.
     Raises SerError: wrong flags, a folder of another run, or a fold that failed (the finished ones stay)."""
     request = parse(argv)
-    return unless_stopped(
-        lambda: run.say("", complete(load(request))[1], f"written: {request.out / 'cv.json'} and cv.md")
-    )
+    written = f"written: {request.out / 'cv.json'} and cv.md"
+    return unless_stopped(lambda: run.say("", complete(load(request))[1], written))
 
 
 def unless_stopped(body: Callable[[], None]) -> int:

@@ -250,9 +250,8 @@ def markdown(cv: dict) -> str:
         for label in labels
     ]  # fmt: skip
     heads = [head for metric in task.each for head in (f"{shown(metric)}, mean", f"{shown(metric)}, pooled")]
-    present = {
-        limit: markdown_table(*rows_of(table, "label")) for limit, table in per_seed[0].get("thresholds", {}).items()
-    }
+    tables = per_seed[0].get("thresholds", {})
+    present = {limit: markdown_table(*rows_of(table, "label")) for limit, table in tables.items()}
     sizes = ("seed", "fold", "utterances", "speakers")
     folds = [[*(one[key] for key in sizes), *row("", one["metrics"], _number)[1:]] for one in cv["runs"]]
     compared = [(one["seed"], comparison_table({**one, "test": one})) for one in per_seed if one["comparisons"]]

@@ -187,9 +187,8 @@ def space_files(model: str, model_type: str) -> dict[str, Path | bytes]:
     from ..evaluation.card import render
 
     package = Path(__file__).parents[1]
-    files: dict[str, Path | bytes] = {
-        f"ser_hf/{file.relative_to(package)}": file for pattern in SPACE_FILES for file in package.glob(pattern)
-    }
+    sources = [file for pattern in SPACE_FILES for file in package.glob(pattern)]
+    files: dict[str, Path | bytes] = {f"ser_hf/{file.relative_to(package)}": file for file in sources}
     name = re.compile(r"[\w.-]+")
     needs = [line for line in requires("ser-hf") if "extra ==" not in line and name.match(line)[0] in SPACE_NEEDS]
     needs += ["opensmile"] if model_type == "ser_functionals" else []
@@ -237,9 +236,8 @@ def main(argv: list[str]) -> int:
     space.add_argument("model", help="the model, user/name on the Hub")
     for push in (corpus, model, space):
         push.add_argument("--repo_id", required=True, help="user/name on the Hub")
-        push.add_argument(
-            "--public", action="store_true", help="make a new repository public; a corpus's licence decides"
-        )
+        text = "make a new repository public; a corpus's licence decides"
+        push.add_argument("--public", action="store_true", help=text)
     args = parser.parse_args(argv)
 
     if args.what == "model":

@@ -56,9 +56,8 @@ def convert_s3prl(file: Path, encoder: str | None, out: Path, model: str) -> str
     if getattr(said, "downstream", None) != "emotion" or len(head.get("model.post_net.linear.bias", ())) != 4:
         problem = f"its task is {getattr(said, 'downstream', 'unknown')!r}, not `emotion` with four classes"
     elif others or pooling.get("pooling", "MeanPooling") != "MeanPooling" or not set(S3PRL_HEAD) <= set(head):
-        problem = (
-            f"only s3prl's default head (UtteranceLevel, MeanPooling) is known; here are {', '.join(others) or pooling}"
-        )
+        here = ", ".join(others) or pooling
+        problem = f"only s3prl's default head (UtteranceLevel, MeanPooling) is known; here are {here}"
     elif "Upstream" in state:
         problem = "its encoder was trained too, under fairseq's names, which are not known here"
     elif getattr(said, "upstream_feature_normalize", False):
@@ -72,11 +71,9 @@ def convert_s3prl(file: Path, encoder: str | None, out: Path, model: str) -> str
         audio = AutoConfig.from_pretrained(encoder)
         describe_audio(audio, "waveform")
         mix = _layers(layers, said, layer_count(audio))
-        labels = label_maps(S3PRL_LABELS) | {"problem_type": "single_label_classification"}
-        size = {"head_size": len(head["projector.bias"])}
-        converted = SerForAudioClassification(
-            SerConfig(audio_config=audio, pooling="mean", head="linear", **size, **mix, **labels)
-        )
+        options = {"pooling": "mean", "head": "linear", "head_size": len(head["projector.bias"]), **mix}
+        options |= {"problem_type": "single_label_classification", **label_maps(S3PRL_LABELS)}
+        converted = SerForAudioClassification(SerConfig(audio_config=audio, **options))
         weights = {ours: head[theirs] for theirs, ours in S3PRL_HEAD.items()}
         if mix["layer_mix"] == "sum":
             weights["ser_layer_sum.weight"] = layers.get("weights", torch.zeros(1))

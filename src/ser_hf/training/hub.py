@@ -308,9 +308,8 @@ def _to_trackio(callback: TrackioCallback, copies: Path, table: tuple, step: int
     frame = pd.DataFrame(rows, columns=header)
     figures = {f"test/{file.stem}": trackio.Image(file) for file in copies.glob("figures/*.png")}
     trackio.log(figures | {"test/by_label": trackio.Table(dataframe=frame), "train/global_step": step})
-    trackio.log_artifact(
-        str(copies), name=re.sub(r"[^\w.-]+", "-", f"results-{trackio.context_vars.current_run.get().name}")
-    )
+    run = trackio.context_vars.current_run.get().name
+    trackio.log_artifact(str(copies), name=re.sub(r"[^\w.-]+", "-", f"results-{run}"))
     trackio.finish()
 
 
@@ -365,9 +364,8 @@ def claim(repository: Repository, flag: str) -> str:
         if private == repository.private and repository.revision:
             api.create_branch(name, repo_type=kind, branch=repository.revision, exist_ok=True)
     if private and not repository.private:
-        raise SerError(
-            f"{flag} {name}: exists and is private; make it public on the Hub, or leave {PUBLIC_BY[flag]} out"
-        )
+        choice = f"make it public on the Hub, or leave {PUBLIC_BY[flag]} out"
+        raise SerError(f"{flag} {name}: exists and is private; {choice}")
     if repository.private and not private:
         choice = f"choose another, make it private on the Hub, or give {PUBLIC_BY[flag]}"
         raise SerError(f"{flag} {name}: exists and is public; {choice}")

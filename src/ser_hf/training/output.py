@@ -81,11 +81,10 @@ def seal(checkpoint: Path) -> None:
 
 def complete(checkpoint: Path) -> bool:
     """Whether a checkpoint has its record, and all files of the record in their recorded sizes."""
-    record = read_record(checkpoint)
-    sizes = {} if record is None else record["files"]
-    return record is not None and all(
-        (checkpoint / name).is_file() and (checkpoint / name).stat().st_size == sizes[name] for name in sizes
-    )
+    if not (record := read_record(checkpoint)):
+        return False
+    files = [(checkpoint / name, size) for name, size in record["files"].items()]
+    return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
 
 def halves(folder: Path) -> list[Path]:

@@ -131,9 +131,8 @@ def describe_model(
     published = [name for name in checkpoints if not is_folder(name)]
     encoder = " + ".join(name if name in published else _public_name(Path(name)) for name in checkpoints)
     base = getattr(model.config, "audio_config", None) or model.config
-    start = (
-        f"{base.feature_set} functionals of openSMILE" if hasattr(base, "feature_set") else f"random {base.model_type}"
-    )
+    functionals = getattr(base, "feature_set", None)
+    start = f"{functionals} functionals of openSMILE" if functionals else f"random {base.model_type}"
     details = DETAILS.get(model.config.model_type, "its own head").format(**model.config.to_dict())
     if model.config.model_type == "ser":
         details += _reading(model.config)

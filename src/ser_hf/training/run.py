@@ -144,13 +144,12 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
 
     data = settings.data
     mixture, protocol = resolve(system, data, settings.columns, getattr(settings, "windows", None))
-    if settings.run.thresholds and mixture.tested.config.problem_type != VALUES:
-        raise SerError(
-            f"--thresholds: the labels {mixture.tested.config.name!r} are no values; it is for regression, leave it out"
-        )
+    config = mixture.tested.config
+    if settings.run.thresholds and config.problem_type != VALUES:
+        raise SerError(f"--thresholds: the labels {config.name!r} are no values; it is for regression, leave it out")
     if settings.run.stress and not system.reads_audio:
         raise SerError("--stress true: changes recordings, and this recipe reads texts; leave it out")
-    _selection(settings, mixture.tested.config.problem_type, mixture.tested.config.label_names or ["a", "b"])
+    _selection(settings, config.problem_type, config.label_names or ["a", "b"])
     check_checkpoints_exist(settings)
     settings, push_to = start(settings)
     with settings.training.main_process_first():
