@@ -43,7 +43,16 @@ class Columns:
 
     def named(self) -> dict[str, str | None]:
         """The columns that flags name, by their use in `KNOWN`."""
-        return {use: getattr(self, f"{use}_column") for use in KNOWN}
+        return {
+            "audio": self.audio_column,
+            "label": self.label_column,
+            "text": self.text_column,
+            "speaker": self.speaker_column,
+            "split": self.split_column,
+            "start": self.start_column,
+            "end": self.end_column,
+            "id": self.id_column,
+        }
 
     def given(self) -> list[str]:
         """The flags that are set, as they are typed."""
