@@ -92,15 +92,14 @@ def main() -> None:
     whole = put_back(trainer.accelerator.unwrap_model(trainer.model), model) if probe else None
 
     # 5. Test, once; model, card, results, push.
-    extractor = saved_extractor(extractor, settings.clips)
     run.finish(
         trainer,
         settings,
         setup,
         trained,
-        extractor,
+        saved_extractor(extractor, settings.clips),
         windowed=windowed,
-        remarks=audio_remarks(model, extractor, states, splits, settings.clips),
+        remarks=audio_remarks(model, states, splits),
         speaker_normalised=states is not None and states.shifts is not None,
         model=whole,
     )

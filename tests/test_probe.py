@@ -25,6 +25,7 @@ from ser_hf.training.audio_model import (
 )
 from ser_hf.training.encoder_states import StateCollator, States, check_states, head_of, open_store, put_back
 from ser_hf.training.hub import stock_class
+from ser_hf.training.run import unlike_saved
 from ser_hf.training.settings import ClipArguments
 
 
@@ -226,11 +227,8 @@ def test_a_trained_model_is_scored_without_its_speakers(parts, make, tmp_path):
     with pytest.raises(SerError, match="--speaker_norm true: a trained model is scored clip by clip"):
         audio_model(list("abcd"), new_head=False, model_name_or_path=name, freeze_encoder=True, speaker_norm=True)
     loaded, _ = audio_model(list("abcd"), new_head=False, model_name_or_path=name)
-    assert "trained with --speaker_norm" in audio_remarks(loaded, None, None, parts, ClipArguments())[0]
-    assert audio_remarks(make()[0], None, None, parts, ClipArguments()) == []
-    assert (
-        "the saved model trims nothing" in audio_remarks(make()[0], None, None, parts, ClipArguments(trim_db=30.0))[0]
-    )
+    assert "trained with --speaker_norm" in audio_remarks(loaded, None, parts)[0]
+    assert audio_remarks(make()[0], None, parts) == []
 
 
 def test_whisper_of_30_s_is_made_of_a_model_that_read_clips(make, tmp_path):
@@ -269,4 +267,18 @@ def test_a_saved_whisper_trims_as_the_run_did(parts, make):
     whole, trimmed = (encoder_states.read_clip(row, 16000, how) for how in (ClipArguments(), clips))
     assert len(trimmed) < len(whole)
     assert np.array_equal(saved.log_mel(whole), extractor.log_mel(trimmed))
-    assert audio_remarks(model, saved, None, parts, clips) == []
+    (line,) = unlike_saved(parts["test"], clips, extractor)
+    assert unlike_saved(parts["test"], clips, saved) == [] and unlike_saved(parts["test"], ClipArguments(), saved) == []
+    assert line.startswith("of 12 test clips ") and "trimmed by --trim_db 30.0; the saved model does not" in line
+
+
+def test_a_crop_or_padding_that_the_saved_model_lacks_is_said_where_it_matters(parts, make):
+    _, extractor, _ = make("wav2vec2")
+    test, seconds = parts["test"], sorted(parts["test"]["duration"])
+    unlike = [
+        unlike_saved(test, ClipArguments(min_seconds=low, max_seconds=high), extractor)
+        for low, high in ((seconds[0], seconds[-1]), (0.0, seconds[-2] - 0.01), (seconds[1] + 0.01, None))
+    ]
+    counts = sum(one > seconds[-2] - 0.01 for one in seconds), sum(one < seconds[1] + 0.01 for one in seconds)
+    assert unlike[0] == [] and f"of 12 test clips {counts[0]} cropped by --max_seconds" in unlike[1][0]
+    assert f"of 12 test clips {counts[1]} padded by --min_seconds" in unlike[2][0]

@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from scipy.signal import correlate
 from test_report import results_of
 from transformers import Wav2Vec2FeatureExtractor
@@ -302,6 +303,11 @@ def model(tmp_path_factory):
     return folder, test
 
 
+def names_of(rows) -> dict:
+    """The labels of a model of these rows."""
+    return {"id2label": dict(enumerate(rows.features["label"].names)), "problem_type": "single_label_classification"}
+
+
 def run(capsys, *argv) -> tuple[int, str, str]:
     capsys.readouterr()
     status = main(["stress", *map(str, argv)])
@@ -367,6 +373,25 @@ def test_babble_is_of_other_speakers_in_any_order():
     assert len(voices.other("another", speaker)) == len(others) < perturbations.POOL
     unknown = perturbations.Voices(corpus.remove_columns("speaker").add_column("speaker", [None] * len(corpus)), RATE)
     assert len(unknown.other(id, None)) == perturbations.POOL - (id in unknown.ids)
+
+
+def test_training_clips_that_have_become_unreadable_do_not_end_a_run(tmp_path, monkeypatch, caplog):
+    """They are not measured, and not in babble: training has left them out too."""
+    import soundfile as sf
+
+    from ser_hf.evaluation import shift
+
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "cache"))
+    for number in range(3):
+        sf.write(tmp_path / f"{number}.wav", tone(200 + 50 * number), RATE)
+    ids = list("abc")
+    rows = Dataset.from_dict({"id": ids, "audio_hash": ids, "speaker": ids, "label": [0, 1, 0]})
+    rows = rows.add_column("audio", [{"path": str(tmp_path / f"{number}.wav"), "bytes": None} for number in range(3)])
+    (tmp_path / "1.wav").write_bytes(b"no audio")
+    described = shift.describe(rows, ["angry", "sad"], "single_label_classification")
+    assert described["clips"] == described["speakers"] == 2 and described["classes"]["shares"]["sad"] == 0.3333
+    assert len(perturbations.Voices(rows, RATE).other("a", "a")) == 1
+    assert "1 clips that can no longer be read" in caplog.text and "not in babble noise" in caplog.text
 
 
 def test_clean_scores_are_the_pipelines_and_kept_is_counted(model, tmp_path, capsys):
@@ -522,3 +547,55 @@ def test_the_flag_of_the_recipes(model, monkeypatch):
     settings = settings_of("text_cls", "--dataset", "demo", "--stress", "true")
     with pytest.raises(SerError, match="--stress true: changes recordings"):
         training_run.prepare("text_cls", system_of("text_cls"), settings)
+
+
+@pytest.mark.parametrize("trims", [False, True])
+def test_clips_are_read_as_those_of_the_test(model, monkeypatch, trims):
+    """Cropped in `--stress` and by the command alike; a feature extractor trims before the crop, and not after it."""
+    from ser_hf.data.audio import decode, prepared
+    from ser_hf.models import (
+        SerForSpectrogramClassification,
+        SerPipeline,
+        SerSpectrogramConfig,
+        SerSpectrogramFeatureExtractor,
+    )
+    from ser_hf.training import run as training_run
+
+    folder, test = model[0], model[1].select(range(8))
+    monkeypatch.setattr(perturbations, "CHANGES", [])
+    saved, extractor = SerForAudioClassification.from_pretrained(folder), Wav2Vec2FeatureExtractor()
+    reading = {"trim_db": 20.0, "min_seconds": 0.1, "max_seconds": 0.3}
+    if trims:
+        extractor = SerSpectrogramFeatureExtractor(n_mels=16, trim_db=20.0)
+        config = SerSpectrogramConfig(arch="cnn2d_2", rows=16, **names_of(test))
+        saved = SerForSpectrogramClassification(config).eval()
+    setup = setup_of("wav2vec2_cls", {"test": test}, label_names=test.features["label"].names)
+    found = []
+    monkeypatch.setattr(stress, "scores_of", lambda *args: found.append(perturbations.scores_of(*args)) or found[-1])
+    files = training_run.stress_files(saved, extractor, setup, {"clips": reading}, "cpu")
+    assert [line for line in json.loads(files["stress.json"])["remarks"] if "trimmed, cropped and padded as" in line]
+    if trims:
+        extractor.trim_db = None
+    pipe, names = SerPipeline(model=saved, feature_extractor=extractor, device="cpu"), test.features["label"].names
+    for read, same in ((reading, True), ({}, False)):
+        clips = [{"array": prepared(decode(row["audio"], RATE), RATE, **read), "sampling_rate": RATE} for row in test]
+        answers = [{one["label"]: one["score"] for one in answer} for answer in pipe(clips, batch_seconds=8.0)]
+        expected = np.array([[answer[name] for name in names] for answer in answers])
+        assert (np.abs(expected - found[0]).max() < 1e-5) == same
+
+
+def test_a_fusion_model_reads_the_text_of_a_clip(model, monkeypatch):
+    from test_fusion_pipeline import make, pipe_of
+
+    _, test = model
+    saved = make(**names_of(test), num_labels=4, fusion="gated")
+    pipe, rows = pipe_of(saved), test.select(range(3))
+    rows = rows.remove_columns("text").add_column("text", ["i am so happy today", "sad", None])
+    found = []
+    monkeypatch.setattr(stress, "scores_of", lambda *args: found.append(perturbations.scores_of(*args)) or found[-1])
+    stress.stress(pipe, rows, rows, "fusion", [OF["gain 2 dB"]])
+    for row, clean, louder in zip(rows, *found, strict=True):
+        for text, same in ((row["text"], True), (None if row["text"] else "sad", False)):
+            answer = {one["label"]: one["score"] for one in pipe({"audio": row["audio"], "text": text})}
+            expected = [answer[name] for name in test.features["label"].names]
+            assert np.allclose(expected, clean, atol=1e-5) == np.allclose(expected, louder, atol=1e-2) == same

@@ -58,7 +58,7 @@ def main(argv: list[str]) -> int:
     from ..data.loading import load as load_source
     from ..evaluation.perturbations import CHANGES
     from ..evaluation.report import reading
-    from ..evaluation.stress import files, section, stress, window_options
+    from ..evaluation.stress import clip_options, files, section, stress
     from ..training.output import read_record, write_record
     from ..training.provenance import results_of
 
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     if args.out:
         check_outside(source, out, "--out")
     with reading(args.model):
-        windows = window_options(results)
+        clips = clip_options(results)
     check_writable(out, "--out" if args.out else "MODEL", "stress.json", "stress.md")
     hold(out, f"--out {args.out}" if args.out else args.model)
     pipe = load(args.model, args.trust_remote_code, flag="MODEL")
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
     whole = "all clips" + (", TRAINING CLIPS INCLUDED" if args.part == "all" else "")
     say("scored: " + (whole if part["fold"] is None else f"the test part of {part['protocol']} fold {part['fold']}"))
     changes = [change for change in CHANGES if not chosen or change.kind in chosen]
-    found = stress(pipe, rows, corpus, fingerprint(pipe.model), changes, **windows)
+    found = stress(pipe, rows, corpus, fingerprint(pipe.model), changes, **clips)
     about = {"model": without_path(args.model), "corpus": source.shown, "labels": source.config.name, **part}
     written = files(about, found)
     for file, content in written.items():

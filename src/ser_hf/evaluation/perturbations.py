@@ -7,7 +7,9 @@ pure; randomness comes from the generator of the clip, which its id and the chan
 noise at every strength, in any order and in any number of processes.
 """
 
+import copy
 import io
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,12 +22,13 @@ from scipy.signal import butter, sosfilt
 from tqdm import tqdm
 
 from ..data import acoustics, augmentation
-from ..data.audio import decode
+from ..data.audio import AudioError, decode, prepared
 from ..data.augmentation import gain, impulse_response, lowpass, noise_at_snr, reverb
 from ..data.cache import Store, content_hash, settings_folder, source_hash
 from ..models.audio_blocks import trim
 from .scoring import pipeline_scores
 
+logger = logging.getLogger("ser_hf")
 VOICES = 5  # speakers of babble noise; 4 to 7 in ser-tests
 MU = 255  # of ITU-T G.711's mu-law, 8 bit
 BLOCK = 64  # clips that are scored, and kept, at a time
@@ -202,23 +205,35 @@ class Voices:
         self._audio, self._rate, self._clips = corpus.select(rows)["audio"][:], rate, {}
 
     def other(self, id: str, speaker: str | None) -> list[np.ndarray]:
-        """The clips that are not of a speaker; of an unknown one all but the clip itself."""
+        """The clips that are not of a speaker; of an unknown one all but the clip itself. One that can no longer be
+        read is left out, as in training."""
         rows = [
             row for row, name in enumerate(self.speakers) if (name is None or name != speaker) and self.ids[row] != id
         ]
         for row in rows:
             if row not in self._clips:
-                self._clips[row] = decode(self._audio[row], self._rate)[: round(LONGEST * self._rate)]
-        return [self._clips[row] for row in rows]
+                try:
+                    self._clips[row] = decode(self._audio[row], self._rate)[: round(LONGEST * self._rate)]
+                except AudioError as error:
+                    logger.warning("not in babble noise: %s", error)
+                    self._clips[row] = None
+        return [self._clips[row] for row in rows if self._clips[row] is not None]
 
 
-def scores_of(pipe, rows: Dataset, change: Change | None, voices: Voices, store: Store, options: dict) -> np.ndarray:
-    """Scores `(clips, labels)` of a `SerPipeline` for the rows of a corpus after a change (None: as they are), NaN
-    where it has no answer. Each block of clips is kept in `store`: an interrupted call goes on from there, and ends as
-    an unbroken one would. AudioError: a clip cannot be read."""
-    rate = rate_of(pipe)
-    ids, hashes, key = rows["id"][:], rows["audio_hash"][:], change.key if change else "clean"
-    names = [f"{key} {content_hash(id, digest)}" for id, digest in zip(ids, hashes, strict=True)]
+def scores_of(
+    pipe, rows: Dataset, change: Change | None, voices: Voices, store: Store, options: dict, reading: dict
+) -> np.ndarray:
+    """Scores `(clips, labels)` of a `SerPipeline` for the rows of a corpus (a fusion model reads their texts too) after
+    a change (None: as they are), NaN where it has no answer. `reading` is the part of a changed clip that is scored, as
+    `audio.prepared` takes it. Each block of clips is kept in `store`: an interrupted call goes on from there, and ends
+    as an unbroken one would. AudioError: a clip cannot be read."""
+    rate, key = rate_of(pipe), change.key if change else "clean"
+    if reading:  # which trims, before it crops and pads
+        pipe = copy.copy(pipe)
+        pipe.feature_extractor = copy.copy(pipe.feature_extractor)
+        pipe.feature_extractor.trim_db = None
+    ids = rows["id"][:]
+    names = [f"{key} {content_hash(*one)}" for one in zip(ids, rows["audio_hash"][:], rows["text"][:], strict=True)]
     labels = len(pipe.model.config.id2label)
     # The longest first, so that clips of a batch are of similar length.
     durations = rows["duration"][:]
@@ -233,7 +248,7 @@ def scores_of(pipe, rows: Dataset, change: Change | None, voices: Voices, store:
             if change:
                 others = voices.other(row["id"], row["speaker"]) if change.name == BABBLE else ()
                 samples = apply(change, samples, rate, row["id"], others)
-            yield {"array": samples, "sampling_rate": rate}
+            yield {"array": prepared(samples, rate, **reading), "sampling_rate": rate, "text": row["text"]}
 
     for block in tqdm(todo, key, unit=" blocks", disable=None, leave=False):
         answers = pipeline_scores(pipe, clips(block), **options)
@@ -248,8 +263,9 @@ def rate_of(pipe) -> int:
     return max(acoustics.RATE, pipe.feature_extractor.sampling_rate)
 
 
-def store_of(pipe, fingerprint: str, voices: Voices, options: dict) -> Store:
+def store_of(pipe, fingerprint: str, voices: Voices, options: dict, reading: dict) -> Store:
     """Where the scores of a model on a corpus are kept."""
-    settings = fingerprint, pipe.feature_extractor.to_json_string(), sorted(options.items()), voices.ids
+    inputs = (pipe.processor if pipe.takes_text else pipe.feature_extractor).to_json_string()
+    settings = fingerprint, inputs, sorted({**options, **reading}.items()), voices.ids
     code = source_hash(augmentation.__file__, acoustics.__file__)
     return Store(settings_folder("stress", __file__, code, *settings))

@@ -12,6 +12,7 @@ Where the training speakers are unknown, or fewer than two, `UNKNOWN_SHARE` stan
 """
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +21,13 @@ import numpy as np
 from datasets import Dataset
 
 from ..data.acoustics import MEASURES, measure_rows
+from ..data.audio import AudioError
 from ..data.cache import content_hash
 from ..errors import SerError
 from ..files import optional_file
 from . import CLASSES
 
+logger = logging.getLogger("ser_hf")
 TRAINING_DATA = "training_data.json"  # beside a model
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)  # per cent
 EDGES = (QUANTILES[0], QUANTILES[-1])  # of the range
@@ -83,7 +86,12 @@ def describe(rows: Dataset, names: Sequence[str], problem_type: str) -> dict:
     """`training_data.json` of a training set with audio: how many clips of how many speakers were measured
     (`sample`); by measure `quantiles` and `left_out`; by class its share. It names no file and no speaker."""
     measured = sample(rows)
-    values, speakers = measure_rows(measured), measured["speaker"][:]
+    try:
+        values = measure_rows(measured)
+    except AudioError:
+        measured = _readable(measured)
+        values = measure_rows(measured)
+    speakers = measured["speaker"][:]
     measures = {
         name: describe_measure(column[~np.isnan(column)], np.array(speakers, dtype=object)[~np.isnan(column)], name)
         for name, column in zip(MEASURES, values.T, strict=True)
@@ -95,6 +103,21 @@ def describe(rows: Dataset, names: Sequence[str], problem_type: str) -> dict:
         "measures": measures,
         "classes": describe_classes(rows["label"][:], rows["speaker"][:], names) if problem_type == CLASSES else None,
     }
+
+
+def _readable(rows: Dataset) -> Dataset:
+    """The rows whose clips can still be read, as training has left out the others. AudioError: none can."""
+    found, error = [], None
+    for row in range(len(rows)):
+        try:
+            measure_rows(rows.select([row]))
+            found.append(row)
+        except AudioError as problem:
+            error = error or problem
+    if not found:
+        raise error
+    logger.warning("not measured: %d clips that can no longer be read; the first: %s", len(rows) - len(found), error)
+    return rows.select(found)
 
 
 def describe_measure(values: np.ndarray, speakers: np.ndarray, name: str) -> dict:

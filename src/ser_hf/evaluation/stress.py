@@ -65,21 +65,30 @@ def kept(before: np.ndarray, after: np.ndarray, kind: str) -> float:
 
 
 def stress(
-    pipe, rows: Dataset, corpus: Dataset, fingerprint: str, changes: Sequence[Change] = CHANGES, **options
+    pipe,
+    rows: Dataset,
+    corpus: Dataset,
+    fingerprint: str,
+    changes: Sequence[Change] = CHANGES,
+    reading: dict | None = None,
+    **options,
 ) -> dict:
     """The report on a `SerPipeline`: correctness, robustness and fairness on `rows` of a corpus, whose other speakers
-    babble comes from. `fingerprint` changes with the model's weights; `options` of the call of the pipeline, such as
-    `window_s`. SerError: the model answers none of the labels; a clip cannot be read."""
+    babble comes from. `fingerprint` changes with the model's weights; `reading` is the part of a clip that is scored,
+    if not all of it (`audio.prepared`); `options` of the call of the pipeline, such as `window_s`. SerError: the model
+    answers none of the labels; a clip cannot be read."""
     kind = pipe.problem_type
     names, limits = answers_of(pipe.model.config)
     labels, known, remarks = answerable(names, kind, rows)
     values = getattr(pipe.feature_extractor, "speaker_values", None)
     if getattr(pipe.model.config, "speaker_norm", False) or values is not None:
         remarks.append("the model was trained with --speaker_norm: here each clip is scored as an average speaker's")
-    rows = rows.select(known)
+    if reading:
+        remarks.append("clips are trimmed, cropped and padded as those of the model's test; the model itself does not")
+    rows, reading = rows.select(known), reading or {}
     task, voices = TASKS[kind], Voices(corpus, rate_of(pipe))
-    store = store_of(pipe, fingerprint, voices, options)
-    clean = scores_of(pipe, rows, None, voices, store, options)
+    store = store_of(pipe, fingerprint, voices, options, reading)
+    clean = scores_of(pipe, rows, None, voices, store, options, reading)
     answered = np.flatnonzero(~np.isnan(clean).any(axis=1))
     if not len(answered):
         raise SerError(f"the model answers none of {len(rows)} clips; `ser-hf predict` on one of them says why")
@@ -95,7 +104,7 @@ def stress(
     report = score(labelled, task.logits(clean), names, kind, limits)
     before, outcomes = decided(clean, labels, kind, limits), []
     for change in tqdm(changes, "changes", disable=None):
-        scores = scores_of(pipe, rows, change, voices, store, options)
+        scores = scores_of(pipe, rows, change, voices, store, options, reading)
         valid = ~np.isnan(scores).any(axis=1)
         share = kept(before, decided(scores, labels, kind, limits), kind)
         metrics = task.metrics(labels[valid], scores[valid], names, limits) if valid.any() else {}
@@ -359,6 +368,14 @@ def files(about: dict, report: dict) -> dict[str, str | bytes]:
     title = f"{about['model']} on {about['corpus']}, {where}"
     drawn = {"figures/stress.png": figure(report, title)} if report["changes"] else {}
     return {**drawn, "stress.md": section(report, "#"), "stress.json": content + "\n"}
+
+
+def clip_options(results: dict) -> dict:
+    """The options of `stress` that read clips as the test of a run did, from its `results.json`: windows, or a part of
+    each clip; none if the run's model read whole clips."""
+    windows, clips = window_options(results), results.get("clips")
+    reading = {name: clips[name] for name in ("trim_db", "min_seconds", "max_seconds")} if clips else None
+    return windows or {"reading": reading}
 
 
 def window_options(results: dict) -> dict:

@@ -252,16 +252,11 @@ def saved_extractor(extractor: FeatureExtractionMixin, clips: ClipArguments) -> 
 
 def audio_remarks(
     model: SerForAudioClassification,
-    extractor: FeatureExtractionMixin,  # as from `saved_extractor`
     states: States | None,  # None if audio was scored
     splits: Mapping[str, Dataset],
-    clips: ClipArguments,
 ) -> list[str]:
-    """Lines of the report on cached states, on trimming that the saved model lacks, and on speaker normalisation."""
+    """Lines of the report on cached states and on speaker normalisation."""
     lines = states.remarks if states else []
-    if clips.trim_db is not None and not hasattr(extractor, "trim_db"):
-        how = f"clips were trimmed by --trim_db {clips.trim_db:g}"
-        lines = [*lines, f"{how}; the saved model trims nothing: give it trimmed clips"]
     if states and states.shifts is not None:
         lines = [*lines, speaker_remark(splits, model.config.model_type)]
     elif model.config.speaker_norm:

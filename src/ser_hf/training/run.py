@@ -20,7 +20,7 @@ from ..data.columns import Columns
 from ..errors import SerError, door
 from ..files import release, write
 from .arguments import check_checkpoints_exist
-from .settings import VALUES, DataArguments, LoopArguments, Settings, System, WindowArguments
+from .settings import VALUES, ClipArguments, DataArguments, LoopArguments, Settings, System, WindowArguments
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,7 @@ PARENT = "SER_HF_PARENT"  # in the environment: the id of the process without wh
 AUGMENTATION = "figures/augmentation.png"
 PROFILE = "profile.json.gz"
 STARTED = time.perf_counter()  # of this process, in effect
+SAME = 1e-3  # seconds: a smaller difference of lengths is that of sampling rates
 DATALOADER_WORKERS = 4  # on a GPU: one process decodes too slowly for it
 
 
@@ -421,7 +422,10 @@ def finish(
             "test": score(splits["test"], test, **how, report_at=at) | groups(splits["test"], test, **how),
             "validation": None if validation is None else score(splits["validation"], validation, **how, report_at=at),
         }
-        results["test"]["remarks"] += remarks
+        scored, reading = windowed.parts if windowed else splits, replace(trainer.clips, trim_db=trainer.trim_db)
+        unlike = unlike_saved(scored["test"], reading, getattr(processor, "feature_extractor", processor))
+        results["test"]["remarks"] += [*remarks, *unlike]
+        results |= {"clips": vars(reading)} if unlike else {}
         if calibrated:
             before = logits("test", raw_test, 1.0)
             results["calibration"] = calibrated | describe(before, test, splits["test"], calibrated["sets"])
@@ -447,6 +451,28 @@ def finish(
     return results
 
 
+def unlike_saved(rows: "Dataset", clips: ClipArguments, extractor) -> list[str]:
+    """A remark on the rows that were scored trimmed, cropped or padded, which the model saved with this feature
+    extractor does not do; none if there are no such rows."""
+    import numpy as np
+
+    from ..data.trimming import trimmed_durations
+
+    durations = rows["duration"][:], trimmed_durations(rows, clips.trim_db)
+    whole, read = (np.array(one, dtype=float) for one in durations)
+    trims = getattr(extractor, "trim_db", None) is not None
+    done = {
+        f"trimmed by --trim_db {clips.trim_db}": (read < whole - SAME) & (not trims),
+        f"cropped by --max_seconds {clips.max_seconds}": read > (clips.max_seconds or np.inf) + SAME,
+        f"padded by --min_seconds {clips.min_seconds}": read < clips.min_seconds - SAME,
+    }
+    parts = [f"{which.sum()} {how}" for how, which in done.items() if which.any()]
+    windows = "window_start" in rows.column_names
+    what, more = ("windows", ", as ser-hf stress does not") if windows else ("clips", "")
+    counts = f"of {len(rows)} test {what} {', '.join(parts)}"
+    return [f"{counts}; the saved model does not do that: give it such {what}{more}"] if parts else []
+
+
 def stress_files(
     model: "PreTrainedModel",
     processor: "ProcessorMixin | FeatureExtractionMixin",  # of a fusion model, or of audio alone
@@ -458,7 +484,7 @@ def stress_files(
     from datasets import concatenate_datasets
 
     from ..evaluation.perturbations import CHANGES
-    from ..evaluation.stress import files, stress, window_options
+    from ..evaluation.stress import clip_options, files, stress
     from ..models import SerPipeline
     from .encoder_states import fingerprint
 
@@ -467,7 +493,7 @@ def stress_files(
     pipe = SerPipeline(model=model, device=device, processor=processor if fused else None, **audio)
     rows = setup.splits["test"]
     corpus = concatenate_datasets([part.select_columns(["id", "audio", "speaker"]) for part in setup.splits.values()])
-    found = stress(pipe, rows, corpus, fingerprint(model), CHANGES, **window_options(results))
+    found = stress(pipe, rows, corpus, fingerprint(model), CHANGES, **clip_options(results))
     about = {"corpus": setup.report.corpus, "labels": setup.report.labels, "part": "test"}
     about |= {"protocol": setup.protocol.name, "fold": setup.fold}
     return files({"model": setup.system.name, **about}, found)
