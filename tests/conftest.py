@@ -1,5 +1,6 @@
 """Every test is offline, with caches of its own, and one thread (two processes test at a time on two cores)."""
 
+import gc
 import importlib
 import json
 import os
@@ -68,6 +69,7 @@ def own_caches(tmp_path_factory):
     os.environ["HF_HOME"] = str(home)
     os.environ["HF_DATASETS_CACHE"] = str(home / "datasets")
     datasets.config.HF_DATASETS_CACHE = home / "datasets"
+    gc.freeze()  # each training collects garbage twice: what was imported is none
     return home
 
 
