@@ -182,8 +182,12 @@ def test_training_says_its_pace(rows, tmp_path, monkeypatch):
 
     monkeypatch.setattr(SerTrainer, "evaluation_loop", taking(100.0, loop))
     monkeypatch.setattr(SerTrainer, "training_step", taking(2.0, step))
-    trainer.train()
+    trained = run.train(trainer, LoopArguments())
     sampler = trainer.get_train_dataloader().batch_sampler
+    steps = trainer.state.global_step
+    assert trained["audio_seconds_per_second"] == pytest.approx(
+        sum(rows["duration"]) / steps, abs=0.05
+    )  # 2 epochs, 2 s
     logs = [entry for entry in trainer.state.log_history if "loss" in entry]
     seconds, padded = np.array(rows["duration"]), []
     for epoch, log in enumerate(logs):

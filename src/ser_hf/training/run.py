@@ -301,7 +301,6 @@ def draw_augmentation(
 
 def train(trainer: "SerTrainer", loop: LoopArguments) -> dict:
     """Train, from a checkpoint if asked to; returns the training's part of `results.json`."""
-    from ..data.audio import seconds_read
     from .trainer import Profile
 
     training, rows = trainer.args, trainer.train_dataset
@@ -313,7 +312,6 @@ def train(trainer: "SerTrainer", loop: LoopArguments) -> dict:
     state, seconds = trainer.state, time.perf_counter() - started
     if loop.profile:
         say(f"a trace of three steps is in {Path(training.output_dir) / PROFILE}: open it in https://ui.perfetto.dev")
-    audio = seconds_read(rows["duration"][:], maximum=trainer.clips.max_seconds).sum() * state.epoch
     drawn = {"epoch", "loss", "eval_loss", f"eval_{training.metric_for_best_model}"}
     best = training.load_best_model_at_end and state.best_model_checkpoint
     selected = best and Path(best).is_dir()  # else the Trainer has kept the last model
@@ -322,7 +320,7 @@ def train(trainer: "SerTrainer", loop: LoopArguments) -> dict:
         "steps": state.global_step,
         "seconds": round(seconds, 1),
         "utterances_per_second": None if resume else round(len(rows) * state.epoch / seconds, 1),
-        "audio_seconds_per_second": None if resume or not audio else round(audio / seconds, 1),
+        "audio_seconds_per_second": trainer.length_per_second if trainer.length == "duration" else None,
         "padding_factor": trainer.padding_factor,
         "selected_step": state.best_global_step if selected else state.global_step,
         "selected_by": training.metric_for_best_model if selected else "last epoch",

@@ -128,7 +128,8 @@ def _no_training(method: Callable) -> Callable:
         try:
             return method(self, *args, **kwargs)
         finally:
-            self._since += time.perf_counter() - started
+            spent = time.perf_counter() - started
+            self._since, self._began = self._since + spent, self._began + spent
 
     return timed
 
@@ -318,6 +319,10 @@ class SerTrainer(Trainer):
     # ---- checkpoints
 
     @_no_training
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+
+    @_no_training
     def _save_checkpoint(self, model, trial) -> None:
         """As in `Trainer`, and seal the checkpoint once all processes have written it; only then is an older one
         removed. The best and the last stay, also at the end: a finished run can be trained on."""
@@ -353,7 +358,8 @@ class SerTrainer(Trainer):
     def _start_clock(self) -> None:
         # Lengths before and after padding, by this rank: so far, and until the last log.
         self._read = self._logged = np.zeros(2)
-        self._since = time.perf_counter()  # of the last log, moved by what was no training
+        # Of the last log, and of the training's begin, moved by what was no training.
+        self._since = self._began = time.perf_counter()
 
     def _of_ranks(self, read: np.ndarray) -> tuple[float, float | None]:
         """The sum over ranks of what they read, and the padded length over it, if there is padding to know of."""
@@ -365,6 +371,13 @@ class SerTrainer(Trainer):
     def padding_factor(self) -> float | None:
         """Padded over real length of all batches of this training; all ranks must ask for it."""
         return self._of_ranks(self._read)[1]
+
+    @property
+    def length_per_second(self) -> float | None:
+        """How many seconds of audio (tokens) of all ranks this training has read a second so far, evaluation and
+        checkpoints apart; None before it has read any. All ranks must ask for it."""
+        read = self._of_ranks(self._read)[0]
+        return round(read / (time.perf_counter() - self._began), 1) if read else None
 
     def _pace(self, started: float) -> dict[str, float]:
         """How fast the clips (texts) of all ranks went by since the last log, evaluation and checkpoints apart, and how
