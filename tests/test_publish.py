@@ -140,7 +140,9 @@ def test_a_tracker_gets_the_data_and_the_test_metrics(fake_corpus, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["README.md", "results.json", "config.json", "preprocessor_config.json"])
-@pytest.mark.parametrize("path", ["/data/anna_b/none.wav", "~/x/y.wav", "C:\\data\\x.wav", "file:///srv/x.wav"])
+@pytest.mark.parametrize(
+    "path", ["/data/anna_b/none.wav", "~/x/y.wav", "C:\\data\\x.wav", "file:///srv/x.wav", "/my data/calls/x.wav"]
+)
 def test_a_local_path_in_any_text_is_refused(finished, name, path):
     from ser_hf.evaluation.tables import escape
 
@@ -166,9 +168,13 @@ def test_whole_paths_are_matched_and_not_parts_of_words():
             "\\_x\\_",
         ),
         *("doi:10.1/x/y", "me/root/name", "[a](b/c/d)", "half/data/anna", "{fold}/data/x"),
+        *("happy /sad or angry/neutral", "http://localhost:80/x and y/z", "https://a.org/b c/d/e.f", "-/- a/b/c"),
+        *("phones:/a/ and /e/", "(or sad/neutral)", f"https://a.org{Path.home()}", f"me{Path.cwd()}x"),
     ):
         assert local_path(text) is None, text
     for text in ("/root/x", "x=/data/x", "(/tmp/a)", "'~/x'", "D:/a/b", "\\\\server\\share\\x", "`/mnt/d/x y.wav`"):
+        assert local_path(text), text
+    for text in ("/my data/calls/x.wav", "C:\\My Recordings\\x.wav", "/data (old)/calls/x", "path:/home/a/b"):
         assert local_path(text), text
 
 
@@ -218,6 +224,15 @@ def test_flags_of_a_machine_stay_here(tmp_path):
         "noise_dir": "noise",
         "model_name_or_path": "checkpoint-3",
     }
+
+
+def test_the_folders_of_a_run_are_local_paths_however_short_they_are():
+    assert local_path(f"in {Path.home()}") == str(Path.home()) and local_path(f"({Path.cwd()})")
+    for folder in ("/calls", "/my calls"):
+        assert local_path(f"read from {folder}, today") is None
+        with pytest.raises(SerError, match=f"README.md names the local path {folder}"):
+            publishing.check_public("README.md", {"x": [f"read from {folder}, today"]}, [None, folder])
+        publishing.check_public("README.md", f"https://a.org{folder} and {folder}s", [folder])
 
 
 def folder_with_a_file_outside(tmp_path: Path) -> Path:

@@ -13,8 +13,9 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 
 from .errors import SerError
@@ -29,21 +30,33 @@ HALF, SAVING = ".half", ".saving-"
 _held = ExitStack()  # the locks of this process
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_held.pop_all)  # a fork has none of them
-# A path below the root, a home folder or a drive; no web address, and no part of a longer word or relative path.
+# A path below the root, a home folder or a drive; no web address, and no part of a longer word or relative path. Where
+# its first folder has spaces, a second one or a file with a suffix follows.
 LOCAL_PATH = re.compile(
-    r"(?:(?<=\bfile://)|(?<![\w./:}\])\\]))"
-    r"(?:(?:/+|\\\\+|[A-Za-z]:[/\\]+|~[/\\]+)[\w.@+-]+[/\\]+\w|~[/\\]\w)[^\s'\"]*"
+    r"(?:(?<=\bfile://)|(?<=\w:)(?=/(?!/))|(?<![\w./:}\])\\]))"
+    r"(?:(?:/+|\\\\+|[A-Za-z]:[/\\]+|~[/\\]+)[\w.@+-]+[/\\]+\w|~[/\\]\w"
+    r"|(?:/|[A-Za-z]:[/\\]+)\w[\w.@+-]*(?: \(?\w[\w.@+-]*\)?)+[/\\]+[\w.@+-]+(?:[/\\]|\.\w))[^\s'\"]*"
 )
 
 
-def local_path(text: str) -> str | None:
-    r"""The first path of some machine in a text, or None.
+@lru_cache
+def _spelled(folders: tuple[str, ...]) -> re.Pattern:
+    """These folders as a text spells them, and what follows."""
+    names = [re.sub(r"/|\\\\", r"[/\\\\]+", re.escape(name)) for name in folders if len(Path(name).parts) > 1]
+    return re.compile(rf"(?<![\w./])(?:{'|'.join(names) or '(?!)'})(?!\w)[^\s'\"]*")
+
+
+def local_path(text: str, folders: Iterable[str | Path | None] = ()) -> str | None:
+    r"""The first path of some machine in a text, or one in the home folder, the working folder or `folders`, or None.
 
     >>> local_path("x.wav: /data/anna/x.wav"), local_path("C:\\data\\x"), local_path("at ~/x"), local_path("file:///a/b")
     ('/data/anna/x.wav', 'C:\\data\\x', '~/x', '/a/b')
+    >>> local_path("/my data/calls/x"), local_path("path:/home/a/b"), local_path("in /my data", ["/my data"])
+    ('/my data/calls/x', '/home/a/b', '/my data')
     >>> local_path("and/or, https://a.org/b/c, /a/ and /e/, runs/x/y, 1/2/3, 1 / 2/3")
     """
-    found = LOCAL_PATH.search(text)
+    known = [os.path.abspath(os.path.expanduser(folder)) for folder in ("~", ".", *folders) if folder]
+    found = LOCAL_PATH.search(text) or _spelled(tuple(known)).search(text)
     return found and found[0]
 
 

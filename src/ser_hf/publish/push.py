@@ -119,12 +119,14 @@ def check_licence(card: "CorpusCard", public: bool) -> None:
         raise SerError(f"--public: {problem}; leave --public out to push it to a private repository")
 
 
-def check_columns(dataset: "Dataset") -> None:
-    """Raises SerError if an id, or another text but a transcript, spells a path of this machine."""
+def check_columns(dataset: "Dataset", root: Path | None = None) -> None:
+    """Raises SerError if an id, or another text but a transcript, spells a path of this machine. `root` is the folder
+    of the corpus."""
     names = [name for name, kind in dataset.features.items() if getattr(kind, "dtype", "") == "string"]
     for rows in dataset.with_format("arrow").iter(1000):  # the audio may be in memory
         for name in set(names) - {"text"}:
-            if found := next(filter(None, map(local_path, filter(None, rows[name].unique().to_pylist()))), None):
+            texts = filter(None, rows[name].unique().to_pylist())
+            if found := next(filter(None, (local_path(text, [root]) for text in texts)), None):
                 raise SerError(f"the column {name} names the local path {found}: not pushed")
         files = rows["audio"].combine_chunks().field("path").to_pylist()
         for id, file in zip(rows["id"].to_pylist(), files, strict=True):
@@ -145,8 +147,8 @@ def push_corpus(source: "Source", repo_id: str, public: bool = False, num_proc: 
     dataset, report = load(source, num_proc=num_proc)
     say(*report.lines())
     has_audio = any(dataset["duration"])
-    check_public("the dataset card", card_text(card, report, repo_id, has_audio))
-    check_columns(dataset)
+    check_public("the dataset card", card_text(card, report, repo_id, has_audio), [source.root])
+    check_columns(dataset, source.root)
     with tempfile.TemporaryDirectory() as folder:
         content = publishable(dataset, Path(folder), num_proc)
         with hub_requests(f"--repo_id {repo_id}"):

@@ -5,7 +5,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -436,9 +436,9 @@ def published(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
     record = read_record(folder)  # of a run that an earlier version made there is none
     names = [name for name in published_files(folder) if record is None or name in record["files"]]
     files: dict[str, Path | bytes] = {name: folder / name for name in names}
-    if "run.yaml" in files:
-        flags = portable(yaml.safe_load((folder / "run.yaml").read_text()))
-        files["run.yaml"] = yaml.safe_dump(flags, sort_keys=False, allow_unicode=True).encode()
+    flags = yaml.safe_load((folder / "run.yaml").read_text()) if "run.yaml" in files else {}
+    if flags:
+        files["run.yaml"] = yaml.safe_dump(portable(flags), sort_keys=False, allow_unicode=True).encode()
     if "README.md" in files:
         text = (folder / "README.md").read_text()
         former = ModelCard(text).data.model_name or "MODEL"
@@ -448,19 +448,21 @@ def published(folder: Path, repo_id: str) -> dict[str, Path | bytes]:
         if name.endswith((".md", ".yaml", ".json")) and name not in VOCABULARIES:
             text = (content if isinstance(content, bytes) else content.read_bytes()).decode(errors="replace")
             # Markdown's escapes are no part of a path.
-            check_public(name, json.loads(text) if name.endswith(".json") else re.sub(r"\\([\W_])", r"\1", text))
+            text = json.loads(text) if name.endswith(".json") else re.sub(r"\\([\W_])", r"\1", text)
+            check_public(name, text, (folder, flags.get("data_dir")))
     return files
 
 
-def check_public(name: str, content: Any) -> None:
-    """Raises SerError if a text, or one in a JSON value, holds a path of this machine. `name` is the file's."""
+def check_public(name: str, content: Any, folders: Iterable[str | Path | None] = ()) -> None:
+    """Raises SerError if a text, or one in a JSON value, holds a path of this machine, such as one in `folders`. `name`
+    is the file's."""
     parts = [*content, *content.values()] if isinstance(content, Mapping) else content
     if isinstance(content, str):
-        if path := local_path(content):
+        if path := local_path(content, folders):
             raise SerError(f"{name} names the local path {path}: not pushed")
     elif isinstance(parts, list | tuple):
         for part in parts:
-            check_public(name, part)
+            check_public(name, part, folders)
 
 
 def push_model(folder: Path, repository: Repository, flag: str = "--repo_id") -> str:

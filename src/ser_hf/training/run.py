@@ -162,8 +162,9 @@ def prepare(recipe: str, system: System, settings: Settings) -> tuple[Settings, 
     trained_on = check_checkpoints(list(settings.checkpoints.values()), setup, settings.training.do_train)
     setup = replace(setup, trained_on=trained_on)
     if push_to:
-        check_public("results.json", setup.facts())
-        check_public("run.yaml", portable(settings.overrides))
+        folders = settings.training.output_dir, data.data_dir
+        check_public("results.json", setup.facts(), folders)
+        check_public("run.yaml", portable(settings.overrides), folders)
     has_validation = len(splits["validation"]) > 0
     settings = replace(settings, training=changed(settings.training, about=setup.about()))
     settings = select_on_validation(settings, report.problem_type, report.label_names, has_validation)
