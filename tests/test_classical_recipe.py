@@ -33,6 +33,7 @@ from ser_hf.models import (
 )
 from ser_hf.models.functionals import CLASSIFIERS, FEATURE_SETS
 from ser_hf.training import classical_model as classical
+from ser_hf.training import speakers as speakers_module
 from ser_hf.training.settings import ClassifierArguments, VectorArguments
 from ser_hf.training.speakers import fit_map, group
 
@@ -485,8 +486,30 @@ def test_estimated_speakers_are_the_true_ones_of_voices_that_differ():
         found = group(speaker_map, vectors[rows])
         assert len(set(zip(found, speakers[rows], strict=True))) == len(set(found)) == len(test)
     assert group(speaker_map, vectors[:1]) == [1] and group(speaker_map, vectors[:0]) == []
-    with pytest.raises(SerError, match="--estimate_speakers: four training speakers are needed .*, there are 3"):
+    few = "--estimate_speakers: four training speakers with two clips or more are needed, there are "
+    with pytest.raises(SerError, match=few + "3"):
         fit_map(vectors[speakers < 3], [str(one) for one in speakers[speakers < 3]])
+    with pytest.raises(SerError, match=few + "0"):
+        fit_map(vectors[::24], [str(one) for one in speakers[::24]])
+    # Those of one clip say nothing of how clips of one speaker differ.
+    rows = np.r_[0:96, 96:288:24]
+    alone = fit_map(vectors[rows], [str(one) for one in speakers[rows]])
+    assert np.allclose(alone.weight, fit_map(vectors[:96], [str(one) for one in speakers[:96]]).weight)
+
+
+@pytest.mark.parametrize("count", range(4, 12))
+def test_two_speakers_or_more_are_held_out_at_a_time_and_each_once(count, monkeypatch):
+    held, fit = [], speakers_module._discriminant
+    speakers = np.repeat([f"s{one}" for one in range(count)], 3)
+
+    def discriminant(vectors, known):
+        held.append(sorted({*speakers} - {*known}))
+        return fit(vectors, known)
+
+    monkeypatch.setattr(speakers_module, "_discriminant", discriminant)
+    fit_map(np.random.default_rng(0).normal(size=(3 * count, 5)), speakers)
+    *held, none = held
+    assert none == [] and min(map(len, held)) >= 2 and sorted(sum(held, [])) == sorted({*speakers})
 
 
 def test_a_run_with_estimated_speakers_is_what_predict_answers(folder, encoder, tmp_path, recipe, capsys, monkeypatch):
@@ -519,7 +542,20 @@ def test_a_run_with_estimated_speakers_is_what_predict_answers(folder, encoder, 
     assert "choose another file" in capsys.readouterr().err
     sf.write(files[0], clip, rate)
     out.unlink()
-    assert console(command) == 0 and not close(pd.read_parquet(out), table, 1e-3)  # an average speaker's
+    assert console(command) == 0 and not close(average := pd.read_parquet(out), table, 1e-3)  # an average speaker's
+    # One file that sounds like no other is an average speaker's, one that was cut off an error.
+    out.unlink()
+    whole = Path(files[0]).read_bytes()
+    (tmp_path / "cut.wav").write_bytes(whole[: len(whole) // 2])
+    capsys.readouterr()
+    one = ["predict", files[0], str(tmp_path / "cut.wav"), *command[-4:], "--estimate_speakers"]
+    assert console(one) == 1
+    scored, cut = pd.read_parquet(out).to_dict("records")
+    columns = [name for name in average if name.startswith("score_")]
+    assert all(scored[name] == pytest.approx(average[name][0], abs=1e-5) for name in columns)
+    assert "cut.wav: unreadable audio (cut off" in cut["error"]
+    assert "[1] files (1 in groups of fewer than 4, as of an average speaker)" in capsys.readouterr().err
+    out.unlink()
     assert console([*command, "--estimate_speakers", "--window_s", "1"]) == 2
     assert "--estimate_speakers: not together with --window_s" in capsys.readouterr().err
 

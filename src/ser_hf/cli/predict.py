@@ -183,35 +183,41 @@ def _readable(files: list[str], sampling_rate: int) -> Iterator:
 
 
 def by_estimated_speakers(pipe: "SerPipeline", files: list[str]) -> dict[str, list | dict]:
-    """The answer for each file that can be read, relative to the files that sound like the same speaker."""
+    """The answer for each file relative to those that sound like the same speaker, from one pass of the encoder; where
+    these are fewer than `FEWEST_ALIKE`, relative to an average speaker."""
     import torch
     from tqdm import tqdm
 
     from ..data.audio import AudioError, read_clip
     from ..models.encoders import longest_clip
-    from ..training.speakers import SpeakerMap, group
+    from ..training.speakers import FEWEST_ALIKE, SpeakerMap, alone, group
 
     model, extractor = pipe.model, pipe.feature_extractor
     limit, states = longest_clip(model.config.audio_config), {}
+    answers: dict[str, list | dict] = {}
     for file in tqdm(files, unit=" files", disable=None):
         try:
             samples = read_clip(file, extractor.sampling_rate)
-            if limit is None or len(samples) <= limit * extractor.sampling_rate:
-                with bounded_memory(pipe.device):  # such a model pools before its head: one frame, which is its mean
-                    (states[file],) = model.clip_means([samples], extractor)
-        except AudioError:
-            continue  # `predict` names it
+            if limit is not None and len(samples) > limit * extractor.sampling_rate:
+                raise AudioError(f"{file}: longer than the {limit:g} s that the encoder reads; cut it into parts")
+            with bounded_memory(pipe.device):  # such a model pools before its head: one frame, which is its mean
+                (states[file],) = model.clip_means([samples], extractor)
+        except AudioError as error:
+            answers[file] = {"error": as_text(str(error))}
         except Exception as error:
             if not no_memory(error):
                 raise
+            answers[file] = {"error": f"{as_text(file)}: too long for the memory of this machine; cut it into parts"}
     speaker_map = SpeakerMap(model.ser_speakers.weight.detach().double().cpu().numpy(), model.config.speaker_distance)
     numbers = group(speaker_map, torch.stack(list(states.values())).flatten(1).cpu().numpy()) if states else []
     groups = [[file for file, one in zip(states, numbers, strict=True) if one == number] for number in set(numbers)]
-    sys.stderr.write(f"{len(states)} files sound like {len(groups)} speakers, of {sorted(map(len, groups))} files\n")
-    answers: dict[str, list | dict] = {}
+    sizes = sorted(map(len, groups))
+    few = alone(sizes, FEWEST_ALIKE)
+    sys.stderr.write(f"{len(states)} files sound like {len(groups)} speakers, of {sizes} files{few}\n")
     for one in groups:
         clips = torch.stack([states[file] for file in one])
-        model.ser_scale.mean.copy_(clips.mean(dim=0).float())
+        if len(one) >= FEWEST_ALIKE:  # as if each clip were an average speaker's, whose mean the model has
+            clips = clips - clips.mean(dim=0) + model.ser_scale.mean
         with torch.no_grad():
             logits = model.classify(clips.float()[:, :, None], None).cpu()
         for file, row in zip(one, logits, strict=True):

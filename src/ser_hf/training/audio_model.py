@@ -22,7 +22,7 @@ from .encoder_states import StateCollator, States, check_states, encode, trims, 
 from .hub import check_labels, label_maps, load_finetuned
 from .run import say
 from .settings import ClipArguments, EncoderArguments, HeadArguments
-from .speakers import check_speakers, check_whole_clips, speaker_remark
+from .speakers import check_speakers, check_whole_clips, learnable, speaker_remark
 
 CHECKED = 3  # test clips that each run encodes again, alone, to compare with their cached states
 MASK_LENGTH = 10  # frames, transformers' default; shorter clips are padded to it
@@ -226,10 +226,13 @@ def probe_states(
     """The hidden states of a frozen encoder, or those after its frozen layers, for every utterance of all parts, each
     encoded once and cached; a probe's scale is measured on those of train. With `estimate_speakers` the speakers of
     test are not read but estimated, and the model can do so too. Raises SerError: with `speaker_norm`, clips are cut or
-    an utterance has no speaker."""
+    an utterance has no speaker; as `learnable`."""
     check_whole_clips(model.config.speaker_norm, clips, windowed="window_start" in parts["train"].column_names)
     if model.config.speaker_norm:
         check_speakers({"train": parts["train"]} if estimate_speakers else parts)
+    if estimate_speakers:
+        train = select_present(parts["train"], ("speaker", "speed"))
+        learnable(row["speaker"] for row in train if row.get("speed") is None)
     states = encode(model, extractor, parts, clips, training, budget)
     if estimate_speakers:
         states, speaker_map = with_estimated_speakers(states, parts)

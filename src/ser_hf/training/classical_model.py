@@ -33,7 +33,7 @@ from .audio_model import audio_model, check_lengths, count_copies, probe_states,
 from .encoder_states import StateCollator
 from .hub import check_labels, label_maps
 from .settings import ClassifierArguments, ClipArguments, VectorArguments
-from .speakers import check_speakers, estimated_remark, speaker_remark
+from .speakers import FEWEST, check_speakers, estimated_remark, speaker_remark
 
 # The choice on validation and the second fit on train and validation are those of the baselines of the INTERSPEECH
 # challenges (Schuller et al. 2019, "The INTERSPEECH 2019 Computational Paralinguistics Challenge"), and so is the grid
@@ -140,7 +140,7 @@ def compute(store: Store, rows: Dataset, extractor: SerFunctionalsFeatureExtract
 
 
 def speaker_statistics(parts: Mapping[str, Dataset], store: Store) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The mean and standard deviation of each functional over all clips of each speaker in all parts.
+    """The mean and standard deviation of each functional over all clips of each speaker with `FEWEST` in all parts.
 
     Speaker normalisation (Schuller et al. 2010, "Cross-Corpus Acoustic Emotion Recognition: Variances and Strategies").
     No label is read. Users of the model need clips of their speaker too (`adapted`)."""
@@ -148,7 +148,7 @@ def speaker_statistics(parts: Mapping[str, Dataset], store: Store) -> dict[str, 
     for rows in parts.values():
         for name, speaker in zip(rows["audio_hash"], rows["speaker"], strict=True):
             values.setdefault(speaker, []).append(store[name].numpy())
-    return {speaker: statistics(np.stack(clips)) for speaker, clips in values.items()}
+    return {speaker: statistics(np.stack(clips)) for speaker, clips in values.items() if len(clips) >= FEWEST}
 
 
 def functionals_of(
@@ -172,7 +172,9 @@ def functionals_of(
         return extractor, FunctionalsCollator(extractor, store), computed
     speakers = speaker_statistics(splits, store)
     if training.do_train:
-        fitted = sorted({name for part in ("train", "validation") for name in splits[part]["speaker"]})
+        fitted = {name for part in ("train", "validation") for name in splits[part]["speaker"]}
+        if not (fitted := sorted(fitted & speakers.keys())):
+            raise SerError(f"--speaker_norm: no training speaker has {FEWEST} clips; leave it out")
         average = (np.mean([speakers[name][which] for name in fitted], axis=0) for which in (0, 1))
         extractor = copy.deepcopy(extractor)
         extractor.speaker_mean, extractor.speaker_scale = (each.tolist() for each in average)

@@ -5,6 +5,7 @@ cleaned text: only what a changed clip, encoder or flag concerns is computed aga
 """
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -29,7 +30,7 @@ from ..models.encoders import audio_states, describe_audio, extract, layer_count
 from ..models.pooling import pool_layers
 from ..models.text_cleaning import clean_text
 from .settings import ClipArguments
-from .speakers import SpeakerMap, fit_map, group, means_by
+from .speakers import FEWEST, FEWEST_ALIKE, SpeakerMap, fit_map, group, means_by
 
 MODALITIES = ("audio", "text")
 BATCH_CHARACTERS = 16384  # padded length of a batch of texts: about 4000 tokens
@@ -267,7 +268,7 @@ class States:
 
 def with_estimated_speakers(states: States, parts: Mapping[str, Dataset]) -> tuple[States, SpeakerMap]:
     """States whose test speakers are estimated from all test clips, by a map that is fitted to train. Raises SerError:
-    train has fewer than four speakers."""
+    as `learnable`."""
 
     def vectors(rows: list[dict]) -> np.ndarray:
         return np.stack([states.find("audio", row).double().mean(dim=1).flatten().numpy() for row in rows])
@@ -281,12 +282,15 @@ def with_estimated_speakers(states: States, parts: Mapping[str, Dataset]) -> tup
 
 
 def with_shifts(states: States, parts: Mapping[str, Dataset]) -> States:
-    """Speaker-normalised states: minus the mean over all of the speaker's clips, each with equal weight. No label is
-    read."""
-    rows = (row for part in parts.values() for row in select_present(part, StateCollator.columns))
+    """Speaker-normalised states: minus the mean over all of the speaker's clips, each with equal weight; where these
+    are too few (`FEWEST`, `FEWEST_ALIKE`), as if they were an average speaker's. No label is read."""
+    rows = [row for part in parts.values() for row in select_present(part, StateCollator.columns)]
+    clips = Counter(map(states.voice, rows))
     means = means_by((states.voice(row), states.find("audio", row).double().mean(dim=1, keepdim=True)) for row in rows)
     average = torch.stack([means[speaker, None] for speaker in sorted(set(parts["train"]["speaker"]))]).mean(dim=0)
-    return replace(states, shifts={one: (mean - average).float() for one, mean in means.items()})
+    fewest = dict.fromkeys(states.estimated.values(), FEWEST_ALIKE)
+    enough = {one: clips[one] >= fewest.get(one[0], FEWEST) for one in means}
+    return replace(states, shifts={one: (mean - average).float() * enough[one] for one, mean in means.items()})
 
 
 class StateCollator:
