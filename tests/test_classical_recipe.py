@@ -24,6 +24,7 @@ from conftest import REPO, run_recipe, settings_of, tiny_config
 from fakes import voice
 from ser_hf import SerError, load_corpus
 from ser_hf.cli import main as console
+from ser_hf.cli import predict
 from ser_hf.loading_scripts import demo
 from ser_hf.models import (
     SerForAudioClassification,
@@ -175,6 +176,12 @@ def test_speakers_are_standardised_by_all_their_clips(folder):
     assert np.array_equal(adapted(clips)["input_features"], collator(rows)["input_features"].numpy())
     unknown = (raw[4][0] - np.float32(extractor.speaker_mean)) / np.float32(extractor.speaker_scale)
     assert np.allclose(extractor(clips[0])["input_features"][0], unknown)
+    one = parts["test"].filter(lambda name: Path(name).stem == "s4_0", input_columns="id")
+    alone = functionals(zeros, {**parts, "test": one}, relative=True)[1](list(one))["input_features"][0]
+    assert np.allclose(alone, unknown, atol=1e-3) and np.abs(unknown).max() > 0.1  # as an unknown speaker's
+    single = {"train": parts["train"].select([0, 4, 8]), "validation": parts["validation"].select([0])}
+    with pytest.raises(SerError, match="--speaker_norm: no training speaker has 2 clips"):
+        functionals(zeros, {**parts, **single}, relative=True)
     for other, clips_of, message in (
         (plain, clips, "without --speaker_norm|not trained with"),
         (zeros, [], "no clips"),
@@ -543,6 +550,10 @@ def test_a_run_with_estimated_speakers_is_what_predict_answers(folder, encoder, 
     sf.write(files[0], clip, rate)
     out.unlink()
     assert console(command) == 0 and not close(average := pd.read_parquet(out), table, 1e-3)  # an average speaker's
+    pipe = predict.load(str(run), False)
+    weights = {name: value.clone() for name, value in pipe.model.state_dict().items()}
+    predict.by_estimated_speakers(pipe, files)  # writes nothing into the model
+    assert all(torch.equal(value, weights[name]) for name, value in pipe.model.state_dict().items())
     # One file that sounds like no other is an average speaker's, one that was cut off an error.
     out.unlink()
     whole = Path(files[0]).read_bytes()

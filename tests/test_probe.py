@@ -1,5 +1,7 @@
 """Frozen probes: a head is trained on cached hidden states, and the saved model answers audio with the same logits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from ser_hf.models.audio_blocks import trim
 from ser_hf.models.encoders import describe_audio, extract
 from ser_hf.models.pooling import POOLINGS, Scale
 from ser_hf.models.whisper import ClipWhisperFeatureExtractor
+from ser_hf.training import audio_model as audio_module
 from ser_hf.training import encoder_states
 from ser_hf.training.audio_model import (
     audio_model,
@@ -23,7 +26,15 @@ from ser_hf.training.audio_model import (
     speech_collators,
     with_copies,
 )
-from ser_hf.training.encoder_states import StateCollator, States, check_states, head_of, open_store, put_back
+from ser_hf.training.encoder_states import (
+    StateCollator,
+    States,
+    check_states,
+    head_of,
+    open_store,
+    put_back,
+    with_shifts,
+)
 from ser_hf.training.hub import stock_class
 from ser_hf.training.run import unlike_saved
 from ser_hf.training.settings import ClipArguments
@@ -153,6 +164,29 @@ def test_a_speaker_norm_model_adapts_to_the_speaker(config, parts, make):
     assert (unknown - cached).abs().max() > (adapted - cached).abs().max()
     with pytest.raises(ValueError, match="was not trained with --speaker_norm"):
         make()[0].adapt([], extractor)
+
+
+def test_a_speaker_of_too_few_clips_is_an_average_one(parts, make):
+    """Of one clip where speakers are known; of three where they are estimated."""
+    model, extractor, settings = make(speaker_norm=True)
+    one, options = parts["test"].select([0]), (settings.clips, settings.training, 36.0)
+    states = probe_states(model, extractor, {**parts, "test": one}, *options)
+    plain = replace(states, shifts=None)
+    for rows, same in ((one, True), (parts["train"], False)):
+        assert torch.equal(states.find("audio", rows[0]), plain.find("audio", rows[0])) == same
+    states = probe_states(model, extractor, parts, *options)
+    names = {row["id"]: "few" if number < 3 else "enough" for number, row in enumerate(parts["test"])}
+    states = with_shifts(replace(states, shifts=None, estimated=names), parts)
+    assert not states.shifts["few", None].any() and states.shifts["enough", None].any()
+
+
+def test_training_speakers_of_one_clip_are_refused_before_they_are_encoded(parts, make, monkeypatch):
+    model, extractor, settings = make(speaker_norm=True)
+    first = {row["speaker"]: number for number, row in enumerate(parts["train"])}.values()
+    single = {**parts, "train": with_copies(parts["train"].select(first), [0.9])}  # copies are no further clips
+    monkeypatch.setattr(audio_module, "encode", None)
+    with pytest.raises(SerError, match="four training speakers with two clips or more are needed, there are 0"):
+        probe_states(model, extractor, single, settings.clips, settings.training, 36.0, estimate_speakers=True)
 
 
 def test_whispers_features_are_those_of_the_trimmed_clip():

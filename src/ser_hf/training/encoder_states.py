@@ -283,14 +283,18 @@ def with_estimated_speakers(states: States, parts: Mapping[str, Dataset]) -> tup
 
 def with_shifts(states: States, parts: Mapping[str, Dataset]) -> States:
     """Speaker-normalised states: minus the mean over all of the speaker's clips, each with equal weight; where these
-    are too few (`FEWEST`, `FEWEST_ALIKE`), as if they were an average speaker's. No label is read."""
+    are too few (`FEWEST`, `FEWEST_ALIKE`) minus that of an average speaker. No label is read."""
     rows = [row for part in parts.values() for row in select_present(part, StateCollator.columns)]
     clips = Counter(map(states.voice, rows))
     means = means_by((states.voice(row), states.find("audio", row).double().mean(dim=1, keepdim=True)) for row in rows)
-    average = torch.stack([means[speaker, None] for speaker in sorted(set(parts["train"]["speaker"]))]).mean(dim=0)
+    trained = sorted(set(parts["train"]["speaker"]))
+    average = torch.stack([means[speaker, None] for speaker in trained]).mean(dim=0)
     fewest = dict.fromkeys(states.estimated.values(), FEWEST_ALIKE)
-    enough = {one: clips[one] >= fewest.get(one[0], FEWEST) for one in means}
-    return replace(states, shifts={one: (mean - average).float() * enough[one] for one, mean in means.items()})
+    few = [one for one in means if clips[one] < fewest.get(one[0], FEWEST)]
+    # Those of train are one speaker together: the mean of train stays the average speaker's, which the model has.
+    pooled = [means[one] for one in few if one[0] in trained]
+    means |= {one: torch.stack(pooled).mean(dim=0) if one[0] in trained else average for one in few}
+    return replace(states, shifts={one: (mean - average).float() for one, mean in means.items()})
 
 
 class StateCollator:
