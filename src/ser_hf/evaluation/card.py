@@ -38,6 +38,7 @@ MEANINGS = {
 # Shares of answered utterances in the card's table.
 ANSWERED = ("1.0", "0.9", "0.8", "0.7", "0.5")
 MADE_HERE = re.compile("^random |functionals of openSMILE$")  # encoders that are no checkpoint
+SEVERAL = "a temperature is fitted for single labels alone"
 FEW_SPEAKERS = 20  # tested: others may differ by more than an interval shows
 # Licences of corpora that have an identifier on the Hub (https://huggingface.co/docs/hub/repositories-licenses).
 HUB_LICENCES = {
@@ -88,29 +89,6 @@ def card_data(results: dict, name: str) -> ModelCardData:
             if value is not None
         ],
     )
-
-
-def limits(results: dict) -> list[str]:
-    """What the model cannot do, or nobody has tested."""
-    corpus, test, calibration = results["corpus"], results["test"], results.get("calibration") or {}
-    kind, speakers, audio = test["problem_type"], test["speakers"], results["model"]["task"] != "text-classification"
-    several = "a temperature is fitted for single labels alone" if kind == LABELS else None
-    why_not = calibration.get("why_not") or several
-    why = f": {why_not}" if why_not else ""
-    untested = "Noise, telephone, reverberation and small changes were not tested (ser-hf stress does)."
-    unlicensed = "No licence is stated, because those of the corpora and checkpoints differ or are not known."
-    known = {
-        "It answers to any input, to noise, music and silence too.": audio,
-        f"It was tested on one language alone: {', '.join(corpus['languages'])}.": len(corpus["languages"]) == 1,
-        f"It was tested on {speakers} speakers: for others the figures may differ by more than the intervals.": (
-            0 < speakers < FEW_SPEAKERS
-        ),
-        f"Its probabilities are not calibrated{why}.": kind in (CLASSES, LABELS) and not calibration.get("temperature"),
-        "Differences between genders were not measured: test names fewer than two.": len(test.get("by_gender", {})) < 2,
-        untested: audio and not results.get("stress"),
-        unlicensed: licence(results) is None or bool(results.get("mixed")),
-    }
-    return [line for line, holds in known.items() if holds]
 
 
 def training_lines(results: dict) -> list[str]:
@@ -195,7 +173,10 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
         selection=selection_line(results),
         subject=subject,
         languages=", ".join(corpus["languages"]),
-        limits=limits(results),
+        few_speakers=FEW_SPEAKERS,
+        temperature=(calibration or {}).get("temperature"),
+        why_not=(calibration or {}).get("why_not") or (SEVERAL if kind == LABELS else None),
+        licence=data.license,
         calibration=calibration_lines(results),
         speakers=speaker_line(test),
         training=training_lines(results),
