@@ -91,42 +91,20 @@ def card_data(results: dict, name: str) -> ModelCardData:
     )
 
 
-def training_lines(results: dict) -> list[str]:
-    """Where the model comes from, and what its training took."""
-    model, trained, machine = results["model"], results.get("training"), results.get("machine")
-    licences = {name: licence for name, licence in zip(model["published_encoders"], model["licences"], strict=False)}
-    published = ", ".join(f"{name} (licence {licence or 'not known'})" for name, licence in licences.items())
-    local = [name for name in model["encoder"].split(" + ") if name not in licences and not MADE_HERE.search(name)]
-    mine = f" ({', '.join(local)}: a folder of the machine that trained this model)" if local else ""
-    lines = [f"Encoder: {model['encoder']}{mine}"]
-    if published:
-        lines.append(f"Pretrained checkpoints: {published}. What they were trained on is in their own cards")
-    earlier = [f"{one['corpus']} ({one['protocol']} fold {one['fold']})" for one in results.get("trained_on", [])]
-    if earlier:
-        others = sorted({name for one in results["trained_on"] for name in one["added"]})
-        lines.append(f"Emotions learned from: {', '.join([*dict.fromkeys(earlier), *others])}")
-    if "ser_hf" in results:
-        commit = f" (commit {results['commit']})" if results["commit"] else ""
-        versions = {"ser_hf": results["ser_hf"] + commit, **results["versions"]}
-        lines.append(f"Versions: {', '.join(f'{name} {version}' for name, version in versions.items())}")
-    if "seed" in results:
-        lines.append(f"Seed: {results['seed']}")
-    if not trained:
-        return [*lines, "The model was not trained in this run, only tested"]
-    if "epochs" in trained:
-        kept = f"the model is that of step {trained['selected_step']}"
-        lines.append(f"{trained['epochs']:.3g} epochs, {trained['steps']} steps; {kept}")
-    elif "classifier" in trained:
-        lines.append(f"A linear classifier ({trained['classifier']}) was fitted, with C = {trained['complexity']:g}")
-    if machine:
-        device = machine["accelerator"] or f"{machine['processor']}, {machine['cores']} cores"
-        whole = f"{results['seconds']:.0f} s for the whole run, " if "seconds" in results else ""
-        resumed = " since it was resumed" if trained.get("resumed") else ""
-        rate, padding = trained.get("audio_seconds_per_second"), trained.get("padding_factor")
-        factor = f", padding factor {padding:.2f}" if padding else ""
-        pace = f" ({rate:.0f} s of audio a second{factor})" if rate else ""
-        lines.append(f"Time: {whole}{trained['seconds']:.0f} s for the training{resumed}{pace}, on {device}")
-    return lines
+def provenance(results: dict) -> dict[str, object]:
+    """What the card says of the model's origin: the licences of `published` checkpoints by their names, `local` ones,
+    the corpora that its emotions were `learned` from, and `versions`."""
+    model, trained_on = results["model"], results.get("trained_on", [])
+    published = dict(zip(model["published_encoders"], model["licences"], strict=False))
+    encoders = model["encoder"].split(" + ")
+    learned = [f"{one['corpus']} ({one['protocol']} fold {one['fold']})" for one in trained_on]
+    commit = f" (commit {results['commit']})" if results.get("commit") else ""
+    return {
+        "published": published,
+        "local": [name for name in encoders if name not in published and not MADE_HERE.search(name)],
+        "learned": [*dict.fromkeys(learned), *sorted({name for one in trained_on for name in one["added"]})],
+        "versions": {"ser_hf": results["ser_hf"] + commit, **results["versions"]} if "ser_hf" in results else {},
+    }
 
 
 def render(template: str, **facts: object) -> str:
@@ -179,7 +157,8 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
         licence=data.license,
         calibration=calibration_lines(results),
         speakers=speaker_line(test),
-        training=training_lines(results),
+        **{key: results.get(key) for key in ("training", "machine", "seconds", "seed")},
+        **provenance(results),
         curves="training_curves" in names_of(results),
         cautions=[Markup(COMPARABLE[warning]) for warning in warnings(results)],
         undefined=[shown(metric) for metric in test["metrics"] if metric not in defined],
