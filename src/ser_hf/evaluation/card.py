@@ -12,7 +12,7 @@ from markupsafe import Markup
 from ..files import write
 from . import CLASSES, LABELS
 from .figures import FIGURES, names_of
-from .report import COMPARABLE, calibration_lines, comparison_table, selection_line, warnings, window_lines
+from .report import COMPARABLE, calibration_lines, comparison_table, warnings, window_lines
 from .stress import section
 from .tables import escape, markdown_table, number, plain, rows_of, shown, with_interval
 from .tasks import TASKS
@@ -148,7 +148,6 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
         answer={CLASSES: "class", LABELS: "labels"}.get(kind, "values"),
         command=Markup(command),
         fence=Markup(fence),
-        selection=selection_line(results),
         subject=subject,
         languages=", ".join(corpus["languages"]),
         few_speakers=FEW_SPEAKERS,

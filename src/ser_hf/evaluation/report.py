@@ -100,20 +100,6 @@ def lines(results: dict) -> list[str]:
     return out + [f"  {line}" for line in test["remarks"]]
 
 
-def selection_line(results: dict) -> str:
-    """How the model was chosen among those of its training."""
-    trained = results.get("training")
-    if not results["splits"]["validation"]["utterances"]:
-        return "There was no validation: nothing was selected"
-    if not trained:
-        return "The model was not trained here: nothing was selected"
-    if trained["selected_by"] == "last epoch":
-        return "The model is that of the last epoch: nothing was selected"
-    best = None if "classifier" in trained else trained.get("best_validation")  # a remark has a classifier's
-    value = "" if best is None else f" ({number(best)} there)"
-    return f"The model was selected on validation, by {shown(trained['selected_by'])}{value}"
-
-
 def window_lines(results: dict) -> list[str]:
     """Metrics on single windows beside those on whole utterances, for a run on windows."""
     if "windows" not in results:
