@@ -84,7 +84,7 @@ def stress(
     if getattr(pipe.model.config, "speaker_norm", False) or values is not None:
         remarks.append("the model was trained with --speaker_norm: here each clip is scored as an average speaker's")
     if reading:
-        remarks.append("clips are trimmed, cropped and padded as those of the model's test; the model itself does not")
+        remarks.append("clips are trimmed, cropped and padded as in the model's test, the saved model does less")
     rows, reading = rows.select(known), reading or {}
     task, voices = TASKS[kind], Voices(corpus, rate_of(pipe))
     store = store_of(pipe, fingerprint, voices, options, reading)
