@@ -9,6 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 from scipy.signal import correlate
 from test_report import results_of
@@ -567,6 +568,7 @@ def test_clips_are_read_as_those_of_the_test(model, monkeypatch, trims):
     reading = {"trim_db": 20.0, "min_seconds": 0.1, "max_seconds": 0.3}
     if trims:
         extractor = SerSpectrogramFeatureExtractor(n_mels=16, trim_db=20.0)
+        torch.manual_seed(0)
         config = SerSpectrogramConfig(arch="cnn2d_2", rows=16, **names_of(test))
         saved = SerForSpectrogramClassification(config).eval()
     setup = setup_of("wav2vec2_cls", {"test": test}, label_names=test.features["label"].names)
@@ -581,7 +583,7 @@ def test_clips_are_read_as_those_of_the_test(model, monkeypatch, trims):
         clips = [{"array": prepared(decode(row["audio"], RATE), RATE, **read), "sampling_rate": RATE} for row in test]
         answers = [{one["label"]: one["score"] for one in answer} for answer in pipe(clips, batch_seconds=8.0)]
         expected = np.array([[answer[name] for name in names] for answer in answers])
-        assert (np.abs(expected - found[0]).max() < 1e-5) == same
+        assert (np.abs(expected - found[0]).max() < 1e-4) == same
 
 
 def test_a_fusion_model_reads_the_text_of_a_clip(model, monkeypatch):
