@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SerError
-from ..evaluation.tables import number, shown, text_table, with_interval
+from ..evaluation.tables import number, scored, shown, text_table
 from ..files import named_file, write
 from ..training.run import say
 from .console import Parser, columns_of, corpus_arguments
@@ -154,10 +154,7 @@ def lines(report: dict) -> list[str]:
         speakers = [name for name in scores if name.startswith("speaker ")]
         speakers.sort(key=lambda name: scores[name]["metrics"][metrics[0]] or 0.0)
         order = [name for name in scores if name not in speakers] + speakers[:MOST_SPEAKERS]
-        rows = [
-            [name, one["utterances"], *(with_interval(one["metrics"][m], one["intervals"].get(m)) for m in metrics)]
-            for name, one in ((name, scores[name]) for name in order)
-        ]
+        rows = [[name, scores[name]["utterances"], *(scored(scores[name], m) for m in metrics)] for name in order]
         out += ["", *text_table(["subgroup", "recordings", *map(shown, metrics)], rows)]
         hidden = len(scores) - len(order)
         out += [f"... and {hidden} speakers with higher scores (--out has all)"] if hidden else []

@@ -80,10 +80,8 @@ def find_mixture(
         own = {"columns": columns} if is_own(name) else {"data_dir": data_dir}
         return find_source(name, labels, protocol=protocol, **own)
 
-    tested, others = (
-        find(fitting[0], labels, None if alone else protocol),
-        [name for name in names if name != fitting[0]],
-    )
+    tested = find(fitting[0], labels, None if alone else protocol)
+    others = [name for name in names if name != fitting[0]]
     names = tested.config.label_names
     if tested.config.name not in LABEL_SETS and (not is_own(fitting[0]) or not tested.config.label_map):
         raise SerError(f"--labels {tested.config.name}: corpora can be mixed in the label sets {', '.join(LABEL_SETS)}")

@@ -14,7 +14,7 @@ from . import CLASSES, LABELS
 from .figures import FIGURES, names_of
 from .report import COMPARABLE, calibration_lines, comparison_table, warnings, window_lines
 from .stress import section
-from .tables import escape, markdown_table, number, plain, rows_of, shown, with_interval
+from .tables import escape, markdown_table, number, plain, rows_of, scored, shown
 from .tasks import TASKS
 
 TEMPLATES = Environment(
@@ -120,13 +120,11 @@ def model_card(results: dict, repo_id: str | None = None) -> str:
     data, calibration = card_data(results, name), results.get("calibration")
     spread = {metric: "{:.3f} to {:.3f}".format(*both) for metric, both in test["intervals"].items() if both}
     defined = {metric: value for metric, value in test["metrics"].items() if value is not None}
+    scores = [[shown(metric), number(value), spread.get(metric, number(None))] for metric, value in defined.items()]
     shares = ANSWERED if calibration else ()
     answered = {f"{100 * float(share):.0f} %": calibration["answered"][share] for share in shares}
     tables = {
-        "scores": markdown_table(
-            ["metric", "value", "95 % interval"],
-            [[shown(metric), number(value), spread.get(metric, number(None))] for metric, value in defined.items()],
-        ),
+        "scores": markdown_table(["metric", "value", "95 % interval"], scores),
         "by_label": markdown_table(*rows_of(test[TASKS[kind].table], "label")),
         "by_gender": markdown_table(*rows_of(gender_table(test), "gender")) if test.get("by_gender") else "",
         "answered": markdown_table(*rows_of(answered, "answered")) if calibration else "",
@@ -176,7 +174,7 @@ def gender_table(test: dict) -> dict[str, dict]:
         gender: {
             "utterances": row["utterances"],
             "speakers": row["speakers"],
-            **{name: with_interval(value, row["intervals"].get(name)) for name, value in row["metrics"].items()},
+            **{name: scored(row, name) for name in row["metrics"]},
         }
         for gender, row in test["by_gender"].items()
     }

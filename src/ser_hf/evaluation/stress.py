@@ -31,7 +31,7 @@ from . import CLASSES, LABELS, VALUES, fairness
 from .bootstrap import FEW
 from .perturbations import BABBLE, CHANGES, KINDS, Change, Voices, rate_of, scores_of, store_of
 from .scoring import answerable, answers_of, score
-from .tables import escape, markdown_table, number, shown, with_interval
+from .tables import escape, markdown_table, number, scored, shown
 from .tasks import TASKS
 
 GOAL = 0.95  # of predictions that every small change must keep
@@ -162,11 +162,10 @@ def attributes_of(rows: Dataset) -> tuple[dict[str, list], dict[str, str]]:
 def section(report: dict, level: str = "##", names: bool = True) -> str:
     """The report as a section of Markdown; without `names`, for the model card, no speaker and no sentence is named."""
     metric, clean = report["metric"], report["clean"]
-    value = with_interval(clean["metrics"][metric], clean["intervals"].get(metric))
     parts = [
         f"{level} Under stress",
-        f"{report['clips']} clips of {report['speakers'] or 'unknown'} speakers, {shown(metric)} {value} "
-        f"(95 % interval by bootstrap over {clean['intervals_over']}).",
+        f"{report['clips']} clips of {report['speakers'] or 'unknown'} speakers, {shown(metric)} "
+        f"{scored(clean, metric)} (95 % interval by bootstrap over {clean['intervals_over']}).",
     ]
     if report["changes"]:
         parts += [small_line(report), _changes_table(report), "![stress](figures/stress.png)"]

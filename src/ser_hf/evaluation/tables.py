@@ -34,6 +34,11 @@ def with_interval(value: float | None, interval: list[float] | None) -> str:
     return number(value) + ("" if interval is None else " [{:z.3f}, {:z.3f}]".format(*interval))
 
 
+def scored(part: dict, metric: str) -> str:
+    """A metric of a part that `scoring.score` has scored, with its interval."""
+    return with_interval(part["metrics"][metric], part["intervals"].get(metric))
+
+
 def one_line(text: object) -> str:
     r"""Text from outside as one line of characters that can be seen, others as U+FFFD.
 

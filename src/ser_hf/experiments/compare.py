@@ -287,10 +287,8 @@ def conclusions(comparison: dict) -> list[str]:
         count = f"{len(pairs) - len(tested)} of {len(pairs)} differences have no interval"
         lines.append(f"{count}: a file of recipes/results has no predictions; give both folders of ser-hf cv.")
     if len(tested) > 1:
-        lines.append(
-            f"These are {len(tested)} comparisons at 95 % each: one in twenty would show a difference where there is "
-            "none."
-        )
+        many = f"These are {len(tested)} comparisons at 95 % each"
+        lines.append(f"{many}: one in twenty would show a difference where there is none.")
     for place in comparison["corpora"]:
         marks = {system: ", ".join(one["marks"]) for system, one in place["figures"].items()}
         if len(set(marks.values())) > 1:
@@ -325,14 +323,11 @@ def markdown(comparison: dict) -> str:
     from .cv_report import spread
 
     systems, metric, ranked = comparison["systems"], shown(comparison["metric"]), comparison["ranks"]
-    rows = [
-        [f"{place['corpus']}, {place['labels']}", place["protocol"]]
-        + [
-            with_interval(place["figures"][system]["pooled"], place["figures"][system]["interval"])
-            for system in systems
-        ]
-        for place in comparison["corpora"]
-    ]
+    rows = []
+    for place in comparison["corpora"]:
+        figures = [place["figures"][system] for system in systems]
+        cells = [with_interval(one["pooled"], one["interval"]) for one in figures]
+        rows.append([f"{place['corpus']}, {place['labels']}", place["protocol"], *cells])
     if ranked:
         rows.append(["mean rank", "", *(f"{ranked['mean'][system]:.2f}" for system in systems)])
     parts = [

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import date
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..evaluation import CLASSES
 from ..evaluation.calibration import describe
 from ..evaluation.report import COMPARABLE, comparison_table, error_lines, warnings
 from ..evaluation.scoring import class_indices, compare, logits_of, score, truth_of
-from ..evaluation.tables import escape, markdown_table, rows_of, shown, with_interval
+from ..evaluation.tables import escape, markdown_table, rows_of, scored, shown
 from ..evaluation.tasks import TASKS
 from ..training.record import command as repeat
 from ..training.record import machine, portable
@@ -226,10 +227,7 @@ def markdown(cv: dict) -> str:
         return [first, *(show(figures[name]) for name in task.summary)]
 
     means = [row(one["seed"], one, spread) for one in cv["mean"]["per_seed"]]
-    pools = [
-        [one["seed"], *(with_interval(one["metrics"][name], one["intervals"][name]) for name in task.summary)]
-        for one in per_seed
-    ]
+    pools = [[one["seed"], *(scored(one, name) for name in task.summary)] for one in per_seed]
     if len(cv["seeds"]) > 1:
         over = cv["mean"]["over_seeds"]
         means.append(row("mean", over, spread))
@@ -242,13 +240,11 @@ def markdown(cv: dict) -> str:
         for label, one in labels.items()
     ]
     every = [
-        [seed["seed"], label, *(cell for metric in task.each for cell in (
-            spread(means_of[f"{metric}_{label}"]),
-            with_interval(seed["metrics"][f"{metric}_{label}"], seed["intervals"][f"{metric}_{label}"]),
-        ))]
+        [seed["seed"], label, *chain(*((spread(means_of[name]), scored(seed, name)) for name in figures))]
         for seed, means_of in zip(per_seed, cv["mean"]["per_seed"], strict=True)
         for label in labels
-    ]  # fmt: skip
+        for figures in [[f"{metric}_{label}" for metric in task.each]]
+    ]
     heads = [head for metric in task.each for head in (f"{shown(metric)}, mean", f"{shown(metric)}, pooled")]
     tables = per_seed[0].get("thresholds", {})
     present = {limit: markdown_table(*rows_of(table, "label")) for limit, table in tables.items()}

@@ -93,14 +93,10 @@ def conclusion(difference: float, interval: list[float] | None, steps: str, metr
 def section(cv: dict) -> str:
     """The part of `cv.md`."""
     results = cv["learning_curve"]
-    rows = [
-        [
-            *(f"{one['share']:.0%}", f"{one['speakers']:.4g}", f"{one['utterances']:.4g}"),
-            with_interval(one[results["metric"]], one["interval"]),
-        ]
-        for one in results["points"]
-    ]
-    metric = shown(results["metric"])
+    rows, metric = [], shown(results["metric"])
+    for one in results["points"]:
+        sizes = [f"{one['share']:.0%}", f"{one['speakers']:.4g}", f"{one['utterances']:.4g}"]
+        rows.append([*sizes, with_interval(one[results["metric"]], one["interval"])])
     table = markdown_table(["share", "training speakers", "utterances", metric], rows)
     about = (
         "Each fold trained on a share of its training speakers, with the same validation and test. Figures are of the\n"

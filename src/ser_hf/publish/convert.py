@@ -60,10 +60,8 @@ def main(argv: list[str]) -> int:
     # RoBERTa's head has these names
     ours = config.get("model_type") in ENCODERS and all(name in weights for name in HEAD)
     if not ours and any((source / name).is_file() for name in WEIGHTS[:2]):
-        print(
-            f"{args.model}: nothing to convert, the weights are safetensors and the head is none of these toolkits'; "
-            "use it as it is (nothing was written)"
-        )
+        why = "the weights are safetensors and the head is none of these toolkits'"
+        print(f"{args.model}: nothing to convert, {why}; use it as it is (nothing was written)")
         return 0
     hold(out, str(out))
     with saving(out) as staging:

@@ -278,10 +278,8 @@ def timed(pipe: "SerPipeline", session, clip: "np.ndarray") -> dict[str, float]:
         pytorch = repeat(lambda: pipe.forward({"samples": [clip], "text": [None]}), number=1)
     finally:
         torch.set_num_threads(threads)
-    return {
-        "pytorch": min(pytorch),
-        "onnxruntime": min(repeat(lambda: run(pipe, session, [clip], [None]), number=1)),
-    }
+    onnx = repeat(lambda: run(pipe, session, [clip], [None]), number=1)
+    return {"pytorch": min(pytorch), "onnxruntime": min(onnx)}
 
 
 def quantise(file: Path, small: Path, name: str) -> None:
