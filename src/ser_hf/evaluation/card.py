@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..files import write
@@ -14,16 +13,9 @@ from . import CLASSES, LABELS
 from .figures import FIGURES, names_of
 from .report import COMPARABLE, calibration_lines, comparison_table, warnings, window_lines
 from .stress import section
-from .tables import escape, markdown_table, number, plain, rows_of, scored, shown
+from .tables import markdown_table, number, plain, render, rows_of, scored, shown
 from .tasks import TASKS
 
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    finalize=lambda value: value if isinstance(value, Markup) else escape(value),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
 # What metrics are, in the words below their table.
 MEANINGS = {
     "uar": "UAR is the mean of the recalls of all labels",
@@ -105,12 +97,6 @@ def provenance(results: dict) -> dict[str, object]:
         "learned": [*dict.fromkeys(learned), *sorted({name for one in trained_on for name in one["added"]})],
         "versions": {"ser_hf": results["ser_hf"] + commit, **results["versions"]} if "ser_hf" in results else {},
     }
-
-
-def render(template: str, **facts: object) -> str:
-    """A template of `templates/`: every expression is one line of escaped text (`tables.escape`), whatever comes from
-    outside, unless it is `Markup`, which is Markdown or code of our own."""
-    return TEMPLATES.get_template(template).render(**facts)
 
 
 def model_card(results: dict, repo_id: str | None = None) -> str:

@@ -3,6 +3,14 @@ outside are written in either."""
 
 import re
 import textwrap
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 WIDTH = 120  # columns of the terminal that text tables fit into
 NAMES = {"uar": "UAR", "wa": "WA", "ccc": "CCC", "mae": "MAE", "mse": "MSE", "rmse": "RMSE", "map": "mAP", "f1": "F1"}
@@ -116,3 +124,22 @@ def markdown_table(header: list[str], rows: list[list]) -> str:
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
     return "\n".join(f"| {line} |" for line in (lines[0], " | ".join("-" * width for width in widths), *lines[1:]))
+
+
+@cache
+def _templates() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        finalize=lambda value: value if isinstance(value, Markup) else escape(value),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def render(template: str, **facts: object) -> str:
+    """A template of `templates/`: every expression is one line of escaped text (`escape`), whatever comes from outside,
+    unless it is `Markup`, which is Markdown or code of our own."""
+    return _templates().get_template(template).render(**facts)

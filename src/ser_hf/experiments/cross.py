@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
 from ..cli.console import Parser
 from ..errors import SerError
 from ..evaluation import CLASSES
-from ..evaluation.tables import markdown_table, one_line, with_interval
+from ..evaluation.tables import markdown_table, one_line, render, with_interval
 from ..files import hold, write
 from ..training import run
 from . import cv
@@ -214,10 +216,6 @@ def _rows(results: dict) -> dict[str, dict[str, dict]]:
 
 def markdown(results: dict) -> str:
     """The report, on screen and as `cross.md`."""
-    from markupsafe import Markup
-
-    from ..evaluation.card import render
-
     tests, crossed = results["datasets"], [cell for cell in results["cells"] if not cell["own"]]
     own = [cell for cell in results["cells"] if cell["own"]]
 

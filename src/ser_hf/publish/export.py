@@ -29,12 +29,14 @@ from pathlib import Path
 from timeit import repeat
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
 from .. import __version__
 from ..cli.console import Parser
 from ..cli.predict import fingerprint, load
 from ..errors import SerError
 from ..evaluation import CLASSES
-from ..evaluation.tables import number, one_line, shown, with_interval
+from ..evaluation.tables import number, one_line, render, shown, with_interval
 from ..files import check_empty, hold, saving, without_path
 from ..training.arguments import converter
 from ..training.run import say
@@ -298,10 +300,6 @@ def quantise(file: Path, small: Path, name: str) -> None:
 
 def example(inputs: dict, problem_type: str) -> str:
     """The text of example.py."""
-    from markupsafe import Markup
-
-    from ..evaluation.card import render
-
     given = {
         "samples": "clip[None]",
         "lengths": "np.array([len(clip)])",

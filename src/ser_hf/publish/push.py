@@ -16,8 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup
+
 from ..cli.console import Parser, columns_of, corpus_arguments
 from ..errors import SerError
+from ..evaluation.tables import plain, render
 from ..files import is_folder, local_path
 from ..training.run import say
 
@@ -100,11 +103,6 @@ def metadata(card: "CorpusCard", utterances: int, has_audio: bool) -> dict:
 def card_text(card: "CorpusCard", report: "CorpusReport", repo_id: str, has_audio: bool, older: str = "") -> str:
     """Markdown of a dataset card: the corpus, how to read it, and one section per label set of the repository: that of
     `report`, and the others as they are in the repository's present card `older`."""
-    from markupsafe import Markup
-
-    from ..evaluation.card import render
-    from ..evaluation.tables import plain
-
     this = Markup(f"`{plain(report.labels)}`")
     parts = re.split("^## Label set ", older, flags=re.MULTILINE)[1:]
     sections = {Markup(name): Markup(text.strip()) for name, _, text in (part.partition("\n") for part in parts)}
@@ -183,10 +181,6 @@ serve(page(published(MODEL), MODEL))
 def space_files(model: str, model_type: str) -> dict[str, Path | bytes]:
     """The files of a Space with the page of a model on the Hub: names, and files or contents."""
     from importlib.metadata import requires
-
-    from markupsafe import Markup
-
-    from ..evaluation.card import render
 
     package = Path(__file__).parents[1]
     sources = [file for pattern in SPACE_FILES for file in package.glob(pattern)]
