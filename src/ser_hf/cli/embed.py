@@ -163,13 +163,7 @@ def encode_corpus(
 
 
 def write_embeddings(
-    out: Path,
-    corpus: "Dataset",
-    store: "Store",
-    names: Sequence[str | None],
-    *,
-    frames: bool,
-    every_layer: bool,
+    out: Path, corpus: "Dataset", store: "Store", names: Sequence[str | None], *, frames: bool, every_layer: bool
 ) -> int:
     """Write the parquet file, whole or not at all; returns its number of rows. Utterances whose name is None are left
     out; `embedding` is a vector, a list of frames, or a list of layers."""

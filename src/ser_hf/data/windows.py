@@ -83,10 +83,7 @@ def to_windows(dataset: Dataset, frame: float, hop: float, last: Last = "pad") -
 
 
 def combine(
-    scores: np.ndarray,
-    utterances: Sequence[str],
-    how: How = "mean",
-    problem_type: str = "single_label_classification",
+    scores: np.ndarray, utterances: Sequence[str], how: How = "mean", problem_type: str = "single_label_classification"
 ) -> tuple[np.ndarray, list[str]]:
     """Scores of windows to scores of utterances: `(utterances, labels)` float64 and their ids, in first-seen order.
 

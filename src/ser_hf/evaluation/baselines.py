@@ -25,14 +25,10 @@ def text_baselines(
     splits: Mapping[str, Dataset], names: list[str], problem_type: str
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Fit the baselines on train, choose on validation, predict test. The parts have the columns `text` (cleaned, never
-    null) and `label` (class indices or vectors), `names` are in index order.
-
-    Returns:
-        Logits on test, `(utterances, labels)`, by name: `majority` (classes), `frequency` (several labels) or `mean`
-        (values), which do not read the text, and `tfidf`, which is left out where train has no word or only one class.
-        For several labels, `tfidf`'s logits are moved so that 0.5 is the threshold that is best on validation, as the
-        model's thresholds are. And a line for people on each.
-    """
+    null) and `label` (class indices or vectors), `names` are in index order. Returns logits on test `(utterances,
+    labels)` by name, and a line for people on each: `majority` (classes), `frequency` (several labels) or `mean`
+    (values), which do not read the text, and `tfidf`, unless train has no word or only one class. For several labels
+    its logits are moved so that 0.5 is the threshold that is best on validation, as the model's thresholds are."""
     labels, test, baseline = np.array(splits["train"]["label"]), splits["test"], BASELINES[problem_type]
     logits = {baseline.name: np.tile(baseline.constant(labels, len(names)), (len(test), 1))}
     lines = [f"{baseline.name}: {baseline.about}"]

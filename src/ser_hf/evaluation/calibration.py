@@ -109,19 +109,14 @@ def calibrate(logits: Callable[[float], np.ndarray], validation: Dataset, why_no
 
 
 def describe(before: np.ndarray, after: np.ndarray, dataset: Dataset, sets: dict | None) -> dict:
-    """The calibration of a test part as data.
+    """The calibration of a test part from its logits `(utterances, classes)` `before` and `after` the temperature; of
+    `dataset`, in their order, the columns `label` and `speaker` are read, `sets` are as `calibrate` returned them.
 
-    Args:
-        before, after: Logits `(utterances, classes)` before and after the temperature.
-        dataset: The part, in their order: its columns `label` and `speaker` are read.
-        sets: As `calibrate` returned them.
-
-    Returns:
-        `before` and `after`, each with `ece`, its `interval`, the negative log-likelihood `nll`, mean `confidence` and
-        the `bins` of `reliability`; `if_calibrated`, the mean and 95th percentile of `ece_if_calibrated`; `answered`,
-        by share UAR and WA; `abstain`, UAR of all utterances and without the least sure `ABSTAIN`, and the difference
-        with its interval; `sets` with the figures of `describe_sets`. Intervals are 95 %, by bootstrap over speakers
-        (`bootstrap.draw`); draws of ECE are shifted so that their mean is the ECE.
+    Returns `before` and `after`, each with `ece`, its `interval`, the negative log-likelihood `nll`, mean `confidence`
+    and the `bins` of `reliability`; `if_calibrated`, mean and 95th percentile of `ece_if_calibrated`; `answered`, by
+    share UAR and WA; `abstain`, UAR of all utterances and without the least sure `ABSTAIN`, and the difference with its
+    interval; `sets` with the figures of `describe_sets`. Intervals are 95 %, by bootstrap over speakers; draws of ECE
+    are shifted so that their mean is the ECE.
     """
     labels, before, after = np.array(dataset["label"][:]), softmax(before), softmax(after)
     systems = {"before": before, "after": after}

@@ -11,7 +11,7 @@ from ..data.windows import combine
 from ..errors import SerError
 from . import bootstrap
 from .metrics import tune_thresholds
-from .tasks import CLASSES, TASKS
+from .tasks import CLASSES, TASKS, Limits
 
 
 def score(
@@ -19,21 +19,13 @@ def score(
     logits: np.ndarray,
     names: list[str],
     problem_type: str = CLASSES,
-    thresholds: list[float] | None = None,
-    report_at: list[float] | None = None,
+    thresholds: Limits = None,
+    report_at: Limits = None,
 ) -> dict:
-    """Score one part.
-
-    Args:
-        dataset: The part, in the order of `logits` `(utterances, labels)`: its columns `label` and `speaker` are read.
-        names: Label names in index order.
-        thresholds: Several labels: one decision threshold per label (0.5 each if None).
-        report_at: Values: thresholds at which the classification report is made.
-
-    Returns:
-        `problem_type`, `utterances`, `speakers`, `metrics`, `intervals` (95 %), `intervals_over`, `chance`, `figures`,
-        and what the task's `describe` returns.
-    """
+    """The scores of a part: `problem_type`, `utterances`, `speakers`, `metrics`, `intervals` (95 %), `intervals_over`,
+    `chance`, `figures`, and what the task's `describe` returns. Of `dataset`, in the order of `logits` `(utterances,
+    labels)`, the columns `label` and `speaker` are read; `names` are in index order. `thresholds` are decision
+    thresholds of several labels (0.5 each if None), `report_at` those of a classification report of values."""
     task, labels, speakers = TASKS[problem_type], np.array(dataset["label"][:]), dataset["speaker"][:]
     scores = task.scores(logits)
     details = task.describe(labels, scores, names, thresholds, report_at)
@@ -51,20 +43,12 @@ def score(
 
 
 def groups(
-    dataset: Dataset,
-    logits: np.ndarray,
-    names: list[str],
-    problem_type: str = CLASSES,
-    thresholds: list[float] | None = None,
+    dataset: Dataset, logits: np.ndarray, names: list[str], problem_type: str = CLASSES, thresholds: Limits = None
 ) -> dict:
-    """A part by gender and by speaker; the arguments are those of `score`.
-
-    Returns:
-        `by_gender`, for each of the corpus's genders `utterances`, `speakers`, and `metrics` and `intervals` of the
-        metric that selects models; `by_speaker`, the `speakers` with an utterance and, of that metric over them, the
-        `quartiles` (five values, from the lowest to the highest). It names no speaker. Without genders, or fewer than
-        two speakers, they are empty.
-    """
+    """A part by gender and by speaker; arguments as of `score`. `by_gender` has for each gender `utterances`,
+    `speakers`, and `metrics` and `intervals` of the metric that selects models; `by_speaker` has the `speakers` with an
+    utterance and, of that metric over them, the `quartiles` (five values, from the lowest to the highest), without
+    names. Without genders, or with fewer than two speakers, they are empty."""
     task, by_gender, by_speaker = TASKS[problem_type], {}, {}
     columns = {key: np.array(dataset[key][:], dtype=object) for key in ("speaker", "gender") if key in dataset.features}
     labels = np.array(dataset["label"][:])
@@ -139,23 +123,17 @@ def compare(
     others: dict[str, np.ndarray],
     names: list[str],
     problem_type: str = CLASSES,
-    thresholds: list[float] | None = None,
+    thresholds: Limits = None,
 ) -> dict[str, dict]:
     """Compare a system with others on the same utterances. ValueError: a system has not as many rows as the part.
 
     Two intervals that overlap do not say that two systems are equal: both depend on which speakers were tested. Here
     every bootstrap draw scores both systems on the same resampled utterances, and the interval is of the difference.
 
-    Args:
-        logits: `(utterances, labels)` of the main system.
-        others: `{name: logits}` of the same shape; for classes also `(utterances,)` predicted class indices.
-        thresholds: Several labels: the main system's decision threshold of each label (0.5 each if None). The others'
-            are 0.5; to use another one, shift their logits first, as `baselines.text_baselines` does.
-
-    Returns:
-        For each other system `metrics` and `intervals` (95 %), `difference` (main minus other) and
-        `difference_intervals` (95 %, paired). An undefined figure is None. For errors (MAE, MSE,
-        RMSE) a negative difference is an improvement.
+    `logits` are `(utterances, labels)` of the main system, `others` those of other systems by name, or predicted class
+    indices; `thresholds` are the main system's, as in `score`. Others have 0.5: shift their logits for another one.
+    Returns for each other system `metrics` and `intervals` (95 %), `difference` (main minus other; None if undefined)
+    and `difference_intervals` (95 %, paired). For errors (MAE, MSE, RMSE) a negative difference is an improvement.
     """
     task, labels, speakers = TASKS[problem_type], np.array(dataset["label"][:]), dataset["speaker"][:]
     for name, rows in {"the main system": logits, **others}.items():

@@ -112,11 +112,7 @@ DETAILS = {
     "ser_functionals": "a linear classifier ({classifier}) of standardised features",
 }
 # What speaker-normalised features are relative to, by the model type.
-RELATIVE_TO = {
-    "ser": "mean",
-    "ser_spectrogram": "mean spectrum",
-    "ser_functionals": "mean and standard deviation",
-}
+RELATIVE_TO = {"ser": "mean", "ser_spectrogram": "mean spectrum", "ser_functionals": "mean and standard deviation"}
 
 
 def describe_model(
