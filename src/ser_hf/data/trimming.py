@@ -1,7 +1,5 @@
 """How long clips are once they are trimmed, which says how many of them fill a batch."""
 
-from pathlib import Path
-
 import numpy as np
 from datasets import Dataset
 
@@ -34,7 +32,7 @@ def trimmed_durations(rows: Dataset, trim_db: float | None) -> list[float | None
         first, last = trim(samples, RATE, trim_db)
         return torch.tensor((last - first) / RATE)
 
-    store = Store(settings_folder("trimmed", Path(__file__), trim_db))
+    store = Store(settings_folder("trimmed", __file__, trim_db))
     store.fill([hashes[i] for i in numbers], seconds)
     found = {i: float(store[hashes[i]]) / (speeds[i] or 1.0) for i in numbers}
     return [None if whole is None else min(whole, found.get(i, whole)) for i, whole in enumerate(durations)]

@@ -113,6 +113,11 @@ class _Collate:
         return getattr(self.collator, "compact", self.collator)(rows) | more
 
 
+def _counted(lengths: np.ndarray) -> np.ndarray:
+    """Lengths as they count in a budget: a row of text alone is not free, else all would be one batch."""
+    return np.where(lengths > 0, lengths, 0.5)
+
+
 class _Loader(DataLoader):
     def set_epoch(self, epoch: int) -> None:
         """Called by the Trainer for training loaders."""
@@ -254,16 +259,16 @@ class SerTrainer(Trainer):
 
     def lengths(self, rows: Dataset) -> np.ndarray:
         """The length of each row that counts in a budget."""
-        lengths = self.lengths_read(rows)
-        return np.where(lengths > 0, lengths, 0.5)  # a row of text alone is not free: else all would be one batch
+        return _counted(self.lengths_read(rows))
 
     def get_train_dataloader(self) -> DataLoader:
         def set_epoch(epoch: int) -> None:
             steps = -(-len(sampler) // self.args.gradient_accumulation_steps)
             self.data_collator.set_epoch(epoch, epoch * steps / max(1, self.state.max_steps))
 
+        read = self.lengths_read(self.train_dataset)
         sampler = LengthBatchSampler(
-            self.lengths(self.train_dataset),
+            _counted(read),
             seconds=self.budget,
             count=self.args.per_device_train_batch_size,
             seed=self.args.data_seed if self.args.data_seed is not None else self.args.seed,
@@ -272,7 +277,7 @@ class SerTrainer(Trainer):
             weights=self.sampling,
             on_epoch=set_epoch if hasattr(self.data_collator, "set_epoch") else None,
         )
-        return self._loader(self.train_dataset, sampler, self.data_collator, self.lengths_read(self.train_dataset))
+        return self._loader(self.train_dataset, sampler, self.data_collator, read)
 
     def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
         """This rank's share of the evaluation batches. A rank with one batch less repeats one, which is not counted: a
@@ -358,7 +363,7 @@ class SerTrainer(Trainer):
     def _start_clock(self) -> None:
         # Lengths before and after padding, by this rank: so far, and until the last log.
         self._read = self._logged = np.zeros(2)
-        # Of the last log, and of the training's begin, moved by what was no training.
+        # When the last log and the training were, moved by what was no training since.
         self._since = self._began = time.perf_counter()
 
     def _of_ranks(self, read: np.ndarray) -> tuple[float, float | None]:
