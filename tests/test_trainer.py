@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import soundfile as sf
 import torch
+import transformers
 from datasets import Dataset
 from torch.fx.experimental import _config
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import TrainerCallback, TrainingArguments
 
+import ser_hf
 from conftest import tiny_config
 from ser_hf.data.collators import SpeechCollator
 from ser_hf.errors import SerError
@@ -26,6 +28,8 @@ from ser_hf.training import run
 from ser_hf.training.losses import Loss
 from ser_hf.training.settings import LoopArguments
 from ser_hf.training.trainer import Profile, SerTrainer
+
+PACKAGES = tuple(str(Path(one.__file__).parent) for one in (ser_hf, transformers))  # not a clone's folder ser_hf
 
 CLIPS = 14
 META = torch.device("meta")
@@ -122,9 +126,7 @@ class Waits(TorchDispatchMode):
         masked = not filled and any(isinstance(one, torch.Tensor) and one.dtype == torch.bool for one in indices)
         number = name.startswith("aten._local_scalar_dense.")
         if of_device and (number or fetched or masked or name.startswith(self.SIZED)):
-            frames = [
-                frame for frame in traceback.extract_stack() if {"ser_hf", "transformers"} & {*Path(frame[0]).parts}
-            ]
+            frames = [frame for frame in traceback.extract_stack() if frame.filename.startswith(PACKAGES)]
             self.found.add(f"{Path(frames[-1].filename).name}: {frames[-1].line}")
             if number:
                 return True if args[0].dtype == torch.bool else 1
