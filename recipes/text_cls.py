@@ -41,7 +41,7 @@ def main() -> None:
     model, tokenizer = text_model(
         names,
         task,
-        splits["train"]["text"],
+        splits["train"]["text"][:],
         max_text_length=text.max_text_length,
         new_head=training.do_train,
         **vars(settings.encoder),

@@ -223,10 +223,10 @@ def of_test(source: Source, usable: Dataset) -> tuple[list[dict], dict]:
         tests = [usable.select(rows) for rows in folds_of(usable, protocol)]
     except SerError as error:
         return [finding("a run would stop", [str(error)])], {}
-    folds = [[len({*test["speaker"]} - {None}), len(test)] for test in tests]
+    folds = [[len({*test["speaker"][:]} - {None}), len(test)] for test in tests]
     interval, classes = None, getattr(usable.features["label"], "names", [])
     if len(classes) > 1:
-        labels, speakers = ([cell for test in tests for cell in test[column]] for column in ("label", "speaker"))
+        labels, speakers = ([cell for test in tests for cell in test[column][:]] for column in ("label", "speaker"))
         interval = expected_interval(labels, speakers, len(classes))
     return [], {"protocol": protocol.name, "warning": protocol.warning, "folds": folds, "interval": interval}
 
@@ -273,7 +273,7 @@ def report_of(source: Source, rows: list[dict], usable: Dataset) -> dict:
         "rows": len(rows),
         "usable": len(usable),
         "speakers": len(speakers),
-        "hours": round(sum(duration or 0.0 for duration in usable["duration"]) / 3600, 4),
+        "hours": round(sum(duration or 0.0 for duration in usable["duration"][:]) / 3600, 4),
         "remarks": list(source.corpus.REMARKS),
         "classes": classes,
         "values": {name: quantiles([row["scores"][name] for row in rows if is_labelled(row)]) for name in targets},

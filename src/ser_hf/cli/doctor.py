@@ -185,7 +185,7 @@ def main(argv: list[str]) -> int:
     findings = shift.compare(training, values)
     if corpus is not None:
         names = getattr(corpus.features["label"], "names", None)
-        classes = shift.compare_classes(training, [names[index] for index in corpus["label"]]) if names else None
+        classes = shift.compare_classes(training, [names[index] for index in corpus["label"][:]]) if names else None
         masks = {
             one["measure"]: shift.beyond(column, one["range"], one["measure"]).any(axis=0)
             for one, column in ((one, values[:, list(MEASURES).index(one["measure"])]) for one in findings)

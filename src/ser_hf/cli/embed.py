@@ -159,7 +159,7 @@ def encode_corpus(
     encoder.to(device).eval()
     store = open_store(encoder, reader, layer_count(encoder.config) if every_layer else 1, pooling)
     fill(store, corpus, reader, encode, device, title=f"{'audio' if audio else 'text'} encoder")
-    return store, [reader.name(row) for row in corpus.select_columns(["audio_hash", "text"])]
+    return store, [reader.name(row) for row in corpus.select_columns(["audio_hash", "text"]).to_list()]
 
 
 def write_embeddings(

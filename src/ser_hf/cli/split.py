@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         shared |= {speaker for leak in find_leaks(splits) for speaker in leak.speakers}
         path = out / f"{source.stem}_{protocol.name}_fold{fold}.csv"
         files[path] = fold_csv(splits, report.label_names)
-        sizes = [size for part in splits.values() for size in (len(part), len(set(part["speaker"]) - {None}))]
+        sizes = [size for part in splits.values() for size in (len(part), len(set(part["speaker"][:]) - {None}))]
         rows.append([fold, *sizes, path.name])
     for path, text in files.items():  # all of them or none
         write(path, text)

@@ -123,8 +123,8 @@ def choose(args: argparse.Namespace, source: "Source", corpus: "Dataset") -> "tu
         raise SerError(f"{args.model} was trained on all of {source.shown}; {instead}")
     name, fold, seed = (own[0][key] for key in ("protocol", "fold", "split_seed"))
     rows = corpus.select(folds_of(corpus, find_protocol(source.name, name, corpus), seed)[fold])
-    speakers = content_hash(*sorted({str(speaker) for speaker in rows["speaker"]}))
-    if content_hash(*sorted(rows["id"])) != own[0]["test_ids"] and speakers != own[0]["test_speakers"]:
+    speakers = content_hash(*sorted({str(speaker) for speaker in rows["speaker"][:]}))
+    if content_hash(*sorted(rows["id"][:])) != own[0]["test_ids"] and speakers != own[0]["test_speakers"]:
         problem = f"fold {fold} of {name} has other clips and speakers than the test of {args.model}"
         raise SerError(f"--dataset {args.name}: {problem}; give the corpus and --labels of the run; {instead}")
     return rows, {"protocol": name, "fold": fold, "part": "test"}

@@ -156,7 +156,7 @@ def _mapped(
 ) -> tuple[datasets.Dataset, dict]:
     """The utterances of an added corpus in the columns and labels of `like`, and their counts."""
     tested, name = mixture.tested.config, report.corpus
-    words = pd.Series([report.label_names[index] for index in rows["label"]], dtype=object)
+    words = pd.Series([report.label_names[index] for index in rows["label"][:]], dtype=object)
     labels = words.map(_mapping(tested))
     added = labels.isin(mixture.add_labels)
     left_out = words[~added].value_counts().sort_index().to_dict()
@@ -164,9 +164,9 @@ def _mapped(
     both = {*rows.column_names} & {*like.column_names}
     columns = {
         # Two corpora may both have a speaker 01: names are made distinct before anything is compared.
-        "id": [f"{name}/{id}" for id in rows["id"]],
-        "speaker": [speaker and f"{name}/{speaker}" for speaker in rows["speaker"]],
-        **({"group": [group and f"{name}/{group}" for group in rows["group"]]} if "group" in both else {}),
+        "id": [f"{name}/{id}" for id in rows["id"][:]],
+        "speaker": [speaker and f"{name}/{speaker}" for speaker in rows["speaker"][:]],
+        **({"group": [group and f"{name}/{group}" for group in rows["group"][:]]} if "group" in both else {}),
         "label": [tested.label_names.index(label) for label in labels[added]],
     }
     columns |= {column: [None] * len(rows) for column in set(like.column_names) - set(rows.column_names)}

@@ -53,17 +53,17 @@ def _keys(dataset: Dataset, by: str) -> list[str]:
     if by == "corpus":
         return ["all"] * len(dataset)
     if by == "prefix":
-        return [name[:6] for name in dataset["id"]]
+        return [name[:6] for name in dataset["id"][:]]
     if by == "groups-in-five":
         speakers, groups = (dataset[c][:] if c in dataset.column_names else () for c in ("speaker", "group"))
         units = together(_clips(dataset), *filter(len, (speakers, groups)))
-        return _in_five([dataset["id"][row] for row in np.unique(units, return_index=True)[1][units]])
+        return _in_five(np.array(dataset["id"][:])[np.unique(units, return_index=True)[1][units]])
     column = "speaker" if by == "speakers-in-five" else by
-    if None in dataset[column] and column != "split":
+    if None in dataset[column][:] and column != "split":
         choice = "choose --protocol random, which cannot keep speakers apart"
         raise SerError(f"not every utterance has a {column}: add a column `{column}` to the corpus, or {choice}")
     if by != "speakers-in-five":
-        return [NOWHERE if value is None else str(value) for value in dataset[by]]
+        return [NOWHERE if value is None else str(value) for value in dataset[by][:]]
     return _in_five(dataset["speaker"][:])
 
 
@@ -107,8 +107,8 @@ def _units(dataset: Dataset) -> np.ndarray:
 def _clips(dataset: Dataset) -> np.ndarray:
     """One key per utterance, equal for equal clips: of their audio, or of their text where there is no audio."""
     if dataset["audio_hash"][0] is not None:
-        return np.array(dataset["audio_hash"])
-    return np.array([text_key(text) for text in dataset["text"]])
+        return np.array(dataset["audio_hash"][:])
+    return np.array([text_key(text) for text in dataset["text"][:]])
 
 
 def split(
@@ -138,7 +138,7 @@ def split(
         rows["validation"] = _validation(dataset, protocol, rest, test, validation_fraction, (seed, fold))
         rows["train"] = np.setdiff1d(rest, rows["validation"])
     if empty := [part for part, numbers in rows.items() if not len(numbers)]:
-        names = sorted({str(name) for name in dataset["speaker"]})
+        names = sorted({str(name) for name in dataset["speaker"][:]})
         if len(names) == 1 and protocol.speakers_known:
             problem = f"{corpus} has one speaker, {names[0]}, who cannot be unseen in the test"
             others = "add others' recordings, train on a corpus besides (--dataset a+b --test_on a)"
@@ -175,7 +175,7 @@ def _validation(
     if isinstance(protocol.validation, tuple):
         return rest[np.isin(np.array(_keys(dataset, protocol.by))[rest], protocol.validation)]
     if protocol.validation == "partner":
-        sessions = np.array(dataset["session"])
+        sessions = np.array(dataset["session"][:])
         return rest[np.isin(sessions[rest], sessions[test])]
     unit = "session" if protocol.by == "session" else "speaker"
     by_groups = protocol.by in ("groups-in-five", "corpus")
@@ -183,8 +183,8 @@ def _validation(
         speakers = [dataset["speaker"][:]] * (by_groups or protocol.speaker_independent)
         keys = (together(_units(dataset), *speakers) if speakers else _units(dataset))[rest]
     elif protocol.validation == "texts":
-        keys = np.array(dataset["text"])[rest]
-    elif len(set(keys := np.array(dataset[unit])[rest])) < 2:
+        keys = np.array(dataset["text"][:])[rest]
+    elif len(set(keys := np.array(dataset[unit][:])[rest])) < 2:
         problem = f"only one training {unit} ({keys[0]}) is left: validation cannot be kept apart from train"
         choice = "add files, choose another --protocol, or train without it by --validation_fraction 0"
         raise SerError(f"{problem}; {choice}")
@@ -201,13 +201,13 @@ def _validation(
 def some_speakers(train: Dataset, share: float, seed: tuple[int, ...]) -> Dataset:
     """The training utterances of a share of the speakers, at least one. With the same `seed` a smaller share is a part
     of a larger one. SerError: a speaker is unknown, or a class has no utterance left."""
-    speakers = np.array(train["speaker"], dtype=object)
+    speakers = np.array(train["speaker"][:], dtype=object)
     if None in speakers:
         raise SerError(f"--train_speakers {share:g}: not every training utterance has a speaker; leave it out")
     drawn = np.random.default_rng(seed).permutation(sorted(set(speakers)))
     some = train.select(np.flatnonzero(np.isin(speakers, drawn[: max(1, round(share * len(drawn)))])))
     if names := getattr(train.features["label"], "names", None):
-        if lost := sorted(set(train["label"]) - set(some["label"])):
+        if lost := sorted(set(train["label"][:]) - set(some["label"][:])):
             raise SerError(f"--train_speakers {share:g}: no training utterance is {names[lost[0]]} then; give more")
     return some
 
@@ -227,10 +227,10 @@ def find_leaks(splits: DatasetDict) -> list[Leak]:
     leaks = []
     for first, second in combinations([part for part in splits if len(splits[part])], 2):
         a, b = splits[first], splits[second]
-        speakers = sorted((set(a["speaker"]) & set(b["speaker"])) - {None})
-        ids = dict(zip(a["audio_hash"], a["id"], strict=True))
-        clips = [(ids[h], i) for h, i in zip(b["audio_hash"], b["id"], strict=True) if h is not None and h in ids]
-        groups = sorted(({*a["group"]} & {*b["group"]}) - {None}) if "group" in a.column_names else []
+        speakers = sorted((set(a["speaker"][:]) & set(b["speaker"][:])) - {None})
+        ids = dict(zip(a["audio_hash"][:], a["id"][:], strict=True))
+        clips = [(ids[h], i) for h, i in zip(b["audio_hash"][:], b["id"][:], strict=True) if h is not None and h in ids]
+        groups = sorted(({*a["group"][:]} & {*b["group"][:]}) - {None}) if "group" in a.column_names else []
         if speakers or clips or groups:
             leaks.append(Leak((first, second), speakers, clips, groups))
     return leaks

@@ -55,7 +55,7 @@ def to_windows(dataset: Dataset, frame: float, hop: float, last: Last = "pad") -
     if "window_start" in dataset.column_names:
         raise SerError("to_windows: the rows are windows already")
     rows, times = [], []
-    for row, (utterance, duration) in enumerate(zip(dataset["id"], dataset["duration"], strict=True)):
+    for row, (utterance, duration) in enumerate(zip(dataset["id"][:], dataset["duration"][:], strict=True)):
         if duration is None:
             raise SerError(f"to_windows: {utterance} has no duration: only rows with audio can be cut into windows")
         parts = windows(duration, frame, hop, last)

@@ -29,7 +29,7 @@ def text_baselines(
     labels)` by name, and a line for people on each: `majority` (classes), `frequency` (several labels) or `mean`
     (values), which do not read the text, and `tfidf`, unless train has no word or only one class. For several labels
     its logits are moved so that 0.5 is the threshold that is best on validation, as the model's thresholds are."""
-    labels, test, baseline = np.array(splits["train"]["label"]), splits["test"], BASELINES[problem_type]
+    labels, test, baseline = np.array(splits["train"]["label"][:]), splits["test"], BASELINES[problem_type]
     logits = {baseline.name: np.tile(baseline.constant(labels, len(names)), (len(test), 1))}
     lines = [f"{baseline.name}: {baseline.about}"]
     if tfidf := _tfidf(splits, names, problem_type):
@@ -42,19 +42,19 @@ def _tfidf(splits: Mapping[str, Dataset], names: list[str], problem_type: str) -
     """TF-IDF under a linear model: its logits on test and its strength; None where there is nothing to fit."""
     train, validation = splits["train"], splits["validation"]
     task, vectorizer = TASKS[problem_type], TfidfVectorizer(ngram_range=(1, 2))
-    labels, fit = np.array(train["label"]), BASELINES[problem_type].fit
+    labels, fit = np.array(train["label"][:]), BASELINES[problem_type].fit
     try:
-        features = vectorizer.fit_transform(train["text"])
+        features = vectorizer.fit_transform(train["text"][:])
     except ValueError:  # no text has a word
         return None
     if problem_type == CLASSES and len(set(labels.tolist())) < 2:
         return None
     strengths = STRENGTHS if len(validation) else (1.0,)
-    rows, count = vectorizer.transform([*validation["text"], *splits["test"]["text"]]), len(validation)
+    rows, count = vectorizer.transform([*validation["text"][:], *splits["test"]["text"][:]]), len(validation)
     logits = {strength: fit(features, labels, len(names), rows, strength) for strength in strengths}
     best, shift, about = 1.0, 0.0, "C = 1"
     if count:
-        truth, scores = np.array(validation["label"]), {s: task.scores(logits[s][:count]) for s in strengths}
+        truth, scores = np.array(validation["label"][:]), {s: task.scores(logits[s][:count]) for s in strengths}
         quality = {s: task.metrics(truth, scores[s], names)[task.selected_by] or 0.0 for s in strengths}
         best = max(strengths, key=lambda strength: (quality[strength], -abs(np.log10(strength))))  # ties: nearest to 1
         about = f"C = {best:g}, chosen on validation"

@@ -168,7 +168,7 @@ def utterance_logits(logits: np.ndarray, windows: Dataset, dataset: Dataset, pro
     """Logits of windows `(windows, labels)` to logits of utterances, in the order of `dataset`: combined as scores
     (`how` as in `data.windows.combine`). Raises ValueError if an utterance has no window."""
     task = TASKS[problem_type]
-    scores, ids = combine(task.scores(logits), windows["utterance"], how, problem_type)
+    scores, ids = combine(task.scores(logits), windows["utterance"][:], how, problem_type)
     place = {name: row for row, name in enumerate(ids)}
     missing = [name for name in dataset["id"][:] if name not in place]
     if missing:

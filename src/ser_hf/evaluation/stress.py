@@ -96,7 +96,7 @@ def stress(
         remarks.append(f"{len(rows) - len(answered)} clips without an answer are left out")
         rows, labels, clean = rows.select(answered), labels[answered], clean[answered]
     others = [change for change in changes if change.name != BABBLE]
-    clips = zip(rows["id"], rows["speaker"], strict=True)
+    clips = zip(rows["id"][:], rows["speaker"][:], strict=True)
     if len(others) < len(changes) and any(not voices.other(id, speaker) for id, speaker in clips):
         changes = others
         remarks.append("no babble noise: the corpus has no other speaker")
@@ -117,7 +117,7 @@ def stress(
         for attribute, values in attributes.items():
             judged = fairness.judge(labels, before[:, 0].astype(int), values, names)
             members = {str(value): set() for value in values}
-            for value, speaker in zip(values, rows["speaker"], strict=True):
+            for value, speaker in zip(values, rows["speaker"][:], strict=True):
                 members[str(value)] |= {speaker} - {None}
             with_speakers = [one | {"speakers": len(members[one["group"]])} for one in judged["groups"]]
             groups[attribute] = judged | {"groups": with_speakers}

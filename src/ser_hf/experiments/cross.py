@@ -141,7 +141,7 @@ def check(cells: Sequence[Cell], plans: Sequence[cv.Plan]) -> None:
 def known(plan: cv.Plan) -> list[str]:
     """The labels of the tested corpus that some training utterance has."""
     names = plan.report.label_names
-    return names if plan.protocol.by != "corpus" else [names[i] for i in sorted(set(plan.mixed.rows["label"]))]
+    return names if plan.protocol.by != "corpus" else [names[i] for i in sorted(set(plan.mixed.rows["label"][:]))]
 
 
 def summarise(cells: Sequence[Cell], plans: Sequence[cv.Plan], reports: Sequence[dict]) -> dict:

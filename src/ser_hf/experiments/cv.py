@@ -294,8 +294,8 @@ def load(request: Request) -> Plan:
         test, hashes[fold] = splits["test"], rows_hash(splits)
         if request.text_cleaning:  # a text recipe leaves out utterances without a text
             test, _ = with_text(test, request.text_cleaning)
-        tests[fold] = set(test["id"])
-    return Plan(request, folds, all_folds, report, mixed, protocol, list(corpus["id"]), tests, hashes)
+        tests[fold] = set(test["id"][:])
+    return Plan(request, folds, all_folds, report, mixed, protocol, corpus["id"][:], tests, hashes)
 
 
 # ---- running

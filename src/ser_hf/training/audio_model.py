@@ -174,7 +174,7 @@ def with_copies(train: Dataset, speeds: list[float] | None) -> Dataset:
         return train
 
     def copies(factor: float) -> Dataset:
-        names = [f"{name} x{factor:g}" for name in train["id"]]
+        names = [f"{name} x{factor:g}" for name in train["id"][:]]
         seconds = (np.array(train["duration"][:], dtype=np.float32) / factor).astype(np.float32)
         copy = train.remove_columns(["id", "duration"]).add_column("id", names).add_column("duration", seconds)
         return copy.add_column("speed", [factor] * len(names)).select_columns([*train.column_names, "speed"])
@@ -184,7 +184,7 @@ def with_copies(train: Dataset, speeds: list[float] | None) -> Dataset:
 
 def count_copies(rows: Dataset) -> int:
     """How many rows are copies at other speeds (`with_copies`)."""
-    return sum(speed is not None for speed in rows["speed"]) if "speed" in rows.column_names else 0
+    return sum(speed is not None for speed in rows["speed"][:]) if "speed" in rows.column_names else 0
 
 
 def reads_states(
@@ -232,14 +232,15 @@ def probe_states(
         check_speakers({"train": parts["train"]} if estimate_speakers else parts)
     if estimate_speakers:
         train = select_present(parts["train"], ("speaker", "speed"))
-        learnable(row["speaker"] for row in train if row.get("speed") is None)
+        learnable(row["speaker"] for row in train.to_list() if row.get("speed") is None)
     states = encode(model, extractor, parts, clips, training, budget)
     if estimate_speakers:
         states, speaker_map = with_estimated_speakers(states, parts)
         model.set_speaker_map(torch.from_numpy(speaker_map.weight), speaker_map.distance)
     states = with_shifts(states, parts) if model.config.speaker_norm else states
     if model.config.standardise:
-        model.ser_scale.fit(states.find("audio", row) for row in select_present(parts["train"], StateCollator.columns))
+        rows = select_present(parts["train"], StateCollator.columns).to_list()
+        model.ser_scale.fit(states.find("audio", row) for row in rows)
     check_states(model, states, parts["test"].select(range(min(CHECKED, len(parts["test"])))))
     return states
 

@@ -146,7 +146,7 @@ def speaker_statistics(parts: Mapping[str, Dataset], store: Store) -> dict[str, 
     No label is read. Users of the model need clips of their speaker too (`adapted`)."""
     values = {}
     for rows in parts.values():
-        for name, speaker in zip(rows["audio_hash"], rows["speaker"], strict=True):
+        for name, speaker in zip(rows["audio_hash"][:], rows["speaker"][:], strict=True):
             values.setdefault(speaker, []).append(store[name].numpy())
     return {speaker: statistics(np.stack(clips)) for speaker, clips in values.items() if len(clips) >= FEWEST}
 
@@ -172,7 +172,7 @@ def functionals_of(
         return extractor, FunctionalsCollator(extractor, store), computed
     speakers = speaker_statistics(splits, store)
     if training.do_train:
-        fitted = {name for part in ("train", "validation") for name in splits[part]["speaker"]}
+        fitted = {name for part in ("train", "validation") for name in splits[part]["speaker"][:]}
         if not (fitted := sorted(fitted & speakers.keys())):
             raise SerError(f"--speaker_norm: no training speaker has {FEWEST} clips; leave it out")
         average = (np.mean([speakers[name][which] for name in fitted], axis=0) for which in (0, 1))
@@ -296,7 +296,7 @@ def choose(
 
 def _vectors(collator: FunctionalsCollator | StateCollator, rows: Dataset) -> tuple[torch.Tensor, torch.Tensor]:
     """The vectors `(rows, dim)` and labels `(rows,)` of all rows."""
-    batch = collator(list(select_present(rows, collator.columns)))
+    batch = collator(select_present(rows, collator.columns).to_list())
     if isinstance(collator, StateCollator):  # (rows, layers, 1, dim)
         return batch["audio_states"].flatten(1).float(), batch["labels"]
     return batch["input_features"], batch["labels"]

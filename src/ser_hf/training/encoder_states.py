@@ -173,7 +173,7 @@ def fill(
     all processes have computed, once all have finished. `encode` maps inputs to states `(batch, layers, frames, dim)`
     and their mask `(batch, frames)`, True = real."""
     process, unread = PartialState(), rows.select_columns([name for name in rows.column_names if name != "audio"])
-    names = [reader.name(row) for row in unread]
+    names = [reader.name(row) for row in unread.to_list()]
     with process.local_main_process_first():  # the others find trimmed lengths in the cache
         lengths = reader.lengths(rows)
     named = [i for i, name in enumerate(names) if name is not None]
@@ -273,7 +273,7 @@ def with_estimated_speakers(states: States, parts: Mapping[str, Dataset]) -> tup
     def vectors(rows: list[dict]) -> np.ndarray:
         return np.stack([states.find("audio", row).double().mean(dim=1).flatten().numpy() for row in rows])
 
-    rows = {name: list(select_present(part, StateCollator.columns)) for name, part in parts.items()}
+    rows = {name: select_present(part, StateCollator.columns).to_list() for name, part in parts.items()}
     train = [row for row in rows["train"] if row.get("speed") is None]
     speaker_map = fit_map(vectors(train), [row["speaker"] for row in train])
     groups = group(speaker_map, vectors(rows["test"]))
@@ -284,10 +284,10 @@ def with_estimated_speakers(states: States, parts: Mapping[str, Dataset]) -> tup
 def with_shifts(states: States, parts: Mapping[str, Dataset]) -> States:
     """Speaker-normalised states: minus the mean over all of the speaker's clips, each with equal weight; where these
     are too few (`FEWEST`, `FEWEST_ALIKE`) minus that of an average speaker. No label is read."""
-    rows = [row for part in parts.values() for row in select_present(part, StateCollator.columns)]
+    rows = [row for part in parts.values() for row in select_present(part, StateCollator.columns).to_list()]
     clips = Counter(map(states.voice, rows))
     means = means_by((states.voice(row), states.find("audio", row).double().mean(dim=1, keepdim=True)) for row in rows)
-    trained = sorted(set(parts["train"]["speaker"]))
+    trained = sorted(set(parts["train"]["speaker"][:]))
     average = torch.stack([means[speaker, None] for speaker in trained]).mean(dim=0)
     fewest = dict.fromkeys(states.estimated.values(), FEWEST_ALIKE)
     few = [one for one in means if clips[one] < fewest.get(one[0], FEWEST)]

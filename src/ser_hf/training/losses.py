@@ -136,9 +136,9 @@ def make_loss(problem_type: str, arguments: LossArguments, train: Dataset, label
     """The loss, with weights from the training labels if `balanced`. SerError: a flag does not fit the labels."""
     weights, balanced = None, arguments.class_weights == "balanced"
     if balanced and problem_type == CLASSES:
-        weights = class_weights(train["label"], len(train.features["label"].names))
+        weights = class_weights(train["label"][:], len(train.features["label"].names))
     elif balanced and problem_type == LABELS:
-        weights = positive_weights(train["label"])
+        weights = positive_weights(train["label"][:])
     elif balanced:
         raise SerError("--class_weights balanced: these labels are values; leave it out")
     try:
@@ -166,6 +166,6 @@ def draw_weights(train: Dataset, arguments: SamplingArguments) -> np.ndarray | N
         return None
     if arguments.sampling == "class" and not isinstance(train.features["label"], ClassLabel):
         raise SerError("--sampling class: these labels are not classes; choose speaker or none")
-    if arguments.sampling == "speaker" and None in train["speaker"]:
+    if arguments.sampling == "speaker" and None in train["speaker"][:]:
         raise SerError("--sampling speaker: not every training utterance has a speaker; choose class or none")
-    return sampling_weights(train["label" if arguments.sampling == "class" else "speaker"])
+    return sampling_weights(train["label" if arguments.sampling == "class" else "speaker"][:])

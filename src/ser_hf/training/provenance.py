@@ -22,7 +22,7 @@ def rows_hash(splits: DatasetDict) -> str:
     """A hash of the ids, content and labels of all parts."""
     columns, parts = ("id", "audio_hash", "text", "label"), []
     for name in sorted(splits):
-        parts += [name, *sorted(repr(list(row.values())) for row in select_present(splits[name], columns))]
+        parts += [name, *sorted(repr(list(row.values())) for row in select_present(splits[name], columns).to_list())]
     return content_hash(*parts)
 
 
@@ -30,14 +30,14 @@ def training_of(setup: Setup) -> dict[str, Any]:
     """The corpora and the split that a run trains on, with hashes of its test ids and test speakers (None where train
     may have the same speakers), and of all its clips. `setup` is that of `run.prepare`, with all utterances."""
     test = setup.splits["test"]
-    speakers = sorted({str(name) for name in test["speaker"]}) if setup.protocol.speaker_independent else None
+    speakers = sorted({str(name) for name in test["speaker"][:]}) if setup.protocol.speaker_independent else None
     return {
         "corpus": setup.report.corpus,
         "added": list(setup.mixed.counts) if setup.mixed else [],
         "protocol": setup.protocol.name,
         "fold": setup.fold,
         "split_seed": int(setup.overrides.get("split_seed", 42)),
-        "test_ids": content_hash(*sorted(test["id"])),
+        "test_ids": content_hash(*sorted(test["id"][:])),
         "test_speakers": speakers and content_hash(*speakers),
         "clips": rows_hash(setup.splits),
         "seed": int(setup.overrides.get("seed", 42)),

@@ -97,8 +97,8 @@ def describe(splits: DatasetDict) -> dict[str, dict]:
     return {
         part: {
             "utterances": len(rows),
-            "speakers": len(set(rows["speaker"]) - {None}),
-            "hours": round(sum(seconds or 0.0 for seconds in rows["duration"]) / 3600, 4),
+            "speakers": len(set(rows["speaker"][:]) - {None}),
+            "hours": round(sum(seconds or 0.0 for seconds in rows["duration"][:]) / 3600, 4),
         }
         for part, rows in splits.items()
     }

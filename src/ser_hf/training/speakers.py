@@ -25,7 +25,7 @@ PARTS = 4  # of the training speakers, held out in turn to find the distance bet
 
 def check_speakers(parts: Mapping[str, Dataset]) -> None:
     """Raises SerError if an utterance has no speaker."""
-    speakers = [speaker for rows in parts.values() for speaker in rows["speaker"]]
+    speakers = [speaker for rows in parts.values() for speaker in rows["speaker"][:]]
     if None in speakers:
         count = f"{speakers.count(None)} of {len(speakers)} utterances have no speaker"
         raise SerError(f"--speaker_norm: {count}; --speaker_norm false goes without")
@@ -141,8 +141,8 @@ def estimated_remark(estimated: Mapping[str, str], test: Dataset) -> str:
 
 def speaker_remark(splits: Mapping[str, Dataset], model_type: str) -> str:
     """A line on the number of utterances by which test speakers are normalised."""
-    utterances = Counter(speaker for rows in splits.values() for speaker in rows["speaker"])
-    counts = [utterances[speaker] for speaker in set(splits["test"]["speaker"])]
+    utterances = Counter(speaker for rows in splits.values() for speaker in rows["speaker"][:])
+    counts = [utterances[speaker] for speaker in set(splits["test"]["speaker"][:])]
     return (
         f"SPEAKER-NORMALISED: features are relative to each speaker's {RELATIVE_TO[model_type]}, in test of "
         f"{min(counts)} to {max(counts)} utterances{alone(counts, FEWEST)}; do not compare with systems that read one "

@@ -186,7 +186,7 @@ def compute(store: Store, rows: Dataset, collator: FeatureCollator) -> int:
         row = rows[position]
         return collator.from_audio(row, collator._generator(row["id"]))
 
-    return store.fill([clip_name(row) for row in rows.remove_columns("audio")], features)
+    return store.fill([clip_name(row) for row in rows.remove_columns("audio").to_list()], features)
 
 
 def speaker_means(parts: Mapping[str, Dataset], collator: FeatureCollator) -> dict[str, torch.Tensor]:
@@ -241,7 +241,7 @@ def feature_collators(
     if relative:
         means = speaker_means(parts, plain)
         if training.do_train:
-            mean = torch.stack([means[name] for name in sorted(set(parts["train"]["speaker"]))]).mean(dim=0)
+            mean = torch.stack([means[name] for name in sorted(set(parts["train"]["speaker"][:]))]).mean(dim=0)
             saved = copy.deepcopy(extractor)
             saved.mean_spectrum = mean.tolist()
     learning = {"skip_unreadable": True, "augmentation": augmentation, "num_labels": num_labels, **same}

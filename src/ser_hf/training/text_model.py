@@ -26,9 +26,9 @@ COUNTS_FROM_PADDING += ("data2vec-text", "ibert", "longformer", "luke", "mpnet")
 
 def with_text(dataset: Dataset, cleaning: str) -> tuple[Dataset, list[str]]:
     """The utterances with a text, cleaned (`models.text_cleaning`) and without audio; and the ids of the others."""
-    texts = [clean_text(text, cleaning).strip() for text in dataset["text"]]
+    texts = [clean_text(text, cleaning).strip() for text in dataset["text"][:]]
     with_one = [row for row, text in enumerate(texts) if text]
-    without = [name for name, text in zip(dataset["id"], texts, strict=True) if not text]
+    without = [name for name, text in zip(dataset["id"][:], texts, strict=True) if not text]
     dataset = dataset.remove_columns([c for c in ("audio", "text") if c in dataset.column_names]).select(with_one)
     return _with_columns(dataset, {"text": [texts[row] for row in with_one]}, Value("string")), without
 
@@ -60,8 +60,8 @@ def prepare_texts(splits: DatasetDict, cleaning: str) -> tuple[DatasetDict, list
 
 def shared_texts(splits: Mapping[str, Dataset]) -> int:
     """The number of test utterances whose text also occurs in train: scripted corpora repeat their sentences."""
-    trained = {text_key(text) for text in splits["train"]["text"]}
-    return sum(text_key(text) in trained for text in splits["test"]["text"])
+    trained = {text_key(text) for text in splits["train"]["text"][:]}
+    return sum(text_key(text) in trained for text in splits["test"]["text"][:])
 
 
 def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length: int) -> DatasetDict:
@@ -69,7 +69,7 @@ def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length
     `token_type_ids` to parts whose `text` is never null. `max_length` tokens remain, special ones included."""
     cut, parts = {"truncation": True, "max_length": max_length, "return_attention_mask": False}, {}
     for part, rows in splits.items():
-        encoded = tokenizer(list(rows["text"]), **cut) if len(rows) else {"input_ids": []}
+        encoded = tokenizer(rows["text"][:], **cut) if len(rows) else {"input_ids": []}
         rows = _with_columns(rows, dict(encoded), List(Value("int32")))
         parts[part] = _with_columns(rows, {"tokens": [len(ids) for ids in encoded["input_ids"]]}, Value("int32"))
     return DatasetDict(parts)
@@ -77,7 +77,7 @@ def tokenize(splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length
 
 def text_remarks(test: Dataset, max_text_length: int, text_cleaning: str) -> list[str]:
     """Lines on truncated texts, and on the cleaning that users of the saved model must do."""
-    cut = sum(count >= max_text_length for count in test["tokens"])
+    cut = sum(count >= max_text_length for count in test["tokens"][:])
     lines = [f"{cut} of {len(test)} test texts fill the {max_text_length} tokens and may be truncated"] if cut else []
     if text_cleaning != "none":
         call = f"ser_hf.models.text_cleaning.clean_text(text, {text_cleaning!r})"
