@@ -1,7 +1,7 @@
 """Compare this project with the ideal and with the usual ways, in one run on this machine.
 
-    python -m benchmarks                    # about 10 minutes on two idle cores
-    python -m benchmarks --quick            # about a minute; coarser
+    python -m benchmarks                    # about half an hour on two idle cores
+    python -m benchmarks --quick            # about eight minutes; coarser
     python -m benchmarks --only training --rounds 9 --json training.json
     python -m benchmarks --only training --device cuda --shape base
     python -m benchmarks --against benchmarks/results.json  # which goals' figures differ by more than 10 %?
@@ -43,13 +43,16 @@ SECTIONS = {
 }
 
 
+LEAST = 45.0  # seconds of a comparison whose passes are short
+
+
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=SECTIONS, action="append", help="this section; may be given several times")
     parser.add_argument("--rounds", type=int, help="passes of every arm (default 5; 2 with --quick)")
-    parser.add_argument("--quick", action="store_true", help="smaller corpora and fewer rounds: about a minute")
+    parser.add_argument("--quick", action="store_true", help="smaller corpora and fewer rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write them there; other sections stay")
     text = "say which figures of goals differ by more than 10 % from those that --json wrote there"
     parser.add_argument("--against", type=Path, metavar="FILE", help=text)
@@ -86,17 +89,27 @@ def quiet(work: Path) -> None:
 
 
 def differing(figures: list[dict], others: list[dict]) -> list[str]:
-    """One line for each figure of a goal that is more than a tenth off another run's, or that only one of them has."""
+    """One line for each figure of a goal that is more than a tenth off another run's, or that only one of them has.
+    Seconds are compared in units of the section's `yardstick`."""
     now, before = (
-        {(one["section"], one["name"]): one["value"] for one in run if one["met"] is not None}
+        {(one["section"], one["name"]): one for one in run if one["met"] is not None}
         for run in (figures, [one for one in others if one["section"] in {figure["section"] for figure in figures}])
     )
     lines = [f"{section}, {name.strip()}: in one run alone" for section, name in sorted(now.keys() ^ before.keys())]
-    for (section, name), value in now.items():
-        other = before.get((section, name), value)
+    for (section, name), one in now.items():
+        pair = [one, before.get((section, name), one)]
+        value, other = (one["value"] / (one["yardstick"] if one["unit"] == "s" else 1) for one in pair)
         if abs(value - other) > 0.1 * max(abs(value), abs(other)):
-            lines.append(f"{section}, {name.strip()}: {number(value)}, before {number(other)}")
+            shown, was = (number(one["value"]) for one in pair)
+            lines.append(f"{section}, {name.strip()}: {shown}, before {was}" + clock(pair))
     return lines
+
+
+def clock(pair: list[dict]) -> str:
+    """How much slower the machine was, for two figures in seconds."""
+    if pair[0]["unit"] != "s":
+        return ""
+    return f" (the machine took {pair[0]['yardstick'] / pair[1]['yardstick']:.2f} times as long for its yardstick)"
 
 
 def figures_of(runs: list[dict]) -> list[dict]:
@@ -129,16 +142,21 @@ def main() -> None:
             if args.device == "cuda" and not torch.cuda.is_available():
                 sys.stderr.write("error: --device cuda: torch sees no GPU; leave it out to train on the CPU\n")
                 raise SystemExit(2)
-        options = Options(work, args.rounds, args.quick, args.device, args.shape, args.batch_seconds, args.peak_tflops)
+        least = 0.0 if args.quick else LEAST
+        device = (args.device, args.shape, args.batch_seconds, args.peak_tflops)
+        options = Options(work, args.rounds, args.quick, least, *device)
         for section in SECTIONS:
             if section in sections:
                 print(f"\n{SECTIONS[section]}", flush=True)
+                began, before_it = time.perf_counter(), machine.yardstick()
                 found = importlib.import_module(f"benchmarks.{section}").run(options)
+                pace = (before_it + machine.yardstick()) / 2
                 for figure, after in zip(found, [*found[1:], None], strict=True):
                     print(figure.line())
                     if after and after.name == "  of the fastest passes" and unsteady(figure.value, after.value):
                         print("    median and fastest differ by more than 30 %: do it again on a quieter machine")
-                figures += [figure.as_dict(section) for figure in found]
+                print(f"  {time.perf_counter() - began:.0f} s; yardstick {1000 * pace:.1f} ms")
+                figures += [figure.as_dict(section) | {"yardstick": pace} for figure in found]
     missed = [figure["name"].strip() for figure in figures if figure["met"] is False]
     print(f"\n{time.perf_counter() - started:.0f} s; goals missed: {', '.join(missed) or 'none'}")
     if before is not None:

@@ -11,6 +11,7 @@ class Options:
     work: Path
     rounds: int
     quick: bool
+    seconds: float = 0.0  # of a comparison whose passes are short, at least
     device: str = "cpu"
     shape: str = "small"
     batch_seconds: float = 36.0

@@ -32,7 +32,7 @@ def one_pass(dataset, batches: list[np.ndarray], collator: Callable) -> Pass:
     return watch.read(sum(len(batch) for batch in batches))
 
 
-def measure(clips: Clips, rounds: int) -> dict[str, list[Pass]]:
+def measure(clips: Clips, options: Options) -> dict[str, list[Pass]]:
     from transformers import Wav2Vec2FeatureExtractor
 
     extractor = Wav2Vec2FeatureExtractor(return_attention_mask=True)
@@ -54,7 +54,7 @@ def measure(clips: Clips, rounds: int) -> dict[str, list[Pass]]:
         "collator, budget": lambda: one_pass(dataset, budget, ours.compact),
         "extractor, budget": lambda: one_pass(plain, budget, theirs),
     }
-    return alternate(arms, rounds)
+    return alternate(arms, options.rounds, options.seconds)
 
 
 def run(options: Options) -> list[Figure]:
@@ -64,7 +64,7 @@ def run(options: Options) -> list[Figure]:
         "48 kHz": ravdess_like(options.work, 40 if options.quick else 100),
     }
     for name, clips in corpora.items():
-        passes = {f"{arm}, {name}": done for arm, done in measure(clips, options.rounds).items()}
+        passes = {f"{arm}, {name}": done for arm, done in measure(clips, options).items()}
         figures += [Figure(arm, rate(done), "clips/s") for arm, done in passes.items()]
         usual = f"extractor, random 8, {name}"
         figures += compare(passes, f"collator, random 8, {name}", usual, at_least=GOALS[name])

@@ -2,9 +2,12 @@
 
 import os
 import platform
+import statistics
 import time
 from importlib.metadata import version
 from pathlib import Path
+
+import numpy as np
 
 
 def facts() -> dict:
@@ -30,6 +33,21 @@ def _processor() -> str:
     flags = known.get("flags", "").split()
     vectors = next((name for name in ("amx_tile", "avx512f", "avx2") if name in flags), "")
     return " ".join(filter(None, (known.get("model name", platform.machine()), vectors)))
+
+
+def yardstick() -> float:
+    """CPU seconds of a fixed calculation, half in Python and half in NumPy, the median of nine: a virtual machine
+    becomes slower and faster by the minute, and seconds are compared in this unit."""
+
+    def once() -> float:
+        started = time.process_time()
+        sum(number * number for number in range(400_000))
+        values = np.random.default_rng(0).random(400_000)
+        np.sort(values)
+        np.bincount((values * 1000).astype(np.int64), weights=values)
+        return time.process_time() - started
+
+    return statistics.median(once() for _ in range(9))
 
 
 def lines(facts: dict) -> list[str]:

@@ -57,12 +57,14 @@ def run(options: Options) -> list[Figure]:
         raise RuntimeError("the scores are not those of the stock pipeline in the order of the clips")
     names = {"predict": own, "stock, one by one": lambda: usual(1), "stock, batches of 8": lambda: usual(8)}
     passes = alternate({name: lambda step=step: arm(step) for name, step in names.items()}, options.rounds)
+    alone, share = compare(passes, "predict", "stock, one by one", at_least=ONE_BY_ONE), _in_model(ours, own)
     return [
         Figure(f"clips of {SHORTEST:g}-{LONGEST:g} s", count),
         *(Figure(name, rate(done), "clips/s") for name, done in passes.items()),
-        *compare(passes, "predict", "stock, one by one", at_least=ONE_BY_ONE),
+        *alone,
+        Figure("  were there nothing but the model's forward", alone[0].value / share, "x"),
         *compare(passes, "predict", "stock, batches of 8", at_least=BATCHES),
-        Figure("  predict's CPU seconds that are the model's", _in_model(ours, own)),
+        Figure("  predict's CPU seconds that are the model's", share),
     ]
 
 

@@ -65,7 +65,7 @@ def run(options: Options) -> list[Figure]:
         first: partial(timed, load),
         again: partial(timed, load, clear=False),
     }
-    passes = alternate(arms, options.rounds)
+    passes = alternate(arms, options.rounds, options.seconds)
     median = {name: statistics.median(one.wall for one in done) for name, done in passes.items()}
     return [
         *(Figure(f"{name}, {len(paths)} clips", seconds / hours, "s/h audio") for name, seconds in median.items()),

@@ -30,14 +30,17 @@ class Watch:
         return Pass(amount, time.perf_counter() - self.wall, time.process_time() - self.cpu)
 
 
-def alternate(arms: dict[str, Callable[[], Pass]], rounds: int) -> dict[str, list[Pass]]:
-    """`rounds` passes of every arm, in turn, after one of each that is not counted."""
+def alternate(arms: dict[str, Callable[[], Pass]], rounds: int, seconds: float = 0.0) -> dict[str, list[Pass]]:
+    """`rounds` passes of every arm, in turn, after one of each that is not counted; more where they took fewer than
+    `seconds` in all: short passes differ more."""
     for arm in arms.values():
         arm()
     passes: dict[str, list[Pass]] = {name: [] for name in arms}
-    for _ in range(rounds):
+    started, done = time.perf_counter(), 0
+    while done < rounds or time.perf_counter() - started < seconds:
         for name, arm in arms.items():
             passes[name].append(arm())
+        done += 1
     return passes
 
 

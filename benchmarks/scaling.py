@@ -23,18 +23,20 @@ def run(options: Options) -> list[Figure]:
     for size in found:
         roots[size] = options.work / f"scaling{size}"
         folder(roots[size], size)
-    for number in range(min(options.rounds, 3)):
+    for number in range(options.rounds):
         for size, root in roots.items():
             cache = options.work / f"scaled{size}_{number}"
             command = [sys.executable, "-m", "benchmarks.scaling", *map(str, (warm, root, cache))]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             found[size].append(json.loads(done.stdout.splitlines()[-1]))
-    small, large = ({key: statistics.median(one[key] for one in runs) for key in runs[0]} for runs in found.values())
+    pairs = list(zip(*found.values(), strict=True))
+    ratio = {key: statistics.median(b[key] / a[key] for a, b in pairs) for key in ("scan", "sampler", "peak")}
+    large = {key: statistics.median(b[key] for _, b in pairs) for key in pairs[0][1]}
     return [
-        Figure(f"scan, {10 * clips} clips / {clips} (CPU)", large["scan"] / small["scan"], "x", at_most=SCAN),
-        Figure("the batches of an epoch (CPU)", large["sampler"] / small["sampler"], "x", at_most=SAMPLER),
+        Figure(f"scan, {10 * clips} clips / {clips} (CPU)", ratio["scan"], "x", at_most=SCAN),
+        Figure("the batches of an epoch (CPU)", ratio["sampler"], "x", at_most=SAMPLER),
         Figure(f"  of {10 * clips} clips", 1000 * large["sampler"], "ms"),
-        Figure("peak memory", large["peak"] / small["peak"], "x", at_most=MEMORY),
+        Figure("peak memory", ratio["peak"], "x", at_most=MEMORY),
         Figure("  above the imports", (large["peak"] - large["before"]) / 10 / clips * 1024, "KB/clip"),
     ]
 

@@ -118,8 +118,8 @@ def test_wrong_flags_end_with_2_before_anything_runs(flags):
 
 
 def test_figures_that_differ_by_more_than_a_tenth():
-    def figure(name: str, value: float, section: str = "a", met: bool | None = True) -> dict:
-        return {"section": section, "name": name, "value": value, "met": met}
+    def figure(name: str, value: float, section: str = "a", met: bool | None = True, **more) -> dict:
+        return {"section": section, "name": name, "value": value, "met": met, "unit": "x", **more}
 
     before = [figure("x", 10.0), figure("y", 10.0), figure("gone", 1.0), figure("other", 1.0, "b")]
     now = [figure("x", 11.0), figure("y", 11.2), figure("new", 0.5), figure("no goal", 9.0, met=None)]
@@ -127,6 +127,9 @@ def test_figures_that_differ_by_more_than_a_tenth():
         "a, gone: in one run alone", "a, new: in one run alone", "a, y: 11.2, before 10.0"
     ]  # fmt: skip
     assert differing(before, before) == []
+    # Seconds in units of the yardstick: twice as long on a machine that is twice as slow is no difference.
+    slow, fast = ([figure("wait", value, unit="s", yardstick=of)] for value, of in ((8.0, 0.2), (4.0, 0.1)))
+    assert differing(slow, fast) == [] and len(differing(slow, [fast[0] | {"yardstick": 0.2}])) == 1
 
 
 def test_every_figure_with_a_goal_has_a_name_of_its_own():
