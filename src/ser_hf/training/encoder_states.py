@@ -203,6 +203,9 @@ def fill(
 def pad_states(states: list[torch.Tensor | None], shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Cached states `(layers, frames, dim)`, None where missing, to a zero-padded batch `(batch, layers, frames, dim)`
     and its mask `(batch, frames)`, True = real. `shape` is `(layers, dim)`."""
+    if all(one is not None and one.shape == states[0].shape for one in states):  # vectors: a tenth of the time
+        batch = torch.stack(states).float()
+        return batch, torch.ones(len(batch), batch.shape[2], dtype=torch.bool)
     frames = max([1, *(one.shape[1] for one in states if one is not None)])
     batch = torch.zeros(len(states), shape[0], frames, shape[1])
     mask = torch.zeros(len(states), frames, dtype=torch.bool)
