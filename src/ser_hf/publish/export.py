@@ -134,7 +134,7 @@ def find_test_clips(folder: Path, name: str, data_dir: str | None) -> "Dataset":
     except (ValueError, TypeError, AttributeError, yaml.YAMLError):
         raise SerError(f"{folder}: run.yaml or predictions.parquet is damaged; copy the run again") from None
     corpus = load_corpus(name, labels, data_dir, **columns)
-    test = corpus.select([row for row, one in enumerate(corpus["id"]) if one in ids])
+    test = corpus.select([row for row, one in enumerate(corpus["id"][:]) if one in ids])
     if len(test) < len(ids):
         has = f"has {len(test)} of the {len(ids)} test clips of {folder}"
         raise SerError(f"--dataset {name}: {has}; name the corpus of the run, with all its files")
