@@ -30,7 +30,7 @@ from ser_hf.data.audio import AudioError
 from ser_hf.errors import SerError, door
 from ser_hf.files import write
 from ser_hf.training import run
-from ser_hf.training.hub import save_model
+from ser_hf.training.saved_model import save_model
 
 CASES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((REPO / "tests/bad_inputs").glob("*.yaml"))}
 

@@ -19,8 +19,8 @@ from ser_hf.models import (
     SerFunctionalsConfig,
     SerSpectrogramConfig,
 )
-from ser_hf.training.hub import divide_logits, to_stock
 from ser_hf.training.lora import add_lora
+from ser_hf.training.saved_model import divide_logits, to_stock
 
 
 def draw(count: int, scale: float = 1.0, seed: int = 0, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:

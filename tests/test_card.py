@@ -24,7 +24,7 @@ from ser_hf.evaluation.card import model_card, write_report
 from ser_hf.evaluation.tasks import CLASSES, LABELS, VALUES
 from ser_hf.models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
 from ser_hf.models.processing_fusion import SerFusionProcessor
-from ser_hf.training.hub import save_model
+from ser_hf.training.saved_model import save_model
 
 
 def tokenizer() -> PreTrainedTokenizerFast:

@@ -22,7 +22,7 @@ from transformers import (
 from conftest import tiny_config
 from ser_hf.cli import main
 from ser_hf.errors import SerError
-from ser_hf.training.hub import load_finetuned
+from ser_hf.training.saved_model import load_finetuned
 
 LABELS = ["angry", "happy", "sad"]
 RATE = 16000

@@ -33,7 +33,7 @@ from ser_hf.cli import main
 from ser_hf.models.audio_blocks import AudioInputError
 from ser_hf.models.pipeline_ser import UNSURE
 from ser_hf.publish import page, push
-from ser_hf.training.hub import save_model
+from ser_hf.training.saved_model import save_model
 
 SER_HF = (sys.executable, "-c", "import sys; from ser_hf.cli import main; sys.exit(main())")
 CHROMIUM = "/usr/bin/chromium"

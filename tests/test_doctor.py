@@ -23,7 +23,8 @@ from ser_hf.data.loading import load_corpus
 from ser_hf.data.splits import split
 from ser_hf.evaluation import shift
 from ser_hf.models import SerConfig, SerForAudioClassification
-from ser_hf.training.hub import published_files, save_model
+from ser_hf.training.hub import published_files
+from ser_hf.training.saved_model import save_model
 
 
 def rng(seed: int = 0) -> np.random.Generator:

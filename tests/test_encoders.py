@@ -53,7 +53,7 @@ from ser_hf.models.pipeline_ser import TASK
 from ser_hf.models.pooling import POOLINGS
 from ser_hf.training.audio_model import audio_model, speech_collators
 from ser_hf.training.encoder_states import head_of, put_back, sources_of
-from ser_hf.training.hub import from_stock, save_model, stock_class, to_stock
+from ser_hf.training.saved_model import from_stock, save_model, stock_class, to_stock
 from ser_hf.training.settings import ClipArguments
 
 KINDS = [kind for kind, entry in ENCODERS.items() if entry.reads != "spectrogram"]

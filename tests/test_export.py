@@ -26,7 +26,7 @@ from ser_hf.models import SerConfig, SerForAudioClassification, SerPipeline, Ser
 from ser_hf.models.encoders import describe_audio
 from ser_hf.publish import graph
 from ser_hf.publish.export import compare, open_session, synthetic
-from ser_hf.training.hub import save_model
+from ser_hf.training.saved_model import save_model
 
 LABELS = ["angry", "happy", "neutral", "sad"]  # the demo corpus's
 MFCC = {"kind": "mfcc", "n_mfcc": 64, "trim_db": None, "normalize": "clip", "mean_spectrum": [0.5] * 64}

@@ -18,7 +18,7 @@ from ser_hf.models import (
 )
 from ser_hf.models.configuration_fusion import FUSIONS, POOLINGS, TEXT_POOLINGS
 from ser_hf.models.fusion_layers import Concat, CrossAttention, Gated, Modality
-from ser_hf.training.hub import save_model
+from ser_hf.training.saved_model import save_model
 
 TEXT = {
     "hidden_size": 12,

@@ -27,7 +27,7 @@ from ser_hf.models import (
     SerSpectrogramFeatureExtractor,
 )
 from ser_hf.models.pipeline_ser import TASK
-from ser_hf.training.hub import save_model
+from ser_hf.training.saved_model import save_model
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] i am so happy sad today not a the can ' t believe it".split()
 TEXTS = ["I am so happy today!", "sad", "I can\u2019t believe it"]

@@ -21,8 +21,8 @@ from hub_server import hub_server
 from ser_hf import SerError
 from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig, SerFusionForClassification
 from ser_hf.models.encoders import ENCODERS, example
-from ser_hf.training.hub import save_model, to_stock
 from ser_hf.training.lora import add_lora, head_modules, save_adapter, with_lora
+from ser_hf.training.saved_model import save_model, to_stock
 from ser_hf.training.settings import LoraArguments
 
 TINY_BERT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}

@@ -13,7 +13,7 @@ from ser_hf.models import SerConfig, SerForAudioClassification, SerFusionConfig
 from ser_hf.models.configuration_ser import HEADS, POOLINGS
 from ser_hf.models.encoders import ENCODERS, describe, frame_mask, padding_sensitive, shortest_input
 from ser_hf.models.pooling import pool
-from ser_hf.training.hub import from_stock, load_finetuned, save_model, stock_class, to_stock
+from ser_hf.training.saved_model import from_stock, load_finetuned, save_model, stock_class, to_stock
 
 # The shapes that are published: base checkpoints have group norm, XLSR-53 and the large ones layer norm.
 SHAPES = {

@@ -21,7 +21,7 @@ from ser_hf.data.windows import windows as in_seconds
 from ser_hf.models import SerConfig, SerForAudioClassification, SerPipeline
 from ser_hf.models.audio_blocks import read, windows
 from ser_hf.models.pipeline_ser import TASK
-from ser_hf.training.hub import save_model, to_stock
+from ser_hf.training.saved_model import save_model, to_stock
 
 RATE = 16000
 LABELS = ("angry", "happy", "sad")

@@ -24,7 +24,7 @@ from transformers import Wav2Vec2FeatureExtractor
 import warm
 from ser_hf.cli import main
 from ser_hf.cli import predict as module
-from ser_hf.training.hub import save_model, to_stock
+from ser_hf.training.saved_model import save_model, to_stock
 
 SECONDS = {"a.wav": 1.0, "b.flac": 0.4, "sub/c.WAV": 2.2}
 

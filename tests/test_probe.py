@@ -35,8 +35,8 @@ from ser_hf.training.encoder_states import (
     put_back,
     with_shifts,
 )
-from ser_hf.training.hub import stock_class
 from ser_hf.training.run import unlike_saved
+from ser_hf.training.saved_model import stock_class
 from ser_hf.training.settings import ClipArguments
 
 

@@ -25,6 +25,7 @@ from ser_hf.training import hub as publishing
 from ser_hf.training.output import files_of, write_record
 from ser_hf.training.record import licence_of, portable
 from ser_hf.training.run import changed
+from ser_hf.training.saved_model import load_finetuned, save_model
 
 FLAGS = {"dataset": "demo", "model_type": "wav2vec2", "learning_rate": 0.001, "labels": "4class"}
 LOCAL = {"data_dir": "/data/anna/demo", "accelerator_config": "/data/anna/acc.json", "run_name": "annas-laptop"}
@@ -40,7 +41,7 @@ def made(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("made")
     model = SerForAudioClassification(SerConfig(audio_config=tiny_config("wav2vec2"), pooling="max", num_labels=2))
-    publishing.save_model(model, Wav2Vec2FeatureExtractor(), folder)
+    save_model(model, Wav2Vec2FeatureExtractor(), folder)
     results, table = results_of(model={"stock": False})
     write_report(folder, results, table)
     (folder / "run.yaml").write_text(yaml.safe_dump(FLAGS | LOCAL))
@@ -339,7 +340,7 @@ def loaders(kind: str) -> dict:
         assert main(["predict", f"{folder}/a.wav", "--model", folder]) == 2
 
     recipe = {"recipe": lambda folder: check_checkpoint(folder, "--model_name_or_path")}
-    of_audio = {"predict": predict, "load_finetuned": publishing.load_finetuned, "encoder": load_audio_encoder}
+    of_audio = {"predict": predict, "load_finetuned": load_finetuned, "encoder": load_audio_encoder}
     ours = {"auto": AutoModelForAudioClassification.from_pretrained, "encoder": load_audio_encoder}
     ours["pipeline"] = lambda folder: pipeline("audio-classification", model=folder)
     return (

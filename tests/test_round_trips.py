@@ -25,8 +25,8 @@ from ser_hf.data.loading import load_corpus
 from ser_hf.evaluation.card import write_report
 from ser_hf.models import SerPipeline, SerSpectrogramFeatureExtractor
 from ser_hf.models.whisper import ClipWhisperFeatureExtractor
-from ser_hf.training.hub import save_model
 from ser_hf.training.lora import add_lora, save_adapter
+from ser_hf.training.saved_model import save_model
 
 WORDS = "What a day!"  # a fusion model reads them, too
 TOLERANCE = 1e-5

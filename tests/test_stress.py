@@ -25,7 +25,8 @@ from ser_hf.evaluation import fairness, perturbations, stress
 from ser_hf.evaluation.card import model_card, read_stress
 from ser_hf.evaluation.perturbations import CHANGES, KINDS, apply
 from ser_hf.models import SerConfig, SerForAudioClassification
-from ser_hf.training.hub import published_files, save_model
+from ser_hf.training.hub import published_files
+from ser_hf.training.saved_model import save_model
 
 RATE = 16000
 OF = {change.key: change for change in CHANGES}

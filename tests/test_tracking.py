@@ -20,7 +20,8 @@ from transformers.trainer_callback import CallbackHandler
 from conftest import run_recipe, settings_of, tiny_config
 from ser_hf import SerError
 from ser_hf.files import local_path
-from ser_hf.training import hub
+from ser_hf.training import trackers
+from ser_hf.training.saved_model import forget_paths
 
 
 def test_the_configuration_names_no_path(tmp_path):
@@ -36,22 +37,22 @@ def test_configurations_of_a_model_forget_their_checkpoints():
     model.config._name_or_path = model.config.audio_config._name_or_path = "/data/anna/checkpoint"
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
     assert "/data/anna" in str(adapted.peft_config) + json.dumps(adapted.config.to_dict())
-    hub.forget_paths(adapted)
+    forget_paths(adapted)
     assert "/data/anna" not in str(adapted.peft_config) + json.dumps(adapted.config.to_dict())
 
 
 def test_files_that_would_name_a_path_stay_here(tmp_path, monkeypatch, capsys):
     logged = {}
-    handler = SimpleNamespace(callbacks=[hub.Tracker(object())])
+    handler = SimpleNamespace(callbacks=[trackers.Tracker(object())])
     trainer = SimpleNamespace(callback_handler=handler, log=logged.update, args=SimpleNamespace(run_name="x"))
 
     def refuse(*_):
         raise SerError("README.md names the local path /data/anna: not pushed")
 
-    monkeypatch.setattr(hub, "published", refuse)
-    monkeypatch.setattr(hub, "TRACKERS", {object: None})
+    monkeypatch.setattr(trackers, "published", refuse)
+    monkeypatch.setattr(trackers, "TRACKERS", {object: None})
     results, _ = example_results()
-    hub.track(trainer, tmp_path, results)
+    trackers.track(trainer, tmp_path, results)
     assert logged["test_uar"] == results["test"]["metrics"]["uar"]
     assert "figures and files are not tracked, README.md names the local path" in capsys.readouterr().err
 
@@ -72,14 +73,14 @@ class Broken(TrainerCallback):
 
 
 def test_a_tracker_that_fails_ends_a_run_at_its_start_alone(capsys):
-    def started(tracker: hub.Tracker) -> CallbackHandler:
+    def started(tracker: trackers.Tracker) -> CallbackHandler:
         handler = CallbackHandler([tracker], None, None, None, None)
         handler.on_train_begin(None, TrainerState(), TrainerControl())
         return handler
 
     with pytest.raises(SerError, match="--report_to broken: cannot start .the server is gone.; mend that, or leave"):
-        started(hub.Tracker(Broken("on_train_begin")))
-    tracker = hub.Tracker(Broken("on_log"))
+        started(trackers.Tracker(Broken("on_train_begin")))
+    tracker = trackers.Tracker(Broken("on_log"))
     handler = started(tracker)
     for _ in range(2):
         handler.on_log(None, TrainerState(), TrainerControl(), {"loss": 1.0})

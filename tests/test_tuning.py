@@ -18,8 +18,8 @@ from ser_hf import SerError, audio_model
 from ser_hf.models import SerConfig, SerForAudioClassification
 from ser_hf.models.encoders import ENCODERS, depth, example, transformer_layers
 from ser_hf.training.audio_model import reads_states
-from ser_hf.training.hub import stock_class, to_stock
 from ser_hf.training.lora import add_lora, save_adapter
+from ser_hf.training.saved_model import stock_class, to_stock
 from ser_hf.training.schedule import early_stopping, learning_rates
 from ser_hf.training.settings import ScheduleArguments, TuningArguments
 from ser_hf.training.trainer import SerTrainer

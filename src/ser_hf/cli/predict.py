@@ -124,7 +124,7 @@ def load(
 
     from ..models import SerPipeline
     from ..models.common import load_safetensors
-    from ..training.hub import incomplete
+    from ..training.saved_model import incomplete
 
     check_checkpoint(name, flag)
 

@@ -133,7 +133,7 @@ def convert_head(source: Path, config: dict, weights: "dict[str, torch.Tensor]",
 
     from ..models import SerConfig, SerForAudioClassification
     from ..models.encoders import load_encoder
-    from ..training.hub import save_model
+    from ..training.saved_model import save_model
 
     mode = config.get("pooling_mode")
     if mode not in POOLINGS:

@@ -43,7 +43,7 @@ def convert_s3prl(file: Path, encoder: str | None, out: Path, model: str) -> str
 
     from ..models import SerConfig, SerForAudioClassification
     from ..models.encoders import describe_audio, layer_count, load_encoder
-    from ..training.hub import label_maps, save_model
+    from ..training.saved_model import label_maps, save_model
 
     state = read_pickle(file, model)
     head, layers, said = state.get("Downstream"), state.get("Featurizer"), state.get("Args")

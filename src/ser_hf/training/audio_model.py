@@ -19,8 +19,8 @@ from ..errors import SerError, one_line
 from ..models import SerConfig, SerForAudioClassification
 from ..models.encoders import describe_audio, load_extractor, longest_clip, runs_above, transformer_layers
 from .encoder_states import StateCollator, States, check_states, encode, trims, with_estimated_speakers, with_shifts
-from .hub import check_labels, label_maps, load_finetuned
 from .run import say
+from .saved_model import check_labels, label_maps, load_finetuned
 from .settings import ClipArguments, EncoderArguments, HeadArguments
 from .speakers import check_speakers, check_whole_clips, learnable, speaker_remark
 

@@ -31,7 +31,7 @@ from ..models import (
 from ..models.functionals import FEATURE_SETS, statistics
 from .audio_model import audio_model, check_lengths, count_copies, probe_states, with_copies
 from .encoder_states import StateCollator
-from .hub import check_labels, label_maps
+from .saved_model import check_labels, label_maps
 from .settings import ClassifierArguments, ClipArguments, VectorArguments
 from .speakers import FEWEST, check_speakers, estimated_remark, speaker_remark
 

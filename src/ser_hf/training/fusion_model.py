@@ -21,10 +21,10 @@ from ..models import SerFusionForClassification, SerFusionProcessor
 from ..models.encoders import describe_audio, load_extractor, padding_sensitive
 from ..models.text_cleaning import clean_text
 from .encoder_states import MODALITIES, StateCollator, States, read_clip, trims
-from .hub import check_labels, label_maps
 from .losses import draw_weights, make_loss, training_rows
 from .record import Setup
 from .run import changed
+from .saved_model import check_labels, label_maps
 from .settings import ClipArguments, FusionArguments, FusionSettings, TextArguments
 from .text_model import check_text_length, shared_texts
 from .trainer import SerTrainer

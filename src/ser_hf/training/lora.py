@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from ..errors import SerError
-from .hub import stock_class, stock_names
+from .saved_model import stock_class, stock_names
 from .settings import LoraArguments
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def _children(model: PreTrainedModel) -> list[str]:
 
 def save_adapter(model: "PreTrainedModel | PeftModel", folder: Path, base: str | None) -> PreTrainedModel:
     """Write `folder/adapter` of a model with adapters and return the merged model; return another model as it is. Its
-    modules have the names of the class that is published (`hub.save_model`), on which `PeftModel.from_pretrained` loads
-    it. The name of the pretrained checkpoint `base` is written down unless it is a local folder."""
+    modules have the names of the class that is published (`save_model`), on which `PeftModel.from_pretrained` loads it.
+    The name of the pretrained checkpoint `base` is written down unless it is a local folder."""
     if not hasattr(model, "peft_config"):
         return model
     # "", because peft replaces None by the model's own, which may be a local folder

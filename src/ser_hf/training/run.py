@@ -96,8 +96,9 @@ def start(settings: Settings) -> "tuple[Settings, Repository | None]":
     import torch
     import transformers
 
-    from .hub import PRIVATE, claim, destination, published_files
+    from .hub import claim, destination, published_files
     from .output import claim_output, read_record
+    from .trackers import PRIVATE
 
     training, overwrite = settings.training, settings.run.overwrite_output_dir
     folder, push_to = Path(training.output_dir), destination(training, settings.overrides)
@@ -354,10 +355,12 @@ def finish(
     from ..evaluation.report import lines
     from ..evaluation.scoring import compare, decision_thresholds, groups, predictions_table, score, utterance_logits
     from ..evaluation.stress import small_line
-    from .hub import divide_logits, last_layer, push_run, save_model, track
+    from .hub import push_run
     from .lora import save_adapter
     from .output import saving_run
     from .record import describe_model, machine, versions
+    from .saved_model import divide_logits, last_layer, save_model
+    from .trackers import track
 
     training, splits = trainer.args, setup.splits
     folder, checkpoints = Path(training.output_dir), settings.checkpoints

@@ -20,7 +20,8 @@ from ..data.collators import SpeechCollator
 from ..data.columns import select_present
 from ..errors import SerError, one_line
 from ..models import SerForSpectrogramClassification, SerSpectrogramConfig, SerSpectrogramFeatureExtractor
-from .hub import check_labels, label_maps, reason
+from .hub import reason
+from .saved_model import check_labels, label_maps
 from .settings import ClipArguments, FeatureArguments, NetworkArguments, WindowArguments
 from .speakers import check_speakers, check_whole_clips, means_by
 

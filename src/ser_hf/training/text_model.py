@@ -16,7 +16,7 @@ from ..data.splits import text_key
 from ..errors import SerError, one_line
 from ..models.common import load_safetensors
 from ..models.text_cleaning import clean_text
-from .hub import check_labels, label_maps
+from .saved_model import check_labels, label_maps
 from .settings import TextEncoderArguments
 
 # Model types that number the positions of tokens from pad_token_id + 1: RoBERTa has 514 for 512 tokens.

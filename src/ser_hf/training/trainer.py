@@ -30,12 +30,13 @@ from ..data.columns import select_present
 from ..data.trimming import trimmed_durations
 from ..errors import SerError
 from .encoder_states import StateCollator
-from .hub import Tracker, forget_paths, is_tracker
 from .losses import Loss
 from .output import RECORD, complete, rotate, seal
 from .run import changed
+from .saved_model import forget_paths
 from .schedule import by_rate
 from .settings import ClipArguments
+from .trackers import Tracker, is_tracker
 
 logger = logging.getLogger("ser_hf")
 NOT_READ = ("labels", "repeated", "read")  # what of a batch is no input of the model
