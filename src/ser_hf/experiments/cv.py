@@ -38,7 +38,8 @@ from ..errors import SerError, one_line
 from ..evaluation.tables import number, shown
 from ..files import hold, write
 from ..training import run
-from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, run_name, spelled, take_token, word
+from ..training.arguments import NOT_IN_RUN_YAML, build, read, recipes_folder, run_name, spelled, take_token
+from ..training.flag_checks import word
 from ..training.settings import DataArguments, System
 from .launch import accelerated, can_fork, filled, forked, import_for, last_error, launch, scheduled, template
 from .record import check_request, record, results_folder

@@ -4,33 +4,26 @@ Nothing here imports torch before it is needed: `--help` answers at once.
 """
 
 import argparse
-import copy
 import json
 import math
 import operator
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
-from enum import Enum
-from importlib.util import find_spec
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from ..errors import SerError, one_line
-from ..files import check_checkpoint
 from . import settings
-from .settings import CHECKPOINTS, JSON_FLAGS, MAYBE_CHECKPOINTS, OF_TOKENS, ORDERED, TRAINING_LIMITS, Settings, System
+from .flag_checks import as_typed, check_flags, check_training, concerns_of, idle_flags, with_value, word
+from .settings import MAYBE_CHECKPOINTS, OF_TOKENS, TRAINING_LIMITS, Settings, System
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, TrainingArguments
-
-# Keys of a configuration that are sizes, and those that are fractions.
-SIZES = r"^num_(?!adapter)|^max_|^d_model$|_(size|dim|heads|layers|length|stride|kernel|groups)$"
-FRACTIONS = r"dropout|layerdrop|^mask_\w+_prob$"
+    pass
 
 # Never in run.yaml: they belong to this machine, are secret, or are not part of the computation.
 NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "config", "profile")
@@ -51,7 +44,7 @@ def parse(system: System, doc: str, argv: list[str] | None = None) -> Settings:
     for flag in set(MAYBE_CHECKPOINTS) & vars(values).keys():  # a fold's encoder was trained on that fold
         name = getattr(values, flag)
         setattr(values, flag, name and name.replace("{fold}", str(values.fold)).replace("{seed}", str(values.seed)))
-    concerns = {name: build(kind, values) for name, kind in _concerns(system).items()}
+    concerns = {name: build(kind, values) for name, kind in concerns_of(system).items()}
     training = build(TrackedArguments, values)
     check_training(training, overrides)
     return system.settings(**concerns, training=training, overrides=overrides)
@@ -94,7 +87,7 @@ def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str,
 
     values = parsed()
     # What a flag of the command line makes idle in the YAML is left out, as if the YAML did not have it.
-    idle = {name for name, cause, _ in _idle(values, system, [*yaml]) if name not in named and cause in named}
+    idle = {name for name, cause, _ in idle_flags(values, system, [*yaml]) if name not in named and cause in named}
     if idle:
         yaml = {key: value for key, value in yaml.items() if key not in idle}
         values = parsed()
@@ -108,7 +101,7 @@ def read(system: System, argv: list[str]) -> tuple[argparse.Namespace, dict[str,
     for name, value in defaults.items():
         if name not in yaml and name not in named:
             setattr(values, name, value)
-    _check(values, system, [*yaml, *named])
+    check_flags(values, system, [*yaml, *named])
     return values, {name: getattr(values, name) for name in dict.fromkeys([*defaults, *yaml, *named])}
 
 
@@ -125,10 +118,10 @@ def take_token(argv: list[str]) -> list[str]:
     """A command line, as `spelled`, without `--hub_token`, which becomes HF_TOKEN of this process and its children: all
     requests to the Hub use it, and it stands in no file, message or command. SerError: it has no value."""
     words, rest = iter(argv), []
-    for word in words:
-        flag, _, value = word.partition("=")
+    for one in words:
+        flag, _, value = one.partition("=")
         if flag != "--hub_token":
-            rest.append(word)
+            rest.append(one)
         elif (token := value or next(words, "--")).startswith("--"):
             raise SerError("--hub_token: needs a value; leave it out to use that of `hf auth login`")
         else:
@@ -151,14 +144,6 @@ def run_name(values: argparse.Namespace, system: System) -> str:
 
 
 # ---- the parser
-
-
-def _concerns(system: System) -> dict[str, type]:
-    """The dataclasses of a system's settings by name, without `TrainingArguments`."""
-    from ..data.augmentation import Augmentation  # loads NumPy
-
-    types = get_type_hints(system.settings, localns={"Augmentation": Augmentation, "TrainingArguments": NoneType})
-    return {name: kind for name, kind in types.items() if name not in ("training", "overrides")}
 
 
 NEGATIVE = re.compile(r"^-(\d|\.\d|inf$|nan$)")  # argparse's own takes -1e-5 for a flag
@@ -195,7 +180,7 @@ def _parser(system: System) -> argparse.ArgumentParser:
             action.nargs = "+"  # which HfArgumentParser does not read from its type
         if action.dest in _foreign(system):
             action.help = argparse.SUPPRESS
-    for kind in _concerns(system).values():
+    for kind in concerns_of(system).values():
         add_flags(parser, kind)
     return parser
 
@@ -268,12 +253,8 @@ def _help(metadata: Mapping[str, Any]) -> str:
         text = f"{text.rstrip('.')} ({allowed})."
     if "only_with" in metadata:
         flag, values = metadata["only_with"]
-        text += f" {'Not' if None in values else 'Only'} with {_written(flag, values)}."
+        text += f" {'Not' if None in values else 'Only'} with {with_value(flag, values)}."
     return text.replace("%", "%%")
-
-
-def _written(flag: str, values: tuple) -> str:
-    return f"--{flag} {' or '.join(map(word, values))}" if values and None not in values else f"--{flag}"
 
 
 # ---- YAML
@@ -355,16 +336,6 @@ def _shortened(tag: str) -> str:
     return {"seq": "a list", "map": "a mapping", "str": "text"}.get(name := tag.rpartition(":")[2], name)
 
 
-def word(value: Any) -> str:
-    """A flag's value as it is typed.
-
-    >>> word(True), word(3e-5)
-    ('true', '3e-05')
-    """
-    value = value.value if isinstance(value, Enum) else value
-    return json.dumps(value) if isinstance(value, bool | dict) else str(value)
-
-
 def _unknown(flag: str, known: Collection[str], system: System) -> str:
     ours = {entry.name for kind in vars(settings).values() if is_dataclass(kind) for entry in fields(kind)}
     if flag in ours | _foreign(system):
@@ -373,219 +344,16 @@ def _unknown(flag: str, known: Collection[str], system: System) -> str:
     return f"unknown flag --{flag}: " + (f"did you mean --{near[0]}?" if near else "see --help_all")
 
 
-# ---- checks of several flags
-
-
-def _idle(values: argparse.Namespace, system: System, overrides: Collection[str]) -> Iterator[tuple[str, str, str]]:
-    """Each flag that was set (`overrides`) and would do nothing, the flag that is the cause, and why."""
-    flags = vars(values)
-    for entry in [entry for kind in _concerns(system).values() for entry in fields(kind) if entry.name in overrides]:
-        flag, needed = entry.metadata.get("only_with", (None, ()))
-        if flag in flags and (flags[flag] not in needed if needed else not flags[flag]):
-            yield entry.name, flag, f"does nothing {'with' if None in needed else 'without'} {_written(flag, needed)}"
-    if flags.get("freeze_layers"):
-        masks = [name for name in flags if name.startswith(("mask_time_", "mask_feature_"))]
-        why = "does nothing with --freeze_layers, which keeps the encoder's input as it is"
-        yield from ((name, "freeze_layers", why) for name in ("freeze_feature_encoder", *masks) if name in overrides)
-    if flags.get("freeze_encoder") and values.do_train:
-        from ..data.augmentation import Augmentation
-
-        names = (*Augmentation.__dataclass_fields__, "draw_augmentation", "gradient_checkpointing")
-        why = "does nothing with --freeze_encoder true, each clip is encoded once"
-        yield from ((name, "freeze_encoder", why) for name in names if name in overrides and flags.get(name))
-
-
-def _check(values: argparse.Namespace, system: System, overrides: Collection[str]) -> None:
-    """Raises SerError: flags that do not go together; the YAML or the command line has set `overrides`."""
-    if not values.dataset:
-        raise SerError("--dataset is missing: name a corpus, `ser-hf corpora` lists them")
-    flags = vars(values)
-    ours = {entry.name for kind in _concerns(system).values() for entry in fields(kind)}
-    for name in ours & {*overrides}:
-        if flags[name] == "":
-            raise SerError(f"--{name} '': is empty; leave it out")
-    for name, _, why in _idle(values, system, overrides):
-        raise SerError(f"--{name} {_shown(flags[name])}: {why}; leave it out")
-    if not values.do_train and not any(flags.get(flag) and flag in overrides for flag in CHECKPOINTS):
-        raise SerError("--do_train false: there is nothing to score; name a trained model by --model_name_or_path")
-    if flags.get("model_type") and values.model_name_or_path:
-        raise SerError("--model_type trains a random encoder and --model_name_or_path a pretrained one: give one")
-    if flags.get("model_type") or flags.get("config_overrides"):
-        _check_overrides(flags.get("model_type"), flags.get("config_overrides"))
-    for small, large in ORDERED:
-        if None not in (flags.get(small), flags.get(large)) and flags[small] > flags[large]:
-            raise SerError(f"--{small} {flags[small]:g}: must be at most --{large}, which is {flags[large]:g}")
-    for name in {*JSON_FLAGS} & {*overrides}:
-        _check_json(name, flags[name])
-    if "report_to" in overrides:
-        _check_trackers(flags["report_to"])
-    if flags.get("window_seconds") and values.trim_db is not None:
-        raise SerError(f"--trim_db {values.trim_db:g}: shifts the times of windows; give it or --window_seconds")
-    if flags.get("classifier") and values.do_train and not values.validation_fraction:
-        why = "the complexity of the classifier is chosen on validation"
-        raise SerError(f"--validation_fraction 0: {why}; leave it out")
-    for frozen in ("freeze_encoders", "freeze_encoder"):
-        if flags.get("lora_r") and flags.get(frozen) and values.do_train:
-            raise SerError(f"--lora_r {values.lora_r}: adapts the encoders; it needs --{frozen} false")
-
-
-def _check_overrides(model_type: str | None, text: str | None) -> None:
-    """Raises SerError: `--model_type` is none of transformers', or `--config_overrides` is no JSON object, has a key
-    that this configuration lacks, or a value with which no model can be built."""
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModel
-
-    if model_type is not None and model_type not in CONFIG_MAPPING:
-        near = get_close_matches(model_type, list(CONFIG_MAPPING), n=1)
-        hint = f"did you mean {near[0]}?" if near else "name one such as wav2vec2, whisper or bert"
-        raise SerError(f"--model_type {model_type}: transformers has no such model; {hint}")
-    try:
-        overrides = json.loads(text or "{}")
-    except (json.JSONDecodeError, RecursionError):
-        overrides = None
-    if not isinstance(overrides, dict):
-        raise SerError(f'--config_overrides {text}: must be JSON such as {{"layerdrop": 0}}')
-    for key, value in overrides.items():
-        for number in value if isinstance(value, list) else [value]:
-            if not isinstance(number, int | float):
-                continue
-            if re.search(SIZES, key) and not 1 <= number < 2**31:
-                raise SerError(f"--config_overrides {key} {number}: must be at least 1 and below 2^31")
-            if re.search(FRACTIONS, key) and not 0 <= number <= 1:
-                raise SerError(f"--config_overrides {key} {number}: must be at least 0 and at most 1")
-    if model_type is None:
-        return  # the checkpoint's configuration decides which keys there are
-    check_keys(CONFIG_MAPPING[model_type](), overrides)
-    if overrides:
-        import torch
-
-        try:
-            with torch.device("meta"):  # no memory, no time
-                AutoModel.from_config(AutoConfig.for_model(model_type, **overrides))
-        except Exception as error:  # whatever an impossible size or name leads to
-            raise SerError(f"--config_overrides {text}: {one_line(error)}") from None
-
-
-def check_keys(config: "PreTrainedConfig", overrides: Collection[str]) -> None:
-    """Raises SerError: one of `--config_overrides` is no setting of this configuration; suggests the nearest."""
-    known = {*config.to_dict(), *config.attribute_map, *getattr(config, "__dataclass_fields__", ())}
-    for key in overrides:
-        if key not in known:
-            near = get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see its documentation"
-            raise SerError(f"--config_overrides {key}: {config.model_type} has no such setting; {hint}")
-
-
-def check_checkpoints_exist(settings: Settings) -> None:
-    """Raises SerError: a checkpoint does not exist, is gated or damaged, or lacks a key of `--config_overrides`."""
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-
-    from .. import models  # noqa: F401  (our model types)
-
-    concerns = [getattr(settings, name, None) for name in ("encoder", "fusion")]
-    trust = any(getattr(concern, "trust_remote_code", False) for concern in concerns)
-    overrides = json.loads(getattr(concerns[0], "config_overrides", None) or "{}")
-    if settings.training.do_train and {"audio_model", "model_name_or_path"} <= settings.checkpoints.keys():
-        name, why = settings.checkpoints["model_name_or_path"], "is scored with --do_train false"
-        raise SerError(f"--model_name_or_path {name}: {why}; to train, give --audio_model and --text_model")
-    for flag, name in settings.checkpoints.items():
-        check_checkpoint(name, f"--{flag}")
-        try:
-            config = AutoConfig.from_pretrained(name, trust_remote_code=trust)
-        except (OSError, ValueError, StrictDataclassError) as error:
-            raise SerError(f"--{flag} {name}: {one_line(error)}") from None
-        if overrides:
-            check_keys(getattr(config, "audio_config", config), overrides)
-
-
-def _check_json(flag: str, value: str | None) -> None:
-    """Raises SerError: the value of one of `JSON_FLAGS` is no JSON object, nor a file of one where it may be."""
-    text = value or "{}"
-    if JSON_FLAGS[flag] and not text.lstrip().startswith("{"):
-        try:
-            text = Path(text).expanduser().read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            why = (getattr(error, "strerror", None) or "not UTF-8 text").lower()
-            raise SerError(f"--{flag} {value}: {why}") from None
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        or_file = ", or a file that holds one" if JSON_FLAGS[flag] else ""
-        raise SerError(f"--{flag} {value}: must be a JSON object{or_file}")
-
-
-def check_training(training: "TrainingArguments", overrides: Collection[str]) -> None:
-    """Raises SerError: the flags that were set (`overrides`) make no optimizer, schedule or compiled model."""
-    import torch
-    from transformers import Trainer, get_scheduler
-
-    def tried(flags: tuple[str, ...], make: Callable[[], Any]) -> Any:
-        try:
-            return make()
-        except (ValueError, TypeError, ImportError, RuntimeError, AttributeError, KeyError, IndexError) as error:
-            shown = " ".join(f"--{flag} {_shown(vars(training)[flag])}" for flag in flags if vars(training)[flag])
-            raise SerError(f"{shown}: {one_line(error)}") from None
-
-    weight = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([weight])
-    names = ("optim", "optim_args")
-    if {*names} & {*overrides}:
-        kind, options = tried(names, lambda: Trainer.get_optimizer_cls_and_kwargs(training))
-        plain = copy.copy(training)
-        plain.optim_args = None
-        if training.optim_args and options == Trainer.get_optimizer_cls_and_kwargs(plain)[1]:
-            raise SerError(f"--optim_args {training.optim_args}: does nothing with --optim {word(training.optim)}")
-        if "params" not in options and "optimizer_dict" not in options:
-            optimizer = tried(names, lambda: kind([weight], **options))
-    names = ("lr_scheduler_type", "lr_scheduler_kwargs")
-    if {*names} & {*overrides}:
-        kind, options = training.lr_scheduler_type, training.lr_scheduler_kwargs
-        tried(names, lambda: get_scheduler(kind, optimizer, 1, 10, scheduler_specific_kwargs=options))
-    if training.optim_target_modules and not str(training.optim).startswith(("galore", "apollo", "lomo")):
-        raise SerError(f"--optim_target_modules: does nothing with --optim {word(training.optim)}; leave it out")
-    if training.use_liger_kernel and not find_spec("liger_kernel"):
-        raise SerError("--use_liger_kernel true: liger-kernel is not installed here; install it, or leave it out")
-    if training.torch_compile:
-        allowed = {
-            "torch_compile_backend": torch._dynamo.list_backends(exclude_tags=()),
-            "torch_compile_mode": ["default", *torch._inductor.list_mode_options()],
-        }
-        for flag, choices in allowed.items():
-            if (value := getattr(training, flag)) not in (None, *choices):
-                raise SerError(f"--{flag} {value}: choose {', '.join(choices)}")
-
-
-def _check_trackers(names: str | list[str] | None) -> None:
-    """Raises SerError: `--report_to` names no tracker, or one that is not installed."""
-    from transformers.integrations import get_available_reporting_integrations
-    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
-
-    asked = [names] if isinstance(names, str) else names or []
-    if len(asked) > 1 and {"all", "none"} & {*asked}:
-        raise SerError(f"--report_to {_shown(asked)}: all and none stand alone; name the trackers")
-    for name in asked:
-        if name not in ("all", "none", *INTEGRATION_TO_CALLBACK):
-            raise SerError(f"--report_to {name}: no tracker; choose {', '.join([*INTEGRATION_TO_CALLBACK, 'none'])}")
-        if name not in ("all", "none", *get_available_reporting_integrations()):
-            raise SerError(f"--report_to {name}: is not installed here: pip install {name}; or leave it out")
-
-
-def _shown(value: Any) -> str:
-    return " ".join(map(word, value)) if isinstance(value, list) else word(value)
-
-
 def help_text(system: System, doc: str) -> str:
     """`--help` of a recipe: its docstring and this project's flags, without importing transformers."""
     parser = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS)
     parser.formatter_class = lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=6, width=120)
     parser.description = doc.strip()
-    for kind in _concerns(system).values():
+    for kind in concerns_of(system).values():
         add_flags(parser, kind)
     for action in parser._actions:
         if action.default not in (None, "") and action.default is not False:
-            action.help += f" (default: {_shown(action.default)})".replace("%", "%%")
+            action.help += f" (default: {as_typed(action.default)})".replace("%", "%%")
         action.metavar = None if action.choices else "true|false" if action.const else ""
     changed = ", ".join(f"{key}={word(value)}" for key, value in system.training_defaults.items())
     flags = "every flag" if system.training_flags is None else ", ".join(f"--{name}" for name in system.training_flags)

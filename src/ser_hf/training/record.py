@@ -25,7 +25,8 @@ from ..data.corpus import CorpusReport
 from ..data.mixing import Mixed
 from ..data.splits import Protocol
 from ..files import is_folder, optional_file, write
-from .arguments import NOT_IN_RUN_YAML, word
+from .arguments import NOT_IN_RUN_YAML
+from .flag_checks import word
 from .settings import PUBLIC_SOURCES, PUBLIC_TEXTS, System, choice_flags
 
 if TYPE_CHECKING:

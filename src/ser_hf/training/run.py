@@ -19,7 +19,7 @@ from .. import torchaudio_cpu
 from ..data.columns import Columns
 from ..errors import SerError, door
 from ..files import release, write
-from .arguments import check_checkpoints_exist
+from .flag_checks import check_checkpoints_exist
 from .settings import VALUES, ClipArguments, DataArguments, LoopArguments, Settings, System, WindowArguments
 
 if TYPE_CHECKING:
