@@ -51,7 +51,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", choices=SECTIONS, action="append", help="this section; may be given several times")
-    parser.add_argument("--rounds", type=int, help="passes of every arm (default 5; 2 with --quick)")
+    parser.add_argument("--rounds", type=int, help="passes of every arm, at least (default 5; 2 with --quick)")
     parser.add_argument("--quick", action="store_true", help="smaller corpora and fewer rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write them there; other sections stay")
     text = "say which figures of goals differ by more than 10 % from those that --json wrote there"
@@ -90,7 +90,7 @@ def quiet(work: Path) -> None:
 
 def differing(figures: list[dict], others: list[dict]) -> list[str]:
     """One line for each figure of a goal that is more than a tenth off another run's, or that only one of them has.
-    Seconds are compared in units of the section's `yardstick`."""
+    Seconds are compared in units of the section's `yardstick`, where both runs have one."""
     now, before = (
         {(one["section"], one["name"]): one for one in run if one["met"] is not None}
         for run in (figures, [one for one in others if one["section"] in {figure["section"] for figure in figures}])
@@ -98,18 +98,14 @@ def differing(figures: list[dict], others: list[dict]) -> list[str]:
     lines = [f"{section}, {name.strip()}: in one run alone" for section, name in sorted(now.keys() ^ before.keys())]
     for (section, name), one in now.items():
         pair = [one, before.get((section, name), one)]
-        value, other = (one["value"] / (one["yardstick"] if one["unit"] == "s" else 1) for one in pair)
+        scaled = one["unit"] == "s" and all("yardstick" in each for each in pair)
+        value, other = (each["value"] / (each["yardstick"] if scaled else 1) for each in pair)
         if abs(value - other) > 0.1 * max(abs(value), abs(other)):
-            shown, was = (number(one["value"]) for one in pair)
-            lines.append(f"{section}, {name.strip()}: {shown}, before {was}" + clock(pair))
+            shown, was = (number(each["value"]) for each in pair)
+            slower = one["yardstick"] / pair[1]["yardstick"] if scaled else None
+            clock = f" (the machine took {slower:.2f} times as long for its yardstick)" if scaled else ""
+            lines.append(f"{section}, {name.strip()}: {shown}, before {was}{clock}")
     return lines
-
-
-def clock(pair: list[dict]) -> str:
-    """How much slower the machine was, for two figures in seconds."""
-    if pair[0]["unit"] != "s":
-        return ""
-    return f" (the machine took {pair[0]['yardstick'] / pair[1]['yardstick']:.2f} times as long for its yardstick)"
 
 
 def figures_of(runs: list[dict]) -> list[dict]:
@@ -159,15 +155,15 @@ def main() -> None:
                 figures += [figure.as_dict(section) | {"yardstick": pace} for figure in found]
     missed = [figure["name"].strip() for figure in figures if figure["met"] is False]
     print(f"\n{time.perf_counter() - started:.0f} s; goals missed: {', '.join(missed) or 'none'}")
-    if before is not None:
-        different = differing(figures, before)
-        print(f"more than 10 % off {args.against}: {len(different)} figures", *different, sep="\n  ")
     if args.json:
         facts["load_at_the_end"] = os.getloadavg()[0]
         settings = {key: value for key, value in vars(args).items() if key not in ("json", "against")}
         runs = json.loads(args.json.read_text()) if args.json.exists() else []
         runs = with_run(runs, {"machine": facts, "settings": settings, "figures": figures})
         write(args.json, json.dumps(runs, indent=2) + "\n")
+    if before is not None:
+        different = differing(figures, before)
+        print(f"more than 10 % off {args.against}: {len(different)} figures", *different, sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -271,7 +271,7 @@ def run(options: Options) -> list[Figure]:
     for other in list(ways)[1:]:
         figures += compare(pair if other == "ideal" else passes, "recipe", other, at_least=goals.get(other))
         if goals.get(other, 0) > 1:
-            figures.append(compare(passes, "ideal", other)[0])  # the most that there is to gain
+            figures.append(compare(passes, "ideal", other)[0])  # as fast as the same batches can be
     seconds = arms.clips.seconds
     figures.append(Figure("padding factor of the recipe's timed batches", padding_factor(seconds, arms.budget), "x"))
     for name, batches in (("random 8", arms.random8), ("random 4", arms.random4)):

@@ -76,8 +76,8 @@ def own_caches(tmp_path_factory):
 
 @pytest.fixture(scope="session", autouse=True)
 def whole_columns():
-    """A `Column` of datasets reads row by row, eight times as slowly as `rows["label"][:]`: no line of ours may go
-    through one, except for audio, which is decoded row by row."""
+    """A `Column` of datasets reads row by row, eight times as slowly as `rows["label"][:]`: no line of the package, the
+    recipes and loading scripts may go through one in a test's own process, except for audio, which is decoded so."""
     from datasets.arrow_dataset import Column
 
     iterate = Column.__iter__

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,8 @@ def test_arms_take_turns_after_one_warm_up_each():
     passes = alternate({"a": arm("a"), "b": arm("b")}, 2)
     assert calls == ["a", "b"] * 3
     assert {name: len(done) for name, done in passes.items()} == {"a": 2, "b": 2}
+    (more,) = alternate({"a": lambda: time.sleep(0.01) or Pass(1.0, 1.0, 1.0)}, 2, seconds=0.1).values()
+    assert 2 < len(more) <= 10  # as many as fit into a tenth of a second
 
 
 def test_ratios_are_of_rounds_of_fastest_passes_and_of_cpu_seconds():
@@ -130,6 +133,14 @@ def test_figures_that_differ_by_more_than_a_tenth():
     # Seconds in units of the yardstick: twice as long on a machine that is twice as slow is no difference.
     slow, fast = ([figure("wait", value, unit="s", yardstick=of)] for value, of in ((8.0, 0.2), (4.0, 0.1)))
     assert differing(slow, fast) == [] and len(differing(slow, [fast[0] | {"yardstick": 0.2}])) == 1
+    assert differing(slow, [figure("wait", 4.0, unit="s")]) == ["a, wait: 8.00, before 4.00"]  # of an earlier version
+
+
+def test_what_the_page_says_of_two_runs_in_a_row():
+    names = ("results.json", "first_run.json")
+    now, first = (figures_of(json.loads((REPO / "benchmarks" / name).read_text())) for name in names)
+    different, goals = len(differing(now, first)), sum(one["met"] is not None for one in now)
+    assert f"10 % in {different} of {goals} figures" in (REPO / "benchmarks" / "README.md").read_text()
 
 
 def test_every_figure_with_a_goal_has_a_name_of_its_own():

@@ -162,6 +162,8 @@ def test_a_batch_of_stored_states_is_padded_with_a_mask():
     assert states.shape == (3, 2, 2, 3) and mask.tolist() == [[True, False], [False, False], [True, True]]
     assert states[0, :, 0].eq(1).all() and states[0, :, 1].eq(0).all() and states[2].eq(2).all()
     assert pad_states([None], (1, 4))[0].shape == (1, 1, 1, 4)
+    assert pad_states([torch.zeros(1, 0, 4)], (1, 4))[0].shape == (1, 1, 1, 4)  # one frame, which is masked
+    assert pad_states([], (1, 4))[0].shape == (0, 1, 1, 4)
     # of equal length: as beside one that lacks its modality
     half = [part.half() for part in (one, two[:, :1], two[:, 1:])]
     alike, beside = (pad_states(part, (2, 3)) for part in (half, [*half, None]))

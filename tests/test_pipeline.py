@@ -455,6 +455,8 @@ for name, file in (("minute", minute), ("long", long)):
     found = pipe(file, window_s=4.0, hop_s=2.0, batch_size=16)
     peak = tracemalloc.get_traced_memory()[1]
     result[name] = {"windows": len(found["segments"]), "end": found["segments"][-1]["end"], "peak": peak}
+    status = open("/proc/self/status").read()
+    result[name]["process"] = int(status.split("VmHWM:")[1].split()[0]) / 1e3
 tracemalloc.stop()
 pipe.save_pretrained(sys.argv[1] + "-again")
 print("RESULT" + json.dumps(result))
@@ -490,6 +492,7 @@ def test_in_a_process_without_ser_hf_and_long_files_in_constant_memory(tmp_path)
     assert result["long"]["windows"] == 899 and result["long"]["end"] == 1800.0
     minute, long = (result[name]["peak"] / 1e6 for name in ("minute", "long"))
     assert 16 * 4 * RATE * 4 / 1e6 < minute and long - minute < 5, (minute, long)  # a batch; no 111 MB of samples
+    assert result["long"]["process"] - result["minute"]["process"] < 150  # nor 230 MB of windows, which torch may hold
     # saved again by someone who has only the folder: nothing is lost
     assert {"config.json", "pipeline_ser.py", "modeling_ser.py", "configuration_ser.py"} <= set(os.listdir(again))
     assert json.loads((again / "config.json").read_text())["custom_pipelines"] == {TASK: task}

@@ -244,6 +244,19 @@ def test_a_cache_of_nan_is_a_defect(parts, make):
         check_states(model, spoilt, parts["test"])
 
 
+def test_a_run_checks_its_shortest_and_its_longest_test_clip(parts, make, monkeypatch):
+    model, extractor, settings = make()
+    checked = []
+    monkeypatch.setattr(audio_module, "check_states", lambda *args: checked.append(args[-1]["id"][:]))
+    lengths = dict(zip(parts["test"]["id"][:], parts["test"]["duration"][:], strict=True))
+    for count in (len(lengths), 1):
+        test = parts["test"].select(range(count))
+        probe_states(model, extractor, {**parts, "test": test}, settings.clips, settings.training, 36.0)
+    (short, long), alone = checked
+    assert lengths[short] == min(lengths.values()) < lengths[long] == max(lengths.values())
+    assert alone == [next(iter(lengths))]
+
+
 def test_speakers_are_checked_before_anything_is_encoded(parts, make, monkeypatch):
     monkeypatch.setattr(encoder_states, "fill", lambda *args, **kwargs: pytest.fail("encoded first"))
     model, extractor, settings = make(speaker_norm=True)

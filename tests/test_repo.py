@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_recipes_are_spines():
         names = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         assert names in (["main"], []), f"{file.name} defines {names}"
         assert len(file.read_text().splitlines()) <= 150, file.name
+
+
+def test_a_column_read_row_by_row_is_found():
+    from datasets import Dataset
+
+    rows = Dataset.from_dict({"label": [0, 1], "audio": ["a", "b"]})
+    for name, found in (("label", True), ("audio", False)):
+        code = compile(f"list(rows[{name!r}])", str(REPO / "src" / "ser_hf" / "some.py"), "exec")
+        with pytest.raises(AssertionError, match="column label row by row") if found else nullcontext():
+            exec(code, {"rows": rows})
+    assert list(rows["label"]) == [0, 1]  # a test may
 
 
 def test_import_and_help_load_nothing_heavy():

@@ -57,7 +57,7 @@ def _keys(dataset: Dataset, by: str) -> list[str]:
     if by == "groups-in-five":
         speakers, groups = (dataset[c][:] if c in dataset.column_names else () for c in ("speaker", "group"))
         units = together(_clips(dataset), *filter(len, (speakers, groups)))
-        return _in_five(np.array(dataset["id"][:])[np.unique(units, return_index=True)[1][units]])
+        return _in_five(np.array(dataset["id"][:])[np.unique(units, return_index=True)[1][units]].tolist())
     column = "speaker" if by == "speakers-in-five" else by
     if None in dataset[column][:] and column != "split":
         choice = "choose --protocol random, which cannot keep speakers apart"

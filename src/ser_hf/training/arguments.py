@@ -15,15 +15,12 @@ from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from ..errors import SerError, one_line
 from . import settings
 from .flag_checks import as_typed, check_flags, check_training, concerns_of, idle_flags, with_value, word
 from .settings import MAYBE_CHECKPOINTS, OF_TOKENS, TRAINING_LIMITS, Settings, System
-
-if TYPE_CHECKING:
-    pass
 
 # Never in run.yaml: they belong to this machine, are secret, or are not part of the computation.
 NOT_IN_RUN_YAML = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "push_to_hub", "config", "profile")

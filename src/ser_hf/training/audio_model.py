@@ -24,9 +24,6 @@ from .saved_model import check_labels, label_maps, load_finetuned
 from .settings import ClipArguments, EncoderArguments, HeadArguments
 from .speakers import check_speakers, check_whole_clips, learnable, speaker_remark
 
-# Test clips that each run encodes again, alone, to compare with their cached states: the shortest, which cost least and
-# which padding concerns most.
-CHECKED = 2
 MASK_LENGTH = 10  # frames, transformers' default; shorter clips are padded to it
 
 
@@ -243,8 +240,9 @@ def probe_states(
     if model.config.standardise:
         rows = select_present(parts["train"], StateCollator.columns).to_list()
         model.ser_scale.fit(states.find("audio", row) for row in rows)
-    shortest = np.argsort(np.array(parts["test"]["duration"][:], dtype=float), kind="stable")[:CHECKED]
-    check_states(model, states, parts["test"].select(shortest))
+    # The shortest and the longest test clip are encoded again, alone: padding and cropping would concern them most.
+    by_length = np.argsort(np.array(parts["test"]["duration"][:], dtype=float), kind="stable")
+    check_states(model, states, parts["test"].select(dict.fromkeys([*by_length[:1], *by_length[-1:]])))
     return states
 
 

@@ -203,7 +203,8 @@ def fill(
 def pad_states(states: list[torch.Tensor | None], shape: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Cached states `(layers, frames, dim)`, None where missing, to a zero-padded batch `(batch, layers, frames, dim)`
     and its mask `(batch, frames)`, True = real. `shape` is `(layers, dim)`."""
-    if all(one is not None and one.shape == states[0].shape for one in states):  # vectors: a tenth of the time
+    alike = len({one if one is None else one.shape for one in states}) == 1
+    if alike and states[0] is not None and states[0].shape[1]:  # vectors, as a rule: a tenth of the time
         batch = torch.stack(states).float()
         return batch, torch.ones(len(batch), batch.shape[2], dtype=torch.bool)
     frames = max([1, *(one.shape[1] for one in states if one is not None)])
