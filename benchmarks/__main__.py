@@ -144,9 +144,9 @@ def main() -> None:
         for section in SECTIONS:
             if section in sections:
                 print(f"\n{SECTIONS[section]}", flush=True)
-                began, before_it = time.perf_counter(), machine.yardstick()
+                began, pace = time.perf_counter(), machine.yardstick()
                 found = importlib.import_module(f"benchmarks.{section}").run(options)
-                pace = (before_it + machine.yardstick()) / 2
+                pace = (pace + machine.yardstick()) / 2
                 for figure, after in zip(found, [*found[1:], None], strict=True):
                     print(figure.line())
                     if after and after.name == "  of the fastest passes" and unsteady(figure.value, after.value):

@@ -29,7 +29,7 @@ def run(options: Options) -> list[Figure]:
 
     os.environ["SER_CACHE"] = str(options.work / "states")  # empty
     corpus = load_corpus("demo")
-    rows = corpus.select(range(0, len(corpus), 6 if options.quick else 1))  # 720 clips; a sixth of all speakers'
+    rows = corpus.select(range(0, len(corpus), 6 if options.quick else 1))  # all 720 clips, or every sixth
     flags = {"dataset": "demo", "config": "none", "output_dir": options.work / "frozen", "freeze_encoder": True}
     flags |= {"layer_mix": "sum", "pooling": "mean", "disable_tqdm": True, "use_cpu": True, "min_seconds": CLIP_S}
     flags |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "logging_strategy": "no"}

@@ -53,7 +53,7 @@ def run(options: Options) -> list[Figure]:
     cpu = {name: statistics.median(of) for name, of in times.items()}
 
     def ratio(*names: str) -> float:
-        """Of these together to the headers: the median of the rounds."""
+        """CPU seconds of these steps together over those of the headers, the median of the rounds."""
         rounds = zip(times["headers"], *(times[name] for name in names), strict=True)
         return statistics.median(sum(parts) / headers for headers, *parts in rounds)
 

@@ -164,7 +164,7 @@ def test_a_batch_of_stored_states_is_padded_with_a_mask():
     assert pad_states([None], (1, 4))[0].shape == (1, 1, 1, 4)
     assert pad_states([torch.zeros(1, 0, 4)], (1, 4))[0].shape == (1, 1, 1, 4)  # one frame, which is masked
     assert pad_states([], (1, 4))[0].shape == (0, 1, 1, 4)
-    # of equal length: as beside one that lacks its modality
+    # States of equal length are the same batch as beside a row without the modality.
     half = [part.half() for part in (one, two[:, :1], two[:, 1:])]
     alike, beside = (pad_states(part, (2, 3)) for part in (half, [*half, None]))
     assert alike[0].dtype == torch.float32 and torch.equal(alike[0], beside[0][:3])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from transformers import Trainer, TrainerCallback
@@ -39,7 +40,7 @@ class Tracker:
     def __getattr__(self, event: str) -> Callable:  # `on_log` and the others
         return partial(self.give, getattr(self.callback, event), event)
 
-    def give(self, call: Callable, event: str, *args, **kwargs) -> None:
+    def give(self, call: Callable, event: str, *args: Any, **kwargs: Any) -> None:
         if self.failed or event == "on_predict":  # which calls all scores `test`, those of validation too
             return
         try:
